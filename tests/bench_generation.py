@@ -1,0 +1,102 @@
+"""What generation costs on one CPU core: our loop against transformers' `generate(num_return_sequences=25)` and against vLLM's CPU build
+(where `XGDETOX_VLLM_PYTHON` or .venv-vllm has it), on a 12-layer, 768-wide GPT-2 with random weights. CPU time, within one run.
+Continuations per second on a GPU, if there is one: `python tests/bench_generation.py gpu`. Writes results/bench_generation.csv."""
+import csv, os, subprocess, sys, time
+from pathlib import Path
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from xgdetox.generation import row_seed, sample
+
+ROOT = Path(__file__).resolve().parents[1]
+VOCABULARY, PROMPTS, LENGTH, N, NEW = 16384, 4, 16, 25, 20      # four prompts of 16 tokens, the mean of RTP-LX in the world's kind of tokens
+
+
+def setting(layers=12, wide=768):
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=VOCABULARY, n_embd=wide, n_layer=layers, n_head=wide // 64, n_positions=256, bos_token_id=0, eos_token_id=None, pad_token_id=0)
+    ids = torch.randint(1, VOCABULARY, (PROMPTS, LENGTH), generator=torch.Generator().manual_seed(0))
+    return GPT2LMHeadModel(config).eval(), ids
+
+
+def timed(f, repeats=1):
+    best = []
+    for _ in range(repeats):
+        start = time.process_time(); f(); best.append(time.process_time() - start)
+    return min(best)
+
+
+def ours(model, ids, rows=None):
+    step = max(1, (rows or 256) // N)
+    for i in range(0, len(ids), step):
+        some = ids[i:i + step]; mask = torch.ones_like(some)
+        sample(model, dict(input_ids=some, attention_mask=mask, position_ids=mask.cumsum(1) - 1), N, NEW, .9, .8, [row_seed(0, "en", str(j)) for j in range(len(some) * N)], stop=[], pad=0)
+
+
+def theirs(model, ids, batch=4):
+    for i in range(0, len(ids), batch):
+        some = ids[i:i + batch]
+        model.generate(some, attention_mask=torch.ones_like(some), do_sample=True, temperature=.9, top_p=.8, top_k=0, num_return_sequences=N, max_new_tokens=NEW, eos_token_id=None, pad_token_id=0)
+
+
+VLLM = """
+import os, sys, time
+from xgdetox.generation import start_vllm_quietly
+start_vllm_quietly()
+from vllm import LLM, SamplingParams, TokensPrompt
+import torch
+ids = torch.load(sys.argv[2]).tolist()
+llm = LLM(model=sys.argv[1], skip_tokenizer_init=True, dtype="float32", max_model_len=256, enable_chunked_prefill=False, max_num_batched_tokens=8192, enforce_eager=True)
+how = [SamplingParams(n={n}, temperature=.9, top_p=.8, max_tokens={new}, seed=i, ignore_eos=True, detokenize=False) for i in range(len(ids))]
+go = lambda: llm.generate([TokensPrompt(prompt_token_ids=x) for x in ids], how, use_tqdm=False)
+go(); start = time.process_time(); go(); print("SECONDS", time.process_time() - start)
+"""
+
+
+def vllm(model, ids):
+    "CPU seconds of vLLM for the same work, engine start apart; None without it."
+    python = Path(os.environ.get("XGDETOX_VLLM_PYTHON") or ROOT / ".venv-vllm/bin/python")
+    if not python.exists(): return None
+    import tempfile
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder); torch.save(ids, folder + "/ids")
+        p = subprocess.run([str(python), "-c", VLLM.format(n=N, new=NEW), folder, folder + "/ids"], capture_output=True, text=True,
+                           env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "VLLM_CACHE_ROOT": folder})
+    lines = [x for x in p.stdout.splitlines() if x.startswith("SECONDS")]
+    return float(lines[0].split()[1]) if lines else print(p.stderr[-500:])
+
+
+def gpu():
+    "Continuations a second of a 1.3B and a 7B shape in bfloat16 against the bound: a step reads every weight once."
+    from transformers import LlamaConfig, LlamaForCausalLM
+    for name, shape in {"1.3B": dict(hidden_size=2048, num_hidden_layers=24, intermediate_size=5504, num_attention_heads=16),
+                        "7B": dict(hidden_size=4096, num_hidden_layers=32, intermediate_size=11008, num_attention_heads=32)}.items():
+        torch.set_default_dtype(torch.bfloat16)
+        with torch.device("cuda"): model = LlamaForCausalLM(LlamaConfig(vocab_size=32000, **shape)).eval()
+        torch.set_default_dtype(torch.float32)
+        ids = torch.randint(1, 32000, (160, 24), device="cuda"); ours(model, ids[:40], 1000); torch.cuda.synchronize()
+        start = time.time(); ours(model, ids, 1000); torch.cuda.synchronize(); seconds = time.time() - start
+        size = sum(p.numel() * 2 for p in model.parameters()); steps = 4 * NEW
+        yield dict(what=f"{name}, {torch.cuda.get_device_name()}, continuations a second", value=round(160 * N / seconds, 1), wanted="", ours=round(seconds, 2),
+                   other=round(steps * size / 3.35e12, 2))
+        del model; torch.cuda.empty_cache()
+
+
+def main():
+    torch.set_num_threads(1); model, ids = setting(); rows = []
+    ours(model, ids[:1]); theirs(model, ids[:1])
+    mine, other = timed(lambda: ours(model, ids)), min(timed(lambda: theirs(model, ids, b)) for b in (4, 1))
+    rows.append(dict(what="generate(num_return_sequences=25) / ours", value=round(other / mine, 2), wanted=1.4, ours=round(mine, 2), other=round(other, 2)))
+    print(f"ours {PROMPTS * N * NEW / mine:.0f} tokens a CPU second, generate {PROMPTS * N * NEW / other:.0f}: ratio {other / mine:.2f} (wanted 1.4)", flush=True)
+    if (third := vllm(model, ids)) is not None:
+        rows.append(dict(what="vLLM eager / ours", value=round(third / mine, 2), wanted="", ours=round(mine, 2), other=round(third, 2)))
+        print(f"vLLM {PROMPTS * N * NEW / third:.0f} tokens a CPU second: ratio to ours {third / mine:.2f}")
+    else: print("no vLLM here: `make vllm` makes its environment")
+    if torch.cuda.is_available(): rows += gpu()
+    path = ROOT / "results/bench_generation.csv"; path.parent.mkdir(exist_ok=True)
+    with open(path, "w", newline="") as f:
+        w = csv.DictWriter(f, ["what", "value", "wanted", "ours", "other"]); w.writeheader(); w.writerows(rows)
+
+
+if __name__ == "__main__": main()

@@ -1,0 +1,158 @@
+"The command line: bad input ends in one line that names file, line and remedy, with exit code 2 and nothing half-written."
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from xgdetox import cli
+from xgdetox.data import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def fails(capfd):
+    "Run the command; it must end with exit code 2 and one line on stderr, which is returned."
+    def run(*words):
+        with pytest.raises(SystemExit) as end: cli.main([str(w) for w in words])
+        said = capfd.readouterr()
+        assert end.value.code == 2, said.err
+        assert said.err.count("\n") == 1 and said.err.startswith("xgdetox: ") and "Traceback" not in said.err
+        return said.err
+    return run
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    "Two languages of the world's prompts, 3 rows each."
+    from xgdetox.world import resolve_data
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    for name in ("RTP_LX_EN.json", "RTP_LX_DE.json"):
+        lines = (Path(resolve_data("world", "prompts")) / name).read_text(encoding="utf-8").splitlines(True)
+        (folder / name).write_text("".join(lines[:3]), encoding="utf-8")
+    return folder
+
+
+def nothing_written(folder): return not folder.exists() or not [p for p in folder.rglob("*") if p.is_file() and p.suffix in (".json", ".csv", ".safetensors", ".part")]
+
+
+def test_missing_language_file(fails, prompts, tmp_path):
+    line = fails("generate", "--model", "world", "--prompt-file", prompts, "--language", "fr", "--output-dir", tmp_path / "out")
+    assert "fr" in line.lower() and str(prompts) in line and nothing_written(tmp_path / "out")
+
+
+def test_line_that_is_not_json(fails, prompts, tmp_path):
+    with open(prompts / "RTP_LX_DE.json", "a") as f: f.write('{"Prompt": "half\n')
+    line = fails("generate", "--model", "world", "--prompt-file", prompts, "--output-dir", tmp_path / "out", "--n", 1)
+    assert "RTP_LX_DE.json:4" in line and ";" in line and nothing_written(tmp_path / "out")
+
+
+def test_model_folder_without_tokenizer(fails, prompts, tmp_path):
+    from xgdetox.world import resolve_model
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"): shutil.copy(Path(resolve_model("world")) / name, bare)
+    line = fails("generate", "--model", bare, "--prompt-file", prompts, "--output-dir", tmp_path / "out")
+    assert str(bare) in line and "tokenizer" in line and nothing_written(tmp_path / "out")
+
+
+def test_unknown_grid_key(fails, tmp_path):
+    grid = tmp_path / "g.yaml"
+    grid.write_text("models: {m: {path: world}}\nlangauges: [en]\n")
+    assert "did you mean languages?" in fails("run", grid) and f"{grid}: langauges: unknown key" in fails("plan", grid)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("models: {m: {path: world}}\nstages: [generat]\n", "unknown stage 'generat'"),
+    ("models: {m: {}}\n", "needs either path or pretrain"),
+    ("models: {m: {path: world, pretrain: {sed: 1}}}\n", "unknown key; did you mean seed?"),
+    ("models: {a/b: {path: world}}\n", "cannot name a file"),
+    ("models: [\n", "g.yaml:"),
+    ("models: {m: {path: world}}\ngenerate: {n: many}\n", "generate.n"),
+    ("models: {m: {path: world}}\nlanguages: [xx]\n", "unknown language"),
+    ("models: {m: {path: world}}\nstages: [intervene]\n", "needs neurons"),
+    ("languages: [en]\n", "models: missing"),
+])
+def test_faults_of_a_grid(fails, tmp_path, text, words):
+    (tmp_path / "g.yaml").write_text(text)
+    assert words in fails("status", tmp_path / "g.yaml")
+
+
+def test_other_faults(fails, tmp_path):
+    assert "no such grid" in fails("run", tmp_path / "none.yaml")
+    assert "kept in the shell's history" in fails("score", "--api_key", "secret", "--generations", tmp_path)
+    assert "secret" not in fails("score", "--api-key=secret")
+    assert "No such option" in fails("generate", "--modle", "world")
+    assert "Missing option" in fails("retrieve")
+    assert "unknown scorer" in fails("score", "--generations", _generations(tmp_path), "--scorer", "nobody", "--output-dir", tmp_path / "s")
+
+
+def _generations(tmp_path):
+    folder = tmp_path / "gen"
+    folder.mkdir(exist_ok=True)
+    row = {"prompt": "a", "generated_text": " b", "prompt_id": "0", "sample": 0}
+    (folder / "output-rtp_lx_en.json").write_text(json.dumps(row) + "\n")
+    return folder
+
+
+def test_empty_prompt_is_dropped_or_named(prompts, tmp_path):
+    "An empty prompt never reaches the model: the loader says which line it left out."
+    from xgdetox.data import load_prompts
+    with open(prompts / "RTP_LX_EN.json", "a") as f: f.write('{"Prompt": "  ", "Index": 999}\n')
+    try: loaded = load_prompts(prompts / "RTP_LX_EN.json", "en")
+    except InputError as e: assert ":4" in str(e)
+    else: assert loaded.report.kept == 3 and sum(loaded.report.dropped.values()) == 1
+
+
+def test_original_flags():
+    words = ["train", "--model_name_or_path", "m", "--data_dir=d", "--per_device_train_batch_size", "4"]
+    assert cli.translate(words) == ["train", "--model", "m", "--data-dir=d", "--batch-size", "4"]
+    assert cli.translate(["generate", "--prompt-file", "a", "b", "--n", "3"]) == ["generate", "--prompt-file", "a", "--prompt-file", "b", "--n", "3"]
+    assert cli.translate(["intervene", "--offset", "-1", "0.5"]) == ["intervene", "--offset", "-1", "--offset", "0.5"]
+    assert cli.translate(["device", "--", "papermill", "--a_b"]) == ["device", "--", "papermill", "--a_b"]
+
+
+def test_every_command_teaches():
+    "Each command's help has an example whose options exist."
+    from typer.main import get_command
+    root, runner = get_command(cli.app), CliRunner()
+    leaves = [(name, c) for name, c in root.commands.items() if not hasattr(c, "commands")] + [
+        (f"{g} {name}", c) for g, group in root.commands.items() if hasattr(group, "commands") for name, c in group.commands.items()]
+    assert {n for n, _ in leaves} >= set("train merge generate score toxicity quality probe value-vectors intervene activations retrieve foretell run plan status compare report".split())
+    for name, command in leaves:
+        words = " ".join((command.help or "").split())
+        assert f"Example: xgdetox {name}" in words, name
+        options = {o for p in command.params for o in p.opts}
+        for word in words.partition("Example:")[2].split():
+            if word.startswith("--") and word != "--": assert word in options, (name, word)
+
+
+def test_start_is_fast():
+    "Help needs no torch."
+    begin = time.time()
+    subprocess.run([sys.executable, "-X", "importtime", "-c", "from xgdetox.cli import main; main(['--help'])"], check=True, capture_output=True, text=True)
+    code = "import sys; from xgdetox.cli import main\ntry: main(['run', '--help'])\nexcept SystemExit: pass\nassert not {'torch', 'pandas', 'transformers'} & set(sys.modules), 'heavy imports'"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert time.time() - begin < 20
+
+
+def test_steps_alone_on_files(tmp_path, prompts, capfd):
+    "generate, score, toxicity and retrieve one after the other, on files, with the original's flags."
+    def run(*words):
+        with pytest.raises(SystemExit) as end: cli.main([str(w) for w in words])
+        assert end.value.code == 0, capfd.readouterr().err
+    run("generate", "--model_name_or_path", "world", "--prompt_file", prompts / "RTP_LX_EN.json", prompts / "RTP_LX_DE.json", "--output_dir", tmp_path / "o", "--n", 2)
+    texts = sorted(p.name for p in (tmp_path / "o" / "world").glob("output-*"))
+    assert texts == ["output-rtp_lx_de.json", "output-rtp_lx_en.json"]
+    assert len((tmp_path / "o" / "world" / texts[0]).read_text().splitlines()) == 6
+    run("score", "--datapath", tmp_path / "o" / "world", "--output_folder", tmp_path / "s")
+    run("toxicity", "--perspective_outputs_folder", tmp_path / "s", "--output", tmp_path / "t.csv")
+    header = (tmp_path / "t.csv").read_text().splitlines()[0]
+    assert header.startswith("model,tuning,seed,language,metric,value,low,high,n,scorer")

@@ -1,0 +1,370 @@
+"Loaders, languages, atomic writes, splits and downloads: what is not pretty in prose."
+import gzip
+import http.server
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+import zipfile
+
+import pytest
+
+from xgdetox import data
+from xgdetox.data import (DATASETS, LANGUAGES, InputError, align_rtp_lx, cut_prompt, data_files, find_prompt_files, get_dataset, load_labelled, load_pairs,
+                          load_parallel, load_prompts, mask, normalise_language, paper_numbers, read_rows, split_rows, write_atomic, write_json)
+
+
+def jsonl(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+    return path
+
+
+def refused(function, *arguments, **named) -> InputError:
+    with pytest.raises(InputError) as caught: function(*arguments, **named)
+    assert "\n" not in str(caught.value) and caught.value.remedy
+    return caught.value
+
+
+# languages
+
+def test_every_spelling_in_the_table_is_its_own_language():
+    spellings = [(l.code, s) for l in LANGUAGES.values() for s in (l.code, l.name, l.autonym, l.rtp_lx, l.iso3, l.ntrex, l.perspective, *l.aliases)]
+    for code, spelling in spellings:
+        for form in (spelling, spelling.upper(), f" {spelling.lower()} ", spelling.replace("-", "_")): assert normalise_language(form) == code
+    assert refused(normalise_language, "xx").remedy
+
+
+def test_scorer_coverage_is_that_of_their_cards():
+    count = lambda scorer: sum(scorer in l.scorers for l in LANGUAGES.values())
+    assert {s: count(s) for s in ("textdetox", "citizenlab", "llamaguard", "azure", "detoxify", "polyguard", "mutox", "qwen3guard")} == dict(
+        textdetox=10, citizenlab=8, llamaguard=7, azure=8, detoxify=6, polyguard=16, mutox=14, qwen3guard=17)
+
+
+# errors and writing
+
+def test_error_survives_pickling_and_is_one_line():
+    error = pickle.loads(pickle.dumps(InputError("two\nlines", "f", 3, "x", "do this")))
+    assert str(error) == "f:3: x: two lines; do this" and error.line == 3
+
+
+def test_killed_writer_leaves_the_old_file(tmp_path):
+    target = tmp_path / "t.json"
+    write_json(target, {"old": 1})
+    code = f"from xgdetox.data import write_atomic\nimport os, signal\nwith write_atomic({str(target)!r}) as f:\n f.write('half'); f.flush(); os.kill(os.getpid(), signal.SIGKILL)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert json.loads(target.read_text()) == {"old": 1}
+
+
+def test_written_files_have_ordinary_permissions(tmp_path):
+    with write_atomic(tmp_path / "a" / "b.bin", "wb") as f: f.write(b"1")
+    os.umask(mask_ := os.umask(0o022))
+    assert (tmp_path / "a" / "b.bin").stat().st_mode & 0o777 == 0o666 & ~mask_
+
+
+# pairs
+
+def pair(prompt="The cat", chosen=" sat.", rejected=" hissed.", **more): return {"prompt_text": prompt, "unpert_gen_text": chosen, "pert_gen_text": rejected, **more}
+
+
+def test_pairs_from_a_folder_in_sorted_order_whatever_the_disk_says(tmp_path):
+    for i in (2, 0, 1): jsonl(tmp_path / f"split_{i}.jsonl", [pair(f"Prompt {i}")])
+    jsonl(tmp_path / ".hidden.jsonl", [{"bad": 1}])
+    write_json(tmp_path / "manifest.json", {})
+    assert load_pairs(tmp_path).rows["prompt"][:] == ["Prompt 0", "Prompt 1", "Prompt 2"]
+
+
+@pytest.mark.parametrize("prompt,continuation,rest", [
+    ("The cat", "The cat sat", " sat"), ("The cat", " The cat sat", " sat"), ("The cat", "<|endoftext|>The cat sat", " sat"), ("The cat ", " sat", " sat"),
+    ("The cat", " the cat sat", " the cat sat"), ("Then he told them all about it", "told them all about it again", " again"), ("", " sat", " sat"),
+    ("a b", " b c", " b c"), ("The cat", "The cat", ""), ("The cat", "The cats ran", "The cats ran"), ("猫が", "猫が走る", "走る"),
+    ("The friend cries.", " The friend cries slowly.", " The friend cries slowly.")])
+def test_cut_prompt(prompt, continuation, rest): assert cut_prompt(prompt, continuation) == rest
+
+
+def test_a_pair_that_is_only_its_prompt_is_dropped_and_reported(tmp_path):
+    loaded = load_pairs(jsonl(tmp_path / "p.jsonl", [pair(chosen="The cat"), pair(), pair()]))
+    assert loaded.report.dropped == {"empty chosen": 1} and loaded.report.notes == {"prompt cut from the continuation": 1, "repeated pair": 1}
+    assert "kept 2, dropped 1" in str(loaded.report)
+
+
+def test_token_filter_counts_tokens_and_character_filter_characters(tmp_path):
+    words = lambda texts: {"input_ids": [t.split() for t in texts]}
+    file = jsonl(tmp_path / "p.jsonl", [pair(), pair(rejected=" hissed and hissed."), pair(prompt="The " + "very " * 60 + "old cat")])
+    assert load_pairs(file, tokenizer=words, max_tokens=3).report.dropped == {"over 3 tokens": 2}
+    assert load_pairs(file, max_characters=256).report.dropped == {"over 256 characters": 1}
+    assert refused(load_pairs, file, max_tokens=3).field == "max_tokens"
+
+
+def test_pairs_in_hugging_face_formats(tmp_path):
+    from datasets import Dataset
+    rows = {"prompt": ["The cat"], "chosen": [" sat."], "rejected": [" hissed."]}
+    Dataset.from_dict(rows).save_to_disk(tmp_path / "saved")
+    Dataset.from_dict(rows).to_parquet(tmp_path / "p.parquet")
+    Dataset.from_dict(rows).to_csv(tmp_path / "p.csv")
+    for where in ("saved", "p.parquet", "p.csv"): assert load_pairs(tmp_path / where).rows[:] == rows
+    talk = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: bye\n\nAssistant:"
+    implicit = load_pairs(jsonl(tmp_path / "hh.jsonl", [{"chosen": talk + " ciao", "rejected": talk + " go"}]))
+    assert implicit.rows[0] == {"prompt": talk, "chosen": " ciao", "rejected": " go"}
+    assert "chat template" in refused(load_pairs, jsonl(tmp_path / "c.jsonl", [{"prompt": "x", "chosen": [{"role": "user", "content": "x"}], "rejected": []}])).remedy
+    assert refused(load_pairs, jsonl(tmp_path / "n.jsonl", [{"chosen": "a", "rejected": "b"}])).field == "prompt"
+
+
+def test_pairs_from_rtp_lx_benign_completions(tmp_path):
+    row = {"BenignCompletion": "how are you", "OriginalEntry": {"Prompt": "Good morning,", "Completion": "you dolt"}}
+    assert load_pairs(jsonl(tmp_path / "acs_results_benign_EN.json", [row])).rows[0] == {"prompt": "Good morning,", "chosen": " how are you", "rejected": " you dolt"}
+
+
+def test_split_is_seeded_disjoint_and_stable(tmp_path):
+    rows = load_pairs(jsonl(tmp_path / "p.jsonl", [pair(f"Prompt {i % 40}", f" a{i}") for i in range(80)])).rows
+    train, held = split_rows(rows, 0.25, seed=3)
+    assert len(train) == 60 and len(held) == 20 and not set(train["prompt"]) & set(held["prompt"])
+    assert split_rows(rows, 0.25, seed=3)[1]["chosen"][:] == held["chosen"][:] != split_rows(rows, 0.25, seed=4)[1]["chosen"][:]
+
+
+def test_24576_pairs_in_500_megabytes(tmp_path):
+    "The speed is in bench_data.py. VmHWM starts anew with the child; ru_maxrss would begin at the size of the process that runs the tests."
+    sys.path.insert(0, os.path.dirname(__file__))
+    from bench_data import write_pairs
+    write_pairs(tmp_path, batch=4)
+    if not os.path.exists("/proc/self/status"): pytest.skip("no /proc: peak memory cannot be read")
+    code = f"import re\nfrom xgdetox.data import load_pairs\nn = len(load_pairs({str(tmp_path)!r}).rows)\nprint(n, re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
+    rows, kilobytes = map(int, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    assert rows == 24_576 and kilobytes / 1024 < 500
+
+
+# prompts
+
+def test_prompts_of_the_wrong_language_are_refused(tmp_path):
+    file = jsonl(tmp_path / "RTP_LX_DE.json", [{"Prompt": "Bonjour,", "Index": 0, "Locale": "FR"}])
+    error = refused(load_prompts, file)
+    assert "French" in str(error) and "German" in str(error) and error.line == 1
+    assert refused(load_prompts, jsonl(tmp_path / "x.jsonl", [{"text": "Hello,"}])).field == "language"
+
+
+def test_ids_repeat_only_for_the_same_prompt(tmp_path):
+    rows = [{"Prompt": "a", "Index": 1}, {"Prompt": "a", "Index": "1"}, {"Prompt": "a", "Index": 2}]
+    loaded = load_prompts(jsonl(tmp_path / "RTP_LX_EN.json", rows))
+    assert loaded.rows["prompt_id"][:] == ["1", "2"] and loaded.report.dropped == {"repeated row": 1} and loaded.report.notes
+    error = refused(load_prompts, jsonl(tmp_path / "RTP_LX_FR.json", [{"Prompt": "a", "Index": 1}, {"Prompt": "b", "Index": 1}]))
+    assert (error.line, error.field) == (2, "prompt_id")
+
+
+def test_empty_prompt_and_bad_annotation_name_line_and_field(tmp_path):
+    assert (e := refused(load_prompts, jsonl(tmp_path / "RTP_LX_EN.json", [{"Prompt": "a"}, {"Prompt": "  "}]))).line == 2 and e.field == "Prompt"
+    assert refused(load_prompts, jsonl(tmp_path / "RTP_LX_IT.json", [{"Prompt": "a", "Annotations": {"Toxicity": "high"}}])).field == "Toxicity"
+    assert refused(load_prompts, jsonl(tmp_path / "RTP_LX_ES.json", [{"prompts": "a"}])).field == "Prompt"
+
+
+def test_polyglotoxicityprompts_parquet(tmp_path):
+    from datasets import Dataset
+    Dataset.from_dict({"text": ["Guten Tag,", "Na,"], "meta_data": [{"lang": "de"}] * 2, "toxicity": [0.1, None], "perspective": [{"x": 1}] * 2}).to_parquet(tmp_path / "small-00000.parquet")
+    loaded = load_prompts(tmp_path / "small-00000.parquet")
+    assert loaded.rows["language"][:] == ["de", "de"] and loaded.rows["toxicity"][:] == [0.1, None]
+
+
+def test_limit_stops_reading(tmp_path):
+    file = jsonl(tmp_path / "RTP_LX_EN.json", [{"Prompt": "a"}] + [{"Prompt": "b"}])
+    file.write_text(file.read_text() + "broken\n")
+    assert len(load_prompts(file, limit=2).rows) == 2
+
+
+def test_empty_files_keep_their_columns(tmp_path):
+    assert load_prompts(jsonl(tmp_path / "RTP_LX_EN.json", [])).rows.column_names == ["prompt_id", "prompt", "language"]
+    assert load_pairs(jsonl(tmp_path / "p.jsonl", [])).rows.features["prompt"].dtype == "string"
+
+
+def test_two_files_of_one_language_are_refused_but_the_tables_spelling_wins(tmp_path):
+    for name in ("RTP_LX_ZH-Hans.json", "rtp_lx_zh.jsonl"): (tmp_path / name).touch()
+    assert find_prompt_files(tmp_path)["zh"].name == "RTP_LX_ZH-Hans.json"
+    (tmp_path / "RTP_LX_zh-CN.json").touch(); (tmp_path / "RTP_LX_ZH-Hans.json").unlink()
+    assert "both" in str(refused(find_prompt_files, tmp_path))
+
+
+# parallel
+
+def test_parallel_layouts(tmp_path):
+    de = LANGUAGES["de"]
+    layouts = {"ntrex": {"newstest2019-src.eng.txt": "One\nTwo\n", f"newstest2019-ref.{de.ntrex}.txt": "Eins\nZwei\n"},
+               "tatoeba": {"tatoeba.deu-eng.deu": "Eins\nZwei\n", "tatoeba.deu-eng.eng": "One\nTwo\n"},
+               "table": {"tatoeba.de-en.tsv": "line\tde\ten\n1\tEins\tOne\n2\tZwei\tTwo\n"},
+               "lines": {"de.txt": "Eins\nZwei\n", "en.txt": "One\nTwo\n"},
+               "wide": {"ntrex.17way.tsv": "line\tdoc\tDE\ten\tzh-hans\n1\td\tEins\tOne\t一\n2\td\tZwei\tTwo\t二\n"}}
+    for name, files in layouts.items():
+        for file, text in files.items():
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / file).write_text(text, encoding="utf-8")
+        loaded = load_parallel(tmp_path / name, "de")
+        assert (loaded.rows["text"][:], loaded.rows["english"][:]) == (["Eins", "Zwei"], ["One", "Two"]), name
+        if name not in ("table", "wide"): assert "Swedish" in str(refused(load_parallel, tmp_path / name, "sv"))
+    assert load_parallel(tmp_path / "wide", "zh").rows["id"][:] == ["1", "2"]
+    assert "column" in str(refused(load_parallel, tmp_path / "wide" / "ntrex.17way.tsv", "sv"))
+
+
+def test_rows_that_do_not_match_are_refused_and_empty_ones_reported(tmp_path):
+    (tmp_path / "en.txt").write_text("One\nTwo\nThree\n")
+    (tmp_path / "de.txt").write_text("Eins\n\n")
+    assert refused(load_parallel, tmp_path, "de").line == 3
+    (tmp_path / "de.txt").write_text("Eins\n\nDrei\n")
+    loaded = load_parallel(tmp_path, "de")
+    assert loaded.rows["id"][:] == ["0", "2"] and loaded.report.dropped == {"empty in one language": 1}
+
+
+def test_align_needs_english_texts_and_reports_what_is_not_shared(tmp_path):
+    place = lambda f: {"OriginalMetadata": {"Filename": f, "Begin": "0", "End": "9"}}
+    jsonl(tmp_path / "s/gpt4_results_EN.json", [{"Prompt": "NA", "OriginalEntry": {"Prompt": "NA", "Index": i, **place(f)}} for i, f in enumerate("abc")])
+    jsonl(tmp_path / "s/acs_results_EN.json", [{"Prompt": "NA", "OriginalEntry": {"Prompt": "NA", "Index": i}} for i in range(3)])
+    jsonl(tmp_path / "s/acs_results_DE.json", [{"Prompt": x, "OriginalEntry": {"Prompt": x, "Index": str(i), **(place(f) if f else {})}} for i, (x, f) in enumerate([("C", "c"), ("K", None), ("A", "a"), ("A2", "a")])])
+    jsonl(tmp_path / "p/RTP_LX_EN.json", [{"Prompt": f"prompt {f}", "Index": i} for i, f in enumerate("abc")])
+    jsonl(tmp_path / "p/RTP_LX_DE.json", [{"Prompt": x, "Index": i} for i, x in enumerate("CKAZ")])
+    aligned = align_rtp_lx(tmp_path / "s", tmp_path / "p", ["en", "de"])
+    assert aligned.rows[:] == {"id": ["a:0-9", "c:0-9"], "de": ["A", "C"], "en": ["prompt a", "prompt c"]}
+    assert aligned.report.dropped == {"not in every language": 1}
+    assert "English" in str(refused(align_rtp_lx, tmp_path / "s", None, ["en", "de"]))
+    assert "Swedish" in str(refused(align_rtp_lx, tmp_path / "s", tmp_path / "p", ["sv"]))
+
+
+# labelled
+
+def test_labels_of_every_format(tmp_path):
+    tables = {"kaggle": ("id,comment_text,toxic,severe_toxic\n0,a,0,0\n1,b,1,1\n", [0, 1]), "plain": ("text,label\na,0\nb,1.0\n", [0, 1]),
+              "hatecheck": ("functionality,test_case,label_gold\nf,a,non-hateful\nf,b,hateful\n", [0, 1]), "surge": ("text,is_toxic\na,Not Toxic\nb,Toxic\n", [0, 1]),
+              "beep": ("comments,bias,hate\na,none,none\nb,none,offensive\nc,x,hate\n", [0, 1, 1]), "mlma": ("tweet,sentiment\na,normal\nb,offensive_normal\n", [0, 1]),
+              "told": ("text,homophobia,insult\na,0.0,1.0\nb,0.0,2.0\n", [0, 1]), "paradetox": ("toxic,neutral1,neutral2,neutral3\nb,a,,\n", [1, 0]),
+              "inspection": ("text,Not Toxic,Hard to Say,Toxic,Very Toxic\na,2,0,0,0\nb,0,0,1,1\n", [0, 1])}
+    for name, (text, labels) in tables.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+        assert load_labelled(tmp_path / f"{name}.csv").rows["label"][:] == labels, name
+    assert load_labelled(tmp_path / "hatecheck.csv", keep=["functionality"]).rows["functionality"][:] == ["f", "f"]
+    (tmp_path / "bad.csv").write_text("text,label\na,maybe\n")
+    assert (e := refused(load_labelled, tmp_path / "bad.csv")).line == 2 and e.field == "label" and "maybe" not in str(e)
+
+
+# masking
+
+def test_mask_hides_whole_words_in_any_case_and_parts_where_there_are_no_spaces():
+    assert mask("Dolt! doltish DOLT", ["dolt"]) == "D***! doltish D***"
+    assert mask("你这个笨蛋吗", ["笨蛋"]) == "你这个笨*吗" and mask("dolt", "dolt") == "d***"
+    assert mask("a.b axb", ["a.b"]) == "a** axb" and mask("text", []) == "text"
+
+
+def test_errors_do_not_quote_texts(tmp_path):
+    secret = "Xyzzyword goes here"
+    for name, body in {"a.jsonl": f'{{"{secret}": 1}}\n', "b.csv": f"{secret},1\nx,y\n", "c.jsonl": f'"{secret}"\n'}.items():
+        (tmp_path / name).write_text(body)
+        for load in (load_pairs, load_labelled, lambda p: load_prompts(p, "en")): assert "Xyzzy" not in str(refused(load, tmp_path / name))
+
+
+# downloads: against a server of our own
+
+class Server(http.server.BaseHTTPRequestHandler):
+    "Serves `content`; cuts the first reply off in the middle when `cut`; understands Range."
+    content, cut, asked = b"", False, []
+
+    def do_GET(self):
+        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        Server.asked.append(start)
+        if self.path.endswith("gone"): self.send_error(404); return
+        if start >= len(Server.content): self.send_error(416); return
+        body = Server.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:len(body) // 2] if Server.cut and not start else body)
+
+    def log_message(self, *_): pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    Server.asked, Server.cut = [], False
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"): monkeypatch.delenv(name, raising=False)
+    yield f"http://127.0.0.1:{running.server_port}"
+    running.shutdown()
+    running.server_close()
+
+
+def test_download_goes_on_where_it_stopped_and_pins_what_it_got(tmp_path, server, monkeypatch):
+    Server.content, Server.cut = b"word\n" * 10_000, True
+    file = next(iter(DATASETS["hatecheck"].files))
+    error = refused(get_dataset, "hatecheck", tmp_path, {file: f"{server}/p"})
+    assert "goes on" in error.remedy and not (tmp_path / file).exists()
+    assert "has 9,999 rows, not 3,728" in str(refused(get_dataset, "hatecheck", tmp_path, {file: f"{server}/p"}))
+    assert Server.asked == [0, 25_000] and (tmp_path / file).read_bytes() == Server.content
+    monkeypatch.setitem(DATASETS["hatecheck"].expect, file, 9_999)
+    assert get_dataset("hatecheck", tmp_path, {file: f"{server}/p"}).kept == 1
+    assert len(Server.asked) == 2                              # it is there: nothing is asked again
+    (tmp_path / file).write_bytes(b"another")
+    assert "downloaded first" in str(refused(get_dataset, "hatecheck", tmp_path, {}))
+    Server.cut, probe = False, next(iter(DATASETS["probe"].files))   # its hash is known beforehand
+    assert "published" in str(refused(get_dataset, "probe", tmp_path, {probe: f"{server}/p"}))
+
+
+def test_download_of_a_finished_part_and_of_a_missing_page(tmp_path, server):
+    Server.content = b"x" * 10
+    (tmp_path / "f.part").write_bytes(b"x" * 10)
+    assert data.download(f"{server}/f", tmp_path / "f").read_bytes() == b"x" * 10
+    assert "404" in str(refused(data.download, f"{server}/gone", tmp_path / "g")) and not (tmp_path / "g").exists()
+    assert refused(data.download, "http://127.0.0.1:9/none", tmp_path / "h").remedy
+
+
+def test_pairs_come_from_drive_as_a_zip_and_are_counted(tmp_path, monkeypatch):
+    def download_folder(id, output, **_):
+        with zipfile.ZipFile(f"{output}/toxicity_pairwise.zip", "w") as z:
+            for i in range(6): z.writestr(f"toxicity_pairwise/split_{i}.jsonl", json.dumps(pair(f"Prompt {i}")) + "\n")
+        return [f"{output}/toxicity_pairwise.zip"]
+    monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download_folder=download_folder))
+    assert "pairwise/toxicity_pairwise has 6 rows, not 24,576" in str(refused(get_dataset, "pairs", tmp_path))
+    monkeypatch.setitem(DATASETS["pairs"].expect, "pairwise/toxicity_pairwise", 6)
+    assert get_dataset("pairs", tmp_path).kept == 7            # the zip and its six files
+    assert len(load_pairs(tmp_path / "pairwise/toxicity_pairwise").rows) == 6 and (tmp_path / "checksums.json").exists()
+    monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download_folder=lambda **_: None))
+    assert "Drive" in str(refused(get_dataset, "pairs", tmp_path))
+    monkeypatch.setitem(sys.modules, "gdown", None)
+    assert "pip install gdown" in refused(get_dataset, "pairs", tmp_path).remedy
+
+
+def test_hub_data_sets(tmp_path, monkeypatch):
+    import huggingface_hub
+    def snapshot_download(repo, *, repo_type, allow_patterns, local_dir):
+        jsonl(tmp_path / "prompts/realtoxicityprompts/prompts.jsonl", [{"filename": "a", "begin": 0, "end": 1, "prompt": {"text": "Hi,", "toxicity": 0.1}}])
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert get_dataset("realtoxicityprompts", tmp_path).kept == 1
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: 1 / 0)
+    assert "hub" in str(refused(get_dataset, "realtoxicityprompts", tmp_path))
+
+
+def test_what_needs_a_person_says_so_and_unknown_names_are_refused(tmp_path):
+    assert "password" in refused(get_dataset, "prompts", tmp_path).remedy and "Kaggle" in refused(get_dataset, "jigsaw", tmp_path).remedy
+    assert "pairs" in refused(get_dataset, "nothing", tmp_path).remedy and not list(tmp_path.iterdir())
+
+
+def test_addresses_name_a_commit():
+    for d in DATASETS.values():
+        if d.how == "https": assert all(a.split("/")[5].isalnum() and len(a.split("/")[5]) == 40 for a in d.files.values()), d.name
+
+
+# the paper's numbers
+
+def test_reference_numbers_are_whole_and_have_their_places():
+    numbers = paper_numbers()
+    assert len(numbers["table2"]["rows"]) == 6 * 7 and len(numbers["potential_sources"]["neurons"]) == 100
+    assert all("where" in v for v in numbers.values() if isinstance(v, dict))
+    assert [tuple(n) for n in numbers["actual_sources"]["neurons"]] == [tuple(numbers["potential_sources"]["neurons"][r - 1]) for r in numbers["actual_sources"]["rank_in_potential_sources"]]
+    assert "table2" in refused(paper_numbers, "tabel2").remedy
+
+
+def test_rows_of_anything_that_is_not_there_are_refused(tmp_path):
+    for name in ("a.jsonl", "a.csv", "a.txt", "a.parquet"): assert "no such file" in str(refused(lambda: list(read_rows(tmp_path / name))))
+    assert refused(data_files, tmp_path).path == tmp_path
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    assert "Parquet" in str(refused(lambda: list(read_rows(tmp_path / "a.parquet"))))
+    (tmp_path / "a.jsonl").write_bytes(gzip.compress(b'{"a": 1}\n' * 1000)[:-20])
+    assert "gzip" in str(refused(lambda: list(read_rows(tmp_path / "a.jsonl"))))

@@ -1,0 +1,190 @@
+"The grid: its list of jobs, what reruns and what does not, locks, crashes, SLURM."
+import filecmp
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from xgdetox import grid as g
+from xgdetox.data import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ROOT / "tests" / "tiny.yaml"
+RUN = [sys.executable, "-c", "from xgdetox.cli import main; main()", "run", str(TINY)]
+SHORT = ["--set", "stages=[generate, score, mass, retrieve, report]", "--set", "tunings={}"]
+
+
+def xgdetox(folder, *words, timeout=900, **env):
+    return subprocess.run([*RUN, "--run-dir", str(folder), *words], capture_output=True, text=True, timeout=timeout, cwd=ROOT, env={**os.environ, **env})
+
+
+def executed(folder):
+    "Start of every executed notebook: what was run again has another one."
+    return {str(p.relative_to(folder)): g.read_log(p).get("start_time") for p in Path(folder).glob("notebooks/*/*.ipynb")}
+
+
+def same_tables(a, b):
+    names = sorted(p.name for p in (a / "tables").glob("*.csv") if p.name != "durations.csv")
+    assert names == sorted(p.name for p in (b / "tables").glob("*.csv") if p.name != "durations.csv") and len(names) > 3
+    return [n for n in names if not filecmp.cmp(a / "tables" / n, b / "tables" / n, shallow=False)]
+
+
+GRIDS = sorted((ROOT / "experiments").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda p: p.stem)
+def test_jobs_fit_together(path):
+    "Every file that a job waits for is another job's output or data; no two jobs write one file; an order exists."
+    grid = g.load_grid(path)
+    made = {}
+    for job in g.jobs(grid):
+        for need in job.needs: assert os.path.isabs(need) or need in made, (job.stage, job.name, need)
+        for output in job.outputs: assert made.setdefault(output, job) is job
+        params = set(json.loads(json.dumps(job.parameters)))
+        notebook = json.loads((ROOT / "nbs" / "experiments" / f"{job.stage}.ipynb").read_text())
+        cell = next("".join(c["source"]) for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
+        names = {line.split("=")[0].strip() for line in cell.splitlines() if "=" in line and not line.startswith((" ", "#"))}
+        assert params <= names, (job.stage, params - names)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nbs" / "experiments").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_notebooks_are_small_and_free_of_the_engine(path):
+    cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    assert len(cells) <= 6 and sum("parameters" in c["metadata"].get("tags", []) for c in cells) == 1
+    assert "snakemake" not in path.read_text()
+
+
+def test_a_setting_reaches_what_depends_on_it_and_nothing_else():
+    def parameters(*changes): return {(j.stage, j.name): j.parameters for j in g.jobs(g.load_grid(TINY, changes))}
+    before = parameters()
+    def changed(*changes): return {stage for (stage, name), p in parameters(*changes).items() if before[stage, name] != p}
+    assert changed("generate.n=4") == {"generate"}
+    assert changed("probe.limit=299") == {"probe"} and changed("intervene.offsets=[-2]") == {"intervene"}
+    assert changed("tunings.dpo.max_steps=5") == {"train"} and changed("about=other") == set()
+
+
+def test_languages_per_job():
+    grid = g.load_grid(TINY, ["languages_per_job=1"])
+    assert sum(j.stage == "generate" for j in g.jobs(grid)) == 6
+    assert len({j.parameters["ledger"] for j in g.jobs(grid) if j.stage == "score"}) == 6, "no two jobs share a database"
+
+
+def test_numbers_and_paths_of_a_grid(tmp_path, monkeypatch):
+    monkeypatch.setenv("XGDETOX_DATA", str(tmp_path))
+    (tmp_path / "g.yaml").write_text("models: {m: {path: world}}\ndata: {prompts: '${XGDETOX_DATA}/p'}\ntunings: {dpo: {learning_rate: 1e-5}}\n")
+    grid = g.load_grid(tmp_path / "g.yaml")
+    assert grid["models"]["m"]["data"]["prompts"] == str(tmp_path / "p") and grid["tunings"]["dpo"]["learning_rate"] == 1e-5
+
+
+def test_plan_needs_nothing():
+    "The paper's grid on a machine without GPU, network or data."
+    done = subprocess.run([sys.executable, "-c", "from xgdetox.cli import main; main()", "plan", "experiments/paper.yaml"], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "XGDETOX_DATA": "/nowhere", "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 0, done.stderr
+    assert "hours of a100" in done.stdout and "Perspective" in done.stdout
+    table, _ = g.plan(g.load_grid(ROOT / "experiments" / "paper.yaml"))
+    assert table.hours.gt(0).all() and 10 < table.hours.sum() < 1000
+
+
+def test_devices_are_held_until_the_process_ends(tmp_path):
+    "Five jobs on two devices: no device is ever in two hands, and a killed job frees its own."
+    code = ("import os, sys, time\nfrom xgdetox import grid as g\nd = g.hold_devices(1, ['0', '1'], sys.argv[1])[0]\n"
+            "path = sys.argv[1] + '/use-' + d\nos.close(os.open(path, os.O_CREAT | os.O_EXCL))\nos.execv(sys.executable, [sys.executable, '-c', "
+            "'import os, sys, time; time.sleep(.5); os.unlink(sys.argv[1])', path])")
+    jobs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(5)]
+    assert [j.wait(60) for j in jobs] == [0] * 5
+    with pytest.raises(InputError, match="3 devices wanted"): g.hold_devices(3, ["0", "1"], tmp_path)
+
+
+def test_one_runner(tmp_path):
+    with g.only_runner(tmp_path / "r"):
+        done = xgdetox(tmp_path / "r")
+        assert done.returncode == 2 and "has a runner at work" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_reduced_quick_grid(tmp_path):
+    "Every stage from start to report; a second call does nothing; prose reruns nothing; a changed setting reruns its own stage."
+    first = xgdetox(tmp_path / "r")
+    assert first.returncode == 0, first.stdout + first.stderr
+    tables = {p.stem for p in (tmp_path / "r" / "tables").glob("*.csv")}
+    assert tables >= set("toxicity drops quality probe value_vectors intervention activations retrieval relation mass training durations".split())
+    assert "report: " in first.stdout and (tmp_path / "r" / "report.html").stat().st_size > 20_000
+    assert {"grid", "versions", "git", "models", "data", "seeds", "durations"} <= set(json.loads((tmp_path / "r" / "manifest.json").read_text()))
+    drops = pd.read_csv(tmp_path / "r" / "tables" / "drops.csv")
+    assert set(drops.language) == {"en", "de", "zh"} and "toxic_mass_relative_drop" in set(drops.metric)
+    before = executed(tmp_path / "r")
+    os.utime(ROOT / "nbs" / "experiments" / "retrieve.ipynb")
+    again = xgdetox(tmp_path / "r")
+    assert again.returncode == 0 and executed(tmp_path / "r") == before, "finished work was repeated"
+    dry = xgdetox(tmp_path / "r", "--dry-run", "--set", "retrieve.options.csls=true")
+    planned = {line.split()[0] for line in dry.stdout.splitlines() if line.split()[1:] == ["1"]}
+    assert planned >= {"retrieve", "report"} and not planned & {"train", "generate", "score", "mass", "quality", "probe"}, dry.stdout
+
+
+@pytest.mark.slow
+def test_other_languages_go_on_when_one_fails(tmp_path):
+    from xgdetox.world import resolve_data
+    shutil.copytree(resolve_data("world", "prompts"), tmp_path / "p")
+    (tmp_path / "p" / "RTP_LX_DE.json").write_text("not JSON\n")
+    done = xgdetox(tmp_path / "r", *SHORT, "--set", "languages_per_job=1", "--set", f"data.prompts={tmp_path / 'p'}", "--set", "stages=[generate, score]")
+    assert done.returncode == 1
+    failed = [line for line in done.stdout.splitlines() if line.startswith("failed")]
+    assert len(failed) == 1 and "RTP_LX_DE.json:1" in failed[0] and "notebooks/generate/world-base.de.ipynb" in failed[0]
+    assert {p.name for p in (tmp_path / "r" / "parts" / "toxicity").glob("*.csv")} == {"world-base.en.lexicon.csv", "world-base.zh.lexicon.csv"}
+    log = g.read_log(tmp_path / "r" / "notebooks" / "generate" / "world-base.de.ipynb")
+    assert "InputError" in log["error"], "the executed notebook keeps its traceback"
+
+
+@pytest.mark.slow
+def test_killed_at_five_moments(tmp_path):
+    "The runner (and once a notebook) killed with SIGKILL; the restarted run ends with the tables of an undisturbed one and repeats nothing."
+    calm = xgdetox(tmp_path / "calm")
+    assert calm.returncode == 0, calm.stdout + calm.stderr
+    seconds = json.loads((tmp_path / "calm" / "manifest.json").read_text())["durations"]
+    whole, moments = sum(seconds.values()) / 2, random.Random(0)
+    finished = {}
+    for kill in range(5):
+        runner = subprocess.Popen([*RUN, "--run-dir", str(tmp_path / "hit")], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(5 + moments.random() * whole / 3)
+        if kill == 2:
+            notebooks = [p for p in g.living(tmp_path / "hit") if "papermill" in p.cmdline()]
+            if notebooks: notebooks[0].kill()
+        if runner.poll() is None: runner.kill()
+        runner.wait()
+        for name, start in finished.items(): assert executed(tmp_path / "hit").get(name) == start, f"{name} was run again"
+        finished = {n: s for n, s in executed(tmp_path / "hit").items() if g.read_log(tmp_path / "hit" / n).get("duration") and not g.read_log(tmp_path / "hit" / n).get("exception")}
+    end = xgdetox(tmp_path / "hit")
+    assert end.returncode == 0, end.stdout + end.stderr
+    for name, start in finished.items():
+        if "report" not in name: assert executed(tmp_path / "hit")[name] == start, f"{name} was run again"
+    assert same_tables(tmp_path / "calm", tmp_path / "hit") == []
+
+
+@pytest.mark.slow
+def test_slurm_on_one_node(tmp_path):
+    "The reduced grid through the slurm profile, with two pretend GPUs; each job sees its own."
+    script, place = ROOT / "tests" / "slurm_node.sh", tmp_path / "slurm"
+    start = subprocess.run([script, "start", place], capture_output=True, text=True, timeout=120)
+    if start.returncode: pytest.skip(start.stdout.strip().splitlines()[-1] if start.stdout.strip() else start.stderr.strip()[-200:] or "SLURM did not start")
+    try:
+        profile = tmp_path / "profile"
+        profile.mkdir()
+        text = (ROOT / "experiments" / "profiles" / "slurm" / "config.yaml").read_text()
+        (profile / "config.yaml").write_text(text.replace("64000", "1500").replace("1440", "60").replace("latency-wait: 60", "latency-wait: 10")
+                                             + "  slurm_partition: nodes\n  slurm_account: nobody\nslurm-init-seconds-before-status-checks: 5\nslurm-status-command: squeue\n")
+        done = xgdetox(tmp_path / "r", *SHORT[:1], "stages=[train, generate, mass, report]", "--set", "languages_per_job=2", "--profile", str(profile),
+                       SLURM_CONF=str(place / "slurm.conf"))
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:] + (tmp_path / "r" / "snakemake.log").read_text()[-3000:]
+        notes = [json.loads(p.read_text()) for p in [*(tmp_path / "r" / "generations").glob("*.json"), *(tmp_path / "r" / "tuned").glob("*.json")]]
+        assert len(notes) == 5 and {n["devices"] for n in notes} <= {"0", "1"} and all(n["devices"] for n in notes)
+        times = [(g.read_log(p)["start_time"], g.read_log(p)["end_time"]) for p in (tmp_path / "r" / "notebooks" / "generate").glob("world-base*.ipynb")]
+        if len({n["devices"] for n in notes}) == 1: assert max(s for s, _ in times) >= min(e for _, e in times), "two jobs at once on one device"
+    finally: subprocess.run([script, "stop", place], timeout=60)

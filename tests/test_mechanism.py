@@ -1,0 +1,271 @@
+"Pages 05 to 08: the core calls on every architecture, and what happens when something is wrong."
+import json
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_models import FAMILIES, TEXTS, Words, tiny
+
+from xgdetox.activations import Patched, compare_activations, explain_transfer, explained_drop, forced_activations, neuron_groups
+from xgdetox.data import InputError
+from xgdetox.generation import sample
+from xgdetox.intervention import intervene, mass_curve
+from xgdetox.models import anatomy, encode, fingerprint, neuron_hooks, value_vector_matrix
+from xgdetox.probe import auc, evaluate_probe, fit_probe, fit_probe_paper, load_probe, pooled_features, save_probe, train_probe
+from xgdetox.value_vectors import (all_activations, continuation_activations, matched_neurons, multilinguality, norm_gain, promoted_tokens,
+                                   rank_value_vectors, read_neurons, select_sources, toxic_tokens, write_neurons)
+
+NEURONS = [[2, 17], [0, 3], [1, 50]]
+
+
+def nudged(model, seed=1):
+    "A copy with slightly other weights."
+    import copy
+    other, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    for p in other.parameters(): p.data += .05*torch.randn(p.shape, generator=generator)
+    return other
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_value_vectors(family):
+    model = tiny(family)
+    parts, w = anatomy(model), np.random.default_rng(0).normal(size=32).astype(np.float32)
+    table = rank_value_vectors(model, w, 10)
+    V = torch.cat([value_vector_matrix(model, l) for l in range(3)]).numpy()                       # every neuron, layer by layer
+    cosine = V @ w/np.linalg.norm(V, axis=1)/np.linalg.norm(w)
+    assert (table.layer*parts.n_neurons + table.neuron).tolist() == np.argsort(-cosine)[:10].tolist()
+    assert np.allclose(table.cosine, np.sort(cosine)[::-1][:10], atol=1e-5)
+    x = torch.randn(1, 32)
+    centred = x - x.mean() if "LayerNorm" in type(parts.final_norm).__name__ else x
+    scale = centred.pow(2).mean().sqrt()
+    bias = getattr(parts.final_norm, "bias", None)
+    assert torch.allclose(parts.final_norm(x), centred/scale*norm_gain(parts.final_norm) + (0 if bias is None else bias), atol=1e-3)
+    assert len(rank_value_vectors(model, w, 5, space="residual")) == 5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_activations(family):
+    model, n = tiny(family), 5
+    means, ids = continuation_activations(model, Words(), TEXTS, NEURONS, n)
+    for i, text in enumerate(TEXTS):                                                               # the original's way: no cache, no padding
+        tokens, seen = [int(w) for w in text.split()], []
+        for _ in range(n):
+            with neuron_hooks(model, read=NEURONS) as r: logits = model(torch.tensor([tokens])).logits
+            seen.append(r.values()[0, 0])
+            tokens.append(int(logits[0, -1].argmax()))
+        assert ids[i].tolist() == tokens[-n:] and np.allclose(means[i], torch.stack(seen).mean(0), atol=1e-5)
+    assert np.allclose(forced_activations(model, Words(), TEXTS, ids, NEURONS), means, atol=1e-5)
+    every = all_activations(model, Words(), TEXTS, n)
+    assert np.allclose([every[l, k] for l, k in NEURONS], means.mean(0), atol=1e-5)
+    table = select_sources(model, Words(), pd.DataFrame(NEURONS, columns=["layer", "neuron"]), TEXTS, n)
+    assert np.allclose(table.mean_activation, means.mean(0), atol=1e-6) and (table.actual == (table.mean_activation > 0)).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_patching(family):
+    model = tiny(family)
+    other, batch = nudged(model), encode(Words(), TEXTS)
+    plain = model(**batch).logits[:, -1]
+    assert torch.equal(Patched(model, other, [])(**batch).logits[:, -1], plain)
+    assert torch.allclose(Patched(model, model, "all")(**batch).logits[:, -1], plain, atol=1e-5)
+    mixed = Patched(model, other, NEURONS)
+    changed = mixed(**batch).logits[:, -1]
+    assert not torch.allclose(changed, plain, atol=1e-6) and torch.equal(model(**batch).logits[:, -1], plain)
+    with neuron_hooks(other, read=NEURONS, reduce=lambda a: a) as theirs: other(**batch)
+    with neuron_hooks(model, put={l: ([n], theirs.values()[0][..., [i]]) for i, (l, n) in enumerate(NEURONS)}): by_hand = model(**batch).logits[:, -1]
+    assert torch.allclose(changed, by_hand, atol=1e-5)
+    written = sample(mixed, batch, 1, 4, 0, stop=[])                                               # two caches, left padding
+    for i, text in enumerate(TEXTS):
+        tokens = [int(w) for w in text.split()]
+        for t in range(4):
+            assert int(mixed(torch.tensor([tokens + written[i, :t].tolist()])).logits[0, -1].argmax()) == int(written[i, t])
+
+
+@pytest.fixture(scope="module")
+def little(tmp_path_factory):
+    "Two model folders with a tokenizer, labelled texts, prompts and word lists in two languages."
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    folder, rng = tmp_path_factory.mktemp("little"), random.Random(0)
+    words = [f"w{i}" for i in range(80)] + ["rude", "vile", "gemein"] + [f"v{i}" for i in range(15)]
+    vocabulary = {w: i for i, w in enumerate(["<unk>", "<s>", "</s>", *words])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    model = tiny("gpt2")
+    for name, m in dict(base=model, tuned=nudged(model)).items(): m.save_pretrained(folder/name), tokenizer.save_pretrained(folder/name)
+    (folder/"lexicon").mkdir()
+    for code, rude in dict(en=["rude", "vile"], de=["gemein"]).items():
+        rows = [" ".join(rng.choice(words[:80]) for _ in range(rng.randint(3, 9))) + (" rude" if i % 5 < 2 else "") for i in range(120)]
+        pd.DataFrame(dict(text=rows, label=[int(t.endswith("rude")) for t in rows])).to_csv(folder/f"{code}.csv", index=False)
+        lines = [json.dumps({"Prompt": " ".join(rng.choice(words) for _ in range(rng.randint(2, 8))), "Index": i}) for i in range(6)]
+        (folder/f"RTP_LX_{code.upper()}.json").write_text("\n".join(lines))
+        (folder/"lexicon"/f"{code}.txt").write_text("\n".join(rude))
+    return folder
+
+
+def prompts_of(little): return {c: little/f"RTP_LX_{c.upper()}.json" for c in ("en", "de")}
+
+
+def test_the_whole_chain(little, tmp_path):
+    table = explain_transfer(str(little/"base"), str(little/"tuned"), little/"en.csv", prompts_of(little), str(little/"lexicon"), labelled={c: little/f"{c}.csv" for c in ("en", "de")},
+                             top_k=20, offsets=(0.0, -1.0), sets=3, permutations=20, label="little", folder=tmp_path)
+    metrics = {"probe_auc", "rude_tokens", "effective_languages", "toxic_mass", "toxic_mass_change", "mean_activation", "activation_drop", "languages_falling", "explained_share"}
+    assert metrics <= set(table.metric) and (table.model == "little").all() and read_neurons(tmp_path/"neurons.json")
+    share = table[(table.metric == "explained_share") & (table.control == "")]
+    assert set(share.group) == {"selected", "toxic, active", "toxic, negative", "against, active", "against, negative", "all"}
+    groups = share[share.language == "en"].set_index("group").n_neurons
+    assert groups[["toxic, active", "toxic, negative", "against, active", "against, negative"]].sum() == 3*128
+    untouched = table[(table.metric == "toxic_mass_change") & (table.offset == 0)]
+    assert len(untouched) == 3 and (untouched.value == 0).all()
+
+
+def test_intervention_is_kept_as_data_and_repeats(little, tmp_path):
+    same = dict(scorer=f"lexicon:{little/'lexicon'}", max_tokens=4, quality=())
+    first = intervene(str(little/"base"), NEURONS, [-1], prompts_of(little), tmp_path, **same)
+    runs = sorted(tmp_path.glob("offset*/intervention.json"))
+    assert len(runs) == 3 and json.loads((tmp_path/"offset+0-none"/"intervention.json").read_text()) == []
+    stored = [json.loads(p.read_text()) for p in runs if "-1" in p.parent.name]
+    assert [dict(layer=l, neuron=n, offset=-1.0) for l, n in NEURONS] in stored
+    stamps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("offset*/output*.json")}
+    again = intervene(str(little/"base"), NEURONS, [-1], prompts_of(little), tmp_path, **same)
+    pd.testing.assert_frame_equal(first, again)
+    assert stamps == {p: p.stat().st_mtime_ns for p in tmp_path.glob("offset*/output*.json")}      # finished runs are read
+    zero = first[first.offset == 0]
+    assert zero[zero.control == ""].value.tolist() == zero[zero.control == "random-0"].value.tolist()
+
+
+def test_sampled_intervention(little, tmp_path):
+    table = intervene(str(little/"base"), NEURONS, [2], prompts_of(little), tmp_path, scorer=f"lexicon:{little/'lexicon'}", n=3, temperature=.9, max_tokens=4, quality=(), control=False)
+    assert set(table.offset) == {0.0, 2.0} and table[table.metric == "missing"].n.eq(18).all()
+
+
+def test_planted_neurons_are_found_by_permutation(little):
+    "Where three neurons are silenced and nothing else changes, the test finds them and no random set."
+    from xgdetox.models import load
+    base, tokenizer = load(str(little/"base"))
+    tuned = nudged(base, 3)
+    tuned.load_state_dict(base.state_dict())
+    plant = [[0, 5], [0, 9], [1, 20]]
+    with torch.no_grad():
+        for l, n in plant: tuned.transformer.h[l].mlp.c_fc.bias[n] -= 3
+    table = compare_activations(base, tuned, plant, prompts_of(little), sets=200, n_tokens=4, readings=("base",), tokenizer=tokenizer)
+    drop = table[(table.language == "all") & (table.metric == "activation_drop")].iloc[0]
+    assert drop.p < .02 and drop.value > 5*abs(drop.null_mean)
+    shares = explained_drop(base, tuned, {"planted": plant, "all": "all"}, prompts_of(little), str(little/"lexicon"), tokenizer=tokenizer)
+    every = shares[(shares.metric == "explained_share") & (shares.group == "all")]
+    assert np.allclose(every.value.dropna(), 1, atol=1e-3)                                         # nothing but MLP neurons differs
+
+
+def test_probe_files(little, tmp_path):
+    folder = train_probe(str(little/"base"), little/"en.csv", tmp_path/"probe", cache=tmp_path/"cache")
+    weight, facts = load_probe(folder)
+    assert weight.shape == (1, 32) and facts["direction"].shape == (1, 32) and np.isclose(np.linalg.norm(facts["direction"]), 1)
+    assert facts["probe_auc"] > .6 and not list((tmp_path/"cache").glob("*.part"))
+    found = evaluate_probe(str(little/"base"), folder, {"de": little/"de.csv"}, output=tmp_path/"out.csv")
+    scores = pd.read_csv(tmp_path/"out.de.csv")
+    assert np.isclose(found[found.metric == "probe_auc"].value.item(), auc(scores.score, scores.label)) and "text" in scores and scores.text.dtype == int
+    with pytest.raises(InputError, match="weights, the model"):
+        save_probe(tmp_path/"other", np.ones((1, 7)), dict(layer=-1, bos="tokenizer"))
+        evaluate_probe(str(little/"base"), tmp_path/"other", {"de": little/"de.csv"})
+
+
+def test_probe_faults(little, tmp_path):
+    pd.DataFrame(dict(text=["a b"]*30, label=[0]*30)).to_csv(tmp_path/"one.csv", index=False)
+    with pytest.raises(InputError, match="class 0 and 1"): train_probe(str(little/"base"), tmp_path/"one.csv", tmp_path/"p")
+    assert not (tmp_path/"p").exists()
+    with pytest.raises(InputError, match="no such probe"): load_probe(tmp_path/"none")
+    (tmp_path/"bad.safetensors").write_bytes(b"not one")
+    with pytest.raises(InputError, match="not a probe"): load_probe(tmp_path/"bad.safetensors")
+    (tmp_path/"bad.pt").write_bytes(b"not one")
+    with pytest.raises(InputError, match="torch.save"): load_probe(tmp_path/"bad.pt")
+
+
+def test_a_pickle_is_read_and_never_run(tmp_path):
+    class Trap:
+        def __reduce__(self): return (open, (str(tmp_path/"ran"), "w"))
+    linear = torch.nn.Linear(9, 1, bias=False)
+    linear.trap = Trap()
+    torch.save(linear, tmp_path/"probe.pt")
+    (tmp_path/"ran").unlink(missing_ok=True)
+    assert np.array_equal(load_probe(tmp_path/"probe.pt")[0], linear.weight.detach().numpy())
+    assert not (tmp_path/"ran").exists()
+
+
+def test_the_released_probe(real_data):
+    weight, facts = load_probe(real_data/"reference"/"english-probe.safetensors")
+    from xgdetox.data import paper_numbers
+    known = paper_numbers("released_probe")
+    assert list(weight.shape) == known["shape"] and np.isclose(np.linalg.norm(weight), known["norm"], atol=1e-4) and facts["bias"] == 0
+
+
+def test_a_cut_off_cache_is_not_read(little, tmp_path, monkeypatch):
+    import xgdetox.probe as page
+    from xgdetox.models import load
+    model, tokenizer = load(str(little/"base"))
+    real = page.pooled_states
+    def cut(*a, out, **k): out[:1] = 1; raise KeyboardInterrupt
+    monkeypatch.setattr(page, "pooled_states", cut)
+    with pytest.raises(KeyboardInterrupt): pooled_features(model, tokenizer, ["w1 w2", "w3"], cache=tmp_path)
+    monkeypatch.setattr(page, "pooled_states", real)
+    x = pooled_features(model, tokenizer, ["w1 w2", "w3"], cache=tmp_path)
+    assert np.allclose(x, pooled_features(model, tokenizer, ["w1 w2", "w3"]), atol=1e-2)
+    assert fingerprint(model) != fingerprint(nudged(model))
+
+
+def test_paper_training_on_cached_features_is_the_original_loop():
+    "The same batches through the same Adam: caching changes nothing (float32 features)."
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(57, 6)).astype(np.float32), rng.integers(0, 2, 57)
+    ours = fit_probe_paper(x, y, seed=5, epochs=3, lr=1e-2)["weight"]
+    generator, linear = torch.Generator().manual_seed(5), torch.nn.Linear(6, 1, bias=False)
+    linear.weight.data = ((torch.rand(6, generator=generator)*2 - 1)/6**.5)[None]
+    adam = torch.optim.Adam(linear.parameters(), 1e-2)
+    for _ in range(3):
+        for rows in torch.randperm(57, generator=generator).split(10):                             # a last batch of 7
+            adam.zero_grad()
+            torch.nn.functional.binary_cross_entropy(torch.sigmoid(linear(torch.tensor(x)[rows])[:, 0]), torch.tensor(y, dtype=torch.float32)[rows]).backward()
+            adam.step()
+    assert np.allclose(ours, linear.weight.detach().numpy(), atol=1e-6)
+    fit = fit_probe(x + 3*y[:, None], y)
+    assert fit["weight"].shape == (1, 6) and fit["cv_auc"] > .9
+
+
+def test_neuron_files(tmp_path):
+    assert read_neurons(write_neurons(tmp_path/"n.json", [(np.int64(1), 2), [3, 4]])) == [[1, 2], [3, 4]]
+    pd.DataFrame(dict(layer=[1, 2], neuron=[5, 6], actual=[True, False])).to_csv(tmp_path/"n.csv", index=False)
+    assert read_neurons(tmp_path/"n.csv") == [[1, 5]]
+    for text in ("[]", "{}", "[[1]]", '[[1, "2"]]', "[1, 2"):
+        (tmp_path/"bad.json").write_text(text)
+        with pytest.raises(InputError): read_neurons(tmp_path/"bad.json")
+
+
+def test_matched_neurons():
+    activation = np.random.default_rng(0).normal(size=(3, 200))
+    neurons = [[0, int(i)] for i in np.argsort(-activation[0])[10:20]] + [[2, 5], [2, 6]]
+    sets = [matched_neurons(activation, neurons, s) for s in range(20)]
+    assert sets[0] == matched_neurons(activation, neurons, 0) and sets[0] != sets[1]
+    for twins in sets:
+        assert sorted(l for l, _ in twins) == [0]*10 + [2]*2 and len({tuple(t) for t in twins}) == 12
+        assert not {tuple(t) for t in twins} & {tuple(n) for n in neurons}
+    mean = lambda some: np.mean([activation[l, n] for l, n in some if l == 0])
+    assert abs(np.mean([mean(t) for t in sets]) - mean(neurons)) < .25
+    with pytest.raises(InputError, match="no neuron left"): matched_neurons(np.zeros((1, 3)), [[0, 0], [0, 1]])
+
+
+def test_groups_and_rude_tokens(little):
+    groups = neuron_groups([[.1, -.1], [.2, -.3]], [[1, 1], [-1, -1]])
+    assert groups == {"toxic, active": [[0, 0]], "toxic, negative": [[1, 0]], "against, active": [[0, 1]], "against, negative": [[1, 1]]}
+    from xgdetox.models import load
+    model, tokenizer = load(str(little/"base"))
+    known = toxic_tokens(tokenizer, {"en": ["rude", "vile"], "de": ["gemein", "vile"]})
+    assert {tokenizer.decode([i]): ls for i, ls in known.items()} == {"rude": {"en"}, "vile": {"en", "de"}, "gemein": {"de"}}
+    tokens = promoted_tokens(model, tokenizer, NEURONS[:1], k=101, rude={"en": ["rude"], "de": ["gemein"]})
+    row = multilinguality(tokens).iloc[0]
+    assert row.rude_tokens == 2 and np.isclose(row.effective_languages, 2) and np.isclose(row.effective_scripts, 1)
+    table = mass_curve(model, NEURONS, [-1.0], prompts_of(little), str(little/"lexicon"), sets=4, tokenizer=tokenizer)
+    assert set(table.language) == {"en", "de", "all"} and table[table.metric == "toxic_mass_change"].null_mean.notna().all()

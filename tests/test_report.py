@@ -1,0 +1,160 @@
+"The report: one file, complete or saying what is not, escaped, masked, readable on a phone."
+import html
+import json
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+import numpy as np
+import pandas as pd
+import pytest
+from xgdetox.data import InputError, LANGUAGES, write_json
+from xgdetox.report import TABLES, family, guarded, headline, interval, is_control, load_run, make_report, number, relation_view, summary_table, variants
+from xgdetox.stats import tidy, write_table
+
+CHROMIUM = next((c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None)
+NASTY = '<script>alert(1)</script><img src=x onerror=alert(1)> & "quoted" {{ 7*7 }}'
+
+
+def build(folder, models=("world-0", "world-1", "control-0"), seeds=(0, 1)):
+    "A made-up run with every table, the shapes that the grid's steps write."
+    rng = np.random.default_rng(0); T = {k: [] for k in TABLES}
+    for m in models:
+        for c in LANGUAGES:
+            share, b = rng.uniform(.3, 1), rng.uniform(.4, .7)
+            for s in (None, *seeds):
+                left = 1 if s is None else 1 - .8 * share + rng.normal(0, .03); head = dict(model=m, tuning="base" if s is None else "dpo", seed=s, language=c)
+                add = lambda table, metric, v, **kw: T[table].append(head | dict(metric=metric, value=v, low=v * .9, high=v * 1.1, n=60) | kw)
+                for metric, v in (("toxicity_probability", b), ("emt", .8 * b)): add("toxicity", metric, v * left, scorer="lexicon:world@ab12")
+                T["toxicity"].append(head | dict(metric="missing", value=.01, n=1500, count=15, scorer="lexicon:world@ab12"))
+                add("mass", "toxic_mass", .1 * left); add("quality", "perplexity", 9 + .1 * left); add("quality", "language_kept", .98)
+                for control in ("", "random-0"): add("activations", "mean_activation", .3 * (1 if control else left), reading="base", control=control)
+                if s is not None: T["drops"].append(head | dict(metric="toxic_mass_relative_drop", value=1 - left, low=.9 - left, high=1.1 - left, n=60))
+            one = dict(model=m, tuning="base", language=c)
+            if c != "en": T["retrieval"].append(one | dict(metric="top1", value=share, variant="centred", direction="both", n=200, layer=None, reason=""))
+            T["probe"].append(one | dict(metric="probe_auc", value=.1 + .9 * share, low=.05 + .9 * share, high=.15 + .85 * share, n=100))
+            for o in (0, -.5, -1):
+                for control in ("", "random-0"): T["intervention"].append(one | dict(metric="toxic_mass", value=.1 * (1 + o / 2 * (control == "")), offset=o, control=control, n=60))
+            T["examples"].append(one | dict(tuning="dpo", metric="example", prompt=NASTY, text="such a darn fool " + NASTY))
+        T["value_vectors"].append(dict(model=m, tuning="base", metric="cosine", value=.4, layer=2, neuron=17, tokens="darn, fool"))
+        T["durations"].append(dict(model=m, metric="train", value=33)); T["training"].append(dict(model=m, metric="loss", value=.3))
+    for name, rows in T.items():
+        if rows: write_table(tidy(rows), folder/"tables"/f"{name}.csv")
+    write_json(folder/"manifest.json", dict(name="made up <b>run</b>", versions=dict(torch="2.13"), settings=dict(prompts=60), notes=["A note."]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory): return build(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def page(run): return make_report(run, rude_words=["darn", "fool"], n_resamples=100).read_text("utf-8")
+
+
+class Tags(HTMLParser):
+    def __init__(self, text): super().__init__(); self.tags = []; self.open = []; self.feed(text)
+    def handle_starttag(self, tag, attributes): self.tags.append((tag, dict(attributes)))
+
+
+def test_one_file_that_asks_nothing_of_the_network(page):
+    tags = Tags(page).tags
+    assert not [t for t, a in tags if t in ("script", "iframe", "object", "embed")]
+    assert not [a for _, a in tags if any(str(a.get(k, "")).startswith(("http", "//")) for k in ("src", "href", "xlink:href"))]
+    assert not re.search(r"url\((?!#)|@import", page)
+    ids = [a["id"] for _, a in tags if "id" in a]; assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for _, a in tags if str(a.get("href", "")).startswith("#")} <= set(ids)
+
+
+def test_headline_scorer_seeds_and_counts_are_there(page):
+    for words in ("Toxicity probability", "Toxic mass", "Language kept", "Perplexity", "lexicon:world@ab12", "Tuning seeds", "2295 of 229500", "A note.", "control", "over prompts and"):
+        assert words in page, words
+    assert page.index("<table") < page.index("<svg"), "the table stands before the figures"
+    svgs = re.findall(r"<svg [^>]*>", page)
+    assert len(svgs) == 10 and all('role="img"' in s and re.search('aria-label="[^"]{30,}"', s) for s in svgs)
+
+
+def test_generated_text_is_escaped_and_masked(page):
+    assert "<script" not in page and "<img" not in page and "made up &lt;b&gt;run" in page and "{{ 7*7 }}" in page and "49" not in re.findall(r"quoted[^<]{0,20}", page)[0]
+    shown = re.sub(r'<span class="u">.*?</span>', "", page)
+    assert "darn" not in shown and "fool" not in shown and "d***" in shown
+    unknown = guarded("rude words", None)
+    assert '<span class="m">r***</span><span class="u">rude</span>' in unknown and guarded("fine", []) == "fine"
+
+
+def test_the_table_for_the_terminal(run):
+    t = summary_table(run); assert set(t.model) == {"world", "control"} and len(t) == 36
+    assert t.language.tolist()[17] == "mean" and "->" in t["toxicity probability"][0] and t["drop"][0].endswith("%") and len(t.to_string(index=False).splitlines()[0]) < 120
+
+
+def test_numbers_are_those_of_the_tables(run):
+    r = load_run(run); h = headline(r, "world").set_index("language"); t = r.tables["toxicity"]
+    world = t[t.model.str.startswith("world") & (t.metric == "toxicity_probability") & (t.language == "de")]
+    assert h.probability_after["de"] == pytest.approx(world[world.tuning == "dpo"].value.mean()) and h.probability_before["de"] == pytest.approx(world[world.tuning == "base"].value.mean())
+    assert h.seeds_after["de"] == 4 and (h.probability_after_low <= h.probability_after).all() and (h.probability_before_high <= 1).all()
+    d = r.tables["drops"]; assert h["drop"]["de"] == pytest.approx(d[d.model.str.startswith("world") & (d.language == "de")].value.mean())
+
+
+@pytest.mark.parametrize("gone", [t for t in TABLES if t not in ("toxicity",)] + ["all but toxicity", "manifest"])
+def test_any_missing_table_is_said(tmp_path, gone):
+    build(tmp_path, models=("world",), seeds=(0,))
+    for t in TABLES:
+        if t == gone or gone == "all but toxicity" and t != "toxicity": (tmp_path/"tables"/f"{t}.csv").unlink(missing_ok=True)
+    if gone == "manifest": (tmp_path/"manifest.json").unlink()
+    page = make_report(tmp_path, tmp_path/"out"/"page.html", n_resamples=50).read_text("utf-8")
+    if gone == "manifest": assert "No manifest.json" in page
+    elif gone == "all but toxicity": assert page.count("Not shown:") >= 4 and "tables/drops.csv is not there" in page
+    elif gone not in ("examples", "relation"): assert f"tables/{gone}.csv is not there or empty" in page
+    assert "nan" not in re.sub(r"<[^>]+>", " ", page).lower().split()
+
+
+def test_a_broken_table_and_missing_values_are_said(tmp_path):
+    build(tmp_path, models=("world",), seeds=(0,)); (tmp_path/"tables"/"probe.csv").write_text("not,a\ntable")
+    t = pd.read_csv(tmp_path/"tables"/"toxicity.csv"); t.loc[(t.language == "id") & (t.metric != "missing"), ["value", "low", "high"]] = np.nan; write_table(t, tmp_path/"tables"/"toxicity.csv")
+    page = make_report(tmp_path, n_resamples=50).read_text("utf-8")
+    assert "Not readable" in page and "probe.csv" in page and str(tmp_path) not in page and re.search(r"toxicity: 4 of \d+ values are missing \(id\)", page)
+
+
+def test_no_run_is_one_line(tmp_path):
+    for folder, word in ((tmp_path/"none", "no such run"), (tmp_path, "no table")):
+        with pytest.raises(InputError, match=word) as e: make_report(folder)
+        assert "\n" not in str(e.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_made_again_it_is_the_same(run, page): assert make_report(run, rude_words=["darn", "fool"], n_resamples=100).read_text("utf-8") == page
+
+
+def test_small_things():
+    assert number(math.nan) == "\u2013" and number(.00123) == "0.0012" and number(.0104) == "0.010" and number(1234.5) == "1234" and interval(math.nan, 1) == ""
+    assert family("world-12") == "world" and family("mGPT") == "mGPT" and not is_control("") and is_control("random-0") and is_control(True) and not is_control(math.nan)
+    assert len(relation_view(tidy([dict(model="a", metric="pearson", value=.5)]))) == 1
+
+
+MEASURE = """<script>addEventListener('load', () => {
+ const lum = c => { const v = c.map(x => { x /= 255; return x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4 }); return .2126 * v[0] + .7152 * v[1] + .0722 * v[2] };
+ const rgb = s => (s.match(/[\\d.]+/g) || []).map(Number); const faint = [];
+ document.querySelectorAll('details').forEach(d => d.open = true);
+ for (const e of document.querySelectorAll('body *')) {
+  if (![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) || !e.getClientRects().length) continue;
+  let b = e; while (b && (rgb(getComputedStyle(b).backgroundColor)[3] ?? 1) === 0) b = b.parentElement;
+  const s = getComputedStyle(e), svg = e.namespaceURI.includes('svg'), fg = rgb(svg && s.fill !== 'none' ? s.fill : s.color).slice(0, 3), bg = b ? rgb(getComputedStyle(b).backgroundColor).slice(0, 3) : [255, 255, 255];
+  const [x, y] = [lum(fg), lum(bg)].sort((p, q) => q - p); if ((x + .05) / (y + .05) < 4.5) faint.push(e.tagName + ':' + e.textContent.slice(0, 20)); }
+ const wide = [...document.querySelectorAll('body *')].filter(e => !e.closest('.wide') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + '.' + e.className);
+ parent.postMessage(JSON.stringify({faint: faint.slice(0, 5), wide: wide.slice(0, 5), scroll: document.documentElement.scrollWidth, inner: innerWidth,
+  dark: matchMedia('(prefers-color-scheme: dark)').matches}), '*'); });</script>"""
+FRAME = """<!doctype html><title>nothing</title><script>addEventListener('message', e => { document.title = e.data })</script>
+<iframe src="page.html" style="width: %dpx; height: 900px; border: 0"></iframe>"""                # a browser window cannot be 390 wide, a frame can
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+@pytest.mark.parametrize("width, dark", [(390, False), (1280, False), (390, True), (1280, True)])
+def test_in_a_browser(page, tmp_path, width, dark):
+    (tmp_path/"page.html").write_text(page.replace("</body>", MEASURE + "</body>"), "utf-8"); (tmp_path/"frame.html").write_text(FRAME % width)
+    done = subprocess.run([CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={tmp_path}/profile", "--window-size=1400,1000",
+                           f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=8000", "--dump-dom", (tmp_path/"frame.html").as_uri()], capture_output=True, text=True, timeout=120)
+    found = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout, re.S)[1]))
+    assert "CONSOLE" not in done.stderr, done.stderr[-500:]
+    assert (found["dark"], found["inner"]) == (dark, width) and found["scroll"] <= width and not found["wide"] and not found["faint"], found

@@ -1,0 +1,140 @@
+"Statistics: intervals that cover, tests that are exact, correlations that agree with scipy, and dull input that does no harm."
+import math
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats as scipy_stats
+from xgdetox.data import InputError
+from xgdetox.stats import (COLUMNS, bootstrap_mean, bootstrap_means, combine_seeds, correlation, correlation_p, fisher_interval, holm,
+                           matched_random_neurons, paired_difference, partial_correlation, permutation_test, read_table, relative_drop, tidy,
+                           why_no_interval, write_table)
+
+numbers = st.floats(-1e3, 1e3, allow_nan=False) | st.just(math.nan)
+
+
+def test_tidy_has_the_columns_in_order_and_keeps_extras():
+    t = tidy([dict(layer=1, value=.5), dict(language="zh", value=None)])
+    assert list(t.columns) == COLUMNS + ["layer"] and t.language.tolist() == ["", "zh"] and t.value.isna().tolist() == [False, True]
+    assert list(tidy([]).columns) == COLUMNS and len(tidy([])) == 0
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_table_comes_back_as_written(tmp_path, suffix):
+    t = tidy([dict(model="NA", language="no", metric="nan", value=math.nan, seed=0, scorer=""), dict(model="b, \"c\"\nd", value=1 / 3, n=3)])
+    back = read_table(write_table(t, tmp_path/"deep"/f"t.{suffix}"))
+    pd.testing.assert_frame_equal(back, t)
+    assert [p.name for p in (tmp_path/"deep").iterdir()] == [f"t.{suffix}"]
+
+
+@pytest.mark.parametrize("text, word", [("a,b\n1,2\n", "column missing"), ("", "not a tidy table"), (",".join(COLUMNS) + "\n1,2,3,4,5,6,7,8,9,10\n1,2,3,4,5,6,7,8,9,10,11\n", "not a tidy"),
+                                        (",".join(COLUMNS) + "\na,b,0,de,emt,much,,,3,\n", "much")])
+def test_a_broken_table_is_one_line(tmp_path, text, word):
+    p = tmp_path/"t.csv"; p.write_text(text)
+    with pytest.raises(InputError) as e: read_table(p)
+    assert word in str(e.value) and str(p) in str(e.value) and "\n" not in str(e.value)
+    with pytest.raises(InputError, match="no such table"): read_table(tmp_path/"none.csv")
+
+
+def test_bootstrap_covers_about_95_of_100():
+    rng = np.random.default_rng(0); hits = 0
+    for i in range(200):
+        _, low, high = bootstrap_mean(rng.exponential(size=60), n_resamples=400, seed=i); hits += low <= 1 <= high
+    assert .88 < hits / 200 <= 1
+
+
+def test_bootstrap_is_repeatable_and_leaves_the_global_generator_alone():
+    np.random.seed(3); state = np.random.get_state()[1].copy(); x = np.arange(20.)
+    assert bootstrap_mean(x, seed=1) == bootstrap_mean(x, seed=1) != bootstrap_mean(x, seed=2)
+    assert (np.random.get_state()[1] == state).all()
+
+
+@given(arrays(float, st.integers(0, 12), elements=numbers))
+@settings(max_examples=60, deadline=None)
+def test_nothing_crashes_on_dull_or_missing_values(x):
+    value, low, high = bootstrap_mean(x, n_resamples=50)
+    there = x[~np.isnan(x)]
+    assert math.isnan(value) == (len(there) == 0) and math.isnan(low) == bool(why_no_interval(x))
+    d = paired_difference(x, x[::-1], n_resamples=50)
+    r = relative_drop(np.abs(x), np.abs(x[::-1]), n_resamples=50)
+    c = correlation(x, x[::-1], n_resamples=50)
+    assert d["n"] == r["n"] == c["n"] and (not math.isnan(c["r"]) or c["reason"]) and (not math.isnan(r["value"]) or r["reason"])
+    partial_correlation(x, x[::-1], np.arange(len(x)), n_resamples=20)
+
+
+def test_other_statistics_and_the_reason():
+    assert bootstrap_mean([1, 2, 9], np.median)[0] == 2
+    assert "2" in why_no_interval([1]) and "equal" in why_no_interval([1, 1, math.nan]) and why_no_interval([1, 2]) == ""
+
+
+def test_sign_flip_test_is_exact_and_right_under_the_null():
+    assert paired_difference([0] * 8, [1, 2, 3, 4, 5, 6, 7, 8])["p"] == pytest.approx(2 / 2**8)
+    rng = np.random.default_rng(1)
+    ps = [paired_difference(rng.normal(size=30), rng.normal(size=30), n_resamples=300, seed=i)["p"] for i in range(100)]
+    assert .0 < np.mean(np.array(ps) < .1) < .25
+    with pytest.raises(ValueError, match="length"): paired_difference([1, 2], [1])
+
+
+def test_relative_drop_is_the_ratio_of_means_and_pairs_prompts():
+    rng = np.random.default_rng(2); b = rng.uniform(.2, 1, 200); a = .5 * b + rng.normal(0, .01, 200)
+    d = relative_drop(b, a)
+    assert d["value"] == pytest.approx(1 - a.mean() / b.mean()) and d["high"] - d["low"] < .02      # pairing removes the prompts' spread
+    assert math.isnan(relative_drop([0, 0], [0, 1])["value"]) and relative_drop([1, 2], [.5, 1])["reason"].endswith("same ratio")
+    assert relative_drop([1, math.nan, 3], [1, 0, 1])["n"] == 2
+
+
+def test_holm_agrees_with_the_definition():
+    p = np.array([.001, .02, .03, .5]); expected = [.004, .06, .06, .5]
+    assert holm(p) == pytest.approx(expected) and holm(p[::-1]) == pytest.approx(expected[::-1])
+    assert holm([]).shape == (0,) and np.isnan(holm([math.nan])).all() and holm([.9, .9]).max() <= 1
+
+
+def test_correlations_agree_with_scipy():
+    rng = np.random.default_rng(3); x = rng.normal(size=16); y = x + rng.normal(size=16); c = correlation(x, y)
+    pearson, spearman = scipy_stats.pearsonr(x, y), scipy_stats.spearmanr(x, y)
+    assert (c["r"], c["p"]) == pytest.approx((pearson.statistic, pearson.pvalue)) and c["spearman"] == pytest.approx(spearman.statistic)
+    ci = pearson.confidence_interval(.95)
+    assert fisher_interval(c["r"], 16) == pytest.approx((ci.low, ci.high)) and c["low"] < c["r"] < c["high"]
+    assert correlation([1, 2, 3, 4], [2, 4, 6, 8])["r"] == 1
+
+
+def test_the_papers_p_values():
+    assert [round(correlation_p(r, 16), 4) for r in (.732, .59, .66, .78)] == [.0013, .0161, .0054, .0004]
+
+
+def test_partial_correlation_is_the_textbook_formula():
+    rng = np.random.default_rng(4); z = rng.normal(size=40); x, y = z + rng.normal(size=40), z + rng.normal(size=40)
+    r = np.corrcoef([x, y, z]); expected = (r[0, 1] - r[0, 2] * r[1, 2]) / math.sqrt((1 - r[0, 2]**2) * (1 - r[1, 2]**2))
+    p = partial_correlation(x, y, z)
+    assert p["r"] == pytest.approx(expected) and p["given"] == 1
+    assert partial_correlation(x, y, np.column_stack([z, z, np.ones(40)]))["given"] == 1        # a copy and a constant add nothing
+    assert "too few" in partial_correlation([1, 2, 3], [3, 1, 2], [1, 5, 2])["reason"]
+    assert "nothing is left" in partial_correlation(z, y, z)["reason"]
+
+
+def test_matched_neurons_match_by_layer_and_eligibility():
+    eligible = np.zeros((3, 10), bool); eligible[2, [1, 4, 7]] = True
+    assert matched_random_neurons([[2, 0], [2, 1]], 10, eligible=eligible) == [[2, 4], [2, 7]]
+    with pytest.raises(ValueError, match="layer 2"): matched_random_neurons([[2, 0], [2, 1], [2, 4]], 10, eligible=eligible)
+    assert matched_random_neurons([[0, 1]] * 1, 50, seed=1) != matched_random_neurons([[0, 1]], 50, seed=2)
+
+
+def test_permutation_p():
+    null = np.arange(100.)
+    assert permutation_test(-1, null)["p"] == pytest.approx(1 / 101) and permutation_test(200, null, "greater")["p"] == pytest.approx(1 / 101)
+    assert permutation_test(49.5, null, "two-sided")["p"] == 1 and math.isnan(permutation_test(math.nan, null)["p"]) and math.isnan(permutation_test(1, [])["p"])
+
+
+def test_bootstrap_means_is_bootstrap_mean():
+    x = np.random.default_rng(5).uniform(size=(3, 50)); value, low, high = bootstrap_means(x, 3000)
+    for row, *mine in zip(x, value, low, high): assert mine == pytest.approx(bootstrap_mean(row, n_resamples=3000), abs=.012)
+
+
+def test_seeds_are_combined_with_both_kinds_of_noise():
+    t = lambda vs, w=.1: tidy([dict(language="de", seed=i, value=v, low=v - w, high=v + w, n=5) for i, v in enumerate(vs)])
+    one, two, three = (combine_seeds(t(v), ["language"]).iloc[0] for v in ([.5], [.4, .6], [.4, .5, .6]))
+    assert (one.low, one.high) == pytest.approx((.4, .6)) and (two.low, two.high) == pytest.approx((.3, .7))
+    assert three.high - three.value == pytest.approx(math.hypot(.1, scipy_stats.t.ppf(.975, 2) * .1 / math.sqrt(3)))
+    empty = combine_seeds(t([math.nan]), ["language"]).iloc[0]
+    assert math.isnan(empty.value) and empty.seeds == 0

@@ -1,0 +1,188 @@
+"The shape of the project: notebooks and package in sync, import direction, page conventions, the site's links."
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+NBS = ROOT / "nbs"
+# The order of the pages: a page may import any earlier one and none later (DESIGN.md, layout).
+ORDER = ("data models world stats training generation toxicity quality probe value_vectors intervention activations "
+         "retrieval report grid cli").split()
+PAGES = sorted(NBS.glob("*.ipynb"))
+EXPERIMENTS = sorted((NBS / "experiments").glob("*.ipynb"))
+ids = lambda p: p.stem
+
+
+def cells(page, kind="code"):
+    return [c for c in json.loads(page.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == kind]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def exported(page):
+    "The module that a page exports to, or None."
+    return next((m[1] for c in cells(page) if (m := re.search(r"^#\|\s*default_exp\s+(\w+)", source(c), re.M))), None)
+
+
+def tracked_copy(to):
+    "The files that git knows or would add, copied to `to`."
+    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in names.splitlines():
+        if name.startswith(("nbs/", "xgdetox/")) and name.endswith((".ipynb", ".py", ".yml")) or name in ("settings.ini", "setup.py", "README.md", "_quarto.yml"):
+            if (ROOT / name).is_file():
+                (to / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, to / name)
+
+
+def test_export_and_clean_leave_no_difference(tmp_path):
+    "nbdev_export and nbdev_clean on a copy change nothing: the package is what the notebooks say, outputs are clean."
+    tracked_copy(tmp_path)
+    before = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    code = "from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    after = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    changed = sorted(str(p) for p in before.keys() | after.keys() if before.get(p) != after.get(p))
+    assert not changed, f"run nbdev_export and nbdev_clean, then commit: {changed}"
+
+
+def test_every_module_has_its_page():
+    modules = {p.stem for p in (ROOT / "xgdetox").glob("*.py")} - {"__init__", "_modidx"}
+    assert modules == {m for p in PAGES if (m := exported(p))}
+    assert modules <= set(ORDER), "a new page: give it its place in ORDER"
+
+
+@pytest.mark.parametrize("page", PAGES + EXPERIMENTS, ids=ids)
+def test_imports_alone_in_their_cells(page):
+    for cell in cells(page):
+        try: body = ast.parse(re.sub(r"^[!%].*$", "", source(cell), flags=re.M)).body
+        except SyntaxError as e: pytest.fail(f"{page.name}: {e}")
+        kinds = {isinstance(n, (ast.Import, ast.ImportFrom)) for n in body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))}
+        last_export = "nbdev_export" in source(cell)
+        assert kinds != {True, False} or last_export, f"{page.name}: imports and other code share a cell: {source(cell)[:80]!r}"
+
+
+def imported_modules(path):
+    "Modules of ours that a Python file imports anywhere, functions included."
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("xgdetox"):
+            found |= {node.module.split(".")[1]} if "." in node.module else {a.name for a in node.names}
+        if isinstance(node, ast.ImportFrom) and node.level: found |= {(node.module or a.name).split(".")[0] for a in node.names}
+        if isinstance(node, ast.Import): found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("xgdetox.")}
+    return found & set(ORDER)
+
+
+@pytest.mark.parametrize("module", [m for m in ORDER if (ROOT / f"xgdetox/{m}.py").exists()])
+def test_import_direction(module):
+    later = ORDER[ORDER.index(module):]
+    wrong = imported_modules(ROOT / f"xgdetox/{module}.py") & set(later)
+    assert not wrong, f"{module} imports {wrong}, which stand at or after it"
+
+
+def test_data_imports_nothing_of_ours_and_models_only_its_error():
+    assert not imported_modules(ROOT / "xgdetox/data.py")
+    assert imported_modules(ROOT / "xgdetox/models.py") <= {"data"}
+
+
+HEAVY = {"trl", "vllm", "bitsandbytes", "googleapiclient", "snakemake", "peft", "lm_eval", "papermill"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "xgdetox").glob("*.py")), ids=ids)
+def test_heavy_packages_only_inside_functions(path):
+    top = {a.name.split(".")[0] for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.Import) for a in n.names}
+    top |= {(n.module or "").split(".")[0] for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.ImportFrom)}
+    assert not top & (HEAVY | {"nbdev", "fastcore"})
+
+
+@pytest.mark.parametrize("page", PAGES + EXPERIMENTS, ids=ids)
+def test_outputs_are_small_clean_and_whole(page):
+    for cell in cells(page):
+        for output in cell["outputs"]:
+            text = json.dumps(output, ensure_ascii=False)
+            assert len(text) < 300_000, f"{page.name}: an output of {len(text) // 1000} kB"
+            assert output["output_type"] != "error", f"{page.name}: an error stands in the outputs"
+            assert not re.search(r"(?<![\w.])/(home|root|work|tmp|Users)/\w", text), f"{page.name}: an absolute path in an output"
+            assert not re.search(r"\d+%\|", text), f"{page.name}: a progress bar in an output"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_page_opens_with_title_and_sentence(page):
+    first = json.loads(page.read_text(encoding="utf-8"))["cells"][0]
+    assert first["cell_type"] == "markdown" and re.match(r"# .+\n\n?> .+", source(first)), f"{page.name}: first cell is '# Title' and '> sentence'"
+
+
+@pytest.mark.parametrize("page", EXPERIMENTS, ids=ids)
+def test_experiments_are_short_and_parameterised(page):
+    tags = [t for c in cells(page) for t in c["metadata"].get("tags", [])]
+    assert tags == ["parameters"], f"{page.name}: exactly one cell is tagged parameters"
+    assert len(cells(page)) <= 7 and "snakemake" not in "".join(map(source, cells(page)))
+
+
+def markdown(page):
+    return "\n".join(source(c) for c in cells(page, "markdown"))
+
+
+def labels(page):
+    found = [m for c in cells(page) for m in re.findall(r"^#\|\s*label:\s*([\w-]+)", source(c), re.M)]
+    return found + re.findall(r"\{#((?:fig|tbl|eq|sec)-[\w-]+)", markdown(page))
+
+
+def test_labels_are_unique_and_references_resolve():
+    known = set(re.findall(r"@\w+\{([\w:-]+),", (NBS / "references.bib").read_text()))
+    for page in PAGES:
+        have = labels(page)
+        assert len(have) == len(set(have)), f"{page.name}: a label twice"
+        text = re.sub(r"`[^`]*`|```.*?```", "", markdown(page), flags=re.S)
+        used = set(re.findall(r"(?<![\w.@/])@([A-Za-z][\w-]*)", text))
+        missing = {u for u in used if u not in have and u not in known}
+        assert not missing, f"{page.name}: unresolved references {missing}"
+
+
+def test_figures_have_captions():
+    for page in PAGES:
+        for cell in cells(page):
+            if re.search(r"^#\|\s*label:\s*fig-", source(cell), re.M):
+                assert re.search(r"^#\|\s*fig-cap:", source(cell), re.M), f"{page.name}: a figure without fig-cap"
+
+
+@pytest.mark.parametrize("page", PAGES + [ROOT / "README.md"], ids=ids)
+def test_links_resolve(page):
+    text = page.read_text(encoding="utf-8") if page.suffix == ".md" else markdown(page)
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", text)):
+        if re.match(r"[a-z]+:", target) or target.startswith("#"): continue
+        assert (page.parent / target.split("#")[0]).exists(), f"{page.name}: no {target}"
+
+
+def sidebar(entry):
+    if isinstance(entry, str): return [entry]
+    return [f for part in entry.get("contents", []) for f in sidebar(part)] if isinstance(entry, dict) else []
+
+
+def test_every_page_stands_in_the_sidebar():
+    config = yaml.safe_load((ROOT / "_quarto.yml").read_text())
+    named = [f for part in config["website"]["sidebar"]["contents"] for f in sidebar(part)]
+    assert len(named) == len(set(named))
+    assert set(named) == {p.name for p in PAGES}
+    assert yaml.safe_load((NBS / "_quarto.yml").read_text())["metadata-files"] == ["../_quarto.yml"]
+    for name in ("references.bib", "styles.css"): assert (NBS / name).is_file()
+
+
+def test_site_is_processed_without_quarto(tmp_path):
+    "nbdev's processing of the pages passes: every import cell runs, every directive is known."
+    tracked_copy(tmp_path)
+    for name in ("references.bib", "styles.css"): shutil.copy(NBS / name, tmp_path / "nbs" / name)
+    code = "from nbdev.serve import proc_nbs; proc_nbs(n_workers=2)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = {p.name for p in (tmp_path / "_proc").glob("*.ipynb")}
+    assert {p.name for p in PAGES} <= made, done.stderr[-2000:]

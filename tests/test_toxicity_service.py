@@ -1,0 +1,214 @@
+"The Perspective client against a faulty local service: nothing lost, nothing asked twice, the quota kept and used, the key nowhere."
+import collections
+import json
+import logging
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from perspective_fake import KEY, UNSCORABLE, Service, true_score
+from xgdetox.data import InputError
+from xgdetox.toxicity import Perspective, load_scorer, look_up, open_ledger, score_generations, scores_through, source_number
+
+FAULTS = {"429": .06, "500": .06, "reset": .04, "slow": .02, "bad json": .03, "half": .02, "odd score": .02}
+
+
+@pytest.fixture
+def key(monkeypatch):
+    monkeypatch.setenv("XGDETOX_PERSPECTIVE_KEY", KEY)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+def client(service, monkeypatch, **options):
+    monkeypatch.setenv("XGDETOX_PERSPECTIVE_URL", service.url)
+    return Perspective(**{**dict(qps=200, first=.02, timeout=.3, workers=16), **options})
+
+
+def texts(n): return [f"text number {i}" for i in range(n)]
+
+
+def outcomes(service, kind): return collections.Counter(e["text"] for e in service.log if e["outcome"] == kind)
+
+
+def test_every_scorable_text_is_scored_exactly_once(tmp_path, key, monkeypatch):
+    odd = [f"{prefix} text {i}" for i, prefix in enumerate(UNSCORABLE)]
+    asked = texts(150) + odd + texts(20)                                       # twenty of them twice
+    with Service(FAULTS, delay=.005, slow=.5, seed=1) as service:
+        scorer, ledger = client(service, monkeypatch), open_ledger(tmp_path / "l.sqlite")
+        found = scores_through(ledger, scorer, "en", list(dict.fromkeys(asked)))
+    assert {t: s.score for t, s in found.items() if t not in odd} == {t: true_score(t) for t in texts(150)}
+    assert {t: s.reason for t, s in found.items() if t in odd} == dict(zip(odd, UNSCORABLE.values())) and all(math.isnan(found[t].score) for t in odd)
+    assert set(outcomes(service, "scored").values()) == {1} and len(outcomes(service, "scored")) == 150
+    assert all(outcomes(service, UNSCORABLE[p])[t] == 1 for p, t in zip(UNSCORABLE, odd)), "a lasting refusal is not asked again"
+    assert {k for k in FAULTS if any(e["outcome"] == k for e in service.log)} == set(FAULTS), "every kind of fault happened"
+    assert {"429", "500", "connection", "timeout", "bad answer"} == set(scorer.faults)
+    came = [e for e in service.log if e["outcome"] == "came"]
+    assert not any(e["stored"] for e in came) and all(e["attributes"] == ["TOXICITY"] for e in came)
+    known = look_up(ledger, source_number(ledger, "perspective", "v1alpha1", "TOXICITY", "en"), asked)
+    assert len(known) == 154 and ledger.execute("SELECT count(*) FROM claims").fetchone()[0] == 0
+    scores_through(ledger, scorer, "en", asked)
+    assert len([e for e in service.log if e["outcome"] == "came"]) == len(came), "a second run asks for nothing"
+
+
+def used(times, qps):
+    "The share of the quota used, and the most requests in any second."
+    times = np.sort(times)
+    return (len(times) - 1) / (times[-1] - times[0]) / qps, max(np.searchsorted(times, t + 1, "left") - i for i, t in enumerate(times))
+
+
+@pytest.mark.parametrize("faults", [{}, {"429": .05, "500": .05, "reset": .05}], ids=["well", "faulty"])
+def test_the_quota_is_kept_and_used(tmp_path, key, monkeypatch, faults):
+    with Service(faults, delay=.1, seed=2) as service:
+        scorer, ledger = client(service, monkeypatch, qps=60, workers=None), open_ledger(tmp_path / "l.sqlite")
+        scores_through(ledger, scorer, "en", texts(240))
+        came = [e for e in service.log if e["outcome"] == "came"]
+    last_new = max(min(e["at"] for e in came if e["text"] == t) for t in texts(240))    # after it only late repeats follow
+    share, most = used([e["at"] for e in came if e["at"] <= last_new], 60)
+    assert .95 <= share <= 1.02 and most <= 60 * 1.1 + 1, (share, most)
+
+
+def test_two_processes_share_one_quota_and_the_work(tmp_path, key, monkeypatch):
+    code = ("import sys; from xgdetox.toxicity import *; l = open_ledger(sys.argv[1]); s = Perspective(qps=40, first=.02)\n"
+            "print(len(scores_through(l, s, 'en', [f'text number {i}' for i in range(160)])))")
+    with Service(delay=.05) as service:
+        env = {**os.environ, "XGDETOX_PERSPECTIVE_URL": service.url}
+        runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "l.sqlite")], env=env, stdout=subprocess.PIPE) for _ in range(2)]
+        assert [r.communicate(timeout=120)[0].strip() for r in runs] == [b"160", b"160"]
+    came = [e for e in service.log if e["outcome"] == "came"]
+    assert len(came) == 160 == len({e["text"] for e in came}), "no text is asked for twice, whoever asks"
+    assert used([e["at"] for e in came], 40)[1] <= 40 * 1.1 + 1
+
+
+def test_blanks_are_not_sent_and_the_file_is_whole(tmp_path, key, monkeypatch):
+    rows = [dict(prompt="p", generated_text=t) for t in ("fine", " ", "[long] one", "fine")]
+    (tmp_path / "output-rtp_lx_zh-hans.json").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with Service() as service:
+        out = score_generations({"zh": tmp_path / "output-rtp_lx_zh-hans.json"}, client(service, monkeypatch), tmp_path / "s")
+        assert sorted(e["text"] for e in service.log if e["outcome"] == "came") == ["[long] one", "fine"]
+        assert {e["language"] for e in service.log if e["outcome"] == "came"} == {"zh"}
+    got = [json.loads(line) for line in out["zh"].read_text().splitlines()]
+    assert [r["reason"] for r in got] == ["", "blank", "COMMENT_TOO_LONG", ""] and got[0]["score"] == got[3]["score"] == true_score("fine")
+
+
+def test_what_was_given_up_is_asked_again_next_time(tmp_path, key, monkeypatch):
+    (tmp_path / "output-rtp_lx_en.json").write_text("".join(json.dumps(dict(prompt="p", generated_text=t)) + "\n" for t in texts(6)))
+    files = {"en": tmp_path / "output-rtp_lx_en.json"}
+    with Service({"500": 1.}) as service:
+        out = score_generations(files, client(service, monkeypatch, tries=2), tmp_path / "s")
+        assert {json.loads(line)["reason"] for line in out["en"].read_text().splitlines()} == {"service unavailable"}
+        service.faults = {}
+        score_generations(files, client(service, monkeypatch, tries=2), tmp_path / "s")
+    assert [json.loads(line)["score"] for line in out["en"].read_text().splitlines()] == [true_score(t) for t in texts(6)]
+    assert json.loads((tmp_path / "s/manifest.json").read_text())["languages"]["en"]["missing"] == {}
+
+
+def test_an_outage_ends_the_run_and_keeps_what_was_had(tmp_path, key, monkeypatch):
+    with Service() as service:
+        scorer, ledger = client(service, monkeypatch, first=.001), open_ledger(tmp_path / "l.sqlite")
+        scores_through(ledger, scorer, "en", texts(30))
+        service.faults = {"reset": 1.}
+        with pytest.raises(InputError, match="does not answer"): scores_through(ledger, scorer, "en", texts(400))
+    assert show(ledger) == 30 and ledger.execute("SELECT count(*) FROM claims").fetchone()[0] == 0
+
+
+def show(ledger): return ledger.execute("SELECT count(score) FROM scores").fetchone()[0]
+
+
+def test_after_its_end_the_message_says_what_to_use(key, monkeypatch, tmp_path):
+    monkeypatch.setattr("xgdetox.toxicity.PERSPECTIVE_END", (2020, 1, 1))
+    with Service(ended=True) as service:
+        with pytest.raises(InputError, match=r"ended on 31 December 2026.*classifier:NAME.*import:FOLDER"): client(service, monkeypatch).score(["a"], "en")
+    with pytest.raises(InputError, match=r"ended on 31 December 2026"): client(service, monkeypatch).score(texts(40), "en")    # nobody listens any more
+
+
+def test_the_key_is_in_no_error_log_or_file(tmp_path, key, monkeypatch, caplog, capfd):
+    caplog.set_level(logging.DEBUG)
+    with Service({"500": .3, "reset": .2}, seed=3) as service:
+        scorer = client(service, monkeypatch)
+        scores_through(open_ledger(tmp_path / "l.sqlite"), scorer, "en", texts(40))
+        monkeypatch.setenv("XGDETOX_PERSPECTIVE_KEY", KEY + "-wrong")
+        with pytest.raises(InputError) as refused: client(service, monkeypatch).score(["a"], "en")
+    assert "refuses every request (400 API_KEY_INVALID)" in str(refused.value)
+    everything = caplog.text + str(refused.value) + "".join(capfd.readouterr()) + "".join(p.read_bytes().decode("latin-1") for p in tmp_path.rglob("*") if p.is_file())
+    assert KEY not in everything
+    import traceback
+    assert KEY not in "".join(traceback.format_exception(refused.value))
+
+
+def test_the_key_comes_from_the_environment_only(tmp_path, monkeypatch):
+    monkeypatch.delenv("XGDETOX_PERSPECTIVE_KEY", raising=False); monkeypatch.delenv("XGDETOX_PERSPECTIVE_KEY_FILE", raising=False)
+    with pytest.raises(InputError, match="no key"): load_scorer("perspective")
+    for spec in ("perspective:" + KEY, "perspective?key=" + KEY):
+        with pytest.raises(InputError, match="no place on a command line") as e: load_scorer(spec)
+        assert KEY not in str(e.value)
+    (tmp_path / "key").write_text(KEY + "\n")
+    monkeypatch.setenv("XGDETOX_PERSPECTIVE_KEY_FILE", str(tmp_path / "key"))
+    assert load_scorer("perspective?qps=7&attributes=toxicity,insult").quota.qps == 7
+    with pytest.raises(InputError, match="unknown option"): load_scorer("perspective?speed=7")
+
+
+def test_other_attributes_come_with_the_same_answer(tmp_path, key, monkeypatch):
+    with Service() as service:
+        ledger, scorer = open_ledger(tmp_path / "l.sqlite"), client(service, monkeypatch, attributes=("TOXICITY", "INSULT"))
+        scores_through(ledger, scorer, "en", texts(5))
+        monkeypatch.setattr(scorer, "attribute", "INSULT")
+        scores_through(ledger, scorer, "en", texts(5))
+        assert len([e for e in service.log if e["outcome"] == "came"]) == 5
+
+
+WORKER = """
+import sys, os, json
+from xgdetox.toxicity import *
+print("ready", flush=True)
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ledger = open_ledger(sys.argv[1])
+            scorer = Perspective(qps=150, first=.02, timeout=.5, workers=8)
+            scores_through(ledger, scorer, "en", [f"text number {i}" for i in range(int(sys.argv[2]))])
+            os._exit(0)
+        except BaseException as e:
+            print(e, file=sys.stderr); os._exit(3)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_twenty_kills_lose_no_score(tmp_path, key, monkeypatch):
+    "kill -9 at 20 random moments: everything is scored in the end, and each kill repeats at most the requests in flight."
+    n, workers, chance = 1500, 8, random.Random(4)
+    with Service({"429": .03, "500": .03, "reset": .02}, delay=.01, seed=4) as service:
+        env = {**os.environ, "XGDETOX_PERSPECTIVE_URL": service.url}
+        nursery = subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path / "l.sqlite"), str(n)], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        assert nursery.stdout.readline() == "ready\n"
+        kills, code, repeats = 0, None, []
+        while code != 0:
+            before = len(service.log)
+            nursery.stdin.write("go\n"); pid = int(nursery.stdout.readline())
+            if kills < 20:
+                while len(service.log) == before: time.sleep(.002)              # it asks: the moment is counted from its first request
+                time.sleep(chance.uniform(0, .6))
+                os.kill(pid, signal.SIGKILL)
+                kills += 1
+            code = int(nursery.stdout.readline())
+            assert code in (0, -9), code
+            repeats.append(len(service.log))
+        nursery.stdin.close(); nursery.wait(timeout=10)
+    scored = collections.Counter(e["text"] for e in service.log if e["outcome"] == "scored")
+    assert kills == 20 and set(scored) == set(texts(n)) and show(open_ledger(tmp_path / "l.sqlite")) == n
+    # how often a text was scored that an earlier run had been given already, run by run
+    seen, start, again = set(), 0, []
+    for end in repeats:
+        now = [e["text"] for e in service.log[start:end] if e["outcome"] == "scored"]
+        again.append(sum(t in seen for t in now)); seen |= set(now); start = end
+    assert max(again) <= workers, again
+    print("repeated after each kill:", again)

@@ -1,0 +1,348 @@
+"Preference tuning: what moves, what is refused, what is equal to TRL, what survives a kill."
+import json, math, os, random, shutil, signal, socket, subprocess, sys, time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings as limits, strategies as st
+from safetensors.torch import load_file
+
+from xgdetox.data import InputError, read_json
+from xgdetox.training import (DEFAULTS, DPO_LOSSES, OTHER_LOSSES, RECIPES, ReferenceKL, check_targets, compare_logits, dpo_loss, encode_pair,
+                              evaluation_interval, load_recipe, merge_adapter, plan_run, recipe_for, recipes, split_pairs, train, training_order)
+
+WORDS = "the a old new cat dog house tree friend man sees likes hates makes reads good fine nice silly rotten kind warm cold red blue".split()
+QUICK = dict(recipe="world", max_steps=3, eval_pairs=4, kl_texts=2, batch_size=4, learning_rate=1e-3, lora_r=4, logging_steps=1)
+
+
+def make_pairs(n=64, seed=0):
+    draw, text = random.Random(seed), lambda words, k: " ".join(draw.choices(words, k=k))
+    return [dict(prompt_text=text(WORDS, 5), unpert_gen_text=" " + text(WORDS[:16], draw.randint(3, 8)), pert_gen_text=" " + text(WORDS[16:], draw.randint(3, 8))) for _ in range(n)]
+
+
+def make_tokenizer(texts, size=300):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+    t = Tokenizer(models.BPE())
+    t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    t.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, special_tokens=["<s>", "</s>", "<pad>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=t, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
+def make_model(family, vocabulary, seed=0, d=64):
+    from transformers import (BloomConfig, BloomForCausalLM, CohereConfig, CohereForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM)
+    torch.manual_seed(seed)
+    ids = dict(vocab_size=vocabulary, bos_token_id=0, eos_token_id=1, pad_token_id=2)
+    wide = dict(hidden_size=d, intermediate_size=2 * d, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128, **ids)
+    return dict(gpt2=lambda: GPT2LMHeadModel(GPT2Config(n_embd=d, n_layer=2, n_head=4, n_positions=128, **ids)),
+                bloom=lambda: BloomForCausalLM(BloomConfig(hidden_size=d, n_layer=2, n_head=4, **ids)),
+                llama=lambda: LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **wide)),
+                cohere=lambda: CohereForCausalLM(CohereConfig(num_key_value_heads=2, **wide)))[family]()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    "Folders of tiny random models of four families with one tokenizer, and a folder of pairs."
+    root, pairs = tmp_path_factory.mktemp("tiny"), make_pairs()
+    (root/"pairs").mkdir()
+    (root/"pairs/a.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
+    tokenizer = make_tokenizer(p["prompt_text"] + p["unpert_gen_text"] + p["pert_gen_text"] for p in pairs)
+    for family in ("gpt2", "bloom", "llama", "cohere"):
+        make_model(family, len(tokenizer)).save_pretrained(root/family)
+        tokenizer.save_pretrained(root/family)
+    return root
+
+
+def weights(folder): return load_file(Path(folder)/"model.safetensors")
+
+
+# recipes -------------------------------------------------------------------------------------------------------------------------------------
+
+def test_recipes_hold_the_papers_constants():
+    for name in ("mgpt", "bloom-1b7"):
+        r = load_recipe(name)
+        assert (r["method"], r["optimizer"], r["learning_rate"], r["batch_size"], r["beta"], r["epochs"]) == ("full", "rmsprop", 1e-5, 4, .1, 5)
+        assert (r["schedule"], r["warmup_steps"], r["max_grad_norm"], r["patience_steps"]) == ("constant_with_warmup", 150, 10, 250)
+    for name in ("bloom-7b1", "llama2-7b", "llama3-8b", "aya-23-8b"):
+        r = load_recipe(name)
+        assert (r["method"], r["quantisation"], r["double_quantisation"], r["lora_r"], r["lora_alpha"], r["lora_dropout"]) == ("qlora", "nf4", True, 64, 16, .05)
+        assert (r["epochs"], r["batch_size"], r["gradient_accumulation"], r["learning_rate"]) == (20, 1, 4, 1e-5)
+    assert set(recipes()) == {"mgpt", "bloom-1b7", "bloom-7b1", "llama2-7b", "llama3-8b", "aya-23-8b", "world"}
+
+
+def test_every_constant_of_a_paper_recipe_says_where_it_comes_from():
+    for name in set(recipes()) - {"world"}:
+        for line in (RECIPES/f"{name}.yaml").read_text().splitlines():
+            key = line.partition(":")[0]
+            if line.startswith("#") or key in ("model", "method", "accelerate"): continue
+            assert any(w in line for w in ("Table 6", "section 3", "upstream", "ours", "published")), (name, line)
+
+
+def test_recipes_name_accelerate_configurations_that_are_shipped():
+    shipped = {p.stem: yaml.safe_load(p.read_text()) for p in (RECIPES.parent/"accelerate").glob("*.yaml")}
+    assert set(shipped) == {"single_gpu", "multi_gpu", "fsdp2", "zero2", "zero3"}
+    assert shipped["single_gpu"]["num_processes"] == 1 and shipped["fsdp2"]["fsdp_config"]["fsdp_version"] == 2
+    assert all(load_recipe(r)["accelerate"] in shipped for r in recipes())
+
+
+@pytest.mark.parametrize("call, word", [
+    (dict(name="mgtp"), "recipe"), (dict(name="mgpt", learning_rte=1), "learning_rate"), (dict(name="mgpt", loss="kto_pair"), "kto_pair"),
+    (dict(name="mgpt", loss="simpo_"), "simpo"), (dict(name="mgpt", loss="exo_pair"), "label_smoothing"), (dict(name="mgpt", bos="yes"), "bos"),
+    (dict(name="mgpt", batch_size=0), "batch_size"), (dict(name="mgpt", learning_rate="fast"), "fast"), (dict(name="mgpt", method="dora"), "method"),
+    (dict(name="mgpt", batch_size="four"), "batch_size"), (dict(name="mgpt", epochs=float("nan")), "epochs"), (dict(name="mgpt", accelerate="fsdp9"), "fsdp2")])
+def test_bad_settings_are_refused_before_anything_loads(call, word):
+    with pytest.raises(InputError) as e: load_recipe(**call)
+    assert word in str(e.value) and "\n" not in str(e.value)
+
+
+def test_a_recipe_file_of_ones_own(tmp_path):
+    (tmp_path/"mine.yaml").write_text("method: lora\nlearning_rate: 1e-4\n")                       # YAML 1.1 reads 1e-4 as text
+    assert load_recipe(tmp_path/"mine.yaml", batch_size="8")["learning_rate"] == 1e-4
+    (tmp_path/"bad.yaml").write_text("method: lora\nbatchsize: 3\n")
+    with pytest.raises(InputError, match="bad.yaml.*batchsize.*batch_size"): load_recipe(tmp_path/"bad.yaml")
+    (tmp_path/"worse.yaml").write_text("method: [lora\n")
+    with pytest.raises(InputError, match="worse.yaml:"): load_recipe(tmp_path/"worse.yaml")
+    (tmp_path/"list.yaml").write_text("- lora\n")
+    with pytest.raises(InputError, match="list.yaml"): load_recipe(tmp_path/"list.yaml")
+
+
+def test_the_models_own_recipe_is_found():
+    assert recipe_for("meta-llama/Llama-2-7b-hf") == "llama2-7b" and recipe_for("/data/bloom-7b1/") == "bloom-7b1"
+    assert recipe_for("x/y/world-3") == "world" and recipe_for("gpt2") == "mgpt"
+
+
+# tokens, order, cost -------------------------------------------------------------------------------------------------------------------------
+
+def test_encode_pair_bos_eos_and_cuts(tiny):
+    from xgdetox.models import load_tokenizer
+    t = load_tokenizer(tiny/"gpt2")
+    a, b = (encode_pair(t, "the old cat", " likes a tree", " hates", bos=bos) for bos in ("tokenizer", "paper"))
+    assert b["prompt_ids"] == [t.bos_token_id] + a["prompt_ids"] and a["prompt_ids"][0] != t.bos_token_id
+    assert a["chosen_ids"][-1] == a["rejected_ids"][-1] == t.eos_token_id
+    assert t.decode(a["prompt_ids"] + a["chosen_ids"][:-1]) == "the old cat likes a tree"
+    cut = encode_pair(t, "the old cat", " likes a tree" * 9, " hates", max_length=10, max_prompt_length=2)
+    assert len(cut["prompt_ids"]) == 2 and len(cut["chosen_ids"]) == 8 and cut["chosen_ids"][-1] != t.eos_token_id
+    assert encode_pair(t, "the old cat " * 9, " likes", " hates", max_length=10) is None
+
+
+@limits(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 99), min_size=1, max_size=60), st.integers(1, 9), st.integers(1, 30), st.booleans())
+def test_training_order_uses_every_pair_once_a_pass(lengths, batch, steps, group):
+    order = training_order(lengths, batch, steps, 3, group)
+    assert order == training_order(lengths, batch, steps, 3, group) and len(order) == batch * steps
+    n = len(lengths)
+    for i in range(0, len(order) - n + 1, n): assert sorted(order[i:i + n]) == list(range(n))
+
+
+def test_grouping_by_length_saves_padding():
+    draw = random.Random(0)
+    lengths = [draw.randint(5, 200) for _ in range(2000)]
+    waste = lambda order: sum(max(lengths[j] for j in order[i:i + 8]) * 8 for i in range(0, len(order), 8)) / sum(lengths[j] for j in order)
+    assert waste(training_order(lengths, 8, 200, 0)) < 1.06 < 1.5 < waste(training_order(lengths, 8, 200, 0, group=False))
+
+
+@limits(max_examples=50, deadline=None)
+@given(st.integers(2, 5000), st.integers(1, 64), st.integers(1, 300))
+def test_evaluation_costs_at_most_its_share(pairs, batch, steps):
+    settings = load_recipe("world", batch_size=batch, max_steps=steps, kl_texts=0)
+    plan = plan_run(settings, pairs)
+    evaluations = math.ceil(steps / plan["eval_steps"])                                           # the last step has one too
+    assert set(plan["train"]).isdisjoint(plan["held"]) and len(plan["train"]) + len(plan["held"]) == pairs
+    if len(plan["held"]) > 1: assert (steps // plan["eval_steps"]) * len(plan["held"]) <= .1 * 3 * batch * steps + 1e-9
+    assert evaluations >= 1
+
+
+def test_the_held_back_pairs_do_not_depend_on_the_seed(): assert split_pairs(100, .05, 128) == split_pairs(100, .05, 128)
+
+
+# the loss ------------------------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("family", ["gpt2", "cohere"])
+def test_our_loss_is_trls_on_the_same_batch(tiny, tmp_path, family):
+    from xgdetox.models import load_tokenizer
+    from xgdetox.training import build_trainer, encode_pairs
+    settings, tokenizer = load_recipe("world", batch_size=8, max_steps=4, kl_texts=2), load_tokenizer(tiny/family)
+    pairs, _ = encode_pairs(tokenizer, tiny/"pairs", settings)
+    trainer, _ = build_trainer(tiny/family, tokenizer, pairs, settings, tmp_path, 0)
+    with torch.no_grad():
+        for p in trainer.model.parameters(): p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * .02)      # no longer the reference
+    batch = next(iter(trainer.get_train_dataloader()))
+    model = trainer.model.eval()
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].log_softmax(-1)
+    picked = logits.gather(-1, batch["input_ids"][:, 1:, None])[..., 0] * batch["completion_mask"][:, 1:]
+    chosen, rejected = picked.sum(1).chunk(2)
+    ours = dpo_loss(chosen, rejected, batch["ref_chosen_logps"], batch["ref_rejected_logps"], .1)[0].mean()
+    theirs = trainer.compute_loss(model, batch)
+    assert abs(ours - math.log(2)) > 1e-3 and torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_kl_is_zero_at_the_reference_and_positive_after(tiny):
+    model = make_model("llama", 259)
+    kl = ReferenceKL(model, [dict(prompt_ids=[3, 4], chosen_ids=[5, 6, 1]), dict(prompt_ids=[7], chosen_ids=[8, 1])], pad=2)
+    assert kl.predicted.sum() == 5 and abs(kl(model)) < 1e-6
+    with torch.no_grad(): model.lm_head.weight.mul_(1.5)
+    assert kl(model) > 1e-4
+
+
+# training ------------------------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("family", ["gpt2", "bloom", "llama", "cohere"])
+def test_full_tuning_moves_every_parameter(tiny, tmp_path, family):
+    final = train(tiny/family, tiny/"pairs", tmp_path, **QUICK)
+    before, after = weights(tiny/family), weights(final)
+    still = [k for k in before if torch.equal(before[k], after[k])]
+    assert set(before) == set(after) and not still and all(torch.isfinite(v).all() for v in after.values())
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("family", ["gpt2", "bloom", "llama", "cohere"])
+def test_adapters_move_merge_and_reload(tiny, tmp_path, family, method):
+    from transformers import AutoModelForCausalLM
+    final = train(tiny/family, tiny/"pairs", tmp_path, method=method, **QUICK)
+    adapter = load_file(tmp_path/"adapter/adapter_model.safetensors")
+    assert adapter and all("lora_" in k and v.abs().sum() > 0 for k, v in adapter.items())           # every adapter moved, and nothing but adapters
+    manifest, before, after = read_json(final/"manifest.json"), weights(tiny/family), weights(final)
+    assert manifest["check"]["rms"] <= manifest["check"]["allowed"] < manifest["check"]["effect"]
+    moved = {k for k in before if not torch.equal(before[k], after[k])}
+    from xgdetox.models import load_model
+    adapted = {n + ".weight" for n in check_targets(load_model(tiny/family), "all-linear")}
+    assert moved == adapted                                                                         # embeddings, norms, biases and head stay
+    assert AutoModelForCausalLM.from_pretrained(final, output_loading_info=True)[1]["missing_keys"] in ([], set())
+    assert manifest["quantisation"] == ("nf4" if method == "qlora" else None) and not (final/"training_args.bin").exists()
+
+
+def test_a_merge_on_the_published_base_is_named_and_differs(tiny, tmp_path):
+    train(tiny/"gpt2", tiny/"pairs", tmp_path/"run", method="qlora", **QUICK)
+    a, b = (merge_adapter(tiny/"gpt2", tmp_path/"run/adapter", tmp_path/base, base=base) for base in ("dequantised", "16bit"))
+    check = {p.name: read_json(p/"manifest.json")["check"] for p in (a, b)}
+    assert read_json(b/"manifest.json")["base"] == "16bit" and check["16bit"]["rms"] > 10 * check["dequantised"]["rms"]
+    assert merge_adapter(tiny/"gpt2", tmp_path/"run/adapter", a) == a                               # there already
+    with pytest.raises(InputError, match="holds something else"): merge_adapter(tiny/"gpt2", tmp_path/"run/adapter", a, base="16bit")
+
+
+def test_a_wrong_merge_fails_and_leaves_nothing(tiny, tmp_path, monkeypatch):
+    import peft
+    train(tiny/"llama", tiny/"pairs", tmp_path/"run", method="lora", **QUICK)
+    true = peft.PeftModel.merge_and_unload if hasattr(peft.PeftModel, "merge_and_unload") else peft.LoraModel.merge_and_unload
+    def wrong(self, *a, **k):
+        merged = peft.LoraModel.merge_and_unload(self.base_model if isinstance(self, peft.PeftModel) else self, *a, **k)
+        with torch.no_grad(): merged.model.layers[0].mlp.down_proj.weight.mul_(1.01)
+        return merged
+    monkeypatch.setattr(peft.PeftModel, "merge_and_unload", wrong, raising=False)
+    with pytest.raises(InputError, match="rounding explains"): merge_adapter(tiny/"llama", tmp_path/"run/adapter", tmp_path/"merged")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
+
+
+@pytest.mark.parametrize("family, target, why", [("gpt2", "wte", "tied"), ("bloom", "word_embeddings", "tied"), ("cohere", "embed_tokens", "tied"),
+                                                 ("llama", "lm_head", "never be trained"), ("cohere", "lm_head", "never be trained"), ("gpt2", "q_proj", "no module")])
+def test_targets_that_merge_wrongly_are_refused(tiny, family, target, why):
+    with pytest.raises(InputError, match=why): check_targets(make_model(family, 259), [target])
+    assert check_targets(make_model("llama", 259), ["embed_tokens"]) == ["model.embed_tokens"]       # untied: it merges exactly
+
+
+def test_an_adapter_on_tied_embeddings_merges_only_untied(tiny, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from xgdetox.models import load_model
+    model = get_peft_model(load_model(tiny/"bloom"), LoraConfig(r=4, target_modules=["word_embeddings", "query_key_value"], task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            if "lora_" in n: p.normal_(std=.05)
+    model.save_pretrained(tmp_path/"adapter")
+    with pytest.raises(InputError, match="tied"): merge_adapter(tiny/"bloom", tmp_path/"adapter", tmp_path/"a")
+    merged = merge_adapter(tiny/"bloom", tmp_path/"adapter", tmp_path/"b", untie=True)
+    facts = read_json(merged/"manifest.json")
+    assert facts["untied"] and facts["check"]["rms"] <= facts["check"]["allowed"] < facts["check"]["effect"]
+
+
+@pytest.mark.parametrize("loss", ["ipo", "sft", "kto", "simpo", "orpo"])
+def test_other_losses_run_through_the_same_command(tiny, tmp_path, loss):
+    final = train(tiny/"gpt2", tiny/"pairs", tmp_path, loss=loss, **QUICK)
+    log = [e for e in read_json(tmp_path/"log.json") if "eval_loss" in e]
+    assert log and all(math.isfinite(e["eval_loss"]) and e["eval_kl"] > 0 for e in log) and read_json(tmp_path/"manifest.json")["settings"]["loss"] == loss
+    assert not torch.equal(weights(final)["transformer.wte.weight"], weights(tiny/"gpt2")["transformer.wte.weight"])
+
+
+def test_deterministic_finished_and_not_mixed_up(tiny, tmp_path):
+    a, b, c = (train(tiny/"gpt2", tiny/"pairs", tmp_path/name, seed=seed, **QUICK) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    same = lambda x, y: all(torch.equal(u, v) for u, v in zip(weights(x).values(), weights(y).values()))
+    assert same(a, b) and not same(a, c)
+    stamp, start = (a/"model.safetensors").stat().st_mtime_ns, time.time()
+    assert train(tiny/"gpt2", tiny/"pairs", tmp_path/"a", **QUICK) == a and time.time() - start < 1 and (a/"model.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(InputError, match="another settings beta"): train(tiny/"gpt2", tiny/"pairs", tmp_path/"a", beta=.2, **QUICK)
+    with pytest.raises(InputError, match="another seed"): train(tiny/"gpt2", tiny/"pairs", tmp_path/"a", seed=5, **QUICK)
+    assert sorted(p.name for p in (tmp_path/"a").iterdir()) == ["final_checkpoint", "log.json", "manifest.json", "run.json"]
+
+
+def test_patience_stops_and_the_best_weights_are_kept(tiny, tmp_path):
+    noise = [p | dict(pert_gen_text=q["unpert_gen_text"]) for p, q in zip(make_pairs(40, 1), make_pairs(40, 2))]       # nothing to learn but the pairs
+    (tmp_path/"noise.jsonl").write_text("\n".join(map(json.dumps, noise)))
+    settings = QUICK | dict(max_steps=60, learning_rate=1e-2, eval_steps=3, patience_steps=12, kl_texts=0, eval_fraction=.3, eval_pairs=12)
+    train(tiny/"gpt2", tmp_path/"noise.jsonl", tmp_path/"out", **settings)
+    m, losses = read_json(tmp_path/"out/manifest.json"), {e["step"]: e["eval_loss"] for e in read_json(tmp_path/"out/log.json") if "eval_loss" in e}
+    assert m["last_step"] < 60 and m["last_step"] - m["best_step"] >= 12 and m["best_step"] == min(losses, key=losses.get)
+
+
+@pytest.mark.parametrize("what", ["no pairs", "no tokenizer", "no model", "bad line", "optimizer", "schedule", "targets"])
+def test_bad_input_leaves_nothing_behind(tiny, tmp_path, what):
+    model, pairs = tiny/"gpt2", tiny/"pairs"
+    if what == "no pairs": pairs = tmp_path/"nothing"
+    if what == "bad line": pairs = tmp_path/"p.jsonl"; pairs.write_text(json.dumps(make_pairs(1)[0]) + "\n{oops\n")
+    if what == "no tokenizer":
+        model = tmp_path/"m"; model.mkdir()
+        for f in ("config.json", "model.safetensors"): shutil.copy(tiny/"gpt2"/f, model)
+    if what == "no model": model = tmp_path/"absent"
+    wrong = dict(optimizer=dict(optimizer="rmspropp"), schedule=dict(schedule="constnt"), targets=dict(method="lora", lora_targets="wte")).get(what, {})
+    with pytest.raises(InputError) as e: train(model, pairs, tmp_path/"out", **QUICK, **wrong)
+    assert "\n" not in str(e.value) and not (tmp_path/"out").exists()
+
+
+def test_real_pairs(real_data, tmp_path):
+    "On real pairs: the loss on held-back pairs falls, and the manifest says what was kept and dropped."
+    from xgdetox.data import load_pairs
+    texts = [r[k] for r in load_pairs(real_data/"pairwise/paradetox_prefix_pairs_en.jsonl.gz", limit=600).rows for k in ("prompt", "chosen", "rejected")]
+    tokenizer = make_tokenizer(texts, 1000)
+    make_model("gpt2", len(tokenizer)).save_pretrained(tmp_path/"model"); tokenizer.save_pretrained(tmp_path/"model")
+    (tmp_path/"pairs").mkdir(); shutil.copy(real_data/"pairwise/paradetox_prefix_pairs_en.jsonl.gz", tmp_path/"pairs")
+    train(tmp_path/"model", tmp_path/"pairs", tmp_path/"out", recipe="world", max_steps=60, batch_size=16, learning_rate=1e-3, limit=1000, eval_steps=15, max_characters=100)
+    m, losses = read_json(tmp_path/"out/manifest.json"), [e["eval_loss"] for e in read_json(tmp_path/"out/log.json") if "eval_loss" in e]
+    assert m["kept"] == 1000 and sum(m["dropped"].values()) > 0 and losses[-1] < losses[0] < math.log(2) + .02 and losses[-1] < .65
+
+
+# kills and processes -------------------------------------------------------------------------------------------------------------------------
+
+COMMAND = "from xgdetox.training import train; train({model!r}, {pairs!r}, {out!r}, recipe='world', max_steps=40, batch_size=8, eval_steps=5, eval_pairs=8, learning_rate=1e-3, lora_r=4, method={method!r}, max_length=64)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_five_kills_at_random_moments_change_nothing(tiny, tmp_path, method):
+    run = lambda out: [sys.executable, "-W", "ignore", "-c", COMMAND.format(model=str(tiny/"gpt2"), pairs=str(tiny/"pairs"), out=str(out), method=method)]
+    start = time.time()
+    subprocess.run(run(tmp_path/"calm"), check=True, timeout=300)
+    draw, kills = random.Random(0), []
+    while not (tmp_path/"killed/manifest.json").exists():
+        child = subprocess.Popen(run(tmp_path/"killed"))
+        if len(kills) < 5:
+            while child.poll() is None and not (tmp_path/"killed/run.json").exists(): time.sleep(.01)       # past the imports, which are most of it
+            try: child.wait(timeout=draw.uniform(.05, 2.5))
+            except subprocess.TimeoutExpired: child.send_signal(signal.SIGKILL); kills.append(sorted(p.name for p in (tmp_path/"killed").iterdir()))
+        assert child.wait(timeout=300) in (0, -signal.SIGKILL)
+    a, b = weights(tmp_path/"calm/final_checkpoint"), weights(tmp_path/"killed/final_checkpoint")
+    assert kills and all(torch.equal(a[k], b[k]) for k in a), kills
+    assert not [p for p in (tmp_path/"killed").rglob("*") if p.suffix in (".pt", ".bin", ".part")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_two_processes_do_what_one_does(tiny, tmp_path, method):
+    "torchrun with gloo: half the batch on each of two processes gives the losses of the whole batch on one. (`accelerate launch --cpu` runs one process.)"
+    script = "from xgdetox.training import train; import sys; train({m!r}, {p!r}, {o!r}, recipe='world', max_steps=8, batch_size={b}, eval_steps=4, eval_pairs=8, learning_rate=1e-3, lora_r=4, method={method!r}, logging_steps=1, group_by_length=False)"
+    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+    for name, b, launch in (("one", 8, [sys.executable]), ("two", 4, [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1", "--master_port", str(port)])):
+        (tmp_path/f"{name}.py").write_text(script.format(m=str(tiny/"gpt2"), p=str(tiny/"pairs"), o=str(tmp_path/name), b=b, method=method))
+        subprocess.run([*launch, str(tmp_path/f"{name}.py")], check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    one, two = ([e["loss"] for e in read_json(tmp_path/n/"log.json") if "loss" in e] for n in ("one", "two"))
+    assert len(one) == len(two) == 8 and all(abs(x - y) < 1e-4 for x, y in zip(one, two))
+    a, b = weights(tmp_path/"one/final_checkpoint"), weights(tmp_path/"two/final_checkpoint")
+    assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-3
