@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -134,13 +133,10 @@ def test_every_command_teaches():
             if word.startswith("--") and word != "--": assert word in options, (name, word)
 
 
-def test_start_is_fast():
-    "Help needs no torch."
-    begin = time.time()
-    subprocess.run([sys.executable, "-X", "importtime", "-c", "from xgdetox.cli import main; main(['--help'])"], check=True, capture_output=True, text=True)
+def test_help_imports_nothing_heavy():
+    "A person who asks for help does not wait for torch."
     code = "import sys; from xgdetox.cli import main\ntry: main(['run', '--help'])\nexcept SystemExit: pass\nassert not {'torch', 'pandas', 'transformers'} & set(sys.modules), 'heavy imports'"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    assert time.time() - begin < 20
 
 
 def test_steps_alone_on_files(tmp_path, prompts, capfd):
