@@ -17,9 +17,9 @@ from .stats import combine_seeds, correlation, read_table, tidy, write_table
 __all__ = ['TABLES', 'SHARES', 'HEADLINE', 'DROPS', 'BLUE', 'ORANGE', 'GREY', 'INK', 'ACTIVATION_STYLES', 'READINGS', 'FIGURES',
            'Run', 'load_run', 'family', 'variants', 'measure', 'drop_metric', 'headline', 'number', 'percent',
            'interval', 'summary_table', 'svg', 'Figure', 'figure_languages', 'retrieval_points', 'figure_retrieval',
-           'is_control', 'figure_intervention', 'mean_activations', 'figure_activations', 'figure_probe', 'guarded',
-           'rude_words_of', 'sample_examples', 'section', 'facts', 'what_is_missing', 'html_table', 'relation_view',
-           'relate_again', 'make_report']
+           'is_control', 'figure_intervention', 'mean_activations', 'figure_activations', 'figure_probe', 'pieces',
+           'guarded', 'rude_words_of', 'sample_examples', 'section', 'facts', 'what_is_missing', 'html_table',
+           'relation_view', 'relate_again', 'asset', 'make_report']
 
 # %% ../nbs/report.ipynb #c005
 TABLES = ("toxicity", "mass", "drops", "quality", "probe", "value_vectors", "intervention", "activations", "retrieval", "relation",
@@ -317,17 +317,20 @@ def figure_probe(run: Run, model: str, tuning: str = "") -> Figure:
     text = f"ROC-AUC {number(m.value[english].mean())} in English" + (f", {number(others.min())} to {number(others.max())} elsewhere" if len(others) else "") + "; the dashed line is chance."
     return Figure(title, svg(draw, f"{model}. {text}"), text)
 
-# %% ../nbs/report.ipynb #c043
-def guarded(text: str, words=None):
-    "`text` as safe HTML in which rude words stand masked, beside their full form that a box of the page reveals. No `words`: all are masked."
-    from markupsafe import Markup, escape
+# %% ../nbs/report.ipynb #c066
+def pieces(text: str, words=None) -> list[str]:
+    "`text` cut at its rude words: plain, rude, plain, rude ... No `words`: every word counts as rude."
     text, out, last = str(text), [], 0
     masked = "" if words is None else mask(text, words)
     found = re.finditer(r"\w+", text) if words is None else re.finditer(r"\S\*+", masked) if len(masked) == len(text) and masked != text else []
-    for a, b in (m.span() for m in found):
-        hidden = text[a] + "*" * max(1, b - a - 1)
-        out += [escape(text[last:a]), Markup('<span class="m">{}</span><span class="u">{}</span>').format(hidden, text[a:b])]; last = b
-    return Markup("").join([*out, escape(text[last:])])
+    for a, b in (m.span() for m in found): out += [text[last:a], text[a:b]]; last = b
+    return [*out, text[last:]]
+
+def guarded(text: str, words=None):
+    "`text` as safe HTML in which rude words stand masked, beside their full form that a box of the page reveals. No `words`: all are masked."
+    from markupsafe import Markup, escape
+    hidden = lambda w: Markup('<span class="m">{}</span><span class="u">{}</span>').format(w[0] + "*" * max(1, len(w) - 1), w)
+    return Markup("").join(hidden(p) if i % 2 else escape(p) for i, p in enumerate(pieces(text, words)))
 
 # %% ../nbs/report.ipynb #c045
 def rude_words_of(run: Run) -> list[str] | None:
@@ -471,7 +474,12 @@ def _examples(run: Run, words) -> list[dict]:
                  rows=[dict(model=r.get("model", ""), prompt=guarded(r.get("prompt", ""), words), text=guarded(r["text"], words)) for r in d.head(24).to_dict("records")])
             for code, d in t.groupby("language", sort=False)] if "text" in t else []
 
-# %% ../nbs/report.ipynb #c061
+# %% ../nbs/report.ipynb #c067
+def asset(name: str) -> str:
+    "The text of one of the package's own files."
+    return resources.files("xgdetox").joinpath("assets", name).read_text("utf-8")
+
+# %% ../nbs/report.ipynb #c068
 def make_report(run_dir, output=None, *, rude_words=None, notes=(), n_resamples: int = 1000) -> Path:
     """Write the report of a run as one HTML file that needs nothing beside it; returns its path (default `run_dir`/report.html).
 
@@ -482,7 +490,7 @@ def make_report(run_dir, output=None, *, rude_words=None, notes=(), n_resamples:
     run = load_run(run_dir); relate_again(run, n_resamples); pairs, m = variants(run), run.manifest
     words = list(rude_words) if rude_words is not None else rude_words_of(run)
     settings = m.get("settings", m.get("grid"))
-    page = Environment(autoescape=True).from_string(resources.files("xgdetox").joinpath("assets/report.html.j2").read_text("utf-8")).render(
+    page = Environment(autoescape=True).from_string(asset("report.html.j2")).render(style=asset("page.css"),
         name=m.get("name", run.folder.name), about=m.get("about", ""), notes=[*notes, *m.get("notes", [])],
         families=[section(run, model, tuning, sum(p[0] == model for p in pairs) == 1) for model, tuning in pairs],
         relation=html_table(relation_view(run.tables["relation"])) if "relation" in run.tables else "", vectors=_vectors(run, words), examples=_examples(run, words),
