@@ -8,15 +8,16 @@ __all__ = ['ENGINES', 'row_seed', 'uniforms', 'nucleus_floor', 'draw', 'sample',
            'continue_prompts', 'as_rows', 'journal', 'differences', 'write_rows', 'sha256', 'model_fingerprint',
            'record', 'util_version', 'is_finished', 'unfinished', 'choose_backend', 'vllm_refuses', 'explicit_dtype',
            'transformers_engine', 'load_adapted', 'vllm_engine', 'start_vllm_quietly', 'stop_vllm', 'vllm_adapter',
-           'generate', 'split_adapter', 'tokenizer_of', 'complete', 'model_name', 'prompt_room', 'read_generations',
-           'generation_files']
+           'generate', 'split_adapter', 'tokenizer_of', 'complete', 'model_name', 'prompt_room', 'Continuation',
+           'generation_rows', 'read_generations', 'generation_files']
 
-# %% ../nbs/02_generation.ipynb #c002
+# %% ../nbs/02_generation.ipynb #c088
 import fcntl, hashlib, inspect, json, os, time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata, util
 from pathlib import Path
+from typing import Iterator, NamedTuple
 
 import numpy as np
 import torch
@@ -480,22 +481,35 @@ def prompt_room(model, max_tokens: int, longest: int = 4096) -> int:
     from types import SimpleNamespace
     return min(context_length(SimpleNamespace(config=model_config(model))) or longest, longest) - max_tokens
 
-# %% ../nbs/02_generation.ipynb #c077
-def read_generations(path):
-    """One language's continuations: prompt_id, sample, prompt, generated_text, finish_reason, tokens (a DataFrame).
+# %% ../nbs/02_generation.ipynb #c089
+class Continuation(NamedTuple):
+    "One line of a file of continuations. Where it has no ids, the prompt's text is its id and the text's rows are counted."
+    prompt_id: str
+    sample: int
+    prompt: str
+    generated_text: str
+    finish_reason: str | None = None
+    tokens: int | None = None
 
-    Upstream's files have no ids: there a prompt's text is its id, and a text's rows are counted. Raises `InputError`."""
-    import pandas as pd
-    rows, count = [], {}
+# %% ../nbs/02_generation.ipynb #c090
+def generation_rows(path) -> Iterator[Continuation]:
+    "One language's continuations, line by line. Raises `InputError` for a line without its texts."
+    count = {}
     for line, row in read_jsonl(path):
-        for key in ("prompt", "generated_text"):
-            if not isinstance(row.get(key), str): raise InputError("is missing or no text", path, line, key, "each line needs prompt and generated_text")
-        prompt_id = str(row.get("prompt_id", row["prompt"]))
-        count[prompt_id] = count.get(prompt_id, -1) + 1
-        rows.append({"prompt_id": prompt_id, "sample": row.get("sample", count[prompt_id]), "prompt": row["prompt"],
-                     "generated_text": row["generated_text"], "finish_reason": row.get("finish_reason"), "tokens": row.get("tokens")})
-    columns = ["prompt_id", "sample", "prompt", "generated_text", "finish_reason", "tokens"]
-    return pd.DataFrame(rows, columns=columns)
+        prompt, text = row.get("prompt"), row.get("generated_text")
+        if not (isinstance(prompt, str) and isinstance(text, str)):
+            raise InputError("is missing or no text", path, line, "generated_text" if isinstance(prompt, str) else "prompt", "each line needs prompt and generated_text")
+        prompt_id = str(row.get("prompt_id", prompt))
+        n = count[prompt_id] = count.get(prompt_id, -1) + 1
+        sample = row.get("sample", n)
+        if not isinstance(sample, int): raise InputError(f"is {str(sample)[:20]!r}, not a whole number", path, line, "sample", "leave it out and the lines are counted")
+        yield Continuation(prompt_id, sample, prompt, text, row.get("finish_reason"), row.get("tokens"))
+
+# %% ../nbs/02_generation.ipynb #c091
+def read_generations(path):
+    "The same as a DataFrame: prompt_id, sample, prompt, generated_text, finish_reason, tokens. Raises `InputError`."
+    import pandas as pd
+    return pd.DataFrame(generation_rows(path), columns=Continuation._fields)
 
 # %% ../nbs/02_generation.ipynb #c078
 def generation_files(folder) -> dict:

@@ -76,7 +76,7 @@ def fingerprint(model) -> str:
         digest.update(p.detach().flatten()[::997].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
-# %% ../nbs/00a_models.ipynb #c016
+# %% ../nbs/00a_models.ipynb #c050
 def encode(tokenizer, texts, bos="tokenizer", side="left", max_length=None, device=None, keep="start") -> dict:
     """Token ids, mask and position ids of `texts`, padded on `side`: three tensors (batch, position).
 
@@ -87,10 +87,9 @@ def encode(tokenizer, texts, bos="tokenizer", side="left", max_length=None, devi
     for i, r in enumerate(rows):
         if not r: raise InputError(f"text {i} has no tokens", field="text", remedy="drop empty texts first")
     width, pad = max(map(len, rows)), tokenizer.pad_token_id or 0
-    ids, mask = torch.full((len(rows), width), pad), torch.zeros(len(rows), width, dtype=torch.long)
-    for i, r in enumerate(rows):
-        at = slice(width - len(r), width) if side == "left" else slice(0, len(r))
-        ids[i, at], mask[i, at] = torch.tensor(r), 1
+    lengths, place = torch.tensor([len(r) for r in rows])[:, None], torch.arange(width)
+    ids = torch.tensor([[pad] * (width - len(r)) + r if side == "left" else r + [pad] * (width - len(r)) for r in rows])
+    mask = (place >= width - lengths if side == "left" else place < lengths).long()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     return {k: v.to(device or "cpu") for k, v in dict(input_ids=ids, attention_mask=mask, position_ids=positions).items()}
 
