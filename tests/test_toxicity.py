@@ -390,10 +390,63 @@ def test_calibration_carries_its_threshold(tmp_path):
     tox.score_generations(files, Shy(), tmp_path / "s2")
     with pytest.raises(InputError, match="calibration is of shy@1"): tox.toxicity_table(tmp_path / "s2", calibration=tmp_path / "c.json")
     assert len(tox.calibration_table({"languages": c})) == 18
+    assert fitted.value["en", "toxicity_probability_raw"] == 0 and fitted.threshold["en", "toxicity_probability_raw"] == .5, "the raw number stays available"
+    with pytest.raises(InputError, match="knows no calibration"): tox.toxicity_table(tmp_path / "s", paper=True, calibration=tmp_path / "c.json")
+
+
+def test_auc_interval_resamples_groups():
+    "Against scikit-learn, draw by draw; texts that are copies of each other say no more than one of them."
+    from sklearn.metrics import roc_auc_score
+    rng = np.random.default_rng(5)
+    y = rng.integers(0, 2, 60); s = np.round(rng.random(60) + .5 * y, 1)          # ties and all
+    draws = [roc_auc_score(y, s, sample_weight=w) for w in np.random.default_rng(0).multinomial(60, np.full(60, 1 / 60), 1000)]
+    one = tox.auc_interval(s, y, np.arange(60))
+    assert np.allclose(one, np.quantile(draws, [.025, .975]), atol=.02)
+    five = tox.auc_interval(np.repeat(s, 5), np.repeat(y, 5), np.repeat(np.arange(60), 5))
+    naive = tox.auc_interval(np.repeat(s, 5), np.repeat(y, 5), np.arange(300))
+    assert np.allclose(five, one, atol=1e-9) and naive[1] - naive[0] < .6 * (one[1] - one[0])
+
+
+def test_no_template_of_hatecheck_is_on_both_sides(real_data):
+    import csv, gzip
+    from bench_toxicity import LABELLED, split_texts
+    for language, (train, test) in split_texts(real_data, limit=10**6).items():
+        assert not set(train[0]) & set(test[0]) and min(len(train[0]), len(test[0])) > 100, language
+        if "hatecheck" not in LABELLED[language]: continue
+        with gzip.open(real_data / LABELLED[language], "rt", encoding="utf-8") as f:
+            number = {r["test_case"]: (r["ref_templ_id"] or r["templ_id"]).removesuffix(".0") for r in csv.DictReader(f)}
+        sides = [{number[t] for t in texts} for texts in (train[0], test[0])]
+        assert not sides[0] & sides[1] and min(map(len, sides)) > 50, language
+
+
+def test_a_folder_of_labelled_files_by_language(tmp_path):
+    for n in ("train.csv", "de.csv", "hatecheck_es.csv.gz", "RTP_LX_ZH-Hans.json", "notes_fr.txt"): (tmp_path / n).write_text("text,label\na,1\n")
+    assert list(tox.labelled_by_language(tmp_path)) == ["de", "es", "zh"]
+    assert tox.labelled_by_language(tmp_path / "train.csv", ["nl"]) == {"nl": tmp_path / "train.csv"} and list(tox.labelled_by_language(tmp_path, ["ES"])) == ["es"]
+    for bad in (tmp_path / "train.csv", tmp_path / "none"):
+        with pytest.raises(InputError): tox.labelled_by_language(bad)
+
+
+def test_a_job_on_a_cluster_keeps_its_ledger_beside_it(tmp_path, monkeypatch):
+    "On a network disk the ledger is a local file while the job runs and JSON Lines afterwards; another machine goes on from there, also after a failure."
+    shared, generations = tmp_path / "shared", write_lines(tmp_path / "g/output-rtp_lx_en.json", [dict(prompt="p", generated_text=f"x {i}") for i in range(6)])
+    monkeypatch.setattr(tox, "disk_kind", lambda path, mounts=None: "nfs4" if str(path).startswith(str(shared)) else "ext4")
+    class Breaks(Paid):
+        def stream(self, texts, language):
+            for n, batch in enumerate(tox.blocks(texts, 2)):
+                if n == 2: raise KeyboardInterrupt
+                yield [tox.Scored(t, .5) for t in batch]
+    for machine, scorer, outcome in (("one", Breaks({"en": ["x"]}), KeyboardInterrupt), ("two", Paid({"en": ["x"]}), None)):
+        (tmp_path / machine).mkdir(); monkeypatch.setattr(tox.tempfile, "tempdir", str(tmp_path / machine))
+        score = lambda: tox.score_generations({"en": generations}, scorer, tmp_path / "s", ledger=shared / "job.sqlite")
+        if outcome: pytest.raises(outcome, score)
+        else: score()
+    assert len(scorer.asked) == 2 and [p.name for p in shared.iterdir()] == ["job.sqlite.jsonl.gz"]
+    assert tox.import_scores(tmp_path / "grid.sqlite", shared / "job.sqlite.jsonl.gz") == 6
 
 
 def test_annotated_prompts_are_labelled_texts(real_data):
-    texts, labels = tox.labelled_texts(real_data / "prompts/RTP_LX_DE.json")
+    texts, labels, _ = tox.labelled_texts(real_data / "prompts/RTP_LX_DE.json")
     assert len(texts) == len(labels) > 800 and .3 < np.mean(labels) < .97
 
 
