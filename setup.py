@@ -8,7 +8,7 @@ config = ConfigParser(delimiters=["="])
 config.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
 facts = config["DEFAULT"]
 extras = {k.removesuffix("_requirements"): v.split() for k, v in facts.items() if k.endswith("_requirements")}
-extras["all"] = [r for name in ("train", "grid", "score") for r in extras[name]]
+extras["all"] = [r for name in ("train", "grid", "score", "explore") for r in extras[name]]
 
 setup(
     name=facts["lib_name"], version=facts["version"], description=facts["description"], author=facts["author"],

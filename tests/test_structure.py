@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
 # The order of the pages: a page may import any earlier one and none later (DESIGN.md, layout).
 ORDER = ("data models world stats training generation toxicity quality probe value_vectors intervention activations "
-         "retrieval report grid cli").split()
+         "retrieval report explorer grid cli").split()
 PAGES = sorted(NBS.glob("*.ipynb"))
 EXPERIMENTS = sorted((NBS / "experiments").glob("*.ipynb"))
 ids = lambda p: p.stem
@@ -94,7 +94,7 @@ def test_data_imports_nothing_of_ours_and_models_only_its_error():
     assert imported_modules(ROOT / "xgdetox/models.py") <= {"data"}
 
 
-HEAVY = {"trl", "vllm", "bitsandbytes", "googleapiclient", "snakemake", "peft", "lm_eval", "papermill"}
+HEAVY = {"trl", "vllm", "bitsandbytes", "googleapiclient", "snakemake", "peft", "lm_eval", "papermill", "vl_convert"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "xgdetox").glob("*.py")), ids=ids)

@@ -1,5 +1,5 @@
 "Preference tuning: what moves, what is refused, what is equal to TRL, what survives a kill."
-import json, math, os, random, shutil, signal, socket, subprocess, sys, time
+import inspect, json, math, os, random, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,10 @@ WORDS = "the a old new cat dog house tree friend man sees likes hates makes read
 QUICK = dict(recipe="world", max_steps=3, eval_pairs=4, kl_texts=2, batch_size=4, learning_rate=1e-3, lora_r=4, logging_steps=1)
 
 
-def make_pairs(n=64, seed=0):
+def make_pairs(n=64, seed=0, prompt=5, least=3, most=8):
     draw, text = random.Random(seed), lambda words, k: " ".join(draw.choices(words, k=k))
-    return [dict(prompt_text=text(WORDS, 5), unpert_gen_text=" " + text(WORDS[:16], draw.randint(3, 8)), pert_gen_text=" " + text(WORDS[16:], draw.randint(3, 8))) for _ in range(n)]
+    side = lambda words: " " + text(words, draw.randint(least, most))
+    return [dict(prompt_text=text(WORDS, prompt), unpert_gen_text=side(WORDS[:16]), pert_gen_text=side(WORDS[16:])) for _ in range(n)]
 
 
 def make_tokenizer(texts, size=300):
@@ -175,6 +176,7 @@ def test_our_loss_is_trls_on_the_same_batch(tiny, tmp_path, family):
     ours = dpo_loss(chosen, rejected, batch["ref_chosen_logps"], batch["ref_rejected_logps"], .1)[0].mean()
     theirs = trainer.compute_loss(model, batch)
     assert abs(ours - math.log(2)) > 1e-3 and torch.allclose(ours, theirs, atol=1e-5)
+    assert "position_ids" in inspect.signature(trainer.model.forward).parameters                    # what reads the model later must see what it takes
 
 
 def test_kl_is_zero_at_the_reference_and_positive_after(tiny):
@@ -210,6 +212,31 @@ def test_adapters_move_merge_and_reload(tiny, tmp_path, family, method):
     assert moved == adapted                                                                         # embeddings, norms, biases and head stay
     assert AutoModelForCausalLM.from_pretrained(final, output_loading_info=True)[1]["missing_keys"] in ([], set())
     assert manifest["quantisation"] == ("nf4" if method == "qlora" else None) and not (final/"training_args.bin").exists()
+
+
+NF4 = torch.tensor([-1., -.6961928009986877, -.5250730514526367, -.39491748809814453, -.28444138169288635, -.18477343022823334, -.09105003625154495, 0., .07958029955625534,
+                    .16093020141124725, .24611230194568634, .33791524171829224, .44070982933044434, .5626170039176941, .7229568362236023, 1.])      # QLoRA (Dettmers et al. 2023), appendix E
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_four_bit_weights_are_the_nearest_of_sixteen_levels_of_a_block(family, tmp_path):
+    "Also where a row of 96 is no whole number of blocks of 64, on which bitsandbytes' CPU kernel goes wrong; and the layer computes with these numbers."
+    from xgdetox.models import load_model
+    from xgdetox.training import dequantised, load_4bit
+    make_model(family, 259, d=96).save_pretrained(tmp_path)
+    exact, rounded = load_model(tmp_path), load_4bit(tmp_path, double=False)
+    seen = 0
+    for name, module in rounded.named_modules():
+        if not hasattr(getattr(module, "weight", None), "quant_state"): continue
+        own, seen = exact.get_submodule(name), seen + 1
+        weight = own.weight.data if hasattr(own, "in_features") else own.weight.data.T                    # output, input
+        blocks = weight.reshape(-1, 64)
+        scale = blocks.abs().amax(1, keepdim=True)
+        nearest = (NF4[(blocks[..., None] / scale[..., None] - NF4).abs().argmin(-1)] * scale).view(weight.shape)
+        assert torch.allclose(dequantised(module.weight), nearest, atol=1e-6), name
+        x = torch.randn(3, weight.shape[1])
+        assert torch.allclose(module(x), x @ nearest.T + (0 if own.bias is None else own.bias), atol=1e-4), name
+    assert seen == len(check_targets(exact, "all-linear"))
 
 
 def test_a_merge_on_the_published_base_is_named_and_differs(tiny, tmp_path):

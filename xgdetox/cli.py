@@ -8,7 +8,7 @@ __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'ALIASES', 'MANY', 'Mod
            'main', 'pairs_of', 'model_of', 'place', 'prompts_of', 'texts_of', 'scorer_of', 'say_table', 'data',
            'data_get', 'world_make', 'world_data', 'train', 'merge', 'generate', 'score', 'toxicity', 'scores_export',
            'scores_import', 'scores_show', 'quality', 'probe', 'value_vectors', 'intervene', 'activations', 'retrieve',
-           'foretell', 'run', 'show_run', 'plan', 'status', 'compare', 'report', 'device']
+           'foretell', 'run', 'show_run', 'plan', 'status', 'compare', 'report', 'explore', 'device']
 
 # %% ../nbs/cli.ipynb #c003
 import os, sys, json
@@ -352,7 +352,7 @@ def foretell(model: ModelOption, parallel_dir: Annotated[str, typer.Option("--pa
     table = foretell(model_of(model), place(parallel_dir, "parallel"), runs, languages=language)
     say_table(table[["language", "rank", "retrieval", "value", "low", "high", "reason"]], write_table(table, output))
 
-# %% ../nbs/cli.ipynb #c032
+# %% ../nbs/cli.ipynb #c041
 GridArgument = Annotated[Path, typer.Argument(help="A grid file: experiments/quick.yaml")]
 RunDir = Annotated[Optional[Path], typer.Option("--run-dir", help="Folder of the run; by default runs/NAME of the project.")]
 
@@ -376,7 +376,8 @@ def show_run(folder: Path):
     try: print(summary_table(folder).to_string(index=False))
     except InputError as e: print(e)
     print(f"tables: {os.path.relpath(folder / 'tables')}")
-    if (folder / "report.html").exists(): print(f"report: {os.path.relpath(folder / 'report.html')}")
+    for what in ("report", "explorer"):
+        if (folder / f"{what}.html").exists(): print(f"{what}: {os.path.relpath(folder / f'{what}.html')}")
 
 # %% ../nbs/cli.ipynb #c033
 @app.command()
@@ -422,7 +423,7 @@ def compare(base: Annotated[str, typer.Option("--base", help="The model before t
     if (folder / "tables").is_dir(): show_run(folder)
     raise typer.Exit(code)
 
-# %% ../nbs/cli.ipynb #c035
+# %% ../nbs/cli.ipynb #c042
 @app.command()
 def report(grid: Annotated[Path, typer.Argument(help="A grid file, or the folder of a run.")], output: Annotated[Optional[Path], typer.Option("--output", "-o")] = None, set: SetOption = None):
     """One self-contained HTML file and tidy tables of what there is of a run, also of a part of it.
@@ -435,6 +436,17 @@ def report(grid: Annotated[Path, typer.Argument(help="A grid file, or the folder
     if (folder / "parts").is_dir(): g.summarise(folder)
     make_report(folder, output or folder / "report.html")
     show_run(folder)
+
+@app.command()
+def explore(grid: Annotated[Path, typer.Argument(help="A grid file, or the folder of a run.")], output: Annotated[Optional[Path], typer.Option("--output", "-o", help="The file; by default explorer.html in the run.")] = None, set: SetOption = None):
+    """One HTML file to explore a run: pick language, tuning and offset; it needs no server and no network.
+
+    Example: xgdetox explore experiments/quick.yaml"""
+    from xgdetox import grid as g
+    from xgdetox.explorer import write_explorer
+    folder = grid if grid.is_dir() else g.run_folder(g.load_grid(grid, set or ()))
+    if not folder.is_dir(): raise InputError("no such run", folder, remedy="run the grid first: xgdetox run")
+    print(f"written: {os.path.relpath(write_explorer(folder, output))}")
 
 @app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def device(context: typer.Context, count: int = 1, grid: Optional[Path] = None):

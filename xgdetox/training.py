@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib, json, math, os, shutil, sys, time
 from contextlib import contextmanager
+from copy import copy
+from functools import partial, wraps
 from importlib import resources
 from pathlib import Path
 
@@ -21,12 +23,12 @@ from .models import encode, load_model, load_tokenizer, token_ids, widths
 __all__ = ['RECIPES', 'ACCELERATE', 'DEFAULTS', 'DPO_LOSSES', 'OTHER_LOSSES', 'WHOLE', 'NUMBERS', 'CHECK_TEXTS', 'dpo_loss',
            'load_recipe', 'recipes', 'number', 'check_keys', 'check_settings', 'recipe_for', 'encode_pair',
            'common_prefix', 'encode_pairs', 'split_pairs', 'training_order', 'pair_length', 'evaluation_interval',
-           'plan_run', 'ReferenceKL', 'check_targets', 'lora_config', 'share_trained', 'load_4bit', 'trainer_class',
-           'score_completions', 'rows_for', 'arguments', 'callbacks', 'timed', 'show_progress', 'latest_checkpoint',
-           'fingerprint', 'same_run', 'train', 'check_model', 'build_trainer', 'renumber', 'reference_kl',
-           'load_for_training', 'stored', 'quiet', 'save_final', 'finish', 'dequantised_base', 'logits_of',
-           'compare_logits', 'merge_adapter', 'merge_into', 'adapter_facts', 'merged_already', 'check_adapter',
-           'untie_head', 'saved_dtype']
+           'plan_run', 'ReferenceKL', 'check_targets', 'lora_config', 'share_trained', 'load_4bit', 'linear_4bit',
+           'dequantised', 'trainer_class', 'score_completions', 'rows_for', 'arguments', 'callbacks', 'timed',
+           'show_progress', 'latest_checkpoint', 'fingerprint', 'same_run', 'train', 'check_model', 'build_trainer',
+           'renumber', 'reference_kl', 'load_for_training', 'stored', 'quiet', 'save_final', 'finish',
+           'dequantised_base', 'logits_of', 'compare_logits', 'merge_adapter', 'merge_into', 'adapter_facts',
+           'merged_already', 'check_adapter', 'untie_head', 'saved_dtype']
 
 # %% ../nbs/01_training.ipynb #c007
 def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta: float = 0.1):
@@ -265,7 +267,7 @@ def share_trained(model) -> float:
     base = sum(count(p) for n, p in model.named_parameters() if "lora_" not in n)
     return trained / base
 
-# %% ../nbs/01_training.ipynb #c051
+# %% ../nbs/01_training.ipynb #c106
 def load_4bit(model, quantisation="nf4", double=True, dtype=None):
     "The model with its linear layers (not the head) rounded to 4 bits by bitsandbytes; QLoRA's base."
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -274,9 +276,25 @@ def load_4bit(model, quantisation="nf4", double=True, dtype=None):
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=quantisation, bnb_4bit_use_double_quant=double, bnb_4bit_compute_dtype=dtype)
     where = {"": int(os.environ.get("LOCAL_RANK", 0)) if on_gpu else "cpu"}
     rounded = AutoModelForCausalLM.from_pretrained(str(model), quantization_config=config, dtype=dtype, device_map=where)
-    for module in rounded.modules():                     # on a CPU, do not repack a layer at its first evaluation: what is read after that is garbage
-        if hasattr(module, "support_avx512bf16_for_cpu"): module.support_avx512bf16_for_cpu = False
+    for module in () if on_gpu else rounded.modules():
+        if hasattr(getattr(module, "weight", None), "quant_state"): module.forward = partial(linear_4bit, module)
     return rounded.requires_grad_(False)
+
+# %% ../nbs/01_training.ipynb #c107
+def linear_4bit(module, x):
+    "What a 4-bit layer is to compute, on a CPU. The layer's own way repacks its weights at the first evaluation there, and what is read after that is garbage."
+    return F.linear(x, dequantised(module.weight).to(x.dtype), None if module.bias is None else module.bias.to(x.dtype))
+
+# %% ../nbs/01_training.ipynb #c108
+def dequantised(weight) -> torch.Tensor:
+    """The numbers that a 4-bit weight stands for, (output, input).
+
+    It is read as one long row: the blocks of 64 that share a scale run on from row to row, and the CPU kernel of bitsandbytes 0.50 starts afresh at
+    each row, which is wrong wherever a row is no whole number of blocks (such as the embedded world's 96)."""
+    from bitsandbytes.functional import dequantize_4bit
+    row = copy(weight.quant_state)
+    row.shape = torch.Size((1, math.prod(row.shape)))
+    return dequantize_4bit(weight.data, row).view(weight.quant_state.shape)
 
 # %% ../nbs/01_training.ipynb #c053
 def trainer_class(loss: str):
@@ -303,7 +321,7 @@ def trainer_class(loss: str):
         def create_model_card(self, *args, **kwargs): pass
     return PairTrainer, config
 
-# %% ../nbs/01_training.ipynb #c054
+# %% ../nbs/01_training.ipynb #c051
 def score_completions(model):
     """On a CPU, let the model score the tokens of the continuations only, with the same log-probabilities and gradients.
 
@@ -314,6 +332,7 @@ def score_completions(model):
     if next(model.parameters()).device.type != "cpu" or any(getattr(model.config, k, None) is not None for k in shaped): return
     whole, head, scale = model.forward, model.get_output_embeddings(), getattr(model.config, "logit_scale", None) or 1.0
 
+    @wraps(whole)                                                                                         # keeps the names of its arguments
     def forward(*args, fused_lm_head=False, labels=None, num_items_in_batch=None, **kwargs):
         if not fused_lm_head: return whole(*args, **kwargs, **({} if labels is None else dict(labels=labels)))
         states = model.base_model(*args, **kwargs).last_hidden_state[:, :-1]                              # text, position, d_model
@@ -582,17 +601,16 @@ def finish(trainer, out: Path, facts: dict):
     for old in [*out.glob("checkpoint-*"), out/"tokens"]: shutil.rmtree(old, ignore_errors=True)
     if sys.stderr.isatty(): print(file=sys.stderr)
 
-# %% ../nbs/01_training.ipynb #c086
+# %% ../nbs/01_training.ipynb #c111
 def dequantised_base(model, quantisation="nf4", double=True):
     """The model in float32 with exactly the weights that a 4-bit model computes with: rounded to 4 bits, and back.
 
     Every rounded layer is read from a fresh 4-bit copy and put into the full-precision model, transposed for GPT-2's Conv1D, so that what is saved
     loads again."""
-    from bitsandbytes.functional import dequantize_4bit
     base, rounded = load_model(str(model), dtype=torch.float32), load_4bit(model, quantisation, double)
     for name, module in rounded.named_modules():
         if getattr(getattr(module, "weight", None), "quant_state", None) is None: continue
-        weight = dequantize_4bit(module.weight.data, module.weight.quant_state).float()           # output, input
+        weight = dequantised(module.weight).float()                                               # output, input
         own = base.get_submodule(name)
         own.weight.data.copy_(weight if hasattr(own, "in_features") else weight.T)
     return base
