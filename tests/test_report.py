@@ -132,29 +132,105 @@ def test_small_things():
     assert len(relation_view(tidy([dict(model="a", metric="pearson", value=.5)]))) == 1
 
 
-MEASURE = """<script>addEventListener('load', () => {
+MEASURE = """<script>addEventListener('load', () => setTimeout(() => {
  const lum = c => { const v = c.map(x => { x /= 255; return x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4 }); return .2126 * v[0] + .7152 * v[1] + .0722 * v[2] };
  const rgb = s => (s.match(/[\\d.]+/g) || []).map(Number); const faint = [];
- document.querySelectorAll('details').forEach(d => d.open = true);
+ ACT; document.querySelectorAll('details').forEach(d => d.open = true);
  for (const e of document.querySelectorAll('body *')) {
   if (![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) || !e.getClientRects().length) continue;
   let b = e; while (b && (rgb(getComputedStyle(b).backgroundColor)[3] ?? 1) === 0) b = b.parentElement;
   const s = getComputedStyle(e), svg = e.namespaceURI.includes('svg'), fg = rgb(svg && s.fill !== 'none' ? s.fill : s.color).slice(0, 3), bg = b ? rgb(getComputedStyle(b).backgroundColor).slice(0, 3) : [255, 255, 255];
   const [x, y] = [lum(fg), lum(bg)].sort((p, q) => q - p); if ((x + .05) / (y + .05) < 4.5) faint.push(e.tagName + ':' + e.textContent.slice(0, 20)); }
  const wide = [...document.querySelectorAll('body *')].filter(e => !e.closest('.wide') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + '.' + e.className);
- parent.postMessage(JSON.stringify({faint: faint.slice(0, 5), wide: wide.slice(0, 5), scroll: document.documentElement.scrollWidth, inner: innerWidth,
-  dark: matchMedia('(prefers-color-scheme: dark)').matches}), '*'); });</script>"""
+ const named = e => e.closest('[role=img][aria-label], [aria-hidden=true], img[alt]');
+ setTimeout(() => parent.postMessage(JSON.stringify({faint: faint.slice(0, 5), wide: wide.slice(0, 5), scroll: document.documentElement.scrollWidth, inner: innerWidth, said: SAY,
+  images: document.querySelectorAll('svg, img, canvas').length, nameless: [...document.querySelectorAll('svg, img, canvas')].filter(e => !named(e)).length,
+  dark: matchMedia('(prefers-color-scheme: dark)').matches}), '*'), 300); }, 1500));</script>"""
 FRAME = """<!doctype html><title>nothing</title><script>addEventListener('message', e => { document.title = e.data })</script>
 <iframe src="page.html" style="width: %dpx; height: 900px; border: 0"></iframe>"""                # a browser window cannot be 390 wide, a frame can
+in_chromium = lambda f: pytest.mark.slow(pytest.mark.skipif(CHROMIUM is None, reason="no chromium")(
+    pytest.mark.parametrize("width, dark", [(390, False), (1280, False), (390, True), (1280, True)])(f)))
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
-@pytest.mark.parametrize("width, dark", [(390, False), (1280, False), (390, True), (1280, True)])
-def test_in_a_browser(page, tmp_path, width, dark):
-    (tmp_path/"page.html").write_text(page.replace("</body>", MEASURE + "</body>"), "utf-8"); (tmp_path/"frame.html").write_text(FRAME % width)
-    done = subprocess.run([CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={tmp_path}/profile", "--window-size=1400,1000",
-                           f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=8000", "--dump-dom", (tmp_path/"frame.html").as_uri()], capture_output=True, text=True, timeout=120)
+def look(page, folder, width, dark, act="", say="''") -> dict:
+    "Open a page from file:// in a frame of `width`, do `act`, measure it; no console message, no scroll, nothing faint or without a name."
+    before, end, after = page.rpartition("</body>")
+    (folder/"page.html").write_text(before + MEASURE.replace("ACT", act).replace("SAY", say) + end + after, "utf-8"); (folder/"frame.html").write_text(FRAME % width)
+    done = subprocess.run([CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={folder}/profile", "--window-size=1400,1000",
+                           f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=12000", "--dump-dom", (folder/"frame.html").as_uri()], capture_output=True, text=True, timeout=240)
+    assert "CONSOLE" not in done.stderr, done.stderr[-800:]
     found = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout, re.S)[1]))
-    assert "CONSOLE" not in done.stderr, done.stderr[-500:]
     assert (found["dark"], found["inner"]) == (dark, width) and found["scroll"] <= width and not found["wide"] and not found["faint"], found
+    assert found["images"] >= 4 and not found["nameless"], found
+    return found
+
+
+@in_chromium
+def test_in_a_browser(page, tmp_path, width, dark): look(page, tmp_path, width, dark)
+
+
+# ---- the explorer
+
+def write_texts(folder, text):
+    folder.mkdir(parents=True)
+    for code in ("de", "en"):
+        rows = [dict(prompt=f"prompt {i} fool", generated_text=f"{text} {NASTY} darn {code}", prompt_id=str(i), sample=k) for i in range(6) for k in range(3)]
+        (folder/f"output-rtp_lx_{code}.json").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+@pytest.fixture(scope="module")
+def explored(tmp_path_factory):
+    pytest.importorskip("vl_convert")
+    from xgdetox.explorer import write_explorer
+    folder = build(tmp_path_factory.mktemp("explored"), models=("world-0",), seeds=(0, 1))
+    for name, text in (("generations/world-0-base", "base"), ("generations/world-0-dpo-0", "tuned"), ("interventions/world-0/none", "greedy"), ("interventions/world-0/low", "pushed")): write_texts(folder/name, text)
+    write_json(folder/"neurons"/"world-0.json", [[2, 17]])
+    for name, o in (("none", None), ("low", -1)): write_json(folder/"interventions"/"world-0"/name/"intervention.json", [] if o is None else [dict(layer=2, neuron=17, offset=o)])
+    return folder, write_explorer(folder, rude_words=["darn", "fool"]).read_text("utf-8")
+
+
+def test_the_explorer_is_one_file_with_every_text_masked(explored):
+    page = explored[1]; tags = Tags(re.sub(r"<script.*?</script>", "", page, flags=re.S)).tags
+    assert len(page) < 2_000_000 and not [a for _, a in tags if any(not str(a.get(k, "data:")).startswith(("data:", "#")) for k in ("src", "href"))]
+    assert "default-src 'none'" in page and page.count("</script>") == 3 and "onerror=alert(1)>" in page and "<img src=x" not in page
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+    texts = data["texts"]["world-0"]; assert set(texts) == {"de", "en"} and len(texts["de"]) == 4 and texts["de"][0]["prompt"] == ["prompt 0 ", "fool", ""]
+    assert all(set(x[0]["pushed"]) == {"0", "-1"} and set(x[0]["tuned"]) == {"dpo, seed 0"} for x in texts.values()) and texts["en"][0]["base"][0][1] == "darn"
+
+
+def test_the_explorer_holds_the_numbers_of_the_tables(explored):
+    folder, page = explored; rows = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])["rows"]
+    t = pd.DataFrame(rows["data"], columns=rows["columns"]); t = t[t.language == "de"].set_index(["metric", "state"])
+    mass = load_run(folder).tables["mass"]; mass = mass[mass.language == "de"]
+    assert t.value["toxic_mass", "base"].tolist() == pytest.approx([mass.value[mass.tuning == "base"].item()], rel=1e-4)
+    assert t.value["toxic_mass", "tuned"].tolist() == pytest.approx(mass.value[mass.tuning == "dpo"].tolist(), rel=1e-4) and len(t.loc[("toxic_mass", "pushed")]) == 6
+
+
+def test_an_explorer_needs_something_to_explore(tmp_path):
+    pytest.importorskip("vl_convert")
+    from xgdetox.explorer import write_explorer
+    build(tmp_path, models=("world",), seeds=(0,))
+    for name in TABLES:
+        if name != "probe": (tmp_path/"tables"/f"{name}.csv").unlink(missing_ok=True)
+    with pytest.raises(InputError, match="to explore"): write_explorer(tmp_path)
+    assert not (tmp_path/"explorer.html").exists()
+
+
+CHOOSE = """const pick = (id, v) => { const e = document.getElementById(id); e.value = v; e.dispatchEvent(new Event(id === 'offset' ? 'input' : 'change')); };
+ pick('language', 'en'); pick('offset', 0); document.getElementById('show').click()"""
+SAID = """[document.getElementById('summary').textContent, document.querySelector('#numbers tbody td').textContent, document.getElementById('texts').innerText, document.querySelectorAll('#texts img, #texts script').length,
+  document.querySelectorAll('.chart svg path').length]"""
+
+
+@in_chromium
+def test_the_explorer_in_a_browser(explored, tmp_path, width, dark):
+    summary, first, texts, alien, marks = look(explored[1], tmp_path, width, dark, CHOOSE, SAID)["said"]
+    mass = load_run(explored[0]).tables["mass"]; base = mass[(mass.language == "en") & (mass.tuning == "base")].value.item()
+    assert summary.startswith("English: base") and "offset -1" in summary and first.startswith(number(base))
+    assert "pushed <script>alert(1)</script>" in texts and "darn en" in texts and "d***" not in texts and not alien and marks > 60
+
+
+@in_chromium
+def test_the_committed_explorer_in_a_browser(root, tmp_path, width, dark):
+    found = look((root/"nbs"/"explore"/"world.html").read_text("utf-8"), tmp_path, width, dark, say="[document.getElementById('texts').innerText, document.querySelectorAll('#language option').length]")
+    assert found["said"][1] == 17 and "***" in found["said"][0]

@@ -317,13 +317,13 @@ def figure_probe(run: Run, model: str, tuning: str = "") -> Figure:
     text = f"ROC-AUC {number(m.value[english].mean())} in English" + (f", {number(others.min())} to {number(others.max())} elsewhere" if len(others) else "") + "; the dashed line is chance."
     return Figure(title, svg(draw, f"{model}. {text}"), text)
 
-# %% ../nbs/report.ipynb #c066
+# %% ../nbs/report.ipynb #c061
 def pieces(text: str, words=None) -> list[str]:
     "`text` cut at its rude words: plain, rude, plain, rude ... No `words`: every word counts as rude."
     text, out, last = str(text), [], 0
     masked = "" if words is None else mask(text, words)
     found = re.finditer(r"\w+", text) if words is None else re.finditer(r"\S\*+", masked) if len(masked) == len(text) and masked != text else []
-    for a, b in (m.span() for m in found): out += [text[last:a], text[a:b]]; last = b
+    for a, b in (m.span() for m in found if m[0] != text[slice(*m.span())] or words is None): out += [text[last:a], text[a:b]]; last = b      # an asterisk of the text is none of ours
     return [*out, text[last:]]
 
 def guarded(text: str, words=None):
