@@ -152,3 +152,24 @@ def test_steps_alone_on_files(tmp_path, prompts, capfd):
     run("toxicity", "--perspective_outputs_folder", tmp_path / "s", "--output", tmp_path / "t.csv")
     header = (tmp_path / "t.csv").read_text().splitlines()[0]
     assert header.startswith("model,tuning,seed,language,metric,value,low,high,n,scorer")
+
+
+@pytest.mark.parametrize("words, said", [
+    (["generate", "--model", "world", "--prompt-file", "world", "-o", "FILE/sub"], "is a file, not a folder"),
+    (["toxicity", "--scores", "HERE", "--output", "HERE"], "is a folder"), (["toxicity", "--scores", "HERE", "--output", "HERE/t.xlsx"], "not written as .xlsx"),
+    (["report", "HERE", "-o", "FILE/x.html"], "is a file"), (["generate", "--model", "world", "-o", "HERE/o", "--limit", "0"], "limit"),
+    (["train", "--model", "world", "--output-dir", "HERE/o", "--use-lora", "--qlora"], "exclude"), (["train", "--model", "world", "--output-dir", "HERE/o", "--max-steps", "0"], "max-steps"),
+    (["compare", "--base", "world", "--tuned", "HERE/none"], "no model there"), (["compare", "--base", "world", "--tuned", "world-tuned", "--scorer", "foo"], "foo"),
+    (["compare", "--base", "world", "--tuned", "world-tuned", "--prompt-dir", "HERE/none"], "no such file or folder")])
+def test_a_slip_is_seen_before_the_work(tmp_path, capfd, words, said):
+    "What cannot be read or written, and values that mean nothing, end the command at once: one line, code 2, nothing written."
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as end: cli.main([w.replace("HERE", str(tmp_path)).replace("FILE", str(tmp_path / "file")) for w in words])
+    err = capfd.readouterr().err
+    assert end.value.code == 2 and said in err and len(err.strip().splitlines()) == 1, err
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_short_option_ends_a_list_of_values():
+    assert cli.translate(["score", "--generations", "a", "b", "-o", "s"]) == ["score", "--generations", "a", "--generations", "b", "-o", "s"]
+    assert cli.translate(["intervene", "--offset", "-1", "0.5", "-l", "en", "de"]) == ["intervene", "--offset", "-1", "--offset", "0.5", "--language", "en", "--language", "de"]
