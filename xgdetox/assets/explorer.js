@@ -28,7 +28,7 @@ function modelChanged() {
 
 function draw(name, data, says) {                                    // ast: expressions are interpreted, nothing is evaluated as code
   const spec = D.charts[name], first = {...spec, data: spec.data.map(d => d.name === 'rows' ? {...d, values: data} : d)};
-  views[name] ??= vegaEmbed($('chart-' + name), first, {mode: 'vega', renderer: 'svg', actions: false, ast: true, defaultStyle: false, tooltip: false}).then(({view}) =>
+  views[name] ??= vegaEmbed($('chart-' + name).firstElementChild, first, {mode: 'vega', renderer: 'svg', actions: false, ast: true, defaultStyle: false, tooltip: false}).then(({view}) =>
     view.addEventListener('click', (_, item) => { const code = item?.datum?.language; if (code) { $('language').value = code; choose(); } }));
   views[name].then(view => view.data('rows', data).runAsync());
   $('chart-' + name).setAttribute('aria-label', says);
