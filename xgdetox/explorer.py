@@ -83,7 +83,7 @@ def explorer_texts(run: Run, words=None, prompts: int = 4, samples: int = 2) -> 
             if found: out.setdefault(model, {})[language] = found
     return out
 
-# %% ../nbs/explorer.ipynb #c016
+# %% ../nbs/explorer.ipynb #c021
 SIGNS = [("base", ORANGE, "circle", "base"), ("tuned", BLUE, "square", "tuned"), ("pushed", "#009E73", "triangle-down", "base, pushed by the offset"),
          ("greedy", "#CC79A7", "diamond", "base, greedy (offset 0)"), ("random", "#8a8a8a", "cross", "random neurons"), ("random, tuned", "#8a8a8a", "triangle-up", "random neurons, tuned")]
 STATES = {"toxicity": ("base", "tuned", "pushed"), "fluency": ("base", "tuned", "greedy", "pushed"), "activations": ("base", "tuned", "random", "random, tuned")}
@@ -96,7 +96,7 @@ def chart(name: str, y: str) -> dict:
     sign = {k: dict(field="state", type="nominal", scale=dict(domain=names, range=r), legend=None) for k, r in (("color", colours), ("shape", shapes))}
     curve = name == "offsets"
     x = field("offset", "offset added to the activation", "quantitative") if curve else field("language", None, "nominal", axis=dict(labelAngle=0, labelOverlap=False, labelFontSize=10))
-    y = field("value", y, "quantitative", scale=dict(type="log", nice=True) if name == "fluency" else dict(zero=True), axis=dict(tickCount=5))
+    y = field("value", y, "quantitative", scale=dict(type="log", nice=False, padding=10) if name == "fluency" else dict(zero=True), axis=dict(tickCount=5))
     shift = {} if curve else dict(xOffset=dict(field="state", type="nominal", scale=dict(domain=STATES[name], paddingOuter=.6)))
     here = dict(transform=[dict(filter="datum.chosen")], mark=dict(type="rule" if curve else "rect", color="#8a8a8a", opacity=.6 if curve else .25), encoding=dict(x=x))
     dots = dict(mark=dict(type="point", filled=True, size=32, opacity=1), encoding=dict(x=x, y=y, **shift, **sign))

@@ -16,10 +16,10 @@ from .stats import combine_seeds, correlation, read_table, tidy, write_table
 # %% auto #0
 __all__ = ['TABLES', 'SHARES', 'HEADLINE', 'DROPS', 'BLUE', 'ORANGE', 'GREY', 'INK', 'ACTIVATION_STYLES', 'READINGS', 'FIGURES',
            'Run', 'load_run', 'family', 'variants', 'measure', 'drop_metric', 'headline', 'number', 'percent',
-           'interval', 'summary_table', 'svg', 'Figure', 'figure_languages', 'retrieval_points', 'figure_retrieval',
-           'is_control', 'figure_intervention', 'mean_activations', 'figure_activations', 'figure_probe', 'pieces',
-           'guarded', 'rude_words_of', 'sample_examples', 'section', 'facts', 'what_is_missing', 'html_table',
-           'relation_view', 'relate_again', 'asset', 'make_report']
+           'interval', 'summary_table', 'svg', 'Figure', 'figure_languages', 'retrieval_points', 'label_shifts',
+           'figure_retrieval', 'is_control', 'figure_intervention', 'mean_activations', 'figure_activations',
+           'figure_probe', 'pieces', 'guarded', 'rude_words_of', 'sample_examples', 'section', 'facts',
+           'what_is_missing', 'html_table', 'relation_view', 'relate_again', 'asset', 'make_report']
 
 # %% ../nbs/report.ipynb #c005
 TABLES = ("toxicity", "mass", "drops", "quality", "probe", "value_vectors", "intervention", "activations", "retrieval", "relation",
@@ -213,7 +213,21 @@ def _partials(run: Run, model: str, tuning: str) -> str:
     return "".join(f"; partial r given {g.replace('_', ' ')} = {number(d.value.mean())} {interval(d.low.mean(), d.high.mean())}"
                    for g, d in t.groupby("given", sort=False))
 
-# %% ../nbs/report.ipynb #c031
+# %% ../nbs/report.ipynb #c064
+def label_shifts(x, y, width: float = 290, height: float = 175, size=(12, 8)) -> list[tuple[float, float]]:
+    "Where the label of each point may stand, in points from it, so that labels of `size` cover neither points nor each other where that can be had; the plot is `width` x `height` points."
+    at = lambda v, length: (np.asarray(v, float) - np.min(v)) / (np.ptp(v) or 1) * length
+    points, (w, h), boxes, shifts = np.column_stack([at(x, width), at(y, height)]), size, [], []
+    for px, py in points:
+        def cost(shift):
+            left, low = px + shift[0], py + shift[1]
+            labels = sum(max(0, min(left + w, a + w) - max(left, a)) * max(0, min(low + h, b + h) - max(low, b)) for a, b in boxes)
+            return labels + 30 * sum(left - 3 < a < left + w + 3 and low - 3 < b < low + h + 3 for a, b in points)
+        best = min([(4, 3), (4, -9), (-15, 3), (-15, -9), (5, -3), (-16, -3), (-5, 6), (-5, -13)], key=cost)
+        boxes.append((px + best[0], py + best[1])); shifts.append(best)
+    return shifts
+
+# %% ../nbs/report.ipynb #c070
 def figure_retrieval(run: Run, model: str, tuning: str = "") -> Figure:
     "Retrieval against the relative drop, with r, its interval, and the partial r given what else was known."
     title, p = "Does retrieval foretell transfer?", retrieval_points(run, model, tuning)
@@ -221,7 +235,7 @@ def figure_retrieval(run: Run, model: str, tuning: str = "") -> Figure:
     c = correlation(p.retrieval, p["drop"])
     def draw(ax):
         ax.plot(p.retrieval, p["drop"], "o", color=BLUE, markersize=4.5)
-        for code, row in p.iterrows(): ax.annotate(code, (row.retrieval, row["drop"]), (3, 3), textcoords="offset points", fontsize=8)
+        for code, (x, y), shift in zip(p.index, p[["retrieval", "drop"]].to_numpy(), label_shifts(p.retrieval, p["drop"])): ax.annotate(code, (x, y), shift, textcoords="offset points", fontsize=8)
         ax.set_xlabel("retrieval (top-1, untuned model)"); ax.set_ylabel("share of toxicity removed")
     text = f"Over {c['n']} languages r = {number(c['r'])} {interval(c['low'], c['high'])}" if not c["reason"] else f"No r: {c['reason']}"
     text += _partials(run, model, tuning) + "."
