@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from xgdetox import grid as g
+from xgdetox.cli import main
 from xgdetox.data import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,3 +189,15 @@ def test_slurm_on_one_node(tmp_path):
         times = [(g.read_log(p)["start_time"], g.read_log(p)["end_time"]) for p in (tmp_path / "r" / "notebooks" / "generate").glob("world-base*.ipynb")]
         if len({n["devices"] for n in notes}) == 1: assert max(s for s, _ in times) >= min(e for _, e in times), "two jobs at once on one device"
     finally: subprocess.run([script, "stop", place], timeout=60)
+
+
+def test_numbers_and_names_are_checked_before_anything_runs(tmp_path, capfd):
+    "Counts below one, unknown stages for -R, a grid that is not UTF-8: one line, code 2."
+    (tmp_path / "g.yaml").write_bytes(b"\xff\xfe")
+    quick = str(ROOT / "experiments" / "quick.yaml")
+    for words, said in ((["run", quick, "--set", "generate.n=-1", "--dry-run"], "generate.n"), (["run", quick, "--set", "prompts=0", "--dry-run"], "prompts"),
+                        (["run", quick, "-R", "nostage", "--run-dir", str(tmp_path / "r")], "nostage"), (["status", str(tmp_path / "g.yaml")], "UTF-8")):
+        with pytest.raises(SystemExit) as end: main(words)
+        err = capfd.readouterr().err
+        assert end.value.code == 2 and said in err and len(err.strip().splitlines()) == 1, err
+    assert not (tmp_path / "r").exists()
