@@ -148,11 +148,22 @@ def test_labels_are_unique_and_references_resolve():
         assert not missing, f"{page.name}: unresolved references {missing}"
 
 
-def test_figures_have_captions():
-    for page in PAGES:
-        for cell in cells(page):
-            if re.search(r"^#\|\s*label:\s*fig-", source(cell), re.M):
-                assert re.search(r"^#\|\s*fig-cap:", source(cell), re.M), f"{page.name}: a figure without fig-cap"
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_figures_have_a_label_a_caption_and_an_alternative(page):
+    for cell in cells(page):
+        label = re.search(r"^#\|\s*label:\s*(fig-[\w-]+)", source(cell), re.M)
+        drawn = any(k.startswith("image/") for o in cell["outputs"] for k in o.get("data", {}))
+        assert not drawn or label, f"{page.name}: a picture without a label: {source(cell)[:80]!r}"
+        for key in ("fig-cap", "fig-alt"):
+            assert not label or re.search(rf"^#\|\s*{key}:\s*\S{{3}}.{{20}}", source(cell), re.M), f"{page.name}: {label[1]} without {key}"
+    for alt, after in re.findall(r"!\[(.*?)\]\([^)]*\)(\{.*?\})?", markdown(page), re.S):
+        assert alt.strip() and "fig-alt=" in after, f"{page.name}: a picture without caption or fig-alt: {alt[:40]!r}"
+
+
+def anchors(page):
+    "The anchors that Pandoc gives the headings of a page."
+    heads = re.findall(r"^#+\s+(.+?)\s*(?:\{.*\})?$", re.sub(r"```.*?```", "", markdown(page), flags=re.S), re.M)
+    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s.-]", "", h.replace("`", "").lower()).strip()) for h in heads}
 
 
 @pytest.mark.parametrize("page", PAGES + [ROOT / "README.md"], ids=ids)
@@ -160,7 +171,9 @@ def test_links_resolve(page):
     text = page.read_text(encoding="utf-8") if page.suffix == ".md" else markdown(page)
     for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", text)):
         if re.match(r"[a-z]+:", target) or target.startswith("#"): continue
-        assert (page.parent / target.split("#")[0]).exists(), f"{page.name}: no {target}"
+        to, _, anchor = target.partition("#")
+        assert (page.parent / to).exists(), f"{page.name}: no {target}"
+        assert not anchor or anchor in anchors(page.parent / to), f"{page.name}: no heading {target}"
 
 
 def sidebar(entry):
@@ -174,15 +187,59 @@ def test_every_page_stands_in_the_sidebar():
     assert len(named) == len(set(named))
     assert set(named) == {p.name for p in PAGES}
     assert yaml.safe_load((NBS / "_quarto.yml").read_text())["metadata-files"] == ["../_quarto.yml"]
-    for name in ("references.bib", "styles.css"): assert (NBS / name).is_file()
+    for name in ("references.bib", "styles.css", *config["project"]["resources"]): assert (NBS / name).is_file()
 
 
 def test_site_is_processed_without_quarto(tmp_path):
     "nbdev's processing of the pages passes: every import cell runs, every directive is known."
     tracked_copy(tmp_path)
-    for name in ("references.bib", "styles.css"): shutil.copy(NBS / name, tmp_path / "nbs" / name)
+    for name in ("references.bib", "styles.css", "explore/world.html", "images/headline.svg"):
+        (tmp_path / "nbs" / name).parent.mkdir(exist_ok=True); shutil.copy(NBS / name, tmp_path / "nbs" / name)
     code = "from nbdev.serve import proc_nbs; proc_nbs(n_workers=2)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     made = {p.name for p in (tmp_path / "_proc").glob("*.ipynb")}
     assert {p.name for p in PAGES} <= made, done.stderr[-2000:]
+    for name in ("references.bib", "styles.css", "explore/world.html", "images/headline.svg"): assert (tmp_path / "_proc" / name).is_file(), name
+
+
+# ---- the tables behind the committed figures, against a refill
+
+READ_TABLES = ("index", "results", "differences")                             # pages that only read results/: quick, every table is compared
+TOLERANCE = dict(rel=.02, abs=.02)                                            # other processors round otherwise, and a sampled text may change
+
+
+def numbers(cell):
+    "The numbers of a cell's tables, in order."
+    tables = "".join("".join(o["data"]["text/html"]) for o in cell["outputs"] if "<table" in "".join(o.get("data", {}).get("text/html", "")))
+    return [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", re.sub(r"<style.*?</style>|<[^>]+>", " ", tables, flags=re.S))]
+
+
+def behind_figures(code, every):
+    "Positions of the cells whose table is compared: every one, or those that the next figure is drawn from."
+    tables, found = [i for i, c in enumerate(code) if numbers(c)], []
+    for i, c in enumerate(code):
+        before = [t for t in tables if t <= i]
+        if re.search(r"^#\|\s*label:\s*fig-", source(c), re.M) and before: found.append(before[-1])
+    return tables if every else sorted(set(found))
+
+
+def compare_with_refill(page, tmp_path):
+    sys.path.insert(0, str(ROOT / "tools"))
+    from pages import execute
+    for name in ("nbs", "results", "experiments"): shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.lock", "explore"))
+    raw = json.loads((tmp_path / "nbs" / page.name).read_text(encoding="utf-8"))
+    raw["cells"] = [c for c in raw["cells"] if "nbdev_export()" not in source(c)]
+    (tmp_path / "nbs" / page.name).write_text(json.dumps(raw), encoding="utf-8")
+    old, new = cells(tmp_path / "nbs" / page.name), [c for c in execute(tmp_path / "nbs" / page.name, tmp_path / "nbs").cells if c.cell_type == "code"]
+    for i in behind_figures(old, page.stem in READ_TABLES):
+        assert numbers(new[i]) == pytest.approx(numbers(old[i]), **TOLERANCE), f"{page.name}: run make refill PAGES={page.stem}: {source(old[i])[:60]!r}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.stem in READ_TABLES], ids=ids)
+def test_tables_equal_a_refill(page, tmp_path): compare_with_refill(page, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in PAGES if p.stem not in READ_TABLES and any(re.search(r"^#\|\s*label:\s*fig-", source(c), re.M) for c in cells(p))], ids=ids)
+def test_tables_behind_figures_equal_a_refill(page, tmp_path): compare_with_refill(page, tmp_path)

@@ -34,16 +34,21 @@ def readme() -> None:
     print("README.md")
 
 
+def execute(page: Path, folder: Path = NBS):
+    "The notebook `page` run in `folder`, with the outputs that a reader sees: progress and warnings are for the terminal."
+    nb = nbformat.read(page, as_version=4)
+    NotebookClient(nb, timeout=900, resources={"metadata": {"path": str(folder)}}).execute()
+    for cell in nb.cells:
+        if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    return nb
+
+
 def refill(names: list[str]) -> None:
     "Run the named pages (default: all, in order) where they stand, and keep the cleaned outputs."
     pages = [NBS / f"{n}.ipynb" for n in names] or sorted(NBS.glob("*.ipynb"))
     for page in pages:
         print(f"running {page.name} ...", end=" ", flush=True)
-        nb = nbformat.read(page, as_version=4)
-        NotebookClient(nb, timeout=900, resources={"metadata": {"path": str(NBS)}}).execute()
-        for cell in nb.cells:  # progress and warnings are for the terminal, not for a reader
-            if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
-        nbformat.write(nb, page)
+        nbformat.write(execute(page), page)
         nbdev_clean(str(page))
         print("done", flush=True)
 
