@@ -16,7 +16,7 @@ model, those with a rude word left out), right_language (share of words of 64 co
 
     python experiments/ablation_losses.py [results/ablation_losses.csv] [names ...]        goes on where it stopped
 """
-import math, sys, tempfile
+import fcntl, math, sys, tempfile
 from pathlib import Path
 
 import numpy as np
@@ -96,9 +96,11 @@ class Ablation:
     "The table on disk, and the runs that are not yet in it."
     def __init__(self, target):
         self.target = Path(target)
-        self.rows = pd.read_csv(target, keep_default_na=False, na_values=[""]).to_dict("records") if self.target.exists() else []
+        self.read()
         self.before = self.of("base", 0) or self.add("base", 0, measure(BEFORE))
         self.of("rounded base", 0) or self.add("rounded base", 0, measure(load_4bit(BASE)))
+
+    def read(self): self.rows = pd.read_csv(self.target, keep_default_na=False, na_values=[""]).to_dict("records") if self.target.exists() else []
 
     def of(self, name, seed, **facts) -> dict:
         "Language -> metric -> value of a run in the table."
@@ -108,9 +110,12 @@ class Ablation:
         return found
 
     def add(self, name, seed, found, **facts) -> dict:
-        for l, metrics in found.items():
-            self.rows += [dict(model="world", tuning=name, seed=seed, language=l, metric=m, value=float(f"{v:.6g}"), n=len(PROMPTS[l]), **facts) for m, v in metrics.items()]
-        write_table(tidy(self.rows), self.target)
+        with open(Path(tempfile.gettempdir())/f"{self.target.name}.lock", "w") as lock:            # several runs may share one table
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.read()
+            for l, metrics in found.items():
+                self.rows += [dict(model="world", tuning=name, seed=seed, language=l, metric=m, value=float(f"{v:.6g}"), n=len(PROMPTS[l]), **facts) for m, v in metrics.items()]
+            write_table(tidy(self.rows), self.target)
         return found
 
     def run(self, name, seed, settings) -> dict:

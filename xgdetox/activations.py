@@ -24,8 +24,8 @@ from .value_vectors import (_prompt_rows, all_activations, continuation_activati
                                    select_sources, write_neurons)
 
 # %% auto #0
-__all__ = ['forced_activations', 'read_activations', 'compare_activations', 'Patched', 'Caches', 'neuron_groups',
-           'explained_drop', 'same_layers', 'explain_transfer', 'summarise_mechanism']
+__all__ = ['forced_activations', 'read_activations', 'compare_activations', 'Patched', 'Caches', 'neuron_groups', 'patch_groups',
+           'explained_drop', 'same_layers', 'explain_transfer', 'summarise_mechanism', 'summarise_explained']
 
 # %% ../nbs/08_activations.ipynb #c007
 @torch.inference_mode()
@@ -147,7 +147,7 @@ class Caches(list):
     def batch_repeat_interleave(self, n):
         for cache in self: cache.batch_repeat_interleave(n)
 
-# %% ../nbs/08_activations.ipynb #c021
+# %% ../nbs/08_activations.ipynb #c045
 def neuron_groups(cosine, activation) -> dict[str, list]:
     """The four groups of Yang et al. (2025): positively or negatively activated x aligned with or against the toxicity direction.
 
@@ -156,6 +156,12 @@ def neuron_groups(cosine, activation) -> dict[str, list]:
     pick = lambda which: np.argwhere(which).tolist()
     return {"toxic, active": pick(toxic & active), "toxic, negative": pick(toxic & ~active),
             "against, active": pick(~toxic & active), "against, negative": pick(~toxic & ~active)}
+
+def patch_groups(base, tokenizer, probe, neurons, prompts) -> dict:
+    "What `explained_drop` patches: the selected `neurons`, the four groups by `probe` and mean activation on `prompts`, and all neurons."
+    activation = all_activations(base, tokenizer, prompts)                    # layer, neuron
+    cosine = rank_value_vectors(base, probe, None).sort_values(["layer", "neuron"]).cosine.to_numpy().reshape(activation.shape)
+    return {"selected": neurons, **neuron_groups(cosine, activation), "all": "all"}
 
 # %% ../nbs/08_activations.ipynb #c022
 def explained_drop(base, tuned, groups: dict, prompt_files: dict, lexicon, *, random: int = 1, tokenizer=None, bos="tokenizer", limit=None, seed: int = 0,
@@ -188,7 +194,7 @@ def same_layers(neurons, parts, seed: int = 0) -> list[list[int]]:
     rng, layers = np.random.default_rng(seed), pd.Series([l for l, _ in neurons]).value_counts().sort_index()
     return [[int(l), int(n)] for l, k in layers.items() for n in sorted(rng.choice(parts.n_neurons, k, replace=False))]
 
-# %% ../nbs/08_activations.ipynb #c025
+# %% ../nbs/08_activations.ipynb #c046
 def explain_transfer(base, tuned, train_file, prompt_files: dict, lexicon, *, labelled: dict | None = None, top_k: int = 100, offsets=(-1.0, -2.0), sets: int = 20,
                      permutations: int = 1000, tokenizer=None, limit=None, seed: int = 0, label: str = "", tuning: str = "dpo", folder=None) -> pd.DataFrame:
     """Probe, value vectors, intervention, activations and shares of `base` against `tuned`: one tidy table, every number with its control.
@@ -204,13 +210,11 @@ def explain_transfer(base, tuned, train_file, prompt_files: dict, lexicon, *, la
     sources = select_sources(base, tokenizer, rank_value_vectors(base, probe, top_k), english)
     neurons = sources.loc[sources.actual, ["layer", "neuron"]].to_numpy().tolist()
     write_neurons(folder/"neurons.json", neurons)
-    cosine = rank_value_vectors(base, probe, None).sort_values(["layer", "neuron"]).cosine.to_numpy().reshape(activation.shape)
     vectors = multilinguality_test(base, tokenizer, neurons, activation, rude).rename(columns={"measure": "metric"})
     tables.append(tidy(vectors.assign(model=label, tuning="base", seed=seed, language="all", n=len(neurons))))
     tables.append(mass_curve(base, neurons, offsets, codes, lexicon, activation=activation, sets=sets, limit=limit, **same))
     tables.append(compare_activations(base, tuned, neurons, codes, sets=permutations, limit=limit, tuning=tuning, **same))
-    groups = {"selected": neurons, **neuron_groups(cosine, activation), "all": "all"}
-    tables.append(explained_drop(base, tuned, groups, codes, lexicon, limit=limit, tuning=tuning, **same))
+    tables.append(explained_drop(base, tuned, patch_groups(base, tokenizer, probe, neurons, english), codes, lexicon, limit=limit, tuning=tuning, **same))
     return tidy(pd.concat(tables, ignore_index=True))
 
 # %% ../nbs/08_activations.ipynb #c038
@@ -226,4 +230,22 @@ def summarise_mechanism(run_dir) -> pd.DataFrame:
     for table, by, language in parts:
         for key, g in table.groupby(by, sort=False, dropna=False):
             rows.append(dict(zip(by, key), language=language, n=len(g), **dict(zip(("value", "low", "high"), bootstrap_mean(g.value)))))
+    return tidy(rows)
+
+# %% ../nbs/08_activations.ipynb #c049
+def summarise_explained(explained) -> pd.DataFrame:
+    """The share of the fall in toxic mass that each group of neurons recovers, in English ("en") and in all other languages together ("others").
+
+    `explained`: the table of `explained_drop`, for any number of models. One row a model, group and control ("random": the mean of its random sets), then
+    the mean over the models of one kind (world-0, world-1 ... are "world") with its interval; n counts models there, languages elsewhere."""
+    mass = explained[explained.metric == "toxic_mass"].fillna({"control": ""})
+    mass = mass.assign(control=mass.control.str.replace(r"-\d+$", "", regex=True), language=mass.language.where(mass.language == "en", "others"), n=mass.language)
+    key = ["model", "tuning", "seed", "language"]
+    mean = mass.groupby([*key, "group", "control"], sort=False).agg(value=("value", "mean"), n=("n", "nunique")).reset_index()
+    ends = [mean[mean.group == g].set_index(key).value for g in ("base", "tuned")]
+    shares = mean[~mean.group.isin(["base", "tuned"])].set_index(key)
+    shares = shares.assign(value=(ends[0] - shares.value) / (ends[0] - ends[1]), metric="explained_share").reset_index()
+    rows = shares.to_dict("records")
+    for (kind, *rest), g in shares.groupby([shares.model.str.replace(r"-\d+$", "", regex=True), "tuning", "language", "group", "control"], sort=False):
+        rows.append(dict(zip(("tuning", "language", "group", "control"), rest), model=kind, metric="explained_share", n=len(g), **dict(zip(("value", "low", "high"), bootstrap_mean(g.value.to_numpy())))))
     return tidy(rows)

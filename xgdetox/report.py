@@ -14,16 +14,17 @@ from .data import InputError, LANGUAGES, file_language, load_lexicon, mask, writ
 from .stats import combine_seeds, correlation, read_table, tidy, write_table
 
 # %% auto #0
-__all__ = ['TABLES', 'SHARES', 'HEADLINE', 'DROPS', 'BLUE', 'ORANGE', 'GREY', 'INK', 'ACTIVATION_STYLES', 'READINGS', 'FIGURES',
-           'Run', 'load_run', 'family', 'variants', 'measure', 'drop_metric', 'headline', 'number', 'percent',
-           'interval', 'summary_table', 'svg', 'Figure', 'figure_languages', 'retrieval_points', 'label_shifts',
-           'figure_retrieval', 'is_control', 'figure_intervention', 'mean_activations', 'figure_activations',
-           'figure_probe', 'pieces', 'guarded', 'rude_words_of', 'sample_examples', 'section', 'facts',
-           'what_is_missing', 'html_table', 'relation_view', 'relate_again', 'asset', 'make_report']
+__all__ = ['TABLES', 'OPTIONAL', 'SHARES', 'HEADLINE', 'DROPS', 'BLUE', 'ORANGE', 'GREY', 'INK', 'ACTIVATION_STYLES', 'READINGS',
+           'FIGURES', 'Run', 'load_run', 'family', 'variants', 'measure', 'drop_metric', 'headline', 'number',
+           'percent', 'interval', 'summary_table', 'svg', 'Figure', 'figure_languages', 'retrieval_points',
+           'label_shifts', 'figure_retrieval', 'is_control', 'figure_intervention', 'mean_activations',
+           'figure_activations', 'figure_probe', 'pieces', 'guarded', 'rude_words_of', 'sample_examples', 'section',
+           'facts', 'what_is_missing', 'html_table', 'relation_view', 'relate_again', 'asset', 'make_report']
 
-# %% ../nbs/report.ipynb #c005
-TABLES = ("toxicity", "mass", "drops", "quality", "probe", "value_vectors", "intervention", "activations", "retrieval", "relation",
+# %% ../nbs/report.ipynb #c031
+TABLES = ("toxicity", "mass", "drops", "quality", "probe", "value_vectors", "intervention", "activations", "explained", "retrieval", "relation",
           "training", "durations", "examples")
+OPTIONAL = ("explained", "examples")                                              # not every run has them, and that is no fault
 
 @dataclass
 class Run:
@@ -422,10 +423,10 @@ def facts(run: Run) -> list[tuple[str, str]]:
         if m.get(key): out.append((what, ", ".join(f"{k} {v}" for k, v in m[key].items()) if isinstance(m[key], dict) else str(m[key])))
     return out
 
-# %% ../nbs/report.ipynb #c053
+# %% ../nbs/report.ipynb #c071
 def what_is_missing(run: Run) -> list[str]:
     "Everything the report could not show, in words."
-    out = [f"Not readable: {f}" for f in run.faults] + [f"No table: tables/{m}.csv is not there or empty." for m in run.missing if m not in ("examples", "manifest")]
+    out = [f"Not readable: {f}" for f in run.faults] + [f"No table: tables/{m}.csv is not there or empty." for m in run.missing if m not in (*OPTIONAL, "manifest")]
     if "manifest" in run.missing: out.append("No manifest.json: settings and versions are not recorded.")
     for name, t in run.tables.items():
         gone = t[t.value.isna()]
