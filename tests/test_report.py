@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from xgdetox.data import InputError, LANGUAGES, write_json
-from xgdetox.report import TABLES, family, guarded, headline, interval, is_control, load_run, make_report, number, relation_view, summary_table, variants
+from xgdetox.report import OPTIONAL, TABLES, family, guarded, headline, interval, is_control, load_run, make_report, number, relation_view, summary_table, variants
 from xgdetox.stats import tidy, write_table
 
 CHROMIUM = next((c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None)
@@ -105,7 +105,7 @@ def test_any_missing_table_is_said(tmp_path, gone):
     page = make_report(tmp_path, tmp_path/"out"/"page.html", n_resamples=50).read_text("utf-8")
     if gone == "manifest": assert "No manifest.json" in page
     elif gone == "all but toxicity": assert page.count("Not shown:") >= 4 and "tables/drops.csv is not there" in page
-    elif gone not in ("examples", "relation"): assert f"tables/{gone}.csv is not there or empty" in page
+    elif gone not in (*OPTIONAL, "relation"): assert f"tables/{gone}.csv is not there or empty" in page
     assert "nan" not in re.sub(r"<[^>]+>", " ", page).lower().split()
 
 
