@@ -206,6 +206,14 @@ def test_the_explorer_holds_the_numbers_of_the_tables(explored):
     assert value("tuned") == pytest.approx(mass.value[mass.tuning == "dpo"].tolist(), rel=1e-4) and len(value("pushed")) == 6
 
 
+def test_the_command_writes_it_or_says_why_in_one_line(explored, tmp_path, capsys):
+    from xgdetox.cli import main
+    for words, code in ((["explore", str(explored[0]), "--output", str(tmp_path/"e.html")], 0), (["explore", str(tmp_path/"none"), "--output", str(tmp_path/"f.html")], 2)):
+        with pytest.raises(SystemExit) as e: main(words)
+        said = capsys.readouterr(); assert (e.value.code or 0) == code and len((said.err if code else said.out).strip().splitlines()) == 1, said
+    assert (tmp_path/"e.html").exists() and not (tmp_path/"f.html").exists()
+
+
 def test_an_explorer_needs_something_to_explore(tmp_path):
     pytest.importorskip("vl_convert")
     from xgdetox.explorer import write_explorer
