@@ -426,7 +426,7 @@ def foretell(model: ModelOption, parallel_dir: Annotated[str, typer.Option("--pa
     table = foretell(model_of(model), place(parallel_dir, "parallel"), runs, languages=language)
     say_table(table[["language", "rank", "retrieval", "value", "low", "high", "reason"]], write_table(table, output))
 
-# %% ../nbs/cli.ipynb #c057
+# %% ../nbs/cli.ipynb #c005
 GridArgument = Annotated[Path, typer.Argument(help="A grid file: experiments/quick.yaml")]
 RunDir = Annotated[Optional[Path], typer.Option("--run-dir", help="Folder of the run; by default runs/NAME of the project.", callback=folder_to_write)]
 
@@ -450,8 +450,9 @@ def show_run(folder: Path):
     try: print(summary_table(folder).to_string(index=False))
     except InputError as e: print(e)
     print(f"tables: {os.path.relpath(folder / 'tables')}")
-    for what in ("report", "explorer"):
-        if (folder / f"{what}.html").exists(): print(f"{what}: {os.path.relpath(folder / f'{what}.html')}")
+    if (folder / "report.html").exists(): print(f"report: {os.path.relpath(folder / 'report.html')}")
+    page = folder / "explorer.html"
+    print(f"explorer: {os.path.relpath(page)}" if page.exists() else f"explorer: xgdetox explore {os.path.relpath(folder)} writes it")
 
 # %% ../nbs/cli.ipynb #c033
 @app.command()
