@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from xgdetox.data import InputError, LANGUAGES, write_json
-from xgdetox.report import OPTIONAL, TABLES, family, guarded, headline, interval, is_control, load_run, make_report, number, relation_view, summary_table, variants
+from xgdetox.report import OPTIONAL, TABLES, asset, family, guarded, headline, interval, is_control, load_run, make_report, number, relation_view, summary_table, variants
 from xgdetox.stats import tidy, write_table
 
 CHROMIUM = next((c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None)
@@ -236,6 +236,12 @@ def test_the_explorer_in_a_browser(explored, tmp_path, width, dark):
     mass = load_run(explored[0]).tables["mass"]; base = mass[(mass.language == "en") & (mass.tuning == "base")].value.item()
     assert summary.startswith("English: base") and "offset -1" in summary and first.startswith(number(base))
     assert "pushed <script>alert(1)</script>" in texts and "darn en" in texts and "d***" not in texts and not alien and marks > 60
+
+
+def test_the_committed_explorer_is_of_the_present_script(root):
+    page = (root/"nbs"/"explore"/"world.html").read_text("utf-8")
+    for name in ("explorer.js", "page.css", "vega-licence.txt"): assert asset(name).strip() in page, "xgdetox explore runs/quick --output nbs/explore/world.html"
+    assert len(page) < 2_000_000
 
 
 @in_chromium
