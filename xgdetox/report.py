@@ -285,7 +285,7 @@ def mean_activations(run: Run, model: str, tuning: str = "") -> tuple[dict, str]
     t = _with_control(t).assign(after=~t.tuning.isin(["base", ""]))
     return {key: d.groupby("language").value.mean() for key, d in t.groupby(["control", "after"])}, reading
 
-# %% ../nbs/report.ipynb #c038
+# %% ../nbs/report.ipynb #c005
 def figure_activations(run: Run, model: str, tuning: str = "") -> Figure:
     "Mean activation of the neurons before and after tuning, beside random neurons."
     title = "The neurons before and after tuning"
@@ -298,7 +298,7 @@ def figure_activations(run: Run, model: str, tuning: str = "") -> Figure:
         ax.axhline(0, color=GREY, linewidth=.8)
         for key, style in ACTIVATION_STYLES.items():
             if key in means: ax.plot(range(len(codes)), means[key].reindex(codes), linestyle="none", markersize=4.5, **style)
-        ax.set_xticks(range(len(codes)), codes); ax.set_ylabel("mean activation"); ax.legend(frameon=False, fontsize=8, ncols=2)
+        ax.set_xticks(range(len(codes)), codes); ax.set_ylabel("mean activation"); ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(.5, 1))
     text = f"Mean activation {number(before.mean())} before, {number(after.mean())} after; lower in {int((after[codes] < before[codes]).sum())} of {len(codes)} languages."
     random = [means.get((True, side)) for side in (False, True)]
     text += f" Random neurons: {number(random[0].mean())}, {number(random[1].mean())}." if all(r is not None for r in random) else " No random neurons were measured."
