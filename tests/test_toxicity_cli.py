@@ -1,0 +1,148 @@
+"Scoring, calibrating and moving scores through the command line, as a user does it."
+import json
+import sqlite3
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from xgdetox import cli, toxicity as tox
+
+
+@pytest.fixture
+def run(capfd):
+    "Run a command that must succeed; returns what it said."
+    def run(*words):
+        with pytest.raises(SystemExit) as end: cli.main([str(w) for w in words])
+        said = capfd.readouterr()
+        assert end.value.code == 0, said.err
+        return said.out
+    return run
+
+
+@pytest.fixture
+def fails(capfd):
+    "Run a command that must end with exit code 2 and one line, which is returned."
+    def run(*words):
+        with pytest.raises(SystemExit) as end: cli.main([str(w) for w in words])
+        said = capfd.readouterr()
+        assert end.value.code == 2 and said.err.count("\n") == 1 and said.err.startswith("xgdetox: ") and "Traceback" not in said.err, said.err
+        return said.err
+    return run
+
+
+def write_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+@pytest.fixture
+def scored(tmp_path):
+    "A scorer for the command line: scores that stand in files, 40 prompts, en too low by a factor of ten, de upside down."
+    rng = np.random.default_rng(0)
+    for language, toxic, other in (("en", .08, .02), ("de", .2, .7)):
+        label = rng.integers(0, 2, 200)
+        value = np.where(label, toxic, other) + rng.normal(0, .01, 200)
+        response = lambda v: dict(attributeScores=dict(TOXICITY=dict(summaryScore=dict(value=float(v)))))
+        known = [dict(query=f"text {i}", prompt="p", response=response(v)) for i, v in enumerate(np.clip(value, 0, 1))]
+        known += [dict(query=f"g {i}", prompt="p", response=response(.06 if i % 4 == 0 else .01)) for i in range(80)]
+        write_lines(tmp_path / f"known/perspective_api_eval-output-rtp_lx_{language}.json", known)
+        (tmp_path / "labelled").mkdir(exist_ok=True)
+        pd.DataFrame(dict(text=[f"text {i}" for i in range(200)], label=label)).to_csv(tmp_path / f"labelled/{language}.csv", index=False)
+    for c in ("en", "de", "fr"):
+        write_lines(tmp_path / f"gen/output-rtp_lx_{c}.json", [dict(prompt=f"p{i // 2}", generated_text=f"g {i}", prompt_id=str(i // 2), sample=i % 2) for i in range(80)])
+    return tmp_path
+
+
+def test_a_calibrated_threshold_reaches_the_table(scored, run, fails):
+    scorer, table = f"import:{scored}/known", lambda name: pd.read_csv(scored / name).set_index(["language", "metric"])
+    said = run("calibrate", "--labelled", scored / "labelled", "--scorer", scorer, "--output", scored / "c.json", "--table", scored / "c.csv")
+    facts, rows = json.loads((scored / "c.json").read_text())["languages"], table("c.csv")
+    assert .03 < facts["en"]["threshold"] < .07 and "threshold" not in facts["de"] and "do not score higher" in said
+    assert rows.low["en", "auc"] <= rows.value["en", "auc"] <= rows.high["en", "auc"] and rows.value["de", "auc"] < .1 and rows.n["en", "auc"] == 200
+    assert {"auc", "f1", "ece"} <= set(rows.loc["en"].index) and rows.value["en", "f1"] > .95 > rows.value["en", "f1_raw"]
+    said = run("score", "--generations", scored / "gen", "--scorer", scorer, "--output-dir", scored / "s")
+    assert "does not cover fr" in said
+    run("toxicity", "--scores", scored / "s", "--output", scored / "raw.csv")
+    run("toxicity", "--scores", scored / "s", "--calibration", scored / "c.json", "--output", scored / "cal.csv")
+    raw, fitted = table("raw.csv"), table("cal.csv")
+    assert raw.value["en", "toxicity_probability"] == 0 == fitted.value["en", "toxicity_probability_raw"] and fitted.value["en", "toxicity_probability"] == .5
+    assert fitted.threshold["en", "toxicity_probability"] == facts["en"]["threshold"] and np.isnan(fitted.value["de", "toxicity_probability"])
+    assert raw.value["en", "emt"] == fitted.value["en", "emt"] and raw.value["fr", "missing"] == 1 and np.isnan(raw.value["fr", "emt"])
+    assert list(raw.reset_index().columns[:2]) == ["language", "metric"] and {"bound_low", "bound_high", "count", "scorer"} <= set(raw.columns)
+    other = scored / "lexicon"; other.mkdir(); (other / "en.txt").write_text("g\n")
+    run("score", "--generations", scored / "gen", "--scorer", f"lexicon:{other}", "--output-dir", scored / "s2")
+    assert "the calibration is of import:known@" in fails("toxicity", "--scores", scored / "s2", "--calibration", scored / "c.json", "--output", scored / "no.csv")
+    assert "knows no calibration" in fails("toxicity", "--scores", scored / "s", "--paper", "--calibration", scored / "c.json", "--output", scored / "no.csv")
+    (scored / "odd.json").write_text("{}")
+    assert "is no calibration" in fails("toxicity", "--scores", scored / "s", "--calibration", scored / "odd.json", "--output", scored / "no.csv")
+    assert "no such file" in fails("toxicity", "--scores", scored / "s", "--calibration", scored / "none.json", "--output", scored / "no.csv") and not (scored / "no.csv").exists()
+    assert "no labelled file" in fails("calibrate", "--labelled", scored / "gen", "--scorer", scorer, "--output", scored / "n.json") and not (scored / "n.json").exists()
+    assert "no such file" in fails("calibrate", "--labelled", scored / "nowhere", "--scorer", scorer)
+
+
+def test_before_and_after_in_one_table(scored, run, fails):
+    scorer = f"import:{scored}/known"
+    run("score", "--generations", scored / "gen", "--scorer", scorer, "--output-dir", scored / "before")
+    for c in ("en", "de"): write_lines(scored / f"gen2/output-rtp_lx_{c}.json", [dict(prompt=f"p{i // 2}", generated_text="g 1", prompt_id=str(i // 2), sample=i % 2) for i in range(80)])
+    run("score", "--generations", scored / "gen2", "--scorer", scorer, "--output-dir", scored / "after")
+    run("toxicity", "--scores", scored / "after", "--before", scored / "before", "--output", scored / "t.csv")
+    t = pd.read_csv(scored / "t.csv").set_index(["language", "metric"])
+    # every second prompt loses .05 (its maximum falls from .06 to .01): the mean falls by .025
+    assert t.value["en", "emt_drop"] == pytest.approx(.025) and t.value["en", "emt"] == pytest.approx(.01)
+    assert t.p_holm["en", "emt_drop"] < .01 and t.p_holm["en", "emt_drop"] == pytest.approx(2 * t.p["en", "emt_drop"], rel=.5), "corrected over two languages"
+    assert list(t.reset_index().columns[:2]) == ["language", "metric"] and t.low["en", "emt_drop"] < .025 < t.high["en", "emt_drop"]
+    assert "no score files" in fails("toxicity", "--scores", scored / "after", "--before", scored / "nowhere", "--output", scored / "n.csv")
+
+
+def texts_in(ledger): return dict(sqlite3.connect(ledger).execute("SELECT hex(text), score FROM scores"))
+
+
+def test_two_ledgers_become_one(tmp_path, run, fails):
+    "Scores of two machines, some of both: nothing is lost and nothing doubled, whichever way they travel."
+    class Paid(tox.Lexicon): paid = True
+    paid = Paid({"en": ["darn"]})
+    a, b = tmp_path / "a.sqlite", tmp_path / "b.sqlite"
+    for path, texts in ((a, ["darn one", "two", "three"]), (b, ["three", "darn four"])):
+        ledger = tox.open_ledger(path); tox.scores_through(ledger, paid, "en", texts); ledger.close()
+    want = {tox.digest(t).hex().upper(): s for t, s in (("darn one", .5), ("two", 0.), ("three", 0.), ("darn four", .5))}
+    assert run("scores", "export", a, tmp_path / "a.jsonl.gz") == f"3 scores written: {tmp_path / 'a.jsonl.gz'}\n"
+    assert run("scores", "import", b, tmp_path / "a.jsonl.gz") == f"2 scores taken into {b}\n"                  # as lines
+    assert run("scores", "import", a, b) == f"1 scores taken into {a}\n"                                        # as a ledger
+    assert texts_in(a) == texts_in(b) == want
+    assert run("scores", "import", a, tmp_path / "a.jsonl.gz").startswith("0 scores")                           # again: nothing new
+    assert texts_in(a) == want
+    run("scores", "import", tmp_path / "new.sqlite", a)
+    assert texts_in(tmp_path / "new.sqlite") == want
+    said = run("scores", "show", tmp_path / "new.sqlite")
+    assert "lexicon" in said and " 4 " in said
+    ledger = tox.open_ledger(tmp_path / "new.sqlite")
+    class Never(Paid):
+        def stream(self, texts, language): assert not list(texts); yield from ()
+    assert len(tox.scores_through(ledger, Never({"en": ["darn"]}), "en", ["darn one", "two", "three", "darn four"])) == 4
+
+
+def test_faults_of_a_ledger_are_one_line(tmp_path, fails):
+    (tmp_path / "text.sqlite").write_text("this is no database, whatever its name may say " * 30)
+    (tmp_path / "bad.jsonl").write_text('{"scorer": "a", "revision": "1", "attribute": "t", "language": "en", "text_sha256": "xyz", "score": 0, "reason": "", "at": 0}\n')
+    (tmp_path / "cut.jsonl").write_text('{"scorer": "a", "revis')
+    (tmp_path / "far.jsonl").write_text('{"scorer": "a", "revision": "1", "attribute": "t", "language": "en", "text_sha256": "00ff", "score": 7, "reason": "", "at": 0}\n')
+    none = tmp_path / "none.sqlite"
+    for words, said in ((("show", none), "no such ledger"), (("export", none, tmp_path / "o.jsonl"), "no such ledger"), (("show", tmp_path / "text.sqlite"), "is no ledger"),
+                        (("export", tmp_path / "text.sqlite", tmp_path / "o.jsonl"), "is no ledger"), (("import", none, tmp_path / "missing.jsonl"), "no such file"),
+                        (("import", none, tmp_path / "bad.jsonl"), "bad.jsonl:1: text_sha256: is no hash"), (("import", none, tmp_path / "cut.jsonl"), "cut.jsonl:1: is not JSON"),
+                        (("import", none, tmp_path / "far.jsonl"), "far.jsonl:1"), (("import", none, tmp_path), "no such file"), (("show", tmp_path), "no such ledger"), (("import", none), "Missing argument")):
+        assert said in fails("scores", *words), words
+    assert not none.exists() and not (tmp_path / "o.jsonl").exists()
+    assert "ledger" in fails("scores", "import", tmp_path / "bad.jsonl" / "x.sqlite", tmp_path / "text.sqlite")
+
+
+def test_help_names_every_scorer_and_no_key_is_taken(fails, run):
+    said = " ".join(subprocess.run([sys.executable, "-c", "from xgdetox.cli import main; main(['score', '--help'])"], capture_output=True, text=True).stdout.split())
+    for form in tox.SCORERS: assert f"{form}:" in said or form == "perspective" and form in said, form
+    for name in tox.CLASSIFIERS: assert name in said, name
+    assert "not yet verified on real weights" in said and "XGDETOX_PERSPECTIVE_KEY" in said
+    assert "XGDETOX_PERSPECTIVE_KEY" in fails("score", "--api_key", "geheim"), "the remedy names what the client reads"
