@@ -10,7 +10,7 @@ __all__ = ['LANGUAGES', 'PROMPT_FILE', 'ENTITY', 'DATASETS', 'InputError', 'Lang
            'DataSet', 'data_folder', 'data_table', 'download', 'get_dataset', 'check_dataset', 'summarise_prompts']
 
 # %% ../nbs/00_data.ipynb #c002
-import csv, gzip, hashlib, html, json, os, re, shutil, tempfile, urllib.error, urllib.parse, urllib.request, warnings, zipfile, zlib
+import csv, gzip, hashlib, html, http.client, json, logging, os, re, shutil, tempfile, urllib.error, urllib.parse, urllib.request, warnings, zipfile, zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -276,6 +276,12 @@ class _Rows:
         for buffer in (b for column in table.columns for chunk in column.chunks for b in chunk.buffers() if b is not None): digest.update(buffer)
         return Dataset(table, fingerprint=digest.hexdigest()[:16])   # datasets' own fingerprint copies the table twice
 
+# %% ../nbs/00_data.ipynb #c05a
+def _loaded(rows: _Rows, report: Report) -> Loaded:
+    "The gathered rows and their report, which is logged if it counts dropped rows."
+    if report.dropped: logging.getLogger("xgdetox").warning("%s", report)
+    return Loaded(rows.dataset(), report)
+
 # %% ../nbs/00_data.ipynb #c058
 def _until(rows, report: Report, limit: int | None):
     "The rows until `report` has kept `limit` of them; what follows is not read."
@@ -349,7 +355,7 @@ def load_pairs(path, *, tokenizer=None, max_tokens=None, max_characters=None, li
             rows.add({"prompt": prompt, "chosen": chosen, "rejected": rejected})
             if (key := hash((prompt, chosen, rejected))) in seen: report.note("repeated pair")
             seen.add(key)
-    return Loaded(rows.dataset(), report)
+    return _loaded(rows, report)
 
 # %% ../nbs/00_data.ipynb #c069
 def split_rows(rows, fraction: float = 0.05, seed: int = 0, by: str = "prompt"):
@@ -390,22 +396,22 @@ def _number(value, path, line: int, name: str) -> float | None:
     except (TypeError, ValueError, OverflowError): raise InputError("is not a number", path, line, name, "give a number or null") from None
 
 # %% ../nbs/00_data.ipynb #c077
-def _prompt(row: dict, path, line: int) -> tuple[str | None, str, str | None, dict]:
+def _prompt(row: dict, path, line: int, blank: bool = False) -> tuple[str | None, str, str | None, dict]:
     "(id or None, prompt, language or None, scores) of a row of RTP-LX, RealToxicityPrompts, PolygloToxicityPrompts or plain text."
     score = lambda found: {k: _number(v, path, line, k) for k, v in found.items()}
     if "Prompt" in row:                                        # RTP-LX: Annotations are means over three natives, AnnotationsRaw the three
         means, raw = row.get("Annotations") or {}, row.get("AnnotationsRaw") or {}
         if not isinstance(means, dict) or not isinstance(raw, dict): raise InputError("is not an object", path, line, "Annotations", "give name: number")
         each = {f"{k}_raw": [_number(x, path, line, f"{k}_raw") for x in v] for k, v in raw.items() if isinstance(v, list)}
-        return row.get("Index"), _text(row, "Prompt", path, line), row.get("Locale"), score(means) | each
+        return row.get("Index"), _text(row, "Prompt", path, line, blank), row.get("Locale"), score(means) | each
     if isinstance(row.get("prompt"), dict):                    # RealToxicityPrompts: prompt.text with Perspective's scores beside it
         key = f"{row['filename']}:{row.get('begin')}-{row.get('end')}" if row.get("filename") else None
-        return key, _text(row["prompt"], "text", path, line), "en", score({k: v for k, v in row["prompt"].items() if k != "text"})
+        return key, _text(row["prompt"], "text", path, line, blank), "en", score({k: v for k, v in row["prompt"].items() if k != "text"})
     name = next((n for n in ("prompt", "text", "prompt_text") if n in row), "Prompt")
     meta = row.get("meta_data") if isinstance(row.get("meta_data"), dict) else {}
     language = row.get("lang") or row.get("language") or meta.get("lang")
     numbers = {k: v for k, v in row.items() if isinstance(v, (int, float)) and not isinstance(v, bool) and k not in ("id", "index")}
-    return row.get("id", row.get("index")), _text(row, name, path, line), language, score(numbers)   # PolygloToxicityPrompts
+    return row.get("id", row.get("index")), _text(row, name, path, line, blank), language, score(numbers)   # PolygloToxicityPrompts
 
 # %% ../nbs/00_data.ipynb #c078
 def _prompt_language(path, given, named, line: int, known: dict) -> str:
@@ -420,16 +426,17 @@ def _prompt_language(path, given, named, line: int, known: dict) -> str:
     return given or code
 
 # %% ../nbs/00_data.ipynb #c079
-def load_prompts(path, language=None, limit=None) -> Loaded:
+def load_prompts(path, language=None, limit=None, blank=False) -> Loaded:
     """Prompts with columns prompt_id (text), prompt, language, then the file's scores, one column each (section 3.1).
 
-    The id is the file's own (RTP-LX's `Index`, RealToxicityPrompts' `file:begin-end`), else the line number less one."""
+    The id is the file's own (RTP-LX's `Index`, RealToxicityPrompts' `file:begin-end`), else the line number less one.
+    A prompt without a visible character is refused, or kept with `blank` for a caller that handles it."""
     report, rows, ids, known = Report(path=path), _Rows("prompt_id", "prompt", "language"), {}, {}
     name = PROMPT_FILE.fullmatch(Path(path).name)
     given = normalise_language(language or name[1]) if language or name else None
     for line, row in _until(read_rows(path), report, limit):
         if list(row) == ["text"] and row["text"] == "": report.drop("blank line"); continue
-        own, prompt, named, scores = _prompt(row, path, line)
+        own, prompt, named, scores = _prompt(row, path, line, blank)
         key = _text({"prompt_id": str(line - 1 if own is None else own)}, "prompt_id", path, line)
         code = _prompt_language(path, given, named, line, known)
         if key in ids:
@@ -438,23 +445,29 @@ def load_prompts(path, language=None, limit=None) -> Loaded:
         ids[key], report.kept = prompt, report.kept + 1
         rows.add({"prompt_id": key, "prompt": prompt, "language": code} | scores)
     if again := len(ids) - len(set(ids.values())): report.note("prompts with the text of another", again)
-    return Loaded(rows.dataset(), report)
+    return _loaded(rows, report)
 
 # %% ../nbs/00_data.ipynb #c083
-def _source_keys(scoring, code: str) -> dict[str, tuple[str, str]]:
-    "RealToxicityPrompts' place (`file:begin-end`) -> (Index, prompt) of one language, from RTP-LX's scoring files; the first row of a place counts."
+def _source_keys(scoring, code: str, report: Report) -> dict[str, tuple[str, str]]:
+    "RealToxicityPrompts' place (`file:begin-end`) -> (Index, prompt) of one language, from RTP-LX's scoring files; the first row of a place counts, what else there is goes to the report's notes."
     scoring, name = Path(scoring), LANGUAGES[code].rtp_lx
     files = [p for stem in ("acs_results", "gpt4_results") for p in sorted(scoring.rglob(f"{stem}_{name}.json*"))]
     for file in files:                                         # English has its places only in gpt4_results
-        found = {}
+        found, own, again = {}, 0, 0
         for line, row in read_jsonl(file):
             entry = row.get("OriginalEntry", row)
             place = entry.get("OriginalMetadata") if isinstance(entry, dict) else None
-            if not place: continue                             # written for that culture, without an English source
+            if not place: own += 1; continue                   # written for that culture
             if not isinstance(place, dict): raise InputError("is not an object", file, line, "OriginalMetadata", "get the file again")
-            key = "{}:{}-{}".format(*(place.get(k) for k in ("Filename", "Begin", "End")))
+            if missing := {"Filename", "Begin", "End"} - set(place):
+                raise InputError(f"lacks {' and '.join(sorted(missing))}", file, line, "OriginalMetadata", "get the file again")
+            key = "{Filename}:{Begin}-{End}".format(**place)
+            again += key in found
             found.setdefault(key, (str(entry.get("Index", row.get("Index"))), _text(entry, "Prompt", file, line)))
-        if found: return found
+        if not found: continue
+        for what, count in (("without an English source", own), ("place named again", again)):
+            if count: report.note(f"{code} {what}", count)
+        return found
     raise InputError(f"no scoring file with OriginalMetadata for {LANGUAGES[code].name}", scoring, remedy=f"add acs_results_{name}.json (`xgdetox data get rtp-lx-scoring`)")
 
 # %% ../nbs/00_data.ipynb #c084
@@ -465,20 +478,21 @@ def align_rtp_lx(scoring, prompts=None, languages: Iterable[str] | None = None) 
     codes = [c for c in LANGUAGES if languages is None or c in {normalise_language(s) for s in languages}]
     report, texts = Report(path=scoring), {}
     for code in codes:
-        places = _source_keys(scoring, code)
+        places = _source_keys(scoring, code, report)
         if prompts is None and code != "en": texts[code] = {k: text for k, (_, text) in places.items()}
         elif prompts is None: raise InputError("English texts are not in the scoring files", scoring, remedy="give prompts=, the folder with RTP_LX_EN.json")
         else:
             found = load_prompts(find_prompt_files(prompts, [code])[code]).rows
             known = dict(zip(found["prompt_id"][:], found["prompt"][:]))
             texts[code] = {k: known[index] for k, (index, _) in places.items() if index in known}
+            if gone := len(places) - len(texts[code]): report.note(f"{code} not among the prompts", gone)
     order = list(texts.get("en") or texts[codes[0]])
     shared = [k for k in order if all(k in texts[c] for c in codes)]
     report.kept = len(shared)
     if lost := len(order) - len(shared): report.drop("not in every language", lost)
     rows = _Rows("id", *codes)
     for k in shared: rows.add({"id": k} | {c: texts[c][k] for c in codes})
-    return Loaded(rows.dataset(), report)
+    return _loaded(rows, report)
 
 # %% ../nbs/00_data.ipynb #c088
 ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
@@ -517,13 +531,24 @@ def _parallel_table(file: Path, code: str) -> Iterator[tuple[str, str, str]]:
         yield (row[first] if first not in names.values() else str(line - 1)), row[names[code]], row[names["en"]]
 
 # %% ../nbs/00_data.ipynb #c093
-def _parallel_rows(path: Path, code: str) -> Iterator[tuple[str, str, str]]:
+def _rtp_lx_prompts(folder: Path) -> Path | None:
+    "Where RTP_LX_EN.json lies in a folder that also holds RTP-LX's scoring files, at most three folders deep; None if it is not one."
+    find = lambda name: next((p for deep in ("", "*/", "*/*/", "*/*/*/") for p in sorted(folder.glob(f"{deep}{name}.json*"))), None)
+    scoring, prompts = find("gpt4_results_EN"), find("RTP_LX_EN")
+    return prompts.parent if scoring and prompts else None
+
+def _parallel_rows(path: Path, code: str, report: Report) -> Iterator[tuple[str, str, str]]:
     "(id, text, English) of a table, or of a folder in upstream's, NTREX's, Tatoeba's, one-file-a-language or RTP-LX's layout."
     if not path.exists(): raise InputError("no such file or folder", path, remedy="check the path, or see `xgdetox data`")
     if not path.is_dir(): yield from _parallel_table(path, code); return
     if (found := _parallel_files(path, LANGUAGES[code])) is None:
         tables = [p for p in sorted(path.iterdir()) if p.name.removesuffix(".gz").endswith((".tsv", ".csv"))]
         if len(tables) == 1: yield from _parallel_table(tables[0], code); return
+        if prompts := _rtp_lx_prompts(path):
+            aligned = align_rtp_lx(path, prompts, {code, "en"})
+            report.dropped, report.notes = dict(aligned.report.dropped), dict(aligned.report.notes)
+            yield from zip(aligned.rows["id"], aligned.rows[code], aligned.rows["en"])
+            return
         raise InputError(f"no parallel sentences in {LANGUAGES[code].name}", path, remedy="see page 00_data for the layouts that are read")
     one, english, how = found
     if how == "table": yield from _parallel_table(one, code); return
@@ -538,18 +563,18 @@ def _parallel_rows(path: Path, code: str) -> Iterator[tuple[str, str, str]]:
 def load_parallel(path, language, raw: bool = False, limit=None) -> Loaded:
     """Sentences of `language` beside their English: columns id, text, english (section 5).
 
-    `path` is a table with a column a language, or a folder in any layout that `_parallel_rows` names.
+    `path` is a table with a column a language, or a folder in upstream's, NTREX's, Tatoeba's, one-file-a-language or RTP-LX's layout.
     HTML entities are unescaped; `raw=True` leaves them, as upstream did."""
     path, code = Path(path), normalise_language(language)
     report, rows, plain = Report(path=path), _Rows("id", "text", "english"), (lambda text: text) if raw else unescape
-    for key, text, english in _until(_parallel_rows(path, code), report, limit):
+    for key, text, english in _until(_parallel_rows(path, code, report), report, limit):
         if not isinstance(text, str) or not isinstance(english, str) or not text.strip() or not english.strip():
             report.drop("empty in one language")
             continue
         if ENTITY.search(text) or ENTITY.search(english): report.note("HTML entities left in" if raw else "HTML entities unescaped")
         report.kept += 1
         rows.add({"id": str(key), "text": plain(text), "english": plain(english)})
-    return Loaded(rows.dataset(), report)
+    return _loaded(rows, report)
 
 # %% ../nbs/00_data.ipynb #c098
 _YES = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0, "toxic": 1, "not toxic": 0, "hateful": 1, "non-hateful": 0, "hate": 1, "offensive": 1, "none": 0}
@@ -588,7 +613,7 @@ def load_labelled(path, limit=None, keep: Iterable[str] = ()) -> Loaded:
             rows.add({"text": text, "label": label} | {k: _text(row, k, path, line, True) for k in keep})
             if (key := hash(text)) in seen: report.note("repeated text")
             seen.add(key)
-    return Loaded(rows.dataset(), report)
+    return _loaded(rows, report)
 
 # %% ../nbs/00_data.ipynb #c103
 def load_lexicon(path, language) -> list[str]:
@@ -627,7 +652,7 @@ class DataSet:
     place: str                    # where it lies, as a glob in the data folder
     home: str                     # its page
     how: str                      # "https", "hub", "drive", or what a person must do
-    files: dict[str, str] = field(default_factory=dict, hash=False)   # path in the data folder -> address; or {"repo": ..., "patterns": ...}
+    files: dict[str, str] = field(default_factory=dict, hash=False)   # path in the data folder -> address; its id on Google Drive, or {"repo": ..., "patterns": ..., "to": ...}
     expect: dict[str, int] = field(default_factory=dict, hash=False)  # path -> rows it must have
     pins: dict[str, str] = field(default_factory=dict, hash=False)    # path -> sha256 known beforehand
 
@@ -658,8 +683,8 @@ def _datasets() -> dict[str, DataSet]:
     "The table of data sets."
     a, git = _addresses(), "https://github.com"
     rows = [
-        DataSet("pairs", "24,576 English preference pairs (toxicity_pairwise)", "a zip; size not published", "not stated", "pairwise/toxicity_pairwise/*.jsonl", f"{git}/ajyl/dpo_toxic", "drive",
-                {"repo": "1baArqcjIc2Q4OllLVUz1hp3p3XxmdteK", "to": "pairwise"}, {"pairwise/toxicity_pairwise": 24_576}),
+        DataSet("pairs", "24,576 English preference pairs (toxicity_pairwise)", "one zip, about 0.3 GB unpacked; its models are left", "not stated", "pairwise/toxicity_pairwise/*.jsonl", f"{git}/ajyl/dpo_toxic", "drive",
+                {"pairwise/toxicity_pairwise.zip": "1BmBkhNS4R2z5UwqVu5GhaTvFFeWOJfPC"}, {"pairwise/toxicity_pairwise": 24_576}),
         DataSet("prompts", "RTP-LX prompts, 17 files", "9 MB", "MIT, with parts under CC BY-SA 4.0", "prompts/RTP_LX_*.json", f"{git}/microsoft/RTP-LX",
                 "its zip needs the password in its README; unzip the RTP_LX_*.json into prompts/", expect={"prompts/RTP_LX_EN.json": 999}),
         DataSet("rtp-lx-scoring", "RTP-LX scoring files, which align the prompts", "about 20 MB", "as RTP-LX", "rtp_lx/scoring/*/*.json", f"{git}/microsoft/RTP-LX", "https", a["rtp-lx-scoring"]),
@@ -689,15 +714,21 @@ def data_folder() -> Path:
     return next((p for p in (Path("../shared/data"), Path("../../shared/data")) if p.is_dir()), Path("data"))
 
 # %% ../nbs/00_data.ipynb #c115
+_FETCHED = ("https", "hub", "drive")                             # the ways that `get_dataset` takes itself
+
+def _state(d: DataSet, folder: Path) -> str:
+    "here, a part of it, or not: by the names of its files where they are known, else by its place."
+    named = sum(any((folder / f).exists() for f in (name, name + ".gz")) for name in d.files) if d.how == "https" else 0
+    if 0 < named < len(d.files): return f"{named} of {len(d.files)} files"
+    n = sum(1 for p in folder.glob(d.place) if p.suffix != ".part")
+    return f"here ({n} file{'s' * (n != 1)})" if n else "not here"
+
 def data_table(folder=None):
     "A pandas table of DATASETS with their state in `folder`: name, what, size, licence, state, how."
     import pandas
     folder = data_folder() if folder is None else Path(folder)
-    def state(d):
-        n = sum(1 for _ in folder.glob(d.place)) if folder.is_dir() else 0
-        return f"here ({n} file{'s' * (n != 1)})" if n else "not here"
-    how = lambda d: f"xgdetox data get {d.name}" if d.how in ("https", "hub", "drive") else f"{d.home}: {d.how}"
-    return pandas.DataFrame([{"name": d.name, "what": d.what, "size": d.size, "licence": d.licence, "state": state(d), "how": how(d)} for d in DATASETS.values()])
+    how = lambda d: f"xgdetox data get {d.name}" if d.how in _FETCHED else f"{d.home}: {d.how}"
+    return pandas.DataFrame([{"name": d.name, "what": d.what, "size": d.size, "licence": d.licence, "state": _state(d, folder), "how": how(d)} for d in DATASETS.values()])
 
 # %% ../nbs/00_data.ipynb #c119
 def _pin(folder: Path, name: str, file: Path, known: dict[str, str]) -> str:
@@ -719,33 +750,45 @@ def download(address: str, file: Path, timeout: float = 60) -> Path:
     request = urllib.request.Request(address, headers={"Range": f"bytes={done}-"} if done else {})
     try:
         with urllib.request.urlopen(request, timeout=timeout) as reply:
-            expected = reply.headers.get("Content-Length")
+            expected, place = reply.headers.get("Content-Length"), reply.headers.get("Content-Range", f"bytes {done}-")
+            if reply.status == 206 and not place.startswith(f"bytes {done}-"): raise OSError("the server sent another part")
             with open(part, "ab" if reply.status == 206 else "wb") as f:   # 200: the server sends all of it again
                 start = f.tell()
                 shutil.copyfileobj(reply, f, 1 << 20)
             if expected is not None and part.stat().st_size - start < int(expected): raise OSError("the connection closed early")
     except urllib.error.HTTPError as e:
         if e.code != 416: raise InputError(f"the server answers {e.code}", address, remedy="look at the data set's page; it may have moved") from None
-    except OSError as e: raise InputError(f"the download stopped ({getattr(e, 'reason', e)})", address, remedy="run the same command again; it goes on where it stopped") from None
+        if e.headers.get("Content-Range") != f"bytes */{done}":        # what is here is not the whole of it: start anew
+            part.unlink()
+            return download(address, file, timeout)
+    except (OSError, http.client.HTTPException) as e:
+        raise InputError(f"the download stopped ({getattr(e, 'reason', None) or e or type(e).__name__})", address, remedy="run the same command again; it goes on where it stopped") from None
     os.replace(part, file)
     return file
 
 # %% ../nbs/00_data.ipynb #c123
+def _unzip(zipped: Path) -> list[Path]:
+    "Unpack a zip beside itself, into a folder of its own name unless it brings that; returns the files."
+    try:
+        with zipfile.ZipFile(zipped) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+            own = all(name.startswith(f"{zipped.stem}/") for name in names)
+            to = zipped.parent if own else zipped.with_suffix("")
+            return [Path(archive.extract(name, to)) for name in names]     # zipfile keeps names inside the folder
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError):
+        raise InputError("is not a whole zip file", zipped, remedy="delete it and run the same command again") from None
+
 def _from_drive(d: DataSet, folder: Path) -> list[Path]:
-    "Get a Google Drive folder with gdown (resuming) and unzip what is zipped; returns the files."
+    "Get files from Google Drive by their id with gdown (resuming) and unzip what is zipped; returns the files."
     try: import gdown
     except ImportError: raise InputError("needs the package gdown", field=d.name, remedy="pip install gdown") from None
-    to = folder / d.files["to"]
-    to.mkdir(parents=True, exist_ok=True)
-    try: got = gdown.download_folder(id=d.files["repo"], output=str(to), resume=True, quiet=False, use_cookies=False)
-    except Exception as e: raise InputError(f"Google Drive does not give it ({type(e).__name__})", d.home, remedy="run the same command again, or fetch it by hand from that page") from None
-    if not got: raise InputError("Google Drive does not give it", d.home, remedy="run the same command again later, or fetch it by hand from that page")
-    files = [Path(g) for g in got]
-    for zipped in [f for f in files if f.suffix == ".zip"]:
-        try: archive = zipfile.ZipFile(zipped)
-        except zipfile.BadZipFile: raise InputError("is not a whole zip file", zipped, remedy="delete it and run the same command again") from None
-        archive.extractall(to)                                 # zipfile keeps names inside the folder
-        files += [to / n for n in archive.namelist() if not n.endswith("/")]
+    files = []
+    for file, key in ((folder / name, key) for name, key in d.files.items()):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try: got = file.exists() or gdown.download(id=key, output=str(file), resume=True, use_cookies=False)
+        except Exception as e: raise InputError(f"Google Drive does not give it ({type(e).__name__})", d.home, remedy=f"run the same command again, or put the file from that page at {file}") from None
+        if not got or not file.exists(): raise InputError("Google Drive does not give it", d.home, remedy=f"run the same command again later, or put the file from that page at {file}")
+        files += [file, *(_unzip(file) if file.suffix == ".zip" else [])]
     return files
 
 # %% ../nbs/00_data.ipynb #c124
@@ -755,26 +798,26 @@ def _from_hub(d: DataSet, folder: Path) -> list[Path]:
     to = folder / d.files["to"]
     try: snapshot_download(d.files["repo"], repo_type="dataset", allow_patterns=d.files["patterns"], local_dir=str(to))
     except Exception as e: raise InputError(f"the hub does not give it ({type(e).__name__})", d.home, remedy="check the network (HF_HUB_OFFLINE?) and run the same command again") from None
-    return [p for p in sorted(to.rglob("*")) if p.is_file() and ".cache" not in p.parts]
+    files = [p for p in sorted(to.rglob("*")) if p.is_file() and ".cache" not in p.parts]
+    if not files: raise InputError("the hub holds no such files", d.home, field=d.files["patterns"], remedy="look at that page; they may have moved")
+    return files
 
 # %% ../nbs/00_data.ipynb #c125
 def get_dataset(name: str, folder=None, sources: dict[str, str] | None = None) -> Report:
     "Download a data set of DATASETS into `folder` and check its hash and number of rows (InputError if they differ); `sources` replaces addresses (a mirror)."
     if name not in DATASETS: raise InputError(f"unknown data set {name[:40]!r}", remedy="known are " + ", ".join(DATASETS))
     d, folder = DATASETS[name], data_folder() if folder is None else Path(folder)
-    if d.how not in ("https", "hub", "drive"): raise InputError("cannot be downloaded for you", d.home, field=name, remedy=d.how)
-    report = Report(path=folder)
     if d.how == "https":
         for file, address in d.files.items():
             if not (folder / file).exists(): download((sources or {}).get(file, address), folder / file)
             _pin(folder, file, folder / file, d.pins)
-            report.kept += 1
-    else:
+        files = list(d.files)
+    elif d.how in ("drive", "hub"):
         files = (_from_drive if d.how == "drive" else _from_hub)(d, folder)
         for file in files: _pin(folder, str(file.resolve().relative_to(folder.resolve())), file, d.pins)
-        report.kept = len(files)
+    elif not (files := list(folder.glob(d.place))): raise InputError("cannot be downloaded for you", d.home, field=name, remedy=d.how)
     if wrong := check_dataset(name, folder): raise InputError("; ".join(wrong), folder, field=name, remedy=f"the files are kept; compare them with {d.home}")
-    return report
+    return Report(len(files), path=folder)
 
 # %% ../nbs/00_data.ipynb #c126
 def check_dataset(name: str, folder=None) -> list[str]:
