@@ -38,7 +38,8 @@ RATES = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
 SEARCH, SEEDS = 100, (0, 1, 2)
 LOSSES = {"dpo": {}, "ipo": dict(loss="ipo"), "hinge": dict(loss="hinge"), "kto": dict(loss="kto"),
           "simpo": dict(loss="simpo", beta=2.0, simpo_gamma=1.0),                       # its paper's values for base models
-          "orpo": dict(loss="orpo"), "sft": dict(loss="sft")}
+          "orpo": dict(loss="orpo"), "orpo, weight 1": dict(loss="orpo", beta=1.0),     # the weight of its odds ratio: .1 is usual, 1 the largest its paper tried
+          "sft": dict(loss="sft")}
 LORA = [(rate, r, alpha) for r, alpha in ((4, 4), (16, 16), (64, 16), (64, 64)) for rate in (1e-4, 3e-4, 1e-3, 3e-3)]
 
 BASE = resolve_model("world")
@@ -113,6 +114,7 @@ class Ablation:
         with open(Path(tempfile.gettempdir())/f"{self.target.name}.lock", "w") as lock:            # several runs may share one table
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.read()
+            if self.of(name, seed, **{k: v for k, v in facts.items() if v == v}): return found
             for l, metrics in found.items():
                 self.rows += [dict(model="world", tuning=name, seed=seed, language=l, metric=m, value=float(f"{v:.6g}"), n=len(PROMPTS[l]), **facts) for m, v in metrics.items()]
             write_table(tidy(self.rows), self.target)
