@@ -1,4 +1,5 @@
 "Statistics: intervals that cover, tests that are exact, correlations that agree with scipy, and dull input that does no harm."
+import itertools
 import math
 import numpy as np
 import pandas as pd
@@ -76,6 +77,18 @@ def test_sign_flip_test_is_exact_and_right_under_the_null():
     with pytest.raises(ValueError, match="length"): paired_difference([1, 2], [1])
 
 
+def test_sign_flip_test_is_the_count_over_all_patterns():
+    d = np.random.default_rng(6).normal(.3, 1, 9); signs = np.array(list(itertools.product([-1, 1], repeat=9)))
+    means = (signs * d).mean(1); expected = min(1, 2 * min((means <= d.mean() + 1e-12).mean(), (means >= d.mean() - 1e-12).mean()))
+    assert paired_difference(np.zeros(9), d)["p"] == pytest.approx(expected)
+
+
+def test_intervals_agree_with_a_bootstrap_written_by_hand():
+    rng = np.random.default_rng(7); b = rng.uniform(.2, 1, 60); a = b * rng.uniform(0, 1, 60); i = np.random.default_rng(8).integers(0, 60, (6000, 60))
+    expected = np.quantile(1 - a[i].mean(1) / b[i].mean(1), [.025, .975]); d = relative_drop(b, a, n_resamples=6000)
+    assert (d["low"], d["high"]) == pytest.approx(tuple(expected), abs=.01)
+
+
 def test_relative_drop_is_the_ratio_of_means_and_pairs_prompts():
     rng = np.random.default_rng(2); b = rng.uniform(.2, 1, 200); a = .5 * b + rng.normal(0, .01, 200)
     d = relative_drop(b, a)
@@ -108,6 +121,11 @@ def test_partial_correlation_is_the_textbook_formula():
     r = np.corrcoef([x, y, z]); expected = (r[0, 1] - r[0, 2] * r[1, 2]) / math.sqrt((1 - r[0, 2]**2) * (1 - r[1, 2]**2))
     p = partial_correlation(x, y, z)
     assert p["r"] == pytest.approx(expected) and p["given"] == 1
+    a = np.column_stack([np.ones(40), z, x]); beta, rest, *_ = np.linalg.lstsq(a, y, rcond=None)      # the same p as that of x in a regression
+    t = beta[2] / math.sqrt(rest[0] / 37 * np.linalg.inv(a.T @ a)[2, 2])
+    assert p["p"] == pytest.approx(2 * scipy_stats.t.sf(abs(t), 37))
+    z95 = scipy_stats.norm.ppf(.975) / math.sqrt(40 - 1 - 3)
+    assert (p["fisher_low"], p["fisher_high"]) == pytest.approx((math.tanh(math.atanh(expected) - z95), math.tanh(math.atanh(expected) + z95)))
     assert partial_correlation(x, y, np.column_stack([z, z, np.ones(40)]))["given"] == 1        # a copy and a constant add nothing
     assert "too few" in partial_correlation([1, 2, 3], [3, 1, 2], [1, 5, 2])["reason"]
     assert "nothing is left" in partial_correlation(z, y, z)["reason"]
@@ -136,5 +154,10 @@ def test_seeds_are_combined_with_both_kinds_of_noise():
     one, two, three = (combine_seeds(t(v), ["language"]).iloc[0] for v in ([.5], [.4, .6], [.4, .5, .6]))
     assert (one.low, one.high) == pytest.approx((.4, .6)) and (two.low, two.high) == pytest.approx((.3, .7))
     assert three.high - three.value == pytest.approx(math.hypot(.1, scipy_stats.t.ppf(.975, 2) * .1 / math.sqrt(3)))
+    many = pd.concat([t([.4 - d, .5 - d, .6 - d]).assign(model=["a", "b", "c"]) for d in (-.02, 0, .02)])       # three tunings of three pretrained models
+    nested = combine_seeds(many, ["language"]).iloc[0]
+    assert (nested.low, nested.high, nested.seeds) == pytest.approx((three.low, three.high, 9)) and nested.spread == pytest.approx(.1)
+    one_model = combine_seeds(t([.4, .5, .6]).assign(model="a"), ["language"]).iloc[0]
+    assert (one_model.low, one_model.high) == pytest.approx((three.low, three.high))
     empty = combine_seeds(t([math.nan]), ["language"]).iloc[0]
     assert math.isnan(empty.value) and empty.seeds == 0

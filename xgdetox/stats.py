@@ -134,8 +134,9 @@ def relative_drop(before, after, n_resamples: int = 2000, seed: int = 0, level: 
     reason = "no value" if not len(b) else "the mean before is zero" if not b.mean() > 0 else ""
     if reason: return dict(value=math.nan, low=math.nan, high=math.nan, n=len(b), reason=reason)
     value, low, high = float(drop(b, a)), math.nan, math.nan
+    with np.errstate(all="ignore"): same = bool(np.all(b > 0)) and np.ptp(a / b) == 0
     if len(b) < 2: reason = "1 pair: at least 2 are needed"
-    elif np.all(b > 0) and np.ptp(a / np.where(b > 0, b, 1)) == 0: reason = f"all {len(b)} pairs have the same ratio"
+    elif same: reason = f"all {len(b)} pairs have the same ratio"
     else: low, high = _resample((b, a), drop, n_resamples, seed, level)
     return dict(value=value, low=low, high=high, n=len(b), reason=reason)
 
@@ -161,11 +162,11 @@ def _spearman(x, y, axis=-1):
     return _pearson(rankdata(x, axis=axis), rankdata(y, axis=axis), axis)
 
 # %% ../nbs/00c_stats.ipynb #c038
-def fisher_interval(r: float, n: int, level: float = .95) -> tuple[float, float]:
-    "Fisher's interval of a correlation `r` over `n` pairs: tanh(atanh r -+ z / sqrt(n - 3)). NaN for n < 4 or |r| = 1."
+def fisher_interval(r: float, n: int, level: float = .95, given: int = 0) -> tuple[float, float]:
+    "Fisher's interval of a (partial) correlation `r` over `n` pairs: tanh(atanh r -+ z / sqrt(n - given - 3)). NaN without degrees of freedom or for |r| = 1."
     from scipy.stats import norm
-    if not n > 3 or not abs(r) < 1: return math.nan, math.nan
-    z = norm.ppf(.5 + level / 2) / math.sqrt(n - 3)
+    if not n - given > 3 or not abs(r) < 1: return math.nan, math.nan
+    z = norm.ppf(.5 + level / 2) / math.sqrt(n - given - 3)
     return math.tanh(math.atanh(r) - z), math.tanh(math.atanh(r) + z)
 
 def correlation_p(r: float, n: int, given: int = 0) -> float:
@@ -205,7 +206,7 @@ def _residuals(y, given) -> np.ndarray:
 def partial_correlation(x, y, given, n_resamples: int = 1000, seed: int = 0, level: float = .95) -> dict:
     """Pearson's r of what is left of `x` and `y` after a linear fit on `given` (rows as `x`; one or more columns).
 
-    dict(r, low, high, p, n, given, reason). Rows with any missing value are left out and columns without spread dropped;
+    dict(r, low, high, p, n, given, fisher_low, fisher_high, reason). Rows with any missing value are left out and columns without spread dropped;
     `given` counts what is left of them. NaN where fewer than one degree of freedom remains."""
     nan = math.nan; g = np.asarray(given, float); g = g[:, None] if g.ndim == 1 else g
     x, y = np.asarray(x, float), np.asarray(y, float)
@@ -213,7 +214,7 @@ def partial_correlation(x, y, given, n_resamples: int = 1000, seed: int = 0, lev
     keep = ~np.isnan(np.column_stack([x, y, g])).any(1); x, y, g = x[keep], y[keep], g[keep]
     if len(x): g = g[:, np.ptp(g, axis=0) > 0]
     k = np.linalg.matrix_rank(g - g.mean(0)) if g.size else 0
-    out = dict(r=nan, low=nan, high=nan, p=nan, n=len(x), given=int(k), reason="")
+    out = dict(r=nan, low=nan, high=nan, p=nan, n=len(x), given=int(k), fisher_low=nan, fisher_high=nan, reason="")
     if len(x) - 2 - k < 1: return out | dict(reason=f"{len(x)} rows are too few for {k} covariates")
     ex, ey = _residuals(x, g), _residuals(y, g)
     if np.allclose(ex, 0, atol=1e-9 * max(1, np.ptp(x))) or np.allclose(ey, 0, atol=1e-9 * max(1, np.ptp(y))):
@@ -223,6 +224,7 @@ def partial_correlation(x, y, given, n_resamples: int = 1000, seed: int = 0, lev
         i = rng.integers(0, len(x), len(x)); draws.append(_pearson(_residuals(x[i], g[i]), _residuals(y[i], g[i])))
     draws = np.array(draws)[np.isfinite(draws)]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]) if len(draws) > n_resamples / 2 else (nan, nan)
+    out["fisher_low"], out["fisher_high"] = fisher_interval(r, len(x), level, k)
     return out | dict(r=r, low=float(low), high=float(high), p=correlation_p(r, len(x), k))
 
 # %% ../nbs/00c_stats.ipynb #c048
@@ -267,11 +269,14 @@ def _combine(v, low, high, level) -> tuple[float, float, float]:
 def combine_seeds(df: pd.DataFrame, by: Sequence[str], level: float = .95) -> pd.DataFrame:
     """One row per `by`: mean over seeds, `low` and `high` from prompts and seeds, mean `n`, number of `seeds`, their `spread` (sd).
 
-    Half-width from 3 seeds on: sqrt(mean prompt half-width^2 + (t sd / sqrt(seeds))^2). Two: the span of both intervals. One: its own."""
+    Half-width from 3 seeds on: sqrt(mean prompt half-width^2 + (t sd / sqrt(seeds))^2). Two: the span of both intervals. One: its own.
+    Rows of several `model`s: each model's mean over its tuning seeds counts as one; `seeds` is still the number of rows."""
     rows = []
     for key, g in df.groupby(list(by), sort=False, dropna=False):
-        g = g[g.value.notna()]; v = g.value.to_numpy(float)
+        g = g[g.value.notna()]; seeds = len(g)
+        if "model" in g and "model" not in by and g.model.nunique() > 1: g = g.groupby("model", sort=False)[["value", "low", "high", "n"]].mean()
+        v = g.value.to_numpy(float)
         value, low, high = _combine(v, g.low.to_numpy(float), g.high.to_numpy(float), level)
-        rows.append(dict(zip(by, key if isinstance(key, tuple) else (key,)), value=value, low=low, high=high, n=g.n.mean(), seeds=len(v),
+        rows.append(dict(zip(by, key if isinstance(key, tuple) else (key,)), value=value, low=low, high=high, n=g.n.mean(), seeds=seeds,
                          spread=v.std(ddof=1) if len(v) > 1 else math.nan))
     return pd.DataFrame(rows, columns=[*by, "value", "low", "high", "n", "seeds", "spread"])
