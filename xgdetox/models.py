@@ -5,7 +5,7 @@
 # %% ../nbs/00a_models.ipynb #c002
 from __future__ import annotations
 
-import hashlib, inspect
+import hashlib, inspect, os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,14 +25,15 @@ __all__ = ['load_model', 'load_tokenizer', 'load', 'fingerprint', 'encode', 'tok
 def load_model(name, dtype="auto", device=None):
     """A causal LM in evaluation mode; a model that is loaded already comes back as it is.
 
-    `dtype` "auto": float32 on a CPU, the checkpoint's own elsewhere. `device`: None picks a GPU where there is one; "auto" spreads
-    the layers over all devices. Raises `InputError` where `name` holds no model."""
+    `dtype` "auto": float32 on a CPU, the checkpoint's own elsewhere. `device`: None picks a GPU where there is one, and
+    all GPUs of a grid's job that was given several; "auto" spreads the layers over all devices. Raises `InputError` where `name` holds no model."""
     if isinstance(name, nn.Module): return name.eval()
     import transformers, sys
     if not sys.stderr.isatty(): transformers.utils.logging.disable_progress_bar()
     if Path(str(name)).is_dir() and not (Path(str(name))/"config.json").exists():
         raise InputError("no config.json: not a model folder", path=name, remedy="pass a folder made by save_pretrained")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    several = torch.cuda.device_count() > 1 and "XGDETOX_RUN" in os.environ
+    device = device or ("auto" if several else "cuda" if torch.cuda.is_available() else "cpu")
     if dtype == "auto" and str(device) == "cpu": dtype = torch.float32
     where = {"device_map": "auto"} if device == "auto" else {}
     try: model = transformers.AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype, **where)
