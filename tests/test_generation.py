@@ -179,11 +179,13 @@ def test_two_processes_do_not_write_one_file(job):
 
 def test_special_prompts_are_recorded(job):
     lm, files, out = job
-    lines = [{"Prompt": "x " * 300, "Index": 1}, {"Prompt": "the house", "Index": 2}, {"Prompt": "the house", "Index": 3}, {"Prompt": "a", "Index": 4}]
+    lines = [{"Prompt": "x " * 300, "Index": 1}, {"Prompt": "the house", "Index": 2}, {"Prompt": " \n", "Index": 5}, {"Prompt": "the house", "Index": 3},
+             {"Prompt": "a", "Index": 4}, {"Prompt": "", "Index": 6}, {"Prompt": "a", "Index": 4}]
     files["en"].write_text("".join(json.dumps(x) + "\n" for x in lines))
     paths = g.generate(lm, {"en": files["en"]}, out, **QUICK)
     rows, facts = g.read_generations(paths["en"]), json.loads((out / "m/manifest.json").read_text())["files"]["output-rtp_lx_en.json"]
-    assert [r["prompt_id"] for r in facts["remarks"]] == ["1", "3"] and "cut to the last 250" in facts["remarks"][0]["reason"]
+    assert [(r["prompt_id"], r["reason"].split(": ")[-1]) for r in facts["remarks"]] == [("1", "cut to the last 250"), ("5", "left out"), ("3", "kept"), ("6", "left out"), ("", "left out")]
+    assert facts["prompts"] == 4 and facts["rows"] == 20
     assert rows.prompt_id.unique().tolist() == ["1", "2", "3", "4"] and rows.prompt[0] == "x " * 300
     a, b = (rows[rows.prompt_id == i].generated_text.tolist() for i in ("2", "3"))
     assert a != b                                                              # the same text, samples of its own
@@ -191,6 +193,30 @@ def test_special_prompts_are_recorded(job):
     kept, remarks = g.prepare_prompts(words, [1, 2, 2], [" ", "a", "b"])
     assert [p.prompt_id for p in kept] == ["2", "2#2"]
     assert remarks == [{"prompt_id": "1", "reason": "empty: left out"}, {"prompt_id": "2#2", "reason": "repeated id: renamed"}]
+
+
+def test_a_file_of_blank_prompts_gives_an_empty_file(job):
+    lm, files, out = job
+    files["en"].write_text('{"Prompt": " "}\n')
+    paths = g.generate(lm, files, out, **QUICK)
+    assert paths["en"].read_text() == "" and len(g.read_generations(paths["en"])) == 0 and len(g.read_generations(paths["de"])) == 60
+
+
+def test_every_file_is_read_before_the_model_is_loaded(job, monkeypatch):
+    lm, files, out = job
+    with open(files["de"], "a") as f: f.write('{"Prompt": "half')
+    monkeypatch.setattr(g, "load_model", lambda *a, **k: pytest.fail("the model was loaded"))
+    with pytest.raises(InputError, match="RTP_LX_DE.json:13"): g.generate(lm, files, out, **QUICK)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("how, said", [(dict(n=0), "n: is 0; it must be 1 or more"), (dict(temperature=-.5), "temperature"), (dict(temperature=float("nan")), "temperature"), (dict(top_p=0), "top_p"),
+                                       (dict(top_p=1.01), "top_p"), (dict(max_tokens=0), "max_tokens"), (dict(max_tokens=256), "max_tokens: is 256, and the model reads 256"), (dict(seed=-1), "seed"),
+                                       (dict(device="cuda:7"), "device: no device 'cuda:7'"), (dict(device="gpu"), "device"), (dict(tensor_parallel_size=2), "only vLLM"), (dict(bos="x"), "bos")])
+def test_nonsense_is_refused_before_anything_is_written(job, how, said):
+    lm, files, out = job
+    with pytest.raises(InputError, match=said): g.generate(lm, files, out, **(QUICK | how))
+    assert not out.exists()
 
 
 @pytest.mark.slow
@@ -236,6 +262,7 @@ def test_upstreams_files_are_read(tmp_path):
     path.write_text('{"prompt": "a"}\n')
     with pytest.raises(InputError, match=r":1: generated_text: "): g.read_generations(path)
     with pytest.raises(InputError, match="holds no output"): g.generation_files(tmp_path / "none")
+    with pytest.raises(InputError, match="; give /"): g.generation_files(tmp_path.parent)
 
 
 KILL = """

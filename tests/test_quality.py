@@ -173,10 +173,39 @@ def test_before_and_after_is_paired(tmp_path):
     longer = [(p, t + " and the house") for p, t in rows if p != 3]
     for name, some in (("a", rows), ("b", longer)): q.quality_table(generations(tmp_path, some, ("en", "de"), name), metrics=["length", "language"], output=tmp_path / f"{name}.csv")
     table = q.compare_quality(tmp_path / "a.csv", tmp_path / "b.csv", tuning="b").set_index(["metric", "language"])
-    row = table.loc[("tokens", "en")]
+    row = table.loc[("tokens_change", "en")]
     assert row.value == pytest.approx(3) and row.n == 11 and row.lost == 1 and row.p < .01 and row.p_holm >= row.p
-    assert table.loc[("blank", "en"), "value"] == 0
+    assert table.loc[("blank_change", "en"), "value"] == 0
     with pytest.raises(InputError, match="by prompt"): q.compare_quality(tmp_path / "none.csv", tmp_path / "b.csv")
+    for name, judge in (("one", model("gpt2")), ("two", model("llama"))):
+        judge[1].name_or_path = name
+        q.quality_table(tmp_path / "a", metrics="diversity", tokenizer=judge[1], output=tmp_path / f"{name}.csv")
+    with pytest.raises(InputError, match="judged by one before and by two after"): q.compare_quality(tmp_path / "one.csv", tmp_path / "two.csv")
+
+
+def test_the_command_adds_what_changed(tmp_path, capfd):
+    from xgdetox import cli
+    from xgdetox.stats import read_table
+    def run(*words):
+        with pytest.raises(SystemExit) as end: cli.main(["quality", *map(str, words)])
+        said = capfd.readouterr(); return end.value.code, said.err
+    rows = [(p, " " + " ".join(TEXTS[p % 8].split()[:2 + s % 3])) for p in range(6) for s in range(5)]
+    for name, more in (("a", ""), ("b", " and the house")): generations(tmp_path, [(p, t + more) for p, t in rows], ("en", "de"), name)
+    assert run("--generations", tmp_path / "a", "--metric", "length", "--language", "de", "--output", tmp_path / "a.csv")[0] == 0
+    assert run("--generations", tmp_path / "b", "--metric", "length", "--before", tmp_path / "a.csv", "--output", tmp_path / "b.csv")[0] == 0
+    table = read_table(tmp_path / "b.csv").set_index(["metric", "language"])
+    assert table.loc[("tokens_change", "de"), "value"] == pytest.approx(3) and table.loc[("tokens_change", "de"), "p"] < .05 and table.loc[("tokens", "en"), "n"] == 6
+    for words, said in ((("--generations", tmp_path / "b", "--metric", "length", "--before", tmp_path / "none.csv", "--output", tmp_path / "c.csv"), "by prompt"),
+                        (("--generations", tmp_path / "b", "--metric", "length", "--language", "fr", "--output", tmp_path / "c.csv"), "no continuations in the languages")):
+        code, err = run(*words)
+        assert code == 2 and said in err and err.count("\n") == 1 and not (tmp_path / "c.csv").exists()
+
+
+def test_a_language_without_texts_has_no_values(tmp_path):
+    folder = generations(tmp_path, [(0, " the old man")])
+    (folder / "output-rtp_lx_de.json").write_text("")
+    table = q.quality_table(folder, lm=model("gpt2"), output=tmp_path / "q.csv").set_index(["language", "metric"])
+    assert table.loc["de"].value.isna().all() and (table.loc["de"].n == 0).all() and table.loc[("en", "tokens"), "value"] == 3
 
 
 def test_bad_input_is_named(mixed):

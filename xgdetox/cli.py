@@ -6,11 +6,11 @@
 __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'ALIASES', 'MANY', 'SHORT', 'ModelOption', 'PromptOption',
            'LanguageOption', 'OutputDir', 'TableFile', 'ScorerOption', 'LimitOption', 'PaperOption', 'SetOption',
            'GridArgument', 'RunDir', 'say_version', 'options', 'translate', 'main', 'folder_to_write', 'file_to_write',
-           'table_to_write', 'pairs_of', 'model_of', 'configured', 'place', 'prompts_of', 'texts_of', 'scorer_of',
-           'say_table', 'data', 'data_get', 'world_make', 'world_data', 'train', 'merge', 'generate', 'score',
-           'toxicity', 'calibrate', 'scores_export', 'scores_import', 'scores_show', 'quality', 'probe',
-           'value_vectors', 'intervene', 'activations', 'retrieve', 'foretell', 'run', 'show_run', 'plan', 'status',
-           'compare', 'report', 'explore', 'device']
+           'table_to_write', 'pairs_of', 'settings_of', 'model_of', 'configured', 'place', 'prompts_of', 'texts_of',
+           'scorer_of', 'say_table', 'data', 'data_get', 'world_make', 'world_data', 'train', 'merge', 'generate',
+           'score', 'toxicity', 'calibrate', 'scores_export', 'scores_import', 'scores_show', 'quality', 'capability',
+           'probe', 'value_vectors', 'intervene', 'activations', 'retrieve', 'foretell', 'run', 'show_run', 'plan',
+           'status', 'compare', 'report', 'explore', 'device']
 
 # %% ../nbs/cli.ipynb #c007
 import os, sys, json
@@ -39,6 +39,7 @@ def options(version: Annotated[bool, typer.Option("--version", callback=say_vers
 ALIASES = {"--model-name-or-path": "--model", "--model-name": "--model", "--model-id": "--model", "--base-model-name": "--base-model", "--output-folder": "--output-dir",
            "--datapath": "--generations", "--model-outputs-folder": "--generations", "--perspective-outputs-folder": "--scores", "--load-in-4bit": "--qlora",
            "--per-device-train-batch-size": "--batch-size", "--num-train-epochs": "--epochs", "--gradient-accumulation-steps": "--gradient-accumulation",
+           "--lr-scheduler-type": "--schedule", "--optimizer-type": "--optimizer", "--per-device-eval-batch-size": "--eval-batch-size", "--wandb-run-name": "--run-name",
            "--lang2": "--language", "--train-fp": "--train-file", "--tensor-parallel": "--tensor-parallel-size", "--num-return-sequences": "--n"}
 MANY = {"--prompt-file", "--generations", "--labelled", "--offset", "--language", "--metric", "--set", "--runs"}
 SHORT = {"-o", "-m", "-R", "-h"}          # end a list of values; -1 does not, it is an offset
@@ -121,6 +122,16 @@ def pairs_of(changes) -> dict:
     for change in changes or []:
         if "=" not in change: raise InputError(f"{change!r} is not KEY=VALUE", field="--set", remedy="like --set learning_rate=1.0e-5")
     return {k.strip(): yaml.safe_load(v) for k, _, v in (c.partition("=") for c in changes or [])}
+
+def settings_of(words: list[str]) -> dict:
+    "Words like --loss ipo, or --gradient-checkpointing alone, as settings."
+    found = []
+    for word in words:
+        name, eq, value = word.partition("=")
+        if word.startswith("--"): found.append([name[2:].replace("-", "_"), value])
+        elif found and not found[-1][1]: found[-1][1] = word
+        else: raise InputError(f"{word!r} belongs to no option", field="train", remedy="write settings as --learning-rate 1e-5")
+    return pairs_of([f"{name}={value or 'true'}" for name, value in found])
 
 # %% ../nbs/cli.ipynb #c049
 def model_of(name: str) -> str:
@@ -216,41 +227,49 @@ def world_data(output_dir: OutputDir, control: Annotated[bool, typer.Option("--c
     print(f"written: {write_data(output_dir, control)}")
 
 # %% ../nbs/cli.ipynb #c050
-@app.command()
-def train(model: ModelOption, output_dir: OutputDir, data_dir: Annotated[str, typer.Option("--data-dir", help="Folder of preference pairs (*.jsonl), or world.")] = "world",
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(context: typer.Context, model: ModelOption, output_dir: OutputDir, data_dir: Annotated[str, typer.Option("--data-dir", help="Folder of preference pairs (*.jsonl), or world.")] = "world",
           recipe: Annotated[Optional[str], typer.Option(help="A shipped recipe or a YAML file; by default the model's own.")] = None,
           use_lora: Annotated[bool, typer.Option("--use-lora", help="Train a LoRA adapter; the merged model is written too.")] = False, qlora: Annotated[bool, typer.Option("--qlora", help="LoRA on a 4-bit base.")] = False,
           seed: int = 0, learning_rate: Optional[float] = None, batch_size: Annotated[Optional[int], typer.Option(min=1)] = None, gradient_accumulation: Annotated[Optional[int], typer.Option(min=1)] = None,
           epochs: Annotated[Optional[float], typer.Option(min=0)] = None, max_steps: Annotated[Optional[int], typer.Option(min=1)] = None, beta: Annotated[Optional[float], typer.Option(min=0)] = None, limit: LimitOption = None, set: SetOption = None):
     """Tune a model on English preference pairs (DPO and its kin). Goes on where it was cut off.
 
+    Any further setting of a recipe is given by its name as well: --loss ipo --lora-r 16 --report-to tensorboard.
+
     Example: xgdetox train --model world --data-dir world --output-dir runs/mine --seed 1"""
-    from xgdetox.training import train
+    from xgdetox.training import summary, train
     if use_lora and qlora: raise InputError("--use-lora and --qlora exclude each other", field="--qlora", remedy="give one of the two")
     own = dict(method="qlora" if qlora else "lora" if use_lora else None, learning_rate=learning_rate, batch_size=batch_size, gradient_accumulation=gradient_accumulation,
                epochs=epochs, max_steps=max_steps, beta=beta, limit=limit)
-    print(f"written: {train(model_of(model), place(data_dir, 'pairs'), output_dir, recipe=recipe, seed=seed, **{k: v for k, v in own.items() if v is not None}, **pairs_of(set))}")
+    own = {k: v for k, v in own.items() if v is not None} | settings_of(context.args) | pairs_of(set)
+    final = train(model_of(model), place(data_dir, "pairs"), output_dir, recipe=recipe, seed=seed, **own)
+    if os.environ.get("RANK", "0") == "0": print(f"written: {final}\n{summary(output_dir)}")
 
 # %% ../nbs/cli.ipynb #c051
 @app.command()
 def merge(base_model: Annotated[str, typer.Option("--base-model", help="The model that was adapted.")], lora_adapter: Annotated[Path, typer.Option("--lora-adapter", help="Folder of the adapter: train writes it to OUTPUT/adapter.")],
-          output_dir: OutputDir, base: Annotated[str, typer.Option(help="dequantised: the weights that the adapter was trained on; 16bit: as the paper did.")] = "dequantised"):
+          output_dir: OutputDir, base: Annotated[str, typer.Option(help="dequantised: the weights that the adapter was trained on; 16bit: as the paper did.")] = "dequantised",
+          quantisation: Annotated[Optional[str], typer.Option(help="How the base was rounded, for an adapter trained elsewhere: nf4, fp4 or none.")] = None,
+          dtype: Annotated[str, typer.Option(help="Of the saved weights: auto, the base's own; float32, bfloat16, float16.")] = "auto",
+          untie: Annotated[bool, typer.Option("--untie", help="Give the output head its own weights, for an adapter on tied embeddings.")] = False):
     """Merge a LoRA adapter into its base; the result is checked by its logits.
 
     Example: xgdetox merge --base-model M --lora-adapter out/adapter --output-dir out/merged"""
     from xgdetox.training import merge_adapter
-    print(f"written: {merge_adapter(model_of(base_model), lora_adapter, output_dir, base=base)}")
+    print(f"written: {merge_adapter(model_of(base_model), lora_adapter, output_dir, base=base, quantisation=quantisation, dtype=dtype, untie=untie)}")
 
 # %% ../nbs/cli.ipynb #c021
 @app.command()
 def generate(model: ModelOption, output_dir: OutputDir, prompt_file: PromptOption = None, language: LanguageOption = None, name: Annotated[Optional[str], typer.Option(help="Folder under the output; by default the model's name.")] = None,
              backend: Annotated[str, typer.Option(help="vllm, transformers or auto.")] = "auto", n: int = 25, temperature: float = .9, top_p: float = .8, max_tokens: int = 20, seed: int = 0,
-             tensor_parallel_size: int = 1, bos: Annotated[str, typer.Option(help="tokenizer or paper.")] = "tokenizer", limit: LimitOption = None):
+             tensor_parallel_size: Annotated[int, typer.Option(min=1, help="GPUs that share one model (vLLM).")] = 1,
+             device: Annotated[Optional[str], typer.Option(help="cpu, cuda:1, or cuda:0,cuda:1: a copy of the model on each (transformers).")] = None, bos: Annotated[str, typer.Option(help="tokenizer or paper.")] = "tokenizer", limit: LimitOption = None):
     """Continue every prompt n times, all languages with one start of the engine.
 
     Example: xgdetox generate --model world --prompt-file world --output-dir outputs --n 5 --limit 10"""
     from xgdetox.generation import generate
-    engine = {"tensor_parallel_size": tensor_parallel_size} if tensor_parallel_size > 1 else {}
+    engine = ({"tensor_parallel_size": tensor_parallel_size} if tensor_parallel_size > 1 else {}) | ({"device": device} if device else {})
     files = generate(model_of(model), prompts_of(prompt_file, language), output_dir, name=name or (model if "/" not in model else None), backend=backend, n=n, temperature=temperature,
                      top_p=top_p, max_tokens=max_tokens, seed=seed, bos=bos, limit=limit, **engine)
     for path in files.values(): print(f"written: {path}")
@@ -327,16 +346,31 @@ def scores_show(ledger: Path):
 # %% ../nbs/cli.ipynb #c024
 @app.command()
 def quality(generations: Annotated[str, typer.Option("--generations", help="Folder of generations.")], output: TableFile = Path("quality.csv"),
-            metric: Annotated[Optional[list[str]], typer.Option(help="perplexity, diversity, length, language; all by default.")] = None,
+            metric: Annotated[Optional[list[str]], typer.Option(help="perplexity, diversity, length, language; all by default.")] = None, language: LanguageOption = None,
             lm: Annotated[Optional[str], typer.Option(help="The model whose perplexity is taken: the untuned base; with --paper an mT5.")] = None, paper: PaperOption = False,
+            before: Annotated[Optional[Path], typer.Option(help="The table of the continuations before tuning: adds the paired changes with p and p_holm.")] = None,
             model: str = "", tuning: str = ""):
     """Fluency, diversity, length, and whether the text stays in its language.
 
     Example: xgdetox quality --generations outputs/world --lm world --output quality.csv"""
-    from xgdetox.quality import METRICS, quality_table
-    metrics = list(metric or METRICS)
-    table = quality_table(generations, metrics=metrics, lm=model_of(lm) if lm else None, paper=paper, output=output, model=model, tuning=tuning)
+    from xgdetox.data import normalise_language
+    from xgdetox.quality import METRICS, by_prompt, compare_quality, quality_table
+    from xgdetox.stats import tidy, write_table
+    if before: by_prompt(before)
+    codes = [normalise_language(l) for l in language] if language else None
+    table = quality_table(generations, metrics=list(metric or METRICS), lm=model_of(lm) if lm else None, paper=paper, output=output, model=model, tuning=tuning, languages=codes)
+    if before: write_table(table := tidy([*table.to_dict("records"), *compare_quality(before, output, model=model, tuning=tuning).to_dict("records")]), output)
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
+
+@app.command()
+def capability(results: Annotated[Path, typer.Option("--results", help="A results_*.json of lm-evaluation-harness, or the folder that it wrote.")], output: TableFile = Path("capability.csv"), model: str = "", tuning: str = ""):
+    """Accuracies that lm-evaluation-harness measured (multilingual ARC, HellaSwag, MMLU), as our table. Page 04 has the call of lm_eval.
+
+    Example: xgdetox capability --results runs/mgpt/capability --output capability.csv"""
+    from xgdetox.quality import capability_table
+    table = capability_table(results, model=model, tuning=tuning, output=output)
+    say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
+
 
 # %% ../nbs/cli.ipynb #c053
 @app.command()

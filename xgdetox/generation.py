@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['ENGINES', 'row_seed', 'uniforms', 'nucleus_floor', 'draw', 'sample', 'accepts', 'stop_tokens', 'model_config', 'cut',
-           'to_text', 'Prompt', 'prepare_prompts', 'cache_positions', 'plan_batches', 'continue_batch',
+           'to_text', 'Prompt', 'prepare_prompts', 'read_prompts', 'cache_positions', 'plan_batches', 'continue_batch',
            'continue_prompts', 'as_rows', 'journal', 'differences', 'write_rows', 'sha256', 'model_fingerprint',
            'record', 'util_version', 'is_finished', 'unfinished', 'choose_backend', 'vllm_refuses', 'explicit_dtype',
-           'transformers_engine', 'load_adapted', 'vllm_engine', 'start_vllm_quietly', 'stop_vllm', 'vllm_adapter',
-           'generate', 'split_adapter', 'tokenizer_of', 'complete', 'model_name', 'prompt_room', 'Continuation',
-           'generation_rows', 'read_generations', 'generation_files']
+           'devices_of', 'transformers_engine', 'load_adapted', 'vllm_engine', 'start_vllm_quietly', 'stop_vllm',
+           'vllm_adapter', 'check_sampling', 'generate', 'split_adapter', 'tokenizer_of', 'complete', 'model_name',
+           'prompt_room', 'Continuation', 'generation_rows', 'read_generations', 'generation_files']
 
 # %% ../nbs/02_generation.ipynb #c088
-import fcntl, hashlib, inspect, json, os, time
-from contextlib import ExitStack, contextmanager
+import fcntl, hashlib, inspect, json, math, os, time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata, util
 from pathlib import Path
@@ -162,6 +162,14 @@ def prepare_prompts(tokenizer, ids, texts, bos="tokenizer", room: int | None = N
             p.ids = p.ids[-room:]
         first.setdefault(text, p.prompt_id); prompts.append(p)
     return prompts, remarks
+
+# %% ../nbs/02_generation.ipynb #c092
+def read_prompts(tokenizer, file, language: str, limit: int | None = None, bos="tokenizer", room: int | None = None) -> tuple[list[Prompt], list[dict]]:
+    "`prepare_prompts` of a file; rows that the loader left out are counted among the remarks, without an id."
+    rows, report = load_prompts(file, language, limit, blank=True)
+    prompts, remarks = prepare_prompts(tokenizer, rows["prompt_id"], rows["prompt"], bos, room)
+    return prompts, remarks + [{"prompt_id": "", "reason": f"{why}: left out", "rows": n} for why, n in report.dropped.items()]
+
 
 # %% ../nbs/02_generation.ipynb #c042
 def cache_positions(model, share: float = .25) -> int:
@@ -320,12 +328,26 @@ def explicit_dtype(model, dtype="auto", device=None) -> str:
     if str(device) == "cpu" or not torch.cuda.is_available(): return "float32"
     return str(getattr(model_config(model), "dtype", None) or "float32").removeprefix("torch.")
 
+# %% ../nbs/02_generation.ipynb #c097
+def devices_of(device) -> list:
+    "One device or several (a list, or `cuda:0,cuda:1`); None leaves the choice to `load_model`. `InputError` for one that is not there."
+    names = [d.strip() for d in device.split(",")] if isinstance(device, str) else list(device) if isinstance(device, (list, tuple)) else [device]
+    for name in names:
+        if name in (None, "auto"): continue
+        try: found = torch.device(name)
+        except RuntimeError: found = None
+        if found is None or found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+            raise InputError(f"no device {str(name)[:40]!r} here", field="device", remedy=f"use cpu{' or cuda:0' if torch.cuda.is_available() else ''}")
+    return names
+
+
 # %% ../nbs/02_generation.ipynb #c064
 @contextmanager
-def transformers_engine(model, tokenizer, settings: dict, device=None, batch_rows=None, adapter=None, **_):
+def transformers_engine(model, tokenizer, settings: dict, device=None, batch_rows=None, adapter=None, tensor_parallel_size: int = 1, **_):
     "A function (prompts, language, done) -> batches of rows. Several devices, as a list or `cuda:0,cuda:1`: a copy of the model on each."
     options = {k: settings[k] for k in ("n", "max_tokens", "temperature", "top_p", "seed")}
-    devices = device.split(",") if isinstance(device, str) else list(device) if isinstance(device, (list, tuple)) else [device]
+    devices = devices_of(device)
+    if tensor_parallel_size > 1: raise InputError("only vLLM spreads a model over devices", field="tensor_parallel_size", remedy="use --backend vllm, or --device cuda:0,cuda:1 for a copy on each")
     if len(devices) == 1:
         loaded = load_adapted(model, adapter, settings["dtype"], devices[0])
         yield lambda prompts, language, done: continue_prompts(loaded, tokenizer, prompts, language=language, done=done, batch_rows=batch_rows, **options)
@@ -373,7 +395,7 @@ def vllm_engine(model, tokenizer, settings: dict, tensor_parallel_size: int = 1,
     model, width = options.pop("merged", model), prompt_room(model, 0)
     engine = {k: v for k, v in engine.items() if k not in ("device", "batch_rows")} | options.pop("engine", {})
     llm = LLM(model=str(model), skip_tokenizer_init=True, dtype=settings["dtype"], tensor_parallel_size=tensor_parallel_size, max_model_len=width,
-              enable_chunked_prefill=False, max_num_batched_tokens=max(8192, width), seed=settings["seed"], **engine)
+              enable_chunked_prefill=False, max_num_batched_tokens=max(8192, width), seed=settings["seed"] % 2**32, **engine)
     how = {k: settings[k] for k in ("n", "temperature", "top_p", "max_tokens")} | {"stop_token_ids": stop_tokens(model), "detokenize": False}
     def run(prompts, language, done):
         for some in (prompts[i:i + chunk] for i in range(0, len(prompts), chunk)):
@@ -416,6 +438,14 @@ def vllm_adapter(model, adapter) -> dict:
 # %% ../nbs/02_generation.ipynb #c070
 ENGINES = {"transformers": transformers_engine, "vllm": vllm_engine}
 
+# %% ../nbs/02_generation.ipynb #c095
+def check_sampling(n, temperature, top_p, max_tokens, seed):
+    "`InputError` for a number that no sampling can have."
+    for name, value, fits, range_ in (("n", n, n >= 1, "1 or more"), ("temperature", temperature, 0 <= temperature < math.inf, "0 (greedy) or more"), ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
+                                      ("max_tokens", max_tokens, max_tokens >= 1, "1 or more"), ("seed", seed, seed >= 0, "0 or more")):
+        if not fits: raise InputError(f"is {value}", field=name, remedy=f"it must be {range_}")
+
+
 # %% ../nbs/02_generation.ipynb #c073
 def generate(model, prompt_files: dict, output_dir, *, name: str | None = None, backend="auto", n: int = 25, temperature: float = .9,
              top_p: float = .8, max_tokens: int = 20, seed: int = 0, bos="tokenizer", limit: int | None = None, dtype="auto",
@@ -423,25 +453,25 @@ def generate(model, prompt_files: dict, output_dir, *, name: str | None = None, 
     """Continue every prompt of every file `n` times (defaults: paper section 3.1); returns {language: path}.
 
     Writes `output_dir/name/output-rtp_lx_{lang}.json`, JSON Lines with prompt, generated_text, prompt_id, sample, finish_reason and tokens,
-    and manifest.json. Temperature 0 is greedy, one a prompt. A finished file is left alone, an unfinished one completed; the model is loaded
-    once, and only if there is something to do. `adapter`: a LoRA folder, as `model` may be one. `engine`: device(s), batch_rows, tensor_parallel_size.
+    and manifest.json. Temperature 0 is greedy, one a prompt. A finished file is left alone, an unfinished one completed. All files are read
+    before the model is loaded: once, and only if there is something to do. `adapter`: a LoRA folder, as `model` may be one. `engine`: device(s), batch_rows, tensor_parallel_size.
     Raises `InputError`."""
+    check_sampling(n, temperature, top_p, max_tokens, seed)
     model, adapter = split_adapter(model, adapter)
     backend, n = choose_backend(backend, model), n if temperature else 1
     settings = dict(model=model_fingerprint(model), adapter=adapter and model_fingerprint(adapter), backend=backend, n=n, seed=seed, bos=bos, limit=limit,
                     dtype=explicit_dtype(model, dtype, engine.get("device")), temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-    folder, started, out = Path(output_dir) / (name or model_name(adapter or model)), [], {}
-    tokenizer = load_tokenizer(tokenizer_of(model, adapter) if tokenizer is None else tokenizer)
-    with ExitStack() as stack:
-        for language, file in {normalise_language(k): Path(p) for k, p in prompt_files.items()}.items():
-            out[language] = target = folder / f"output-rtp_lx_{file_language(language)}.json"
-            mine = settings | {"prompts": sha256(file)}
-            if is_finished(target, mine): continue
-            if not started: started.append(stack.enter_context(ENGINES[backend](model, tokenizer, settings, adapter=adapter, **engine)))
-            rows = load_prompts(file, language, limit).rows
-            prompts, remarks = prepare_prompts(tokenizer, rows["prompt_id"], rows["prompt"], bos, prompt_room(model, max_tokens))
-            complete(target, started[0], language, prompts, mine, remarks)
+    folder, todo, out = Path(output_dir) / (name or model_name(adapter or model)), [], {}
+    tokenizer, room = load_tokenizer(tokenizer_of(model, adapter) if tokenizer is None else tokenizer), prompt_room(model, max_tokens)
+    for language, file in {normalise_language(k): Path(p) for k, p in prompt_files.items()}.items():
+        out[language] = target = folder / f"output-rtp_lx_{file_language(language)}.json"
+        mine = settings | {"prompts": sha256(file)}
+        if not is_finished(target, mine): todo.append((target, language, mine, *read_prompts(tokenizer, file, language, limit, bos, room)))
+    if todo:
+        with ENGINES[backend](model, tokenizer, settings, adapter=adapter, **engine) as run:
+            for target, language, mine, prompts, remarks in todo: complete(target, run, language, prompts, mine, remarks)
     return out
+
 
 # %% ../nbs/02_generation.ipynb #c074
 def split_adapter(model, adapter=None):
@@ -477,9 +507,12 @@ def model_name(model) -> str:
     return parts[-2] if len(parts) > 1 and parts[-1] in ("final_checkpoint", "merged") else parts[-1]
 
 def prompt_room(model, max_tokens: int, longest: int = 4096) -> int:
-    "How many tokens of prompt leave room for `max_tokens` more in the model's context, or in `longest`."
+    "How many tokens of prompt leave room for `max_tokens` more in the model's context, or in `longest`. `InputError` where none does."
     from types import SimpleNamespace
-    return min(context_length(SimpleNamespace(config=model_config(model))) or longest, longest) - max_tokens
+    width = min(context_length(SimpleNamespace(config=model_config(model))) or longest, longest)
+    if width <= max_tokens: raise InputError(f"is {max_tokens}, and the model reads {width} tokens in all", field="max_tokens", remedy="ask for fewer")
+    return width - max_tokens
+
 
 # %% ../nbs/02_generation.ipynb #c089
 class Continuation(NamedTuple):
@@ -517,5 +550,7 @@ def generation_files(folder) -> dict:
     files = {}
     for path in sorted(Path(folder).glob("output-rtp_lx_*.json")):
         files[normalise_language(path.stem.removeprefix("output-rtp_lx_"))] = path
-    if not files: raise InputError("holds no output-rtp_lx_{lang}.json", folder, remedy="run `xgdetox generate` first")
+    if not files:
+        below = sorted({p.parent for p in Path(folder).glob("*/output-rtp_lx_*.json")})
+        raise InputError("holds no output-rtp_lx_{lang}.json", folder, remedy=f"give {below[0]}" if below else "run `xgdetox generate` first, and give the folder that it wrote")
     return {k: files[k] for k in LANGUAGES if k in files}

@@ -6,8 +6,8 @@
 __all__ = ['METRICS', 'Measured', 'PANELS', 'batch_ids', 'common_prefix', 'continuation_loss', 'seq2seq_loss', 'paper_perplexity',
            'pieces', 'distinct_n', 'distinct_n_fixed', 'self_bleu', 'identify_language', 'language_accuracy',
            'median_interval', 'row_of', 'prompt_values', 'perplexity_values', 'diversity_values', 'length_values',
-           'language_values', 'quality_table', 'texts_path', 'compare_quality', 'draw_quality', 'confusion',
-           'draw_confusion', 'capability_table']
+           'language_values', 'quality_table', 'texts_path', 'compare_quality', 'by_prompt', 'draw_quality',
+           'confusion', 'draw_confusion', 'capability_table']
 
 # %% ../nbs/04_quality.ipynb #c002
 import json, math
@@ -257,7 +257,7 @@ def diversity_values(df, language, tokenizer, name, budget: int = 100, bleu_prom
     of = lambda f, ids: pd.Series([f(groups[p]) for p in ids], index=list(ids), dtype=float)
     for n in (1, 2, 3): yield Measured(language, f"dist_{n}", of(lambda r: distinct_n(r, n), groups), name)
     for n in (1, 2, 3): yield Measured(language, f"dist_{n}_of_{budget}", of(lambda r: distinct_n_fixed(r, n, budget), groups), name)
-    if bleu_prompts: yield Measured(language, "self_bleu", of(self_bleu, list(groups)[::-(-len(groups) // bleu_prompts)]), name)
+    if bleu_prompts: yield Measured(language, "self_bleu", of(self_bleu, list(groups)[::max(1, -(-len(groups) // bleu_prompts))]), name)
 
 # %% ../nbs/04_quality.ipynb #c060
 def length_values(df, language):
@@ -289,6 +289,7 @@ def quality_table(generations_folder, *, metrics=METRICS, lm=None, tokenizer=Non
         if m not in METRICS: raise InputError(f"unknown metric {str(m)[:40]!r}", field="metric", remedy="use " + ", ".join(METRICS))
     if "perplexity" in metrics and lm is None: raise InputError("perplexity needs a language model", field="lm", remedy="name one, or leave perplexity out")
     files = {k: p for k, p in generation_files(generations_folder).items() if languages is None or k in languages}
+    if not files: raise InputError("no continuations in the languages asked for", generations_folder, field="language", remedy="leave them out, or generate them first")
     how = _judges(lm, tokenizer, paper, dtype, metrics)
     measured, texts = [], []
     for language, path in files.items():
@@ -345,22 +346,31 @@ def _load_lm(lm, paper, dtype="auto"):
 
 # %% ../nbs/04_quality.ipynb #c068
 def compare_quality(before, after, *, model="", tuning="", seed=0, output=None) -> pd.DataFrame:
-    """What changed, prompt by prompt, between two tables of `quality_table` (their paths): tidy, `value` = mean of after - before, with p and p_holm.
+    """What changed, prompt by prompt, between two tables of `quality_table` (their paths): tidy rows `{metric}_change`, `value` = mean of after - before, with p and p_holm.
 
-    Only prompts with a value on both sides count (`n`); `lost` counts the others. p: sign-flip permutation test; Holm over the languages of a metric."""
-    read = lambda path: pd.read_parquet(texts_path(path, "prompts")) if texts_path(path, "prompts").exists() else _no_prompts(path)
-    both = read(before).merge(read(after), on=["language", "metric", "prompt_id", "scorer"], how="outer", suffixes=("_before", "_after"))
-    rows = []
+    Only prompts with a value on both sides count (`n`); `lost` counts the others. p: sign-flip permutation test; Holm over the languages of a metric.
+    Raises `InputError` where two judges measured the same metric."""
+    old, new = by_prompt(before), by_prompt(after)
+    judged = [t[t.value.notna()].groupby("metric").scorer.agg(set) for t in (old, new)]
+    for m in judged[0].index.intersection(judged[1].index):
+        if judged[0][m] != judged[1][m]:
+            raise InputError(f"{m} was judged by {', '.join(judged[0][m])} before and by {', '.join(judged[1][m])} after", after, remedy="measure both with the same --lm")
+    rows, both = [], old.merge(new, on=["language", "metric", "prompt_id", "scorer"], how="outer", suffixes=("_before", "_after"))
     for (metric, language, scorer), g in both.groupby(["metric", "language", "scorer"], sort=False):
         d = paired_difference(g.value_before.to_numpy(), g.value_after.to_numpy())
-        rows.append(dict(model=model, tuning=tuning, seed=seed, language=language, metric=metric, scorer=scorer, lost=len(g) - d["n"],
+        rows.append(dict(model=model, tuning=tuning, seed=seed, language=language, metric=f"{metric}_change", scorer=scorer, lost=len(g) - d["n"],
                          **{k: d[k] for k in ("value", "low", "high", "n", "p")}))
     table = tidy(rows)
     table["p_holm"] = table.groupby("metric", sort=False).p.transform(holm)
     if output is not None: write_table(table, output)
     return table
 
-def _no_prompts(path): raise InputError("no values by prompt lie beside this table", path, remedy="make it with xgdetox quality --output")
+def by_prompt(table) -> pd.DataFrame:
+    "The values of single prompts that lie beside a table. Raises `InputError` where none do."
+    path = texts_path(table, "prompts")
+    if not path.exists(): raise InputError("no values by prompt lie beside this table", table, remedy="make it with xgdetox quality --output")
+    return pd.read_parquet(path)
+
 
 # %% ../nbs/04_quality.ipynb #c074
 PANELS = {"toxicity_probability": "toxicity probability", "perplexity": "perplexity", "dist_1_of_100": "dist-1 of 100", "tokens": "tokens",
