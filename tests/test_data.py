@@ -15,7 +15,7 @@ import zipfile
 import pytest
 
 from xgdetox import data
-from xgdetox.data import (DATASETS, LANGUAGES, InputError, align_rtp_lx, cut_prompt, data_files, find_prompt_files, get_dataset, load_labelled, load_pairs,
+from xgdetox.data import (DATASETS, LANGUAGES, InputError, align_rtp_lx, check_dataset, cut_prompt, data_files, data_table, find_prompt_files, get_dataset, load_labelled, load_pairs,
                           load_parallel, load_prompts, mask, normalise_language, paper_numbers, read_rows, split_rows, write_atomic, write_json)
 
 
@@ -138,6 +138,16 @@ def test_24576_pairs_in_500_megabytes(tmp_path):
     assert rows == 24_576 and kilobytes / 1024 < 500
 
 
+def test_dropped_rows_are_logged_even_if_nobody_asks(tmp_path, caplog):
+    for load, file in ((load_pairs, jsonl(tmp_path / "p.jsonl", [pair(), pair(chosen="")])), (lambda p: load_prompts(p, "en"), jsonl(tmp_path / "q.jsonl", [{"text": "Hi,", "id": 1}] * 2))):
+        caplog.clear()
+        load(file)
+        assert [r.getMessage() for r in caplog.records] == [f"{file.name}: kept 1, dropped 1 ({'empty chosen' if load is load_pairs else 'repeated row'} 1)"]
+    caplog.clear()
+    load_pairs(jsonl(tmp_path / "whole.jsonl", [pair()]))
+    assert not caplog.records
+
+
 # prompts
 
 def test_prompts_of_the_wrong_language_are_refused(tmp_path):
@@ -224,7 +234,10 @@ def test_align_needs_english_texts_and_reports_what_is_not_shared(tmp_path):
     jsonl(tmp_path / "p/RTP_LX_DE.json", [{"Prompt": x, "Index": i} for i, x in enumerate("CKAZ")])
     aligned = align_rtp_lx(tmp_path / "s", tmp_path / "p", ["en", "de"])
     assert aligned.rows[:] == {"id": ["a:0-9", "c:0-9"], "de": ["A", "C"], "en": ["prompt a", "prompt c"]}
-    assert aligned.report.dropped == {"not in every language": 1}
+    assert aligned.report.dropped == {"not in every language": 1} and aligned.report.notes == {"de without an English source": 1, "de place named again": 1}
+    german = load_parallel(tmp_path, "de")                     # a folder that holds both kinds of file, as the original's clone does
+    assert (german.rows["text"][:], german.rows["english"][:]) == (["A", "C"], ["prompt a", "prompt c"]) and german.report.dropped == aligned.report.dropped
+    assert load_parallel(tmp_path, "en").rows["text"][:] == ["prompt a", "prompt b", "prompt c"]
     assert "English" in str(refused(align_rtp_lx, tmp_path / "s", None, ["en", "de"]))
     assert "Swedish" in str(refused(align_rtp_lx, tmp_path / "s", tmp_path / "p", ["sv"]))
 
@@ -263,16 +276,23 @@ def test_errors_do_not_quote_texts(tmp_path):
 # downloads: against a server of our own
 
 class Server(http.server.BaseHTTPRequestHandler):
-    "Serves `content`; cuts the first reply off in the middle when `cut`; understands Range."
-    content, cut, asked = b"", False, []
+    "Serves `content`; cuts the first reply off in the middle when `cut`; understands Range, unless `odd`, which it answers from another place."
+    protocol_version, content, cut, odd, asked = "HTTP/1.1", b"", False, False, []
 
     def do_GET(self):
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
         Server.asked.append(start)
+        self.close_connection = True
         if self.path.endswith("gone"): self.send_error(404); return
-        if start >= len(Server.content): self.send_error(416); return
+        if start >= len(Server.content): self.send_response(416); self.send_header("Content-Range", f"bytes */{len(Server.content)}"); self.end_headers(); return
         body = Server.content[start:]
         self.send_response(206 if start else 200)
+        if start: self.send_header("Content-Range", f"bytes {start + Server.odd}-{len(Server.content) - 1}/{len(Server.content)}")
+        if self.path.endswith("chunked"):                      # a length that is not told beforehand, and a reply that ends before its end
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"5\r\nabcde\r\n5\r\nab")
+            return
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[:len(body) // 2] if Server.cut and not start else body)
@@ -282,7 +302,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    Server.asked, Server.cut = [], False
+    Server.asked, Server.cut, Server.odd = [], False, False
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=running.serve_forever, daemon=True).start()
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"): monkeypatch.delenv(name, raising=False)
@@ -315,18 +335,52 @@ def test_download_of_a_finished_part_and_of_a_missing_page(tmp_path, server):
     assert refused(data.download, "http://127.0.0.1:9/none", tmp_path / "h").remedy
 
 
-def test_pairs_come_from_drive_as_a_zip_and_are_counted(tmp_path, monkeypatch):
-    def download_folder(id, output, **_):
-        with zipfile.ZipFile(f"{output}/toxicity_pairwise.zip", "w") as z:
-            for i in range(6): z.writestr(f"toxicity_pairwise/split_{i}.jsonl", json.dumps(pair(f"Prompt {i}")) + "\n")
-        return [f"{output}/toxicity_pairwise.zip"]
-    monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download_folder=download_folder))
+def test_a_part_that_cannot_be_gone_on_with_is_never_taken_for_the_whole(tmp_path, server):
+    Server.content = b"0123456789"
+    (tmp_path / "longer.part").write_bytes(b"of another file")
+    assert data.download(f"{server}/longer", tmp_path / "longer").read_bytes() == Server.content and Server.asked == [15, 0]
+    (tmp_path / "odd.part").write_bytes(b"0123")
+    Server.odd = True
+    assert "another part" in str(refused(data.download, f"{server}/odd", tmp_path / "odd")) and (tmp_path / "odd.part").read_bytes() == b"0123"
+    Server.odd = False
+    assert data.download(f"{server}/odd", tmp_path / "odd").read_bytes() == Server.content
+    assert refused(data.download, f"{server}/chunked", tmp_path / "cut").remedy and not (tmp_path / "cut").exists()
+
+
+def test_a_killed_download_goes_on_in_the_next_process(tmp_path, server):
+    Server.content, Server.cut = b"word\n" * 10_000, True
+    code = f"import os; from pathlib import Path; from xgdetox import data\ntry: data.download('{server}/p', Path('{tmp_path}/p'))\nfinally: os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL and not (tmp_path / "p").exists()
+    assert data.download(f"{server}/p", tmp_path / "p").read_bytes() == Server.content and Server.asked == [0, 25_000]
+
+
+def drive(monkeypatch, names, asked, fail=()):
+    "A gdown whose Drive holds one zip of pairs; it stops, leaving a part behind, as often as `fail` says."
+    def download(id, output, resume, use_cookies):
+        asked.append(id)
+        if len(asked) in fail: open(f"{output}abcdefgh.part", "w").close(); raise OSError("connection lost")
+        with zipfile.ZipFile(output, "w") as z:
+            for name in names: z.writestr(name, json.dumps(pair(name)) + "\n")
+        return output
+    monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=download))
+
+
+@pytest.mark.parametrize("top", ["toxicity_pairwise/", ""])
+def test_pairs_come_from_drive_as_a_zip_and_are_counted(tmp_path, monkeypatch, top):
+    asked = []
+    drive(monkeypatch, ["__MACOSX/._split_0.jsonl"] * bool(top) + [f"{top}split_{i}.jsonl" for i in range(6)], asked, fail=[1])
+    assert "same command again" in refused(get_dataset, "pairs", tmp_path).remedy
     assert "pairwise/toxicity_pairwise has 6 rows, not 24,576" in str(refused(get_dataset, "pairs", tmp_path))
     monkeypatch.setitem(DATASETS["pairs"].expect, "pairwise/toxicity_pairwise", 6)
-    assert get_dataset("pairs", tmp_path).kept == 7            # the zip and its six files
-    assert len(load_pairs(tmp_path / "pairwise/toxicity_pairwise").rows) == 6 and (tmp_path / "checksums.json").exists()
-    monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download_folder=lambda **_: None))
-    assert "Drive" in str(refused(get_dataset, "pairs", tmp_path))
+    assert get_dataset("pairs", tmp_path).kept == 7 and len(set(asked)) == 1 and len(asked) == 2   # the zip and its six files; no other file is asked for
+    assert len(load_pairs(tmp_path / "pairwise/toxicity_pairwise").rows) == 6 and len(data.read_json(tmp_path / "checksums.json")) == 7
+    (tmp_path / "pairwise/toxicity_pairwise.zip").write_bytes((tmp_path / "pairwise/toxicity_pairwise.zip").read_bytes()[:-40])
+    assert "not a whole zip" in str(refused(get_dataset, "pairs", tmp_path))
+
+
+def test_without_gdown_or_without_the_file_the_command_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=lambda **_: None))
+    assert "Drive" in str(e := refused(get_dataset, "pairs", tmp_path)) and "toxicity_pairwise.zip" in e.remedy
     monkeypatch.setitem(sys.modules, "gdown", None)
     assert "pip install gdown" in refused(get_dataset, "pairs", tmp_path).remedy
 
@@ -337,6 +391,8 @@ def test_hub_data_sets(tmp_path, monkeypatch):
         jsonl(tmp_path / "prompts/realtoxicityprompts/prompts.jsonl", [{"filename": "a", "begin": 0, "end": 1, "prompt": {"text": "Hi,", "toxicity": 0.1}}])
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert get_dataset("realtoxicityprompts", tmp_path).kept == 1
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: None)
+    assert "no such files" in str(refused(get_dataset, "polyglotoxicityprompts", tmp_path))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: 1 / 0)
     assert "hub" in str(refused(get_dataset, "realtoxicityprompts", tmp_path))
 
@@ -344,6 +400,23 @@ def test_hub_data_sets(tmp_path, monkeypatch):
 def test_what_needs_a_person_says_so_and_unknown_names_are_refused(tmp_path):
     assert "password" in refused(get_dataset, "prompts", tmp_path).remedy and "Kaggle" in refused(get_dataset, "jigsaw", tmp_path).remedy
     assert "pairs" in refused(get_dataset, "nothing", tmp_path).remedy and not list(tmp_path.iterdir())
+
+
+def test_what_a_person_fetched_is_checked(tmp_path, monkeypatch):
+    jsonl(tmp_path / "prompts/RTP_LX_EN.json", [{"Prompt": "Good morning,"}])
+    assert "has 1 rows, not 999" in str(refused(get_dataset, "prompts", tmp_path)) and not (tmp_path / "checksums.json").exists()
+    monkeypatch.setitem(DATASETS["prompts"].expect, "prompts/RTP_LX_EN.json", 1)
+    assert get_dataset("prompts", tmp_path).kept == 1 and check_dataset("prompts", tmp_path) == []
+
+
+def test_table_has_every_data_set_with_size_licence_state_and_a_way(tmp_path):
+    for name in ("ar.txt", "cs.txt.gz", "de.txt.part"): (tmp_path / "lexicons/ldnoobw").mkdir(parents=True, exist_ok=True); (tmp_path / "lexicons/ldnoobw" / name).touch()
+    (tmp_path / "reference").mkdir(); (tmp_path / "reference/english-probe.safetensors").touch()
+    table = data_table(tmp_path).set_index("name")
+    assert list(table.index) == list(DATASETS) and not (table == "").any(axis=None)
+    assert table.state["ldnoobw"] == "2 of 16 files" and table.state["probe"] == "here (1 file)" and table.state["pairs"] == "not here"
+    for name, how in table.how.items(): assert how == f"xgdetox data get {name}" or how.startswith("https://")
+    assert set(data_table(tmp_path / "none").state) == {"not here"}
 
 
 def test_addresses_name_a_commit():
