@@ -407,6 +407,8 @@ def test_what_a_person_fetched_is_checked(tmp_path, monkeypatch):
     assert "has 1 rows, not 999" in str(refused(get_dataset, "prompts", tmp_path)) and not (tmp_path / "checksums.json").exists()
     monkeypatch.setitem(DATASETS["prompts"].expect, "prompts/RTP_LX_EN.json", 1)
     assert get_dataset("prompts", tmp_path).kept == 1 and check_dataset("prompts", tmp_path) == []
+    jsonl(tmp_path / "labelled/jigsaw/other.csv", [])          # beside the file that is wanted
+    assert "Kaggle" in refused(get_dataset, "jigsaw", tmp_path).remedy
 
 
 def test_table_has_every_data_set_with_size_licence_state_and_a_way(tmp_path):

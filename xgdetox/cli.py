@@ -206,8 +206,9 @@ def data_get(name: str, folder: Annotated[Optional[Path], typer.Option(help="Whe
     """Download one data set, check what is known of it, go on where an earlier try stopped.
 
     Example: xgdetox data get ntrex"""
-    from xgdetox.data import get_dataset
-    print(get_dataset(name, folder))
+    from xgdetox.data import data_folder, get_dataset
+    report = get_dataset(name, folder := folder or data_folder())
+    print(f"{name}: {report.kept} files are in {folder}, checked")
 
 # %% ../nbs/cli.ipynb #c016
 @world_app.command("make")

@@ -716,11 +716,13 @@ def data_folder() -> Path:
 # %% ../nbs/00_data.ipynb #c115
 _FETCHED = ("https", "hub", "drive")                             # the ways that `get_dataset` takes itself
 
+def _there(file: Path) -> bool: return file.exists() or file.with_name(file.name + ".gz").exists()
+
 def _state(d: DataSet, folder: Path) -> str:
     "here, a part of it, or not: by the names of its files where they are known, else by its place."
-    named = sum(any((folder / f).exists() for f in (name, name + ".gz")) for name in d.files) if d.how == "https" else 0
+    named = sum(_there(folder / name) for name in d.files) if d.how == "https" else 0
     if 0 < named < len(d.files): return f"{named} of {len(d.files)} files"
-    n = sum(1 for p in folder.glob(d.place) if p.suffix != ".part")
+    n = named or sum(1 for p in folder.glob(d.place) if p.suffix != ".part")
     return f"here ({n} file{'s' * (n != 1)})" if n else "not here"
 
 def data_table(folder=None):
@@ -815,7 +817,8 @@ def get_dataset(name: str, folder=None, sources: dict[str, str] | None = None) -
     elif d.how in ("drive", "hub"):
         files = (_from_drive if d.how == "drive" else _from_hub)(d, folder)
         for file in files: _pin(folder, str(file.resolve().relative_to(folder.resolve())), file, d.pins)
-    elif not (files := list(folder.glob(d.place))): raise InputError("cannot be downloaded for you", d.home, field=name, remedy=d.how)
+    elif not all(_there(folder / path) for path in d.expect): raise InputError("cannot be downloaded for you", d.home, field=name, remedy=d.how)
+    else: files = list(folder.glob(d.place))
     if wrong := check_dataset(name, folder): raise InputError("; ".join(wrong), folder, field=name, remedy=f"the files are kept; compare them with {d.home}")
     return Report(len(files), path=folder)
 
