@@ -214,6 +214,10 @@ def test_parallel_layouts(tmp_path):
         if name not in ("table", "wide"): assert "Swedish" in str(refused(load_parallel, tmp_path / name, "sv"))
     assert load_parallel(tmp_path / "wide", "zh").rows["id"][:] == ["1", "2"]
     assert "column" in str(refused(load_parallel, tmp_path / "wide" / "ntrex.17way.tsv", "sv"))
+    (tmp_path / "keyed.csv").write_text("id,de,en\n7,Eins,One\n")
+    assert load_parallel(tmp_path / "keyed.csv", "de").rows["id"][:] == ["7"] and "Indonesian" in str(refused(load_parallel, tmp_path / "keyed.csv", "id"))
+    (tmp_path / "indonesian.csv").write_text("id,en\nSatu,One\n")
+    assert load_parallel(tmp_path / "indonesian.csv", "id").rows[:] == {"id": ["1"], "text": ["Satu"], "english": ["One"]}
 
 
 def test_rows_that_do_not_match_are_refused_and_empty_ones_reported(tmp_path):
@@ -233,11 +237,15 @@ def test_align_needs_english_texts_and_reports_what_is_not_shared(tmp_path):
     jsonl(tmp_path / "p/RTP_LX_EN.json", [{"Prompt": f"prompt {f}", "Index": i} for i, f in enumerate("abc")])
     jsonl(tmp_path / "p/RTP_LX_DE.json", [{"Prompt": x, "Index": i} for i, x in enumerate("CKAZ")])
     aligned = align_rtp_lx(tmp_path / "s", tmp_path / "p", ["en", "de"])
-    assert aligned.rows[:] == {"id": ["a:0-9", "c:0-9"], "de": ["A", "C"], "en": ["prompt a", "prompt c"]}
+    assert aligned.rows[:] == {"place": ["a:0-9", "c:0-9"], "de": ["A", "C"], "en": ["prompt a", "prompt c"]}
     assert aligned.report.dropped == {"not in every language": 1} and aligned.report.notes == {"de without an English source": 1, "de place named again": 1}
     german = load_parallel(tmp_path, "de")                     # a folder that holds both kinds of file, as the original's clone does
     assert (german.rows["text"][:], german.rows["english"][:]) == (["A", "C"], ["prompt a", "prompt c"]) and german.report.dropped == aligned.report.dropped
     assert load_parallel(tmp_path, "en").rows["text"][:] == ["prompt a", "prompt b", "prompt c"]
+    jsonl(tmp_path / "s/acs_results_ID.json", [{"OriginalEntry": {"Prompt": "Tiga", "Index": 0, **place("c")}}])          # Indonesian is called as keys are
+    jsonl(tmp_path / "p/RTP_LX_ID.json", [{"Prompt": "Tiga", "Index": 0}])
+    assert align_rtp_lx(tmp_path / "s", tmp_path / "p", ["en", "id"]).rows[:] == {"place": ["c:0-9"], "en": ["prompt c"], "id": ["Tiga"]}
+    assert load_parallel(tmp_path, "id").rows[:] == {"id": ["c:0-9"], "text": ["Tiga"], "english": ["prompt c"]}
     assert "English" in str(refused(align_rtp_lx, tmp_path / "s", None, ["en", "de"]))
     assert "Swedish" in str(refused(align_rtp_lx, tmp_path / "s", tmp_path / "p", ["sv"]))
 

@@ -1,10 +1,12 @@
 "Every file of the real data folder (XGDETOX_DATA) loads, with the row count that its README states."
+import json
+import random
 import re
 import warnings
 
 import pytest
 
-from xgdetox.data import (ENTITY, LANGUAGES, data_folder, find_prompt_files, load_labelled, load_lexicon, load_pairs, load_parallel,
+from xgdetox.data import (ENTITY, LANGUAGES, align_rtp_lx, data_folder, find_prompt_files, load_labelled, load_lexicon, load_pairs, load_parallel,
                           load_prompts, paper_numbers, read_json, read_rows)
 
 REAL = data_folder()
@@ -70,28 +72,25 @@ def test_lexicons_of_16_languages():
 
 
 def test_align_by_keys_gives_the_aligned_table(tmp_path):
-    "Scoring files written from the source map, in another order, joined again: the aligned table comes out, text for text."
-    import json
-    import random
-    places = {}
+    "Scoring files of all 17 languages written from the source map, in another order, joined again: the aligned table comes out, text for text."
+    places, texts = {}, {}
     for _, row in read_rows(REAL / "prompts/rtp_source_map.tsv.gz"): places.setdefault(row["lang"], []).append(row)
-    from xgdetox.data import align_rtp_lx
-    codes = ["en", "ja", "ru", "zh", "ar"]
-    for code in codes:
-        texts = dict(zip(*(load_prompts(find_prompt_files(REAL / "prompts", [code])[code]).rows[c] for c in ("prompt_id", "prompt"))))
-        rows = places[code][:]
-        random.Random(code).shuffle(rows)
-        name = f"{'gpt4' if code == 'en' else 'acs'}_results_{LANGUAGES[code].rtp_lx}.json"
-        (tmp_path / "scoring").mkdir(exist_ok=True)
-        with open(tmp_path / "scoring" / name, "w", encoding="utf-8") as f:
+    (tmp_path / "scoring").mkdir()
+    for code, l in LANGUAGES.items():
+        texts[code] = dict(zip(*(load_prompts(find_prompt_files(REAL / "prompts", [code])[code]).rows[c] for c in ("prompt_id", "prompt"))))
+        rows = random.Random(code).sample(places[code], len(places[code]))
+        with open(tmp_path / "scoring" / f"{'gpt4' if code == 'en' else 'acs'}_results_{l.rtp_lx}.json", "w", encoding="utf-8") as f:
             for row in rows:
-                entry = {"Prompt": "NA" if code == "en" else texts[row["index"]], "Index": row["index"]}
+                entry = {"Prompt": "NA" if code == "en" else texts[code][row["index"]], "Index": row["index"]}
                 if row["en_position"]: entry["OriginalMetadata"] = {"Filename": row["rtp_filename"], "Begin": row["rtp_begin"], "End": row["rtp_end"]}
                 f.write(json.dumps({"Prompt": entry["Prompt"], "Index": row["index"], "OriginalEntry": entry}) + "\n")
     spaces = lambda text: " ".join(text.split())               # the table has no line ends inside a text
     expected = {spaces(row["en"]): row for _, row in read_rows(REAL / "parallel/rtplx_aligned/rtplx.17way.tsv.gz")}
-    for prompts in (REAL / "prompts", None):
-        languages = codes if prompts else codes[1:]
-        aligned = align_rtp_lx(tmp_path / "scoring", prompts, languages)
-        assert aligned.report.kept == 800 and not aligned.report.dropped
-        if prompts: assert all(spaces(expected[spaces(row["en"])][c]) == spaces(row[c]) for row in aligned.rows for c in codes)
+    aligned = align_rtp_lx(tmp_path / "scoring", REAL / "prompts")
+    assert aligned.report.kept == len(expected) == 800 and not aligned.report.dropped
+    assert all(spaces(expected[spaces(row["en"])][c]) == spaces(row[c]) for row in aligned.rows for c in LANGUAGES)
+    for code in LANGUAGES:                                     # what is left out are the prompts of their own culture, and it is counted
+        own, again = (aligned.report.notes.get(f"{code} {what}", 0) for what in ("without an English source", "place named again"))
+        assert own == sum(not row["en_position"] for row in places[code]) and len(places[code]) - own - again >= 800
+    alone = align_rtp_lx(tmp_path / "scoring", None, [c for c in LANGUAGES if c != "en"])
+    assert alone.report.kept == 800 and all(dict(zip(alone.rows["place"], alone.rows[c])) == dict(zip(aligned.rows["place"], aligned.rows[c])) for c in ("ar", "id", "zh"))

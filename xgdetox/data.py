@@ -179,6 +179,7 @@ def read_table(path) -> Iterator[tuple[int, dict]]:
         if len(set(header)) < len(header): raise InputError("names a column twice", path, 1, remedy="give each column its own name")
         for values in reader:
             if not values: continue
+            if values == header: raise InputError("repeats the header", path, here[0], remedy="delete the line; two tables were put together")
             if len(values) != len(header):
                 raise InputError(f"has {len(values)} cells, the header has {len(header)}", path, here[0], remedy="correct the line; if it is the last, get the file again")
             yield here[0], dict(zip(header, values))
@@ -472,7 +473,7 @@ def _source_keys(scoring, code: str, report: Report) -> dict[str, tuple[str, str
 
 # %% ../nbs/00_data.ipynb #c084
 def align_rtp_lx(scoring, prompts=None, languages: Iterable[str] | None = None) -> Loaded:
-    """RTP-LX's prompts side by side: columns id (`file:begin-end`), then one a language; only prompts that all `languages` have.
+    """RTP-LX's prompts side by side: columns place (`file:begin-end`; `id` is Indonesian), then one a language; only prompts that all `languages` have.
 
     `scoring` is RTP-LX's scoring folder; `prompts`, the folder of RTP_LX_{LANG}.json, gives the texts by `Index` (English needs it)."""
     codes = [c for c in LANGUAGES if languages is None or c in {normalise_language(s) for s in languages}]
@@ -490,8 +491,8 @@ def align_rtp_lx(scoring, prompts=None, languages: Iterable[str] | None = None) 
     shared = [k for k in order if all(k in texts[c] for c in codes)]
     report.kept = len(shared)
     if lost := len(order) - len(shared): report.drop("not in every language", lost)
-    rows = _Rows("id", *codes)
-    for k in shared: rows.add({"id": k} | {c: texts[c][k] for c in codes})
+    rows = _Rows("place", *codes)
+    for k in shared: rows.add({"place": k} | {c: texts[c][k] for c in codes})
     return _loaded(rows, report)
 
 # %% ../nbs/00_data.ipynb #c088
@@ -523,6 +524,7 @@ def _parallel_table(file: Path, code: str) -> Iterator[tuple[str, str, str]]:
         if names is None:
             names = {}
             for column in row:
+                if column.casefold() == "id" and str(row[column]).isdigit(): continue      # a key, not Indonesian
                 try: names.setdefault(normalise_language(column), column)
                 except InputError: pass
             if code not in names or "en" not in names:
@@ -547,7 +549,7 @@ def _parallel_rows(path: Path, code: str, report: Report) -> Iterator[tuple[str,
         if prompts := _rtp_lx_prompts(path):
             aligned = align_rtp_lx(path, prompts, {code, "en"})
             report.dropped, report.notes = dict(aligned.report.dropped), dict(aligned.report.notes)
-            yield from zip(aligned.rows["id"], aligned.rows[code], aligned.rows["en"])
+            yield from zip(aligned.rows["place"], aligned.rows[code], aligned.rows["en"])
             return
         raise InputError(f"no parallel sentences in {LANGUAGES[code].name}", path, remedy="see page 00_data for the layouts that are read")
     one, english, how = found
