@@ -16,7 +16,7 @@ from xgdetox.data import (InputError, Loaded, align_rtp_lx, find_prompt_files, l
 letters = st.text(st.characters(codec="utf-8", exclude_characters="\0\ufeff\r\n\t", exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=30).filter(
     lambda t: t.strip() == t and not t.startswith(('"', "[", "{")))
 many = st.lists(letters, min_size=1, max_size=6, unique=True)
-quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def lines(rows) -> str: return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
@@ -28,10 +28,16 @@ def table(header, rows) -> str:
     return out.getvalue()
 
 
+def DIALOGUE(rows): return [p.removeprefix("\n\nHuman: ").removesuffix("\n\nAssistant:") for p in rows["prompt"]]
+
+
 # loader -> (file name, its content for some texts, the call, the texts of what it returns)
 FORMATS = {
     "dpo_toxic pairs": ("split_0.jsonl", lambda ts: lines({"prompt_text": t, "unpert_gen_text": " so", "pert_gen_text": " not", "gold_input_ids": [1]} for t in ts), load_pairs, "prompt"),
     "prompt, chosen, rejected": ("hf.jsonl", lambda ts: lines({"prompt": t, "chosen": " so", "rejected": " not"} for t in ts), load_pairs, "prompt"),
+    "dialogues": ("hh.jsonl", lambda ts: lines({"chosen": f"\n\nHuman: {t}\n\nAssistant: so", "rejected": f"\n\nHuman: {t}\n\nAssistant: not"} for t in ts), load_pairs, DIALOGUE),
+    "RTP-LX completions": ("acs_results_benign_DE.json", lambda ts: lines({"BenignCompletion": "so", "OriginalEntry": {"Prompt": t, "Completion": "not"}} for t in ts), load_pairs, "prompt"),
+    "table of pairs": ("hf.csv", lambda ts: table(["prompt", "chosen", "rejected"], [[t, " so", " not"] for t in ts]), load_pairs, "prompt"),
     "RTP-LX": ("RTP_LX_DE.json", lambda ts: lines({"Prompt": t, "Index": i, "Annotations": {"Toxicity": 1.5}} for i, t in enumerate(ts)), load_prompts, "prompt"),
     "RealToxicityPrompts": ("rtp.jsonl", lambda ts: lines({"filename": f"{i}.txt", "begin": 0, "end": 1, "prompt": {"text": t, "toxicity": .5}} for i, t in enumerate(ts)), load_prompts, "prompt"),
     "PolygloToxicityPrompts": ("ptp.jsonl", lambda ts: lines({"text": t, "meta_data": {"lang": "de"}, "toxicity": .5} for t in ts), load_prompts, "prompt"),
@@ -40,11 +46,21 @@ FORMATS = {
     "Jigsaw": ("train.csv", lambda ts: table(["id", "comment_text", "toxic", "obscene"], [[i, t, i % 2, 0] for i, t in enumerate(ts)]), load_labelled, "text"),
     "text, label": ("plain.csv", lambda ts: table(["text", "label"], [[t, i % 2] for i, t in enumerate(ts)]), load_labelled, "text"),
     "HateCheck": ("hatecheck.csv", lambda ts: table(["functionality", "test_case", "label_gold"], [["f", t, "hateful"] for t in ts]), load_labelled, "text"),
+    "BEEP!": ("beep.csv", lambda ts: table(["comments", "bias", "hate"], [[t, "none", "offensive"] for t in ts]), load_labelled, "text"),
+    "MLMA": ("mlma.csv", lambda ts: table(["tweet", "sentiment"], [[t, "normal"] for t in ts]), load_labelled, "text"),
+    "ToLD-Br": ("told.csv", lambda ts: table(["text", "homophobia", "insult"], [[t, "0.0", "2.0"] for t in ts]), load_labelled, "text"),
+    "Surge": ("surge.csv", lambda ts: table(["text", "is_toxic"], [[t, "Toxic"] for t in ts]), load_labelled, "text"),
+    "inspection-ai": ("ja.csv", lambda ts: table(["text", "Not Toxic", "Hard to Say", "Toxic", "Very Toxic"], [[t, 0, 0, 1, 1] for t in ts]), load_labelled, "text"),
     "wide table": ("ntrex.tsv", lambda ts: "".join("\t".join(r) + "\n" for r in [["line", "de", "en"], *([str(i), t, "One"] for i, t in enumerate(ts))]), lambda p: load_parallel(p, "de", raw=True), "text"),
     "upstream's 200": ("dpo_toxicity_pairwise_de_200.jsonl", lambda ts: lines({"Prompt": t} for t in ts), lambda p: load_parallel(p.parent, "de", raw=True), "text"),
+    "Tatoeba": ("tatoeba.deu-eng.deu", lambda ts: "".join(t + "\n" for t in ts), lambda p: load_parallel(p.parent, "de", raw=True), "text"),
+    "Tatoeba table": ("tatoeba.de-en.tsv", lambda ts: "".join("\t".join(r) + "\n" for r in [["line", "de", "en"], *([str(i), t, "One"] for i, t in enumerate(ts))]), lambda p: load_parallel(p.parent, "de", raw=True), "text"),
+    "a file a language": ("de.txt", lambda ts: "".join(t + "\n" for t in ts), lambda p: load_parallel(p.parent, "de", raw=True), "text"),
     "NTREX": ("newstest2019-ref.deu.txt", lambda ts: "".join(t + "\n" for t in ts), lambda p: load_parallel(p.parent, "de", raw=True), "text"),
     "word list": ("de.txt", lambda ts: "".join(t + "\n" for t in ts), lambda p: load_lexicon(p.parent, "de"), None)}
-ENGLISH = {"upstream's 200": ("dpo_toxicity_pairwise_en_200.jsonl", lambda n: lines({"Prompt": "One"} for _ in range(n))), "NTREX": ("newstest2019-src.eng.txt", lambda n: "One\n" * n)}
+ENGLISH = {"upstream's 200": ("dpo_toxicity_pairwise_en_200.jsonl", lambda n: lines({"Prompt": "One"} for _ in range(n))), "NTREX": ("newstest2019-src.eng.txt", lambda n: "One\n" * n),
+           "Tatoeba": ("tatoeba.deu-eng.eng", lambda n: "One\n" * n), "a file a language": ("en.txt", lambda n: "One\n" * n)}
+BY_LINE = ("NTREX", "Tatoeba", "a file a language", "plain text", "word list", "wide table", "Tatoeba table")   # nothing in them says that a line is whole
 # upstream's file names are fixed, so gzip there is told by content alone
 
 
@@ -55,7 +71,9 @@ def put(folder: str, kind: str, texts: list[str], content: bytes) -> Path:
     return path
 
 
-def texts_of(kind: str, found) -> list[str]: return found if FORMATS[kind][3] is None else list(found.rows[FORMATS[kind][3]])
+def texts_of(kind: str, found) -> list[str]:
+    field = FORMATS[kind][3]
+    return found if field is None else field(found.rows) if callable(field) else list(found.rows[field])
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -63,7 +81,7 @@ def texts_of(kind: str, found) -> list[str]: return found if FORMATS[kind][3] is
 @given(texts=many, bom=st.booleans(), crlf=st.booleans(), zipped=st.booleans(), blank=st.booleans())
 def test_harmless_differences_change_nothing(kind, texts, bom, crlf, zipped, blank):
     content = FORMATS[kind][1](texts)
-    if blank and kind not in ("NTREX", "plain text", "wide table"): content += "\n"
+    if blank and kind not in BY_LINE: content += "\n"
     content = (content.replace("\n", "\r\n") if crlf else content).encode("utf-8-sig" if bom else "utf-8")
     with tempfile.TemporaryDirectory() as folder:
         found = FORMATS[kind][2](put(folder, kind, texts, gzip.compress(content) if zipped else content))
@@ -86,6 +104,7 @@ def harm(content: bytes, how: str, at: int) -> bytes:
             "gzip cut off": lambda: gzip.compress(content)[:max(3, at % 40)], "gzip damaged": lambda: (z := bytearray(gzip.compress(content))) and (z.__setitem__(at % (len(z) - 10) + 10, z[at % (len(z) - 10) + 10] ^ 0xFF) or bytes(z))}[how]()
 
 
+INSERTED = ("a list in a line", "null", "an empty object", "half a character", "deep nesting", "a long number", "an open quote")
 HARMS = ["cut off", "a byte lost", "a byte that is not UTF-8", "a NUL", "Latin-1", "UTF-16", "a line doubled", "a line lost", "a blank line", "nothing in it", "a list in a line", "null",
          "an empty object", "half a character", "deep nesting", "a long number", "an open quote", "old Mac line ends", "gzip cut off", "gzip damaged"]
 
@@ -105,11 +124,21 @@ def judge(call, path: Path, rows: int):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@settings(quick, max_examples=120)
+@settings(quick, max_examples=80)
 @given(texts=many, how=st.sampled_from(HARMS), at=st.integers(0, 10_000))
 def test_harmed_files_load_what_is_right_or_say_what_is_wrong(kind, texts, how, at):
     with tempfile.TemporaryDirectory() as folder:
-        judge(FORMATS[kind][2], put(folder, kind, texts, harm(FORMATS[kind][1](texts).encode(), how, at)), len(texts) + 2)
+        found = judge(FORMATS[kind][2], put(folder, kind, texts, harm(FORMATS[kind][1](texts).encode(), how, at)), len(texts) + 2)
+        if not isinstance(found, InputError): sound(kind, texts, how, texts_of(kind, found))
+
+
+def sound(kind: str, texts: list[str], how: str, loaded: list[str]):
+    "What is loaded of a harmed file is what was in it: no text changed, none invented, none lost but those of a lost line."
+    if how in ("a byte lost", "old Mac line ends", "Latin-1") or kind in BY_LINE and how == "cut off": return   # another text, which nothing tells from a right one
+    if kind in BY_LINE and how in INSERTED: loaded = [t for t in loaded if t in texts]                           # any line is a text there
+    assert set(loaded) <= set(texts), (how, loaded)
+    if how in ("a line doubled", "a blank line"): assert list(dict.fromkeys(loaded)) == texts
+    if how in ("cut off", "a line lost"): assert [t for t in texts if t in loaded] == loaded
 
 
 @pytest.mark.parametrize("kind", FORMATS)
