@@ -9,10 +9,10 @@ import torch
 from test_models import FAMILIES, TEXTS, Words, tiny
 
 from xgdetox.activations import Patched, compare_activations, explain_transfer, explained_drop, forced_activations, neuron_groups
-from xgdetox.data import InputError
+from xgdetox.data import InputError, load_prompts
 from xgdetox.generation import sample
 from xgdetox.intervention import intervene, mass_curve
-from xgdetox.models import anatomy, encode, fingerprint, neuron_hooks, value_vector_matrix
+from xgdetox.models import anatomy, encode, fingerprint, load, load_tokenizer, neuron_hooks, value_vector_matrix
 from xgdetox.probe import auc, evaluate_probe, fit_probe, fit_probe_paper, load_probe, pooled_features, save_probe, train_probe
 from xgdetox.value_vectors import (all_activations, continuation_activations, matched_neurons, multilinguality, norm_gain, promoted_tokens,
                                    rank_value_vectors, read_neurons, select_sources, toxic_tokens, write_neurons)
@@ -111,17 +111,33 @@ def little(tmp_path_factory):
 def prompts_of(little): return {c: little/f"RTP_LX_{c.upper()}.json" for c in ("en", "de")}
 
 
-def test_the_whole_chain(little, tmp_path):
-    table = explain_transfer(str(little/"base"), str(little/"tuned"), little/"en.csv", prompts_of(little), str(little/"lexicon"), labelled={c: little/f"{c}.csv" for c in ("en", "de")},
-                             top_k=20, offsets=(0.0, -1.0), sets=3, permutations=20, label="little", folder=tmp_path)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_whole_chain_on_every_architecture(little, tmp_path, family):
+    "Pages 05 to 08 to one table; left padding = no padding, decoding with hooks = reading with hooks, offset 0 = untouched, to 1e-5."
+    model, tokenizer = tiny(family), load_tokenizer(str(little/"base"))
+    table = explain_transfer(model, nudged(model), little/"en.csv", prompts_of(little), str(little/"lexicon"), labelled={c: little/f"{c}.csv" for c in ("en", "de")},
+                             top_k=20, offsets=(0.0, -1.0), sets=3, permutations=20, label="little", folder=tmp_path, tokenizer=tokenizer)
     metrics = {"probe_auc", "rude_tokens", "effective_languages", "toxic_mass", "toxic_mass_change", "mean_activation", "activation_drop", "languages_falling", "explained_share"}
-    assert metrics <= set(table.metric) and (table.model == "little").all() and read_neurons(tmp_path/"neurons.json")
+    assert metrics <= set(table.metric) and (table.model == "little").all()
     share = table[(table.metric == "explained_share") & (table.control == "")]
     assert set(share.group) == {"selected", "toxic, active", "toxic, negative", "against, active", "against, negative", "all"}
-    groups = share[share.language == "en"].set_index("group").n_neurons
-    assert groups[["toxic, active", "toxic, negative", "against, active", "against, negative"]].sum() == 3*128
     untouched = table[(table.metric == "toxic_mass_change") & (table.offset == 0)]
     assert len(untouched) == 3 and (untouched.value == 0).all()
+
+    neurons = read_neurons(tmp_path/"neurons.json")
+    sizes = share[share.language == "en"].set_index("group").n_neurons
+    assert sizes[["toxic, active", "toxic, negative", "against, active", "against, negative"]].sum() == 3*anatomy(model).n_neurons
+    prompts = list(load_prompts(prompts_of(little)["en"], "en").rows["prompt"])
+    assert len({len(tokenizer(p).input_ids) for p in prompts}) > 2
+    for offset in (0.0, -1.0):
+        with neuron_hooks(model, add=[(l, n, offset) for l, n in neurons]):
+            means, ids = continuation_activations(model, tokenizer, prompts, neurons, 5)                   # a batch, padded on the left, with its cache
+            single = [continuation_activations(model, tokenizer, [p], neurons, 5) for p in prompts]
+            read = forced_activations(model, tokenizer, prompts, ids, neurons)                             # the same tokens in one pass
+        assert np.array_equal(ids, np.concatenate([i for _, i in single])) and np.allclose(means, np.concatenate([m for m, _ in single]), atol=1e-5)
+        assert np.allclose(means, read, atol=1e-5)
+        plain, plain_ids = continuation_activations(model, tokenizer, prompts, neurons, 5)
+        assert (offset == 0) == (np.array_equal(means, plain) and np.array_equal(ids, plain_ids))
 
 
 def test_intervention_is_kept_as_data_and_repeats(little, tmp_path):
@@ -146,7 +162,6 @@ def test_sampled_intervention(little, tmp_path):
 
 def test_planted_neurons_are_found_by_permutation(little):
     "Where three neurons are silenced and nothing else changes, the test finds them and no random set."
-    from xgdetox.models import load
     base, tokenizer = load(str(little/"base"))
     tuned = nudged(base, 3)
     tuned.load_state_dict(base.state_dict())
@@ -205,7 +220,6 @@ def test_the_released_probe(real_data):
 
 def test_a_cut_off_cache_is_not_read(little, tmp_path, monkeypatch):
     import xgdetox.probe as page
-    from xgdetox.models import load
     model, tokenizer = load(str(little/"base"))
     real = page.pooled_states
     def cut(*a, out, **k): out[:1] = 1; raise KeyboardInterrupt
@@ -260,7 +274,6 @@ def test_matched_neurons():
 def test_groups_and_rude_tokens(little):
     groups = neuron_groups([[.1, -.1], [.2, -.3]], [[1, 1], [-1, -1]])
     assert groups == {"toxic, active": [[0, 0]], "toxic, negative": [[1, 0]], "against, active": [[0, 1]], "against, negative": [[1, 1]]}
-    from xgdetox.models import load
     model, tokenizer = load(str(little/"base"))
     known = toxic_tokens(tokenizer, {"en": ["rude", "vile"], "de": ["gemein", "vile"]})
     assert {tokenizer.decode([i]): ls for i, ls in known.items()} == {"rude": {"en"}, "vile": {"en", "de"}, "gemein": {"de"}}

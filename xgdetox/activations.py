@@ -24,8 +24,8 @@ from .value_vectors import (_prompt_rows, all_activations, continuation_activati
                                    select_sources, write_neurons)
 
 # %% auto #0
-__all__ = ['forced_activations', 'read_activations', 'compare_activations', 'Patched', 'Caches', 'neuron_groups', 'patch_groups',
-           'explained_drop', 'same_layers', 'explain_transfer', 'summarise_mechanism', 'summarise_explained']
+__all__ = ['forced_activations', 'read_activations', 'same_shape', 'compare_activations', 'Patched', 'Caches', 'neuron_groups',
+           'patch_groups', 'explained_drop', 'same_layers', 'explain_transfer', 'summarise_explained']
 
 # %% ../nbs/08_activations.ipynb #c007
 @torch.inference_mode()
@@ -56,6 +56,14 @@ def read_activations(base, tuned, tokenizer, prompts, neurons, readings=("own", 
             "tuned": lambda: (forced_activations(base, tokenizer, prompts, tuned_ids, neurons, bos), after)}
     return {r: make[r]() for r in readings}
 
+# %% ../nbs/08_activations.ipynb #c063
+def same_shape(base, tuned):
+    "The parts of `base`; `InputError` where `tuned` has other layers or neurons, so that no neuron of one is one of the other."
+    one, two = anatomy(base), anatomy(tuned)
+    shapes = [f"{p.n_layers} layers of {p.n_neurons} neurons" for p in (one, two)]
+    if shapes[0] != shapes[1]: raise InputError(f"the base has {shapes[0]}, the tuned model {shapes[1]}", field="tuned", remedy="give the same model before and after tuning")
+    return one
+
 # %% ../nbs/08_activations.ipynb #c013
 def compare_activations(base, tuned, neurons, prompt_files: dict, *, readings=("own", "base", "tuned"), control=True, sets: int = 1000, tokenizer=None, n_tokens: int = 20,
                         bos="tokenizer", limit=None, seed: int = 0, label: str = "", tuning: str = "dpo", output=None) -> pd.DataFrame:
@@ -64,7 +72,7 @@ def compare_activations(base, tuned, neurons, prompt_files: dict, *, readings=("
     Metrics: mean_activation (tuning "base" and `tuning`; with layer and neuron: that neuron's), activation_drop (before - after, paired over prompts), and over all
     languages (language "all") activation_drop with p of a permutation test against `sets` sets of random neurons matched for layer and mean activation."""
     (base, tokenizer), tuned, rows = load(base, tokenizer), load(tuned, tokenizer)[0], []
-    parts, head = anatomy(base), dict(model=label or str(getattr(base, "name_or_path", "")), seed=seed)
+    parts, head = same_shape(base, tuned), dict(model=label or str(getattr(base, "name_or_path", "")), seed=seed)
     flat, everything = [l*parts.n_neurons + n for l, n in neurons], {r: [] for r in readings}
     chosen = {}
     for language, path in prompt_files.items():
@@ -120,7 +128,7 @@ class Patched(nn.Module):
     def __init__(self, base, tuned, neurons):
         super().__init__()
         self.base, self.tuned, self.config, self.generation_config = base, tuned, base.config, base.generation_config
-        self.parts, self.neurons, self.at = anatomy(base), neurons, {}                            # layer -> indices
+        self.parts, self.neurons, self.at = same_shape(base, tuned), neurons, {}                            # layer -> indices
         if isinstance(neurons, str): self.at = dict.fromkeys(range(self.parts.n_layers))
         else:
             for l, n in neurons: self.at.setdefault(int(l), []).append(int(n))
@@ -217,35 +225,25 @@ def explain_transfer(base, tuned, train_file, prompt_files: dict, lexicon, *, la
     tables.append(explained_drop(base, tuned, patch_groups(base, tokenizer, probe, neurons, english), codes, lexicon, limit=limit, tuning=tuning, **same))
     return tidy(pd.concat(tables, ignore_index=True))
 
-# %% ../nbs/08_activations.ipynb #c038
-def summarise_mechanism(run_dir) -> pd.DataFrame:
-    """The mechanism of a grid's run, one row a model and measure, over all languages ("all"): falls with their permutation test, the offset curve's means with
-    intervals over languages, the probe's AUC in English and elsewhere. `run_dir` holds the parts that `xgdetox run` wrote."""
-    read = lambda part: pd.concat([read_table(p) for p in sorted((Path(run_dir)/"parts"/part).glob("*.csv")) if ".values" not in p.name], ignore_index=True)
-    falls, curve, probe = read("activations"), read("intervention"), read("probe")
-    rows = falls[falls.language == "all"].to_dict("records")
-    some = curve[curve.metric.isin(["toxic_mass", "perplexity", "language_kept"])].assign(control=lambda t: t.control.fillna(""))
-    auc = probe[probe.metric == "probe_auc"]
-    parts = [(some, ["model", "tuning", "seed", "metric", "offset", "control"], "all"), (auc[auc.language == "en"], ["model", "tuning", "metric"], "en"), (auc[auc.language != "en"], ["model", "tuning", "metric"], "others")]
-    for table, by, language in parts:
-        for key, g in table.groupby(by, sort=False, dropna=False):
-            rows.append(dict(zip(by, key), language=language, n=len(g), **dict(zip(("value", "low", "high"), bootstrap_mean(g.value)))))
-    return tidy(rows)
-
-# %% ../nbs/08_activations.ipynb #c049
+# %% ../nbs/08_activations.ipynb #c055
 def summarise_explained(explained) -> pd.DataFrame:
     """The share of the fall in toxic mass that each group of neurons recovers, in English ("en") and in all other languages together ("others").
 
-    `explained`: the table of `explained_drop`, for any number of models. One row a model, group and control ("random": the mean of its random sets), then
-    the mean over the models of one kind (world-0, world-1 ... are "world") with its interval; n counts models there, languages elsewhere."""
-    mass = explained[explained.metric == "toxic_mass"].fillna({"control": ""})
-    mass = mass.assign(control=mass.control.str.replace(r"-\d+$", "", regex=True), language=mass.language.where(mass.language == "en", "others"), n=mass.language)
-    key = ["model", "tuning", "seed", "language"]
-    mean = mass.groupby([*key, "group", "control"], sort=False).agg(value=("value", "mean"), n=("n", "nunique")).reset_index()
-    ends = [mean[mean.group == g].set_index(key).value for g in ("base", "tuned")]
-    shares = mean[~mean.group.isin(["base", "tuned"])].set_index(key)
-    shares = shares.assign(value=(ends[0] - shares.value) / (ends[0] - ends[1]), metric="explained_share").reset_index()
-    rows = shares.to_dict("records")
-    for (kind, *rest), g in shares.groupby([shares.model.str.replace(r"-\d+$", "", regex=True), "tuning", "language", "group", "control"], sort=False):
-        rows.append(dict(zip(("tuning", "language", "group", "control"), rest), model=kind, metric="explained_share", n=len(g), **dict(zip(("value", "low", "high"), bootstrap_mean(g.value.to_numpy())))))
+    `explained`: the table of `explained_drop`, for any number of models. One row a model, group and control ("random": the mean of its random sets), its interval over
+    languages, in English over prompts; then the mean over the models of one kind (world-0, world-1 ... are "world", seed empty), its interval over models. n counts those."""
+    plain = lambda t: t.fillna({"control": ""}).assign(control=lambda t: t.control.str.replace(r"-\d+$", "", regex=True))
+    key, explained = ["model", "tuning", "seed", "group", "control"], tidy(explained)
+    mass = plain(explained[explained.metric == "toxic_mass"]).groupby([*key, "language"], sort=False, dropna=False).value.mean().unstack("language")
+    prompts = plain(explained[(explained.metric == "explained_share") & (explained.language == "en")]).groupby(key, dropna=False)[["low", "high"]].first()
+    rows = []
+    for (*head, group, control), patched in mass.drop(["base", "tuned"], level="group").iterrows():
+        base, tuned = (mass.loc[(*head, end, "")] for end in ("base", "tuned"))
+        for name, at in (("en", mass.columns == "en"), ("others", mass.columns != "en")):
+            share = relative_drop((base - tuned)[at], (patched - tuned)[at])
+            if name == "en" and control == "" and (*head, group, control) in prompts.index: share |= prompts.loc[(*head, group, control)].to_dict()
+            rows.append(dict(zip(key, (*head, group, control)), language=name, metric="explained_share", **{k: share[k] for k in ("value", "low", "high", "n")}))
+    one = pd.DataFrame(rows)
+    for (model, *rest), g in one.groupby([one.model.str.replace(r"-\d+$", "", regex=True), "tuning", "language", "group", "control"], sort=False):
+        value = g[["value", "low", "high"]].iloc[0] if len(g) == 1 else bootstrap_mean(g.value)
+        rows.append(dict(zip(("tuning", "language", "group", "control"), rest), model=model, metric="explained_share", n=len(g), **dict(zip(("value", "low", "high"), value))))
     return tidy(rows)

@@ -376,7 +376,7 @@ def capability(results: Annotated[Path, typer.Option("--results", help="A result
 # %% ../nbs/cli.ipynb #c053
 @app.command()
 def probe(model: ModelOption, output_dir: OutputDir, train_file: Annotated[str, typer.Option("--train-file", help="Labelled comments (text,label or Jigsaw's columns), or world.")] = "world",
-          test_dir: Annotated[Optional[str], typer.Option("--test-dir", help="Folder of {language}.csv for the zero-shot test, or world.")] = None, layer: Annotated[int, typer.Option(help="Whose output the probe reads; -1 is the last.")] = -1,
+          test_dir: Annotated[Optional[str], typer.Option("--test-dir", help="Folder of {language}.csv or NAME_{language}.csv for the zero-shot test, or world.")] = None, layer: Annotated[int, typer.Option(help="Whose output the probe reads; -1 is the last.")] = -1,
           paper: PaperOption = False, seed: int = 0, limit: LimitOption = None):
     """A linear probe for toxicity on the residual stream, trained in English.
 
@@ -386,9 +386,10 @@ def probe(model: ModelOption, output_dir: OutputDir, train_file: Annotated[str, 
     from xgdetox.probe import evaluate_probe, train_probe
     from xgdetox.stats import read_table
     train = labelled_files(train_file, [])[0] if train_file == "world" else place(train_file, "labelled")
+    tests = labelled_files(test_dir, list(LANGUAGES), test_only=True)[1] if test_dir else {}                       # before the model is loaded
     path = train_probe(model_of(model), train, output_dir, layer=layer, paper=paper, seed=seed, limit=limit, label=model)
     table = read_table(Path(output_dir) / "probe.csv")
-    if test_dir: table = evaluate_probe(model_of(model), path, labelled_files(test_dir, list(LANGUAGES))[1], label=model, output=Path(output_dir) / "zero-shot.csv")
+    if tests: table = evaluate_probe(model_of(model), path, tests, label=model, output=Path(output_dir) / "zero-shot.csv")
     say_table(table[["language", "metric", "value", "low", "high", "n"]], path)
 
 # %% ../nbs/cli.ipynb #c054

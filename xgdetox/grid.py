@@ -6,11 +6,11 @@
 __all__ = ['STAGES', 'OPTIONAL', 'DATA', 'Count', 'Fraction', 'SETTINGS', 'Stage', 'GridFile', 'NAME', 'LOG', 'OUTPUTS', 'KEPT',
            'DEVICES', 'SHARE', 'START', 'PAPER', 'PACKAGES', 'Strict', 'Pretrain', 'Model', 'project_root', 'load_grid',
            'Numbers', 'Job', 'variants', 'jobs', 'locate', 'fresh', 'note', 'locate_scorer', 'labelled_files',
-           'merge_parts', 'drops', 'mass_drops', 'summarise', 'keep_tables', 'read_log', 'living', 'status',
+           'merge_parts', 'drops', 'mass_drops', 'summarise', 'keep_tables', 'read_log', 'living', 'working', 'status',
            'run_folder', 'durations', 'parameters', 'count_lines', 'work', 'recorded_rates', 'device_here', 'plan',
            'texts_to_score', 'only_runner', 'wait_for_children', 'adopt', 'snakemake_command', 'run', 'messages_to',
-           'prepare_environment', 'Progress', 'visible_devices', 'hold_devices', 'file_hash', 'revision',
-           'write_manifest', 'comparison']
+           'prepare_environment', 'Progress', 'visible_devices', 'hold_devices', 'train_on_devices', 'launch_words',
+           'file_hash', 'revision', 'write_manifest', 'comparison']
 
 # %% ../nbs/grid.ipynb #c083
 import os, re, sys, time, json, math, shutil, socket, hashlib, subprocess
@@ -222,7 +222,6 @@ def _check(grid: dict, path):
                 raise InputError(f"unknown tuning {t!r}", path, field=f"models.{name}.tunings", remedy="name it under tunings")
         for stage in set(m["set"]) - set(SETTINGS):
             raise InputError(f"unknown stage {stage!r}", path, field=f"models.{name}.set", remedy="stages are " + ", ".join(STAGES))
-    if grid["languages_per_job"] < 1: raise InputError("should be 1 or more", path, field="languages_per_job", remedy="17 is one job for all")
     for stage in ("intervene", "activations", "explain"):
         if stage in grid["stages"] and "value_vectors" not in grid["stages"] and not all(m["neurons"] for m in grid["models"].values()):
             raise InputError(f"{stage} needs neurons", path, field="stages", remedy="add probe and value_vectors, or a neurons file to each model")
@@ -415,14 +414,17 @@ def locate_scorer(spec: str) -> str:
     kind, _, rest = spec.partition(":")
     return f"{kind}:{resolve_data(rest, 'lexicon')}" if kind == "lexicon" else spec
 
-def labelled_files(labelled, languages) -> tuple[Path, dict[str, Path]]:
-    "The comments that train the probe and those that test it, {language: file}: of a folder with train.csv and {language}.csv, or a table of files."
+def labelled_files(labelled, languages, test_only: bool = False) -> tuple[Path | None, dict[str, Path]]:
+    """The comments that train the probe and those that test it, {language: file}: of a folder with train.csv and {language}.csv (or name_{language}.csv), or a table of files.
+
+    `test_only`: a folder without train.csv will do."""
     from xgdetox.world import resolve_data
     if isinstance(labelled, dict): return Path(labelled["train"]), {k: Path(v) for k, v in labelled.items() if k in languages}
     place = Path(resolve_data(labelled, "labelled"))
     if place.is_file(): return place, {}
-    found = {k: next(iter(sorted(place.glob(f"{k}.csv*"))), None) for k in ["train", *languages]}
-    if found["train"] is None: raise InputError("no train.csv", place, remedy="name the file under data: {labelled: {train: ..., en: ...}}")
+    found = {k: next(iter([*sorted(place.glob(f"{k}.csv*")), *sorted(place.glob(f"*_{k}.csv*"))]), None) for k in ["train", *languages]}
+    if test_only and not any(found.values()): raise InputError("no {language}.csv, such as de.csv or comments_de.csv", place, remedy="name the files after the languages' codes")
+    if found["train"] is None and not test_only: raise InputError("no train.csv", place, remedy="name the file under data: {labelled: {train: ..., en: ...}}")
     return found.pop("train"), {k: p for k, p in found.items() if p}
 
 # %% ../nbs/grid.ipynb #c038
@@ -515,18 +517,34 @@ def living(run) -> list:
         except psutil.Error: pass
     return found
 
+# %% ../nbs/grid.ipynb #c093
+def working(run: Path):
+    "A function that says whether an executed notebook, such as `notebooks/mass/m-base.ipynb`, is being run now: by a process here, or perhaps on another host."
+    words = {w for p in living(run) for w in _words(p)}
+    runner = run / ".runner"
+    away = bool(_queued(run)) or _held(runner) and f" on {socket.gethostname()} " not in runner.read_text()
+    return lambda notebook: notebook in words or away
+
+def _held(path: Path) -> bool:
+    "Does a living process hold the lock of this file?"
+    import fcntl
+    if not path.exists(): return False
+    with open(path) as f:
+        try: fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError: return True
+    return False
+
 # %% ../nbs/grid.ipynb #c046
 def status(grid: dict, run=None) -> pd.DataFrame:
     "One row a job: stage, job, state (done, running, failed, missing), seconds, reason, notebook."
     run = Path(run or run_folder(grid))
-    busy = any(living(run)) or (run / ".snakemake" / "locks").is_dir() and any((run / ".snakemake" / "locks").iterdir())
-    rows = []
+    at_work, rows = working(run), []
     for job in jobs(grid):
         log, outputs = read_log(run / job.log), [run / o for o in job.outputs]
         have = all(o.exists() for o in outputs)
         if have: state, reason = ("done", "") if _same(log, job) else ("outdated", "its settings or inputs have changed")
         elif log.get("exception") or log.get("error"): state, reason = "failed", log.get("error", "see the notebook")
-        elif log and busy: state, reason = "running", f"since {log.get('start_time', '')[:19]}"
+        elif log and at_work(job.log): state, reason = "running", f"since {log.get('start_time', '')[:19]}"
         elif log: state, reason = "failed", "stopped before its end"
         else:
             waits = [n for n in job.needs if not (run / n).exists()]
@@ -875,6 +893,27 @@ def hold_devices(count: int, devices: list[str], folder=None, every: float = .2)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
     return list(taken)
 
+# %% ../nbs/grid.ipynb #c094
+def train_on_devices(model, data_dir, output_dir, recipe=None, seed: int = 0, **settings) -> Path:
+    """Page 01's `train`, on the devices of this job: a recipe whose `accelerate` is `single_gpu` takes the first; any other is started with
+    accelerate, one process a device. Raises what `train` raises, RuntimeError with the last words of a launch that failed."""
+    from xgdetox.training import load_recipe, recipe_for, train
+    devices = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
+    chosen = load_recipe(recipe or recipe_for(model), **{k: v for k, v in settings.items() if k != "limit"})["accelerate"]
+    if len(devices) > 1 and chosen == "single_gpu": os.environ["CUDA_VISIBLE_DEVICES"] = devices[0]
+    elif len(devices) > 1:
+        done = subprocess.run(launch_words(chosen, len(devices), model, data_dir, output_dir, recipe, seed, settings), capture_output=True, text=True)
+        if done.returncode: raise RuntimeError(f"training on {len(devices)} devices failed: " + " ".join(done.stderr.split()[-60:]))
+    return train(model, data_dir, output_dir, recipe=recipe, seed=seed, **settings)      # finished by then: it only says where the model lies
+
+def launch_words(chosen: str, count: int, model, data_dir, output_dir, recipe, seed: int, settings: dict) -> list[str]:
+    "The command that trains with accelerate's configuration `chosen` on `count` devices; the port is any free one."
+    from xgdetox.training import ACCELERATE
+    changes = [w for k, v in settings.items() if v is not None for w in ("--set", f"{k}={json.dumps(v)}")]
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ACCELERATE / f"{chosen}.yaml"), "--num_processes", str(count), "--main_process_port", "0",
+            str(Path(sys.executable).with_name("xgdetox")), "train", "--model", str(model), "--data-dir", str(data_dir), "--output-dir", str(output_dir), "--seed", str(seed),
+            *(["--recipe", str(recipe)] if recipe else []), *changes]
+
 # %% ../nbs/grid.ipynb #c072
 def file_hash(path, limit: int = 1 << 30) -> str:
     "sha256 of a file, or of its size and name where it is larger than `limit` bytes."
@@ -919,7 +958,7 @@ def write_manifest(grid: dict, run) -> Path:
 # %% ../nbs/grid.ipynb #c092
 def comparison(base: str, tuned: str, name: str | None = None, languages=None, scorer: str | None = None, **more) -> dict:
     "The grid that compares `tuned` with `base`: everything but training. `more` are keys of a grid file: data, prompts, generate ..."
-    label = lambda s: re.sub(r"[^A-Za-z0-9_.]+", "-", Path(s).name).strip("-.") or "model"
+    label = lambda s: {"base": "base-model"}.get(said := re.sub(r"[^A-Za-z0-9_.]+", "-", Path(s).name).strip("-._") or "model", said)
     grid = {"name": name or f"compare-{label(base)}-{label(tuned)}", "about": f"{label(tuned)} against {label(base)}: did it carry over?",
             "models": {label(base): {"path": base, "tuned": {"tuned": tuned}}}, "stages": [s for s in STAGES if s not in ("train", *OPTIONAL)], **more}
     if languages: grid["languages"] = list(languages)

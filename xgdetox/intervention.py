@@ -14,12 +14,12 @@ import pandas as pd
 from .data import InputError, load_lexicon, load_prompts, normalise_language, write_json
 from .generation import generate
 from .models import load, neuron_hooks
-from .stats import bootstrap_mean, paired_difference, permutation_test, tidy, write_table
+from .stats import bootstrap_mean, paired_difference, permutation_test, relative_drop, tidy, write_table
 from .toxicity import load_scorer, score_generations, toxic_mass, toxicity_table
 from .value_vectors import all_activations, matched_neurons
 
 # %% auto #0
-__all__ = ['intervention', 'intervene', 'mass_curve']
+__all__ = ['intervention', 'intervene', 'mass_curve', 'summarise_offsets']
 
 # %% ../nbs/07_intervention.ipynb #c007
 def intervention(neurons, offset: float) -> list[dict]:
@@ -110,4 +110,21 @@ def mass_curve(model, neurons, offsets, prompt_files: dict, lexicon, *, activati
             change = paired_difference(pick(before), pick(after))
             test = permutation_test(change["value"], [np.nanmean(pick(m) - pick(before)) for m in null], "two-sided")
             rows.append(dict(base, metric="toxic_mass_change", **{k: change[k] for k in ("value", "low", "high")}, **{k: test[k] for k in ("p", "null_mean", "null_low", "null_high")}))
+    return tidy(rows)
+
+# %% ../nbs/07_intervention.ipynb #c029
+def summarise_offsets(table) -> pd.DataFrame:
+    """What an offset does to each model, over its languages: toxic mass and perplexity against offset 0 (after/before - 1), and the share of texts in their language.
+
+    `table`: the rows of `intervene`, of any number of models. One row a model, offset and control ("" or "random": the mean of its sets), with an interval over the
+    languages, resampled in pairs; n counts languages. Metrics: toxic_mass_change, perplexity_change, language_kept."""
+    some = table[table.metric.isin(["toxic_mass", "perplexity", "language_kept"])].fillna({"control": ""})
+    some = some.assign(control=some.control.str.replace(r"-\d+$", "", regex=True))
+    mean, rows = some.groupby(["model", "tuning", "seed", "metric", "control", "offset", "language"], sort=False, dropna=False).value.mean().unstack("language"), []
+    for (model, tuning, seed, metric, control, offset), after in mean.iterrows():
+        head = dict(model=model, tuning=tuning, seed=seed, language="all", n=int(after.notna().sum()), control=control, offset=offset)
+        if metric == "language_kept": rows.append(dict(head, metric=metric, **dict(zip(("value", "low", "high"), bootstrap_mean(after)))))
+        else:
+            drop = relative_drop(mean.loc[(model, tuning, seed, metric, control, 0.0)], after)
+            rows.append(dict(head, metric=f"{metric}_change", value=-drop["value"], low=-drop["high"], high=-drop["low"]))
     return tidy(rows)

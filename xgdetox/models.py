@@ -18,8 +18,8 @@ from .data import InputError
 
 # %% auto #0
 __all__ = ['load_model', 'load_tokenizer', 'load', 'fingerprint', 'encode', 'token_ids', 'length_batches', 'Anatomy', 'widths',
-           'anatomy', 'value_vector_matrix', 'neuron_hooks', 'last_position', 'Readings', 'context_length',
-           'pooled_states']
+           'anatomy', 'value_vector_matrix', 'neuron_hooks', 'last_position', 'check_neurons', 'Readings',
+           'context_length', 'pooled_states']
 
 # %% ../nbs/00a_models.ipynb #c008
 def load_model(name, dtype="auto", device=None):
@@ -216,7 +216,7 @@ def neuron_hooks(model, read=None, add=None, put=None, reduce=None, total=False,
             return None if x is a else (x, *args[1:])
         return change
     try:
-        for layer in plan: handles.append(_projection(parts, layer).register_forward_pre_hook(hook(layer)))
+        for layer in plan: handles.append(_projection(parts, layer, plan[layer][0]).register_forward_pre_hook(hook(layer)))
         yield readings
     finally:
         for h in handles: h.remove()
@@ -224,9 +224,15 @@ def neuron_hooks(model, read=None, add=None, put=None, reduce=None, total=False,
 # %% ../nbs/00a_models.ipynb #c039
 def last_position(a): return a[:, -1]                                              # batch, neuron
 
-def _projection(parts, layer):
-    if not 0 <= layer < parts.n_layers: raise InputError(f"layer {layer} of {parts.n_layers}", field="neurons", remedy="layers count from 0")
+def _projection(parts, layer, neurons=()):
+    check_neurons([(layer, n) for n in neurons] or [(layer, 0)], parts.n_layers, parts.n_neurons)
     return parts.out_projections[layer]
+
+def check_neurons(neurons, n_layers: int, n_neurons: int):
+    "Raises `InputError` for a neuron (layer, index) that a model of this shape has not; both count from 0."
+    for l, n in neurons:
+        if not 0 <= l < n_layers: raise InputError(f"layer {l} of {n_layers}", field="neurons", remedy="layers count from 0; are these neurons of another model?")
+        if not 0 <= n < n_neurons: raise InputError(f"neuron {n} of {n_neurons}", field="neurons", remedy="neurons count from 0; are these neurons of another model?")
 
 def _offsets(plan, x):
     "Neuron indices, and offsets broadcast to (batch, position, neuron), as index_add wants them."
@@ -245,8 +251,8 @@ class Readings:
         self.all, self.reduce, self.total, self.passes = isinstance(read, str), reduce, total, {}
         self.read = [] if self.all else [(int(l), int(n)) for l, n in read or []]
         by_layer: dict[int, list[int]] = {}
+        check_neurons(self.read, parts.n_layers, parts.n_neurons)
         for l, n in self.read:
-            if not 0 <= n < parts.n_neurons: raise InputError(f"neuron {n} of {parts.n_neurons}", field="neurons", remedy="neurons count from 0")
             by_layer.setdefault(l, []).append(n)
         self.neurons = dict.fromkeys(range(parts.n_layers)) if self.all else {l: torch.tensor(ns) for l, ns in by_layer.items()}
         at = {l: iter(range(len(ns))) for l, ns in by_layer.items()}

@@ -14,7 +14,7 @@ import torch
 
 from .data import InputError, normalise_language, read_json, write_atomic
 from .generation import sample
-from .models import anatomy, context_length, encode, length_batches, load, neuron_hooks, token_ids, value_vector_matrix
+from .models import anatomy, check_neurons, context_length, encode, length_batches, load, neuron_hooks, token_ids, value_vector_matrix
 from .probe import load_probe
 from .stats import bootstrap_mean, permutation_test
 from .toxicity import word_pieces
@@ -106,6 +106,7 @@ def matched_neurons(activation, neurons, seed: int = 0, pool: int = 16, exclude=
     """A random twin for each of `neurons`: same layer, one of the `pool` nearest in mean activation, none twice, none of `neurons`.
 
     `activation`: (layer, neuron), as `all_activations` gives it. A set of twins answers whether it is these neurons that matter, or any that are as active."""
+    check_neurons(neurons, *activation.shape)
     rng, taken, twins = np.random.default_rng(seed), {(int(l), int(n)) for l, n in [*neurons, *exclude]}, []
     for i in rng.permutation(len(neurons)):
         layer, neuron = map(int, neurons[i])
