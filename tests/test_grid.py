@@ -1,5 +1,6 @@
 "The grid: its list of jobs, what reruns and what does not, locks, crashes, SLURM."
 import filecmp
+import itertools
 import json
 import os
 import random
@@ -23,7 +24,7 @@ RUN = [sys.executable, "-c", "from xgdetox.cli import main; main()", "run", str(
 SHORT = ["--set", "stages=[generate, score, mass, retrieve, report]", "--set", "tunings={}"]
 
 
-def xgdetox(folder, *words, timeout=900, **env):
+def xgdetox(folder, *words, timeout=1800, **env):
     return subprocess.run([*RUN, "--run-dir", str(folder), *words], capture_output=True, text=True, timeout=timeout, cwd=ROOT, env={**os.environ, **env})
 
 
@@ -144,29 +145,37 @@ def test_other_languages_go_on_when_one_fails(tmp_path):
     assert "InputError" in log["error"], "the executed notebook keeps its traceback"
 
 
+def finished(folder):
+    "Executed notebooks that came to their end: {name: start}."
+    logs = {str(p.relative_to(folder)): g.read_log(p) for p in Path(folder).glob("notebooks/*/*.ipynb")}
+    return {name: log["start_time"] for name, log in logs.items() if log.get("duration") and not log.get("exception") and not log.get("error")}
+
+
 @pytest.mark.slow
 def test_killed_at_five_moments(tmp_path):
-    "The runner (and once a notebook) killed with SIGKILL; the restarted run ends with the tables of an undisturbed one and repeats nothing."
-    calm = xgdetox(tmp_path / "calm")
-    assert calm.returncode == 0, calm.stdout + calm.stderr
-    seconds = json.loads((tmp_path / "calm" / "manifest.json").read_text())["durations"]
-    whole, moments = sum(seconds.values()) / 2, random.Random(0)
-    finished = {}
-    for kill in range(5):
-        runner = subprocess.Popen([*RUN, "--run-dir", str(tmp_path / "hit")], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(5 + moments.random() * whole / 3)
-        if kill == 2:
-            notebooks = [p for p in g.living(tmp_path / "hit") if "papermill" in p.cmdline()]
-            if notebooks: notebooks[0].kill()
-        if runner.poll() is None: runner.kill()
-        runner.wait()
-        for name, start in finished.items(): assert executed(tmp_path / "hit").get(name) == start, f"{name} was run again"
-        finished = {n: s for n, s in executed(tmp_path / "hit").items() if g.read_log(tmp_path / "hit" / n).get("duration") and not g.read_log(tmp_path / "hit" / n).get("exception")}
-    end = xgdetox(tmp_path / "hit")
+    """The runner (and once a notebook) killed with SIGKILL at five random moments of the whole run; the restarted run ends with the tables of an
+    undisturbed one and repeats nothing that had finished."""
+    calm, hit, chance = tmp_path / "calm", tmp_path / "hit", random.Random(0)
+    done = xgdetox(calm)
+    assert done.returncode == 0, done.stdout + done.stderr
+    before, at_work = {}, 0
+    for kill, wanted in enumerate(sorted(chance.sample(range(len(executed(calm)) - 1), 5))):     # notebooks that have finished by then, whatever the machine's speed
+        runner = subprocess.Popen([*RUN, "--run-dir", str(hit)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.time() + 900
+        while runner.poll() is None and time.time() < until and (len(finished(hit)) < wanted or not executed(hit)): time.sleep(.2)
+        time.sleep(chance.random() * 4)
+        assert runner.poll() is None, "the runner ended by itself before its kill"
+        notebooks = [p for p in g.living(hit) if "papermill" in p.cmdline()]
+        at_work += len(notebooks)
+        if kill == 2 and notebooks: notebooks[0].kill()
+        runner.kill(); runner.wait()
+        assert before.items() <= finished(hit).items(), "finished work was run again"
+        before = finished(hit)
+    assert at_work, "no kill met a notebook at work"
+    end = xgdetox(hit)
     assert end.returncode == 0, end.stdout + end.stderr
-    for name, start in finished.items():
-        if "report" not in name: assert executed(tmp_path / "hit")[name] == start, f"{name} was run again"
-    assert same_tables(tmp_path / "calm", tmp_path / "hit") == []
+    assert before.items() <= finished(hit).items(), "finished work was run again"
+    assert same_tables(calm, hit) == []
 
 
 @pytest.mark.slow
@@ -184,10 +193,13 @@ def test_slurm_on_one_node(tmp_path):
         done = xgdetox(tmp_path / "r", *SHORT[:1], "stages=[train, generate, mass, report]", "--set", "languages_per_job=2", "--profile", str(profile),
                        SLURM_CONF=str(place / "slurm.conf"))
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:] + (tmp_path / "r" / "snakemake.log").read_text()[-3000:]
-        notes = [json.loads(p.read_text()) for p in [*(tmp_path / "r" / "generations").glob("*.json"), *(tmp_path / "r" / "tuned").glob("*.json")]]
-        assert len(notes) == 5 and {n["devices"] for n in notes} <= {"0", "1"} and all(n["devices"] for n in notes)
-        times = [(g.read_log(p)["start_time"], g.read_log(p)["end_time"]) for p in (tmp_path / "r" / "notebooks" / "generate").glob("world-base*.ipynb")]
-        if len({n["devices"] for n in notes}) == 1: assert max(s for s, _ in times) >= min(e for _, e in times), "two jobs at once on one device"
+        seen = []                                                    # (device, begin, end) of every job that notes its device
+        for note in [*(tmp_path / "r" / "generations").glob("*.json"), *(tmp_path / "r" / "tuned").glob("*.json")]:
+            log = g.read_log(tmp_path / "r" / "notebooks" / ("generate" if note.parent.name == "generations" else "train") / f"{note.stem}.ipynb")
+            seen.append((json.loads(note.read_text())["devices"], log["start_time"], log["end_time"]))
+        assert len(seen) == 5 and {d for d, _, _ in seen} <= {"0", "1"}, seen
+        for (d, begin, end), (other, start, stop) in itertools.combinations(seen, 2):
+            assert d != other or end <= start or stop <= begin, f"two jobs at once on one device: {seen}"
     finally: subprocess.run([script, "stop", place], timeout=60)
 
 
@@ -201,3 +213,45 @@ def test_numbers_and_names_are_checked_before_anything_runs(tmp_path, capfd):
         err = capfd.readouterr().err
         assert end.value.code == 2 and said in err and len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / "r").exists()
+
+
+def test_status_tells_a_notebook_at_work_from_one_that_was_cut_off(tmp_path):
+    "Also with Snakemake's lock of a dead runner in the folder, and while another notebook of the run lives."
+    grid = g.load_grid(TINY, ["tunings={}", "stages=[generate, mass]"])
+    generate, mass = (next(j for j in g.jobs(grid) if j.stage == stage) for stage in ("generate", "mass"))
+    for job in (generate, mass):
+        (tmp_path / job.log).parent.mkdir(parents=True)
+        (tmp_path / job.log).write_text(json.dumps({"cells": [], "metadata": {"papermill": {"parameters": job.parameters, "start_time": "2026-01-01T00:00:00"}}}))
+    (tmp_path / ".snakemake" / "locks").mkdir(parents=True)
+    (tmp_path / ".snakemake" / "locks" / "0.input.lock").touch()
+    states = lambda: dict(g.status(grid, tmp_path)[["stage", "state"]].values.tolist())
+    assert states() == {"generate": "failed", "mass": "failed"}
+    alive = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", mass.log], env={**os.environ, "XGDETOX_RUN": str(tmp_path.resolve())})
+    try:
+        while not g.living(tmp_path): time.sleep(.05)
+        assert states() == {"generate": "failed", "mass": "running"}
+    finally: alive.kill(); alive.wait()
+
+
+def test_training_on_several_devices_is_launched_with_accelerate(tmp_path, monkeypatch):
+    "The words that are launched train what `train` trains (run here by one process: accelerate has no second device); single_gpu takes the first device."
+    from xgdetox.training import ACCELERATE
+    from xgdetox.world import resolve_data, resolve_model
+    launched, really = [], subprocess.run
+    def run(words, **options):
+        launched.append(words)
+        return really([sys.executable, *words[next(i for i, w in enumerate(words) if w.endswith("/xgdetox")):]], **options)
+    monkeypatch.setattr(g.subprocess, "run", run)
+    how = dict(recipe="world", max_steps=1, eval_pairs=4, limit=16)
+    ask = lambda out, **more: g.train_on_devices(str(resolve_model("world")), resolve_data("world", "pairs"), tmp_path / out, **how, **more)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    several = ask("several", accelerate="multi_gpu")
+    assert len(launched) == 1 and str(ACCELERATE / "multi_gpu.yaml") in launched[0] and launched[0][launched[0].index("--num_processes") + 1] == "2"
+    one = ask("one", accelerate="single_gpu")
+    assert len(launched) == 1 and os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    assert filecmp.cmp(several / "model.safetensors", one / "model.safetensors", shallow=False)
+
+
+def test_two_folders_called_base_and_tuned():
+    grid = g.load_grid(g.comparison("/m/base", "/m/tuned", languages=["en"]))
+    assert list(grid["models"]) == ["base-model"] and {v["id"] for v in g.variants(grid)} == {"base-model-base", "base-model-tuned-0"}
