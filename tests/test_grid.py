@@ -252,6 +252,12 @@ def test_training_on_several_devices_is_launched_with_accelerate(tmp_path, monke
     assert filecmp.cmp(several / "model.safetensors", one / "model.safetensors", shallow=False)
 
 
+def test_the_module_is_a_command():
+    "accelerate launch -m xgdetox.cli, as page 01 says."
+    done = subprocess.run([sys.executable, "-m", "xgdetox.cli", "plan", "nowhere.yaml"], capture_output=True, text=True)
+    assert done.returncode == 2 and "no such grid" in done.stderr
+
+
 def test_two_folders_called_base_and_tuned():
     grid = g.load_grid(g.comparison("/m/base", "/m/tuned", languages=["en"]))
     assert list(grid["models"]) == ["base-model"] and {v["id"] for v in g.variants(grid)} == {"base-model-base", "base-model-tuned-0"}

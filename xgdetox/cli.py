@@ -570,3 +570,6 @@ def device(context: typer.Context, count: int = 1, grid: Optional[Path] = None):
     from xgdetox import grid as g
     g.hold_devices(count, g.visible_devices(json.loads(grid.read_text()) if grid and grid.suffix == ".json" else None))
     os.execvp(context.args[0], context.args)
+
+# %% ../nbs/cli.ipynb #c093
+if __name__ == "__main__" and Path(sys.argv[0]).name == "cli.py": main()      # python -m xgdetox.cli, which accelerate launch can start
