@@ -25,7 +25,8 @@ def main(model, prompts, output, table="results/generation_real.csv", n=25):
     told, rows = read_json(next(iter(files.values())).parent / "manifest.json")["files"], []
     for language, path in files.items():
         said = told[path.name]
-        keep = dict(prompts=said["prompts"], rows=said["rows"], seconds=said["seconds"], **Counter(re.search("empty|repeated id|same text|cut", r["reason"])[0].replace(" ", "_") for r in said["remarks"]))
+        keep = Counter(prompts=said["prompts"], rows=said["rows"], seconds=said["seconds"])
+        for r in said["remarks"]: keep[re.search("empty|blank line|repeated (id|row)|same text|cut", r["reason"])[0].replace(" ", "_")] += r.get("rows", 1)
         rows += [dict(model=Path(model).name, tuning="base", language=language, metric=m, value=v, n=said["prompts"]) for m, v in keep.items()]
     whole = dict(prompts=sum(r["value"] for r in rows if r["metric"] == "prompts"), rows=sum(r["value"] for r in rows if r["metric"] == "rows"),
                  wall_seconds=time.time() - start[0], cpu_seconds=time.process_time() - start[1], peak_mb=peak_megabytes(), peak_mb_before=before)

@@ -1,6 +1,7 @@
 """What generation costs on one CPU core: our loop against transformers' `generate(num_return_sequences=25)` and against vLLM's CPU build
 (where `XGDETOX_VLLM_PYTHON` or .venv-vllm has it), on a 12-layer, 768-wide GPT-2 with random weights. CPU time, within one run.
-Continuations per second on a GPU, if there is one: `python tests/bench_generation.py gpu`. Writes results/bench_generation.csv."""
+Writes results/bench_generation.csv. `python tests/bench_generation.py gpu` measures our loop on a GPU: continuations a second of a 1.3B and a 7B shape against
+the bound of the card's bandwidth, into results/bench_generation_gpu.csv."""
 import csv, os, subprocess, sys, time
 from pathlib import Path
 
@@ -67,20 +68,44 @@ def vllm(model, ids):
     return float(lines[0].split()[1]) if lines else print(p.stderr[-500:])
 
 
-def gpu():
-    "Continuations a second of a 1.3B and a 7B shape in bfloat16 against the bound: a step reads every weight once."
+SHAPES = {"1.3B": dict(hidden_size=2048, num_hidden_layers=24, intermediate_size=5504, num_attention_heads=16),
+          "7B": dict(hidden_size=4096, num_hidden_layers=32, intermediate_size=11008, num_attention_heads=32)}
+
+
+def wall(f, device):
+    "Seconds until the device has done all of `f`."
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait(); start = time.time(); f(); wait()
+    return time.time() - start
+
+
+def bandwidth(device, size=2**30):
+    "Bytes a second that the card moves in a copy, measured: it is read once and written once."
+    a = torch.zeros(size, dtype=torch.uint8, device=device); b = torch.empty_like(a); b.copy_(a)
+    return 2 * size / min(wall(lambda: b.copy_(a), device) for _ in range(3))
+
+
+def gpu(device="cuda", shapes=SHAPES, prompts=160, rows=1000):
+    "Continuations a second of a 1.3B and a 7B shape (random weights, bfloat16), and those that the card's bandwidth allows: every step reads every weight once."
     from transformers import LlamaConfig, LlamaForCausalLM
-    for name, shape in {"1.3B": dict(hidden_size=2048, num_hidden_layers=24, intermediate_size=5504, num_attention_heads=16),
-                        "7B": dict(hidden_size=4096, num_hidden_layers=32, intermediate_size=11008, num_attention_heads=32)}.items():
+    fast, card = bandwidth(device), torch.cuda.get_device_name() if device == "cuda" else device
+    for name, shape in shapes.items():
         torch.set_default_dtype(torch.bfloat16)
-        with torch.device("cuda"): model = LlamaForCausalLM(LlamaConfig(vocab_size=32000, **shape)).eval()
+        with torch.device(device): model = LlamaForCausalLM(LlamaConfig(vocab_size=32000, **shape)).eval()
         torch.set_default_dtype(torch.float32)
-        ids = torch.randint(1, 32000, (160, 24), device="cuda"); ours(model, ids[:40], 1000); torch.cuda.synchronize()
-        start = time.time(); ours(model, ids, 1000); torch.cuda.synchronize(); seconds = time.time() - start
-        size = sum(p.numel() * 2 for p in model.parameters()); steps = 4 * NEW
-        yield dict(what=f"{name}, {torch.cuda.get_device_name()}, continuations a second", value=round(160 * N / seconds, 1), wanted="", ours=round(seconds, 2),
-                   other=round(steps * size / 3.35e12, 2))
-        del model; torch.cuda.empty_cache()
+        ids = torch.randint(1, 32000, (prompts, 24), device=device); ours(model, ids[:rows // N], rows)
+        seconds = wall(lambda: ours(model, ids, rows), device)
+        bound = -(-prompts * N // rows) * NEW * sum(p.numel() * 2 for p in model.parameters()) / fast
+        print(f"{name} on {card}: {prompts * N / seconds:.0f} continuations a second; its {fast / 1e9:.0f} GB a second allow {prompts * N / bound:.0f}", flush=True)
+        yield dict(what=f"{name} on {card}, continuations a second", value=round(prompts * N / seconds, 1), wanted="", ours=round(seconds, 2), other=round(bound, 2))
+        del model
+        if device == "cuda": torch.cuda.empty_cache()
+
+
+def keep(rows, name):
+    path = ROOT / f"results/{name}.csv"; path.parent.mkdir(exist_ok=True)
+    with open(path, "w", newline="") as f:
+        w = csv.DictWriter(f, ["what", "value", "wanted", "ours", "other"]); w.writeheader(); w.writerows(rows)
 
 
 def main():
@@ -93,10 +118,10 @@ def main():
         rows.append(dict(what="vLLM eager / ours", value=round(third / mine, 2), wanted="", ours=round(mine, 2), other=round(third, 2)))
         print(f"vLLM {PROMPTS * N * NEW / third:.0f} tokens a CPU second: ratio to ours {third / mine:.2f}")
     else: print("no vLLM here: `make vllm` makes its environment")
-    if torch.cuda.is_available(): rows += gpu()
-    path = ROOT / "results/bench_generation.csv"; path.parent.mkdir(exist_ok=True)
-    with open(path, "w", newline="") as f:
-        w = csv.DictWriter(f, ["what", "value", "wanted", "ours", "other"]); w.writeheader(); w.writerows(rows)
+    keep(rows, "bench_generation")
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    if sys.argv[1:] != ["gpu"]: main()
+    elif torch.cuda.is_available(): keep(list(gpu()), "bench_generation_gpu")
+    else: sys.exit("no GPU here: nothing is measured")

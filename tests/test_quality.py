@@ -247,7 +247,7 @@ def test_capability_reads_the_harness(tmp_path):
 def test_capability_end_to_end(tmp_path):
     "lm-evaluation-harness itself, a tiny model and a task that lies on disk."
     python = os.environ.get("XGDETOX_LM_EVAL_PYTHON", sys.executable)
-    if subprocess.run([python, "-c", "import lm_eval"], capture_output=True).returncode: pytest.skip("lm_eval is not installed: pip install 'xgdetox[capability]'")
+    if subprocess.run([python, "-c", "import lm_eval"], capture_output=True).returncode: pytest.skip("lm_eval is not installed: pip install 'lm_eval[hf]', or set XGDETOX_LM_EVAL_PYTHON")
     model("gpt2", tmp_path / "m")
     rows = [{"question": t, "choices": ["yes", "no"], "answer": i % 2} for i, t in enumerate(TEXTS[:8])]
     (tmp_path / "local.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
