@@ -271,6 +271,17 @@ def test_matched_neurons():
     with pytest.raises(InputError, match="no neuron left"): matched_neurons(np.zeros((1, 3)), [[0, 0], [0, 1]])
 
 
+def test_neurons_of_another_model_are_refused(little, tmp_path):
+    base, same = str(little/"base"), dict(scorer=f"lexicon:{little/'lexicon'}", max_tokens=2, quality=())
+    for neurons, match in (([[9, 0]], "layer 9 of 3"), ([[0, 999]], "neuron 999 of 128"), ([[-1, 3]], "layer -1 of 3"), ([[0, -2]], "neuron -2 of 128")):
+        for control in (True, False):
+            with pytest.raises(InputError, match=match): intervene(base, neurons, [-1], prompts_of(little), tmp_path/"out", control=control, **same)
+        with pytest.raises(InputError, match=match): matched_neurons(np.zeros((3, 128)), neurons)
+    assert not (tmp_path/"out").exists()
+    for wrong in (lambda m: compare_activations(m, tiny("llama"), NEURONS, prompts_of(little), tokenizer=load_tokenizer(base)), lambda m: Patched(m, tiny("llama"), NEURONS)):
+        with pytest.raises(InputError, match="3 layers of 128 neurons, the tuned model 3 layers of 56"): wrong(tiny("gpt2"))
+
+
 def test_groups_and_rude_tokens(little):
     groups = neuron_groups([[.1, -.1], [.2, -.3]], [[1, 1], [-1, -1]])
     assert groups == {"toxic, active": [[0, 0]], "toxic, negative": [[1, 0]], "against, active": [[0, 1]], "against, negative": [[1, 1]]}

@@ -13,7 +13,7 @@ import pandas as pd
 
 from .data import InputError, load_lexicon, load_prompts, normalise_language, write_json
 from .generation import generate
-from .models import load, neuron_hooks
+from .models import anatomy, check_neurons, load, neuron_hooks
 from .stats import bootstrap_mean, paired_difference, permutation_test, relative_drop, tidy, write_table
 from .toxicity import load_scorer, score_generations, toxic_mass, toxicity_table
 from .value_vectors import all_activations, matched_neurons
@@ -35,6 +35,7 @@ def intervene(model, neurons, offsets, prompt_files: dict, output_dir, *, scorer
     Tidy table with offset and control ("" or "random-0" ...); generations, scores and the interventions themselves stay in `output_dir`. The paper decodes greedily;
     give `n` and `temperature` to sample. `lexicon` (a folder, or {language: words}; by default the scorer's own words) gives the exact toxic mass beside the scores."""
     (model, tokenizer), scorer, rows = load(model, tokenizer), load_scorer(scorer), []
+    check_neurons(neurons, (parts := anatomy(model)).n_layers, parts.n_neurons)
     head = dict(model=label or str(getattr(model, "name_or_path", "")), tuning=tuning, seed=seed)
     sets = {"": neurons}
     if control:
