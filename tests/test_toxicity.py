@@ -152,7 +152,7 @@ def test_real_word_lists(real_data):
 
 def test_bad_specs_are_one_line(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir(); (tmp_path / "p.yaml").write_text("- 3\n")
-    for spec in ("oracle", "lexicon:/nowhere", f"lexicon:{tmp_path / 'empty'}", "classifier:", f"classifier:{tmp_path / 'empty'}", "guard:", f"guard:{tmp_path}/mistral", f"guard:{tmp_path}/PolyGuard-Qwen",
+    for spec in ("oracle", "lexicon:x?a=1", "classifier:x?a=1", "guard:x?a=1", "import:x?a=1", "panel:x?a=1", "lexicon:/nowhere", f"lexicon:{tmp_path / 'empty'}", "classifier:", f"classifier:{tmp_path / 'empty'}", "guard:", f"guard:{tmp_path}/mistral", f"guard:{tmp_path}/PolyGuard-Qwen",
                  f"import:{tmp_path / 'empty'}", f"import:{tmp_path}/none.json", f"panel:{tmp_path}/p.yaml", f"panel:{tmp_path}/none.yaml"):
         with pytest.raises(InputError) as e: tox.load_scorer(spec)
         assert "\n" not in str(e.value) and ";" in str(e.value), spec
@@ -183,6 +183,15 @@ def test_classifier_is_the_model_itself(tmp_path):
     many = tox.load_scorer(f"classifier:{sequence_classifier(tmp_path / 'm', tokenizer, {0: 'insult', 1: 'toxic', 2: 'threat'}, problem_type='multi_label_classification')}")
     with torch.no_grad(): want = many.model(torch.tensor([tokenizer(texts[0])["input_ids"]])).logits.sigmoid()[0, 1]
     assert many.score(texts[:1], "en")[0] == pytest.approx(float(want), abs=1e-5) and many.revision != scorer.revision
+
+
+def test_a_text_without_tokens_is_missing_and_the_rest_goes_on(tmp_path):
+    scorer = tox.load_scorer(f"classifier:{sequence_classifier(tmp_path / 'c', bpe(['the cat sat on the mat'] * 9))}")
+    rows = scorer.rows
+    scorer.rows = lambda texts: [[] if t == "nothing" else r for t, r in zip(texts, rows(texts))]
+    found = tox.score_texts(["the cat", "nothing", "the mat"], scorer, "en")
+    assert found["nothing"].reason == "no tokens" and math.isnan(found["nothing"].score)
+    assert [found[t].score for t in ("the cat", "the mat")] == pytest.approx(scorer.score(["the cat", "the mat"], "en").tolist(), abs=1e-5)
 
 
 def test_classifier_refuses_what_would_be_a_guess(tmp_path):

@@ -80,7 +80,7 @@ def test_a_calibrated_threshold_reaches_the_table(scored, run, fails):
     (scored / "odd.json").write_text("{}")
     assert "is no calibration" in fails("toxicity", "--scores", scored / "s", "--calibration", scored / "odd.json", "--output", scored / "no.csv")
     assert "no such file" in fails("toxicity", "--scores", scored / "s", "--calibration", scored / "none.json", "--output", scored / "no.csv") and not (scored / "no.csv").exists()
-    assert "no labelled file" in fails("calibrate", "--labelled", scored / "gen", "--scorer", scorer, "--output", scored / "n.json") and not (scored / "n.json").exists()
+    assert "text: is missing" in fails("calibrate", "--labelled", scored / "gen", "--scorer", scorer, "--output", scored / "n.json") and not (scored / "n.json").exists()
     assert "no such file" in fails("calibrate", "--labelled", scored / "nowhere", "--scorer", scorer)
 
 

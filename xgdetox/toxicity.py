@@ -5,6 +5,7 @@
 # %% ../nbs/03_toxicity.ipynb #c002
 from __future__ import annotations
 import hashlib
+import inspect
 import itertools
 import json
 import math
@@ -34,7 +35,7 @@ __all__ = ['SCORERS', 'SCHEMA', 'NETWORK_DISKS', 'LEDGER_FIELDS', 'LEDGER_ROWS',
            'look_up', 'record', 'alive', 'claimed', 'scores_through', 'export_scores', 'import_scores', 'other_scores',
            'nearby', 'show_scores', 'perspective_key', 'perspective_document', 'Wire', 'Fault', 'refusal', 'http_fault',
            'perspective_remedy', 'ask_perspective', 'next_slot', 'Quota', 'pause', 'Line', 'ask_patiently', 'settle',
-           'patience', 'silence', 'Perspective', 'perspective_scorer', 'file_hash', 'score_generations',
+           'patience', 'silence', 'positive', 'Perspective', 'perspective_scorer', 'file_hash', 'score_generations',
            'score_language', 'score_texts', 'write_scores', 'count_scores', 'note_scores', 'finished', 'read_scores',
            'score_rows', 'score_files', 'per_prompt', 'paper_metrics', 'toxicity_table', 'metric_rows', 'paper_rows',
            'missing_rows', 'scorer_names', 'compare_toxicity', 'same_scorer', 'drop_rows', 'with_holm', 'toxic_label',
@@ -141,7 +142,10 @@ def load_scorer(spec) -> Scorer:
     kind, _, argument = head.partition(":")
     if kind not in SCORERS:
         raise InputError(f"unknown scorer {kind[:40]!r}", field="scorer", remedy="use " + ", ".join(f"{k}:..." for k in SCORERS))
-    return SCORERS[kind](argument, **dict(pair.partition("=")[::2] for pair in query.split("&") if pair))
+    options, taken = dict(pair.partition("=")[::2] for pair in query.split("&") if pair), inspect.signature(SCORERS[kind]).parameters.values()
+    if set(options) - {p.name for p in list(taken)[1:]} and not any(p.kind is p.VAR_KEYWORD for p in taken):
+        raise InputError(f"unknown option of {kind}", field="scorer", remedy="options are " + (", ".join(p.name for p in list(taken)[1:]) or "none"))
+    return SCORERS[kind](argument, **options)
 
 # %% ../nbs/03_toxicity.ipynb #c025
 SCHEMA = """
@@ -324,6 +328,8 @@ def other_scores(path: Path) -> Iterator[tuple]:
         if lost: raise InputError("is missing", path, line, lost[0], "give a file that `xgdetox scores export` wrote")
         try: key = bytes.fromhex(row["text_sha256"])
         except (TypeError, ValueError): raise InputError("is no hash", path, line, "text_sha256", "export it again") from None
+        if not (row["score"] is None or type(row["score"]) in (int, float) and 0 <= row["score"] <= 1):
+            raise InputError("is not in [0, 1]", path, line, "score", "export it again; a score that is missing is null")
         yield (*(str(row[k]) for k in LEDGER_FIELDS[:4]), key, *(row[k] for k in LEDGER_FIELDS[5:]))
 
 # %% ../nbs/03_toxicity.ipynb #c075
@@ -527,7 +533,7 @@ def ask_patiently(ask, texts: Iterable[str], quota: Quota, workers: int, tries: 
             answers, fatal = settle({call: running.pop(call) for call in done}, line, tries, first, faults)
             streak = 0 if any(not s.again for s in answers) else streak + len(done)
             if done and streak and streak % 10 == 0: quota.hold(pause(streak // 10, first=first))
-            if fatal or streak >= patience(faults): over, item = over or fatal or silence(), None
+            if fatal or streak >= patience(): over, item = over or fatal or silence(), None
             if answers: yield answers
     if over: raise over
 
@@ -546,7 +552,7 @@ def settle(done: dict, line: Line, tries: int, first: float, faults: dict | None
     return answers, fatal
 
 # %% ../nbs/03_toxicity.ipynb #c066
-def patience(faults: dict | None, today=None) -> int:
+def patience(today=None) -> int:
     "After how many failures in a row to stop: 100, that is minutes; 10 once the service has ended."
     return 10 if (today or time.gmtime()[:3]) > PERSPECTIVE_END else 100
 
@@ -554,6 +560,14 @@ def patience(faults: dict | None, today=None) -> int:
 def silence() -> InputError:
     "The error of a service that does not answer any more."
     return InputError("the Perspective API does not answer; every score so far is kept", remedy=f"run again later; {perspective_remedy()}")
+
+# %% ../nbs/03_toxicity.ipynb #c210
+def positive(what: str, value) -> float:
+    "`value` as a number above 0. InputError names `what` and not the value, which may be a key in the wrong place."
+    try: number = float(value)
+    except (TypeError, ValueError): number = math.nan
+    if not 1e-6 < number <= 10_000: raise InputError("is no number above 0 (and 10,000 at most)", field=what, remedy="like perspective?qps=10")
+    return number
 
 # %% ../nbs/03_toxicity.ipynb #c108
 class Perspective(Scorer):
@@ -566,11 +580,11 @@ class Perspective(Scorer):
     def __init__(self, attributes=("TOXICITY",), qps: float | None = None, tries: int = 8, first: float = 1., timeout: float = 30., workers: int | None = None):
         import httplib2, googleapiclient.discovery as discovery   # noqa: F401  named in the remedy if they are missing
         self.id, self.attributes, self.attribute = "perspective", tuple(attributes), attributes[0]
-        qps = float(qps or os.environ.get("XGDETOX_PERSPECTIVE_QPS") or 1)
-        if not 0 < qps <= 10_000: raise InputError(f"qps is {qps:g}", field="qps", remedy="give the key's requests a second")
-        self.quota, self.workers = Quota(qps, self.id), workers or min(64, 2 + math.ceil(2 * qps))
+        qps = positive("qps", os.environ.get("XGDETOX_PERSPECTIVE_QPS") or 1 if qps is None else qps)
+        self.quota, self.workers = Quota(qps, self.id), max(1, int(workers or min(64, 2 + math.ceil(2 * qps))))
         self.tries, self.first, self.faults = tries, first, {}
         root = os.environ.get("XGDETOX_PERSPECTIVE_URL", "https://commentanalyzer.googleapis.com/").rstrip("/") + "/"
+        if not re.match(r"https?://[^/]", root): raise InputError("is no web address", field="XGDETOX_PERSPECTIVE_URL", remedy="unset it, or begin it with https://")
         self.service = discovery.build_from_document(perspective_document(root), http=Wire(perspective_key(), timeout))
 
     def share(self, ledger):
@@ -589,9 +603,10 @@ def perspective_scorer(argument: str = "", **options) -> Perspective:
     if argument or {"key", "api_key"} & set(options):
         raise InputError("a key has no place on a command line (it can be read in the process list)", field="scorer",
                          remedy="set XGDETOX_PERSPECTIVE_KEY or XGDETOX_PERSPECTIVE_KEY_FILE")
-    attributes = tuple(a.strip().upper() for a in options.pop("attributes", "TOXICITY").split(",") if a.strip())
-    try: return Perspective(attributes, **{k: float(v) for k, v in options.items()})
-    except (TypeError, ValueError): raise InputError(f"unknown option among {', '.join(options)}", field="scorer", remedy="perspective?qps=10&attributes=TOXICITY") from None
+    attributes = tuple(a.strip().upper() for a in options.pop("attributes", "").split(",") if a.strip()) or ("TOXICITY",)
+    if set(options) - {"qps", "tries", "first", "timeout", "workers"}:                   # not repeated here: it may be a key
+        raise InputError("unknown option of perspective", field="scorer", remedy="use qps, attributes, tries, first, timeout or workers: perspective?qps=10&attributes=TOXICITY")
+    try: return Perspective(attributes, **{k: positive(k, v) for k, v in options.items()})
     except ImportError: raise InputError("google-api-python-client is not installed", remedy="pip install 'xgdetox[score]'") from None
 
 SCORERS["perspective"] = perspective_scorer
@@ -894,7 +909,10 @@ class Model(Scorer):
         for block in blocks(texts, 2048):
             rows = self.rows(block)                                                # text, token
             with torch.inference_mode():
-                for batch in length_batches([len(r) for r in rows], max_tokens=self.max_tokens):
+                if empty := [Scored(t, math.nan, "no tokens") for t, r in zip(block, rows) if not r]: yield empty
+                there = [i for i, r in enumerate(rows) if r]
+                for batch in length_batches([len(rows[i]) for i in there], max_tokens=self.max_tokens):
+                    batch = [there[i] for i in batch]
                     scores = self.forward([rows[i] for i in batch])
                     yield [Scored(block[i], float(s)) if math.isfinite(s) else Scored(block[i], math.nan, "not a number") for i, s in zip(batch, scores)]
 
