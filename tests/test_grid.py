@@ -261,3 +261,15 @@ def test_the_module_is_a_command():
 def test_two_folders_called_base_and_tuned():
     grid = g.load_grid(g.comparison("/m/base", "/m/tuned", languages=["en"]))
     assert list(grid["models"]) == ["base-model"] and {v["id"] for v in g.variants(grid)} == {"base-model-base", "base-model-tuned-0"}
+
+
+@pytest.mark.parametrize("text, said", [
+    ("models: {}", "models: is empty"), ("models: {m: {path: world, gpus: 0}}", "models.m.gpus"), ("models: {m: {path: world, set: {generate: {nn: 3}}}}", "models.m.set.generate.nn"),
+    ("models: {m: {path: world}}\nlanguages: []", "languages: is empty"), ("models: {m: {path: world}}\ndata: {prompts: /nowhere}", "data.prompts: no such file"),
+    ("models: {m: {path: /no/model}}", "models.m.path: no such file"), ("models: {m: {path: world}}\nscorers: {x: nonsense}", "unknown scorer 'nonsense'"),
+    ("models: {m: {path: world}}\nscorers: {x: 'lexicon:/nowhere'}", "scorers.x: no such file")])
+def test_a_faulty_grid_stops_at_the_door(tmp_path, capfd, text, said):
+    (tmp_path / "g.yaml").write_text(text)
+    with pytest.raises(SystemExit) as end: main(["run", str(tmp_path / "g.yaml"), "--run-dir", str(tmp_path / "r")])
+    err = capfd.readouterr().err
+    assert end.value.code == 2 and said in err and len(err.strip().splitlines()) == 1 and not (tmp_path / "r").exists(), err
