@@ -26,7 +26,7 @@ __all__ = ['RECIPES', 'ACCELERATE', 'DEFAULTS', 'DPO_LOSSES', 'OTHER_LOSSES', 'W
            'plan_run', 'ReferenceKL', 'check_targets', 'lora_config', 'share_trained', 'load_4bit', 'linear_4bit',
            'dequantised', 'trainer_class', 'score_completions', 'rows_for', 'arguments', 'callbacks', 'timed',
            'show_progress', 'latest_checkpoint', 'fingerprint', 'same_run', 'train', 'check_model', 'build_trainer',
-           'renumber', 'reference_kl', 'load_for_training', 'stored', 'quiet', 'save_final', 'finish',
+           'renumber', 'reference_kl', 'load_for_training', 'stored', 'quiet', 'save_final', 'finish', 'summary',
            'dequantised_base', 'logits_of', 'compare_logits', 'merge_adapter', 'merge_into', 'adapter_facts',
            'merged_already', 'check_adapter', 'untie_head', 'saved_dtype']
 
@@ -53,7 +53,7 @@ DEFAULTS = dict(
     lora_r=64, lora_alpha=16, lora_dropout=0.05, lora_targets="all-linear",
     quantisation="nf4", double_quantisation=True, merge="dequantised",
     precompute_reference=True, gradient_checkpointing=False, precision="auto", disable_dropout=True, logging_steps=10, kl_texts=16,
-    accelerate="single_gpu", report_to="none")
+    accelerate="single_gpu", report_to="none", run_name=None)
 
 # %% ../nbs/01_training.ipynb #c012
 DPO_LOSSES = ("sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
@@ -380,7 +380,7 @@ def arguments(config, settings: dict, plan: dict, out: Path, seed: int):
         per_device_train_batch_size=rows * settings["batch_size"], per_device_eval_batch_size=rows * evaluation,
         eval_strategy="steps", eval_steps=plan["eval_steps"], save_strategy="steps", save_steps=plan["eval_steps"],
         load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False,
-        logging_steps=settings["logging_steps"], report_to=settings["report_to"], disable_tqdm=True, bf16=bf16, fp16=False,
+        logging_steps=settings["logging_steps"], report_to=str(settings["report_to"]).split(","), run_name=settings["run_name"], disable_tqdm=True, bf16=bf16, fp16=False,
         disable_dropout=settings["disable_dropout"], remove_unused_columns=config.__name__ in ("DPOConfig", "KTOConfig"), use_cpu=not on_gpu, dataloader_pin_memory=on_gpu, gradient_checkpointing=settings["gradient_checkpointing"],
         gradient_checkpointing_kwargs=dict(use_reentrant=False) if settings["gradient_checkpointing"] else None, **own)
 
@@ -454,7 +454,7 @@ def same_run(out: Path, run: dict):
     new = json.loads(json.dumps(run, default=str))
     for where, a, b in [("", old, new), ("settings ", old.get("settings", {}), new["settings"])]:
         for key in b:
-            if key not in ("settings", "published") and not (where and key == "model") and a.get(key) != b[key]:
+            if key not in ("settings", "published", "report_to", "run_name") and not (where and key == "model") and a.get(key) != b[key]:
                 raise InputError(f"holds a run with another {where}{key}", out, remedy="give another output folder, or delete this one")
 
 # %% ../nbs/01_training.ipynb #c069
@@ -484,9 +484,13 @@ def train(model, data_dir, output_dir, recipe=None, seed: int = 0, **overrides) 
 def check_model(model, settings: dict):
     "Raise `InputError`, before anything is written, where the model cannot be loaded or cannot be tuned so; reads its configuration only."
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.integrations import get_available_reporting_integrations
     from transformers.training_args import OptimizerNames, SchedulerType
     for key, values in (("optimizer", [o.value for o in OptimizerNames]), ("schedule", [s.value for s in SchedulerType])):
         if settings[key] not in values: raise InputError(f"{settings[key]!r} is not known", field=key, remedy=f"use one of {', '.join(values)}")
+    reporters = ["none", *get_available_reporting_integrations()]
+    for name in str(settings["report_to"]).split(","):
+        if name not in reporters: raise InputError(f"{name!r} is not installed here, or not known", field="report_to", remedy=f"install it; here are {', '.join(reporters)}")
     try:
         with torch.device("meta"): empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(model)))
     except (OSError, ValueError) as e:
@@ -601,6 +605,16 @@ def finish(trainer, out: Path, facts: dict):
     for old in [*out.glob("checkpoint-*"), out/"tokens"]: shutil.rmtree(old, ignore_errors=True)
     if sys.stderr.isatty(): print(file=sys.stderr)
 
+# %% ../nbs/01_training.ipynb #c112
+def summary(output_dir) -> str:
+    "A finished run in a line: pairs kept and dropped, steps, the best loss on held-back pairs."
+    m, log = (read_json(Path(output_dir)/name) for name in ("manifest.json", "log.json"))
+    held = {e["step"]: e["eval_loss"] for e in log if "eval_loss" in e}
+    why = ", ".join(f"{reason} {n:,}" for reason, n in m["dropped"].items())
+    best = min(held, key=held.get)
+    return f"pairs: kept {m['kept']:,}, dropped {sum(m['dropped'].values()):,}{f' ({why})' if why else ''}; {m['last_step']:,} steps; held-back loss {held[best]:.3f} at step {best:,}"
+
+
 # %% ../nbs/01_training.ipynb #c111
 def dequantised_base(model, quantisation="nf4", double=True):
     """The model in float32 with exactly the weights that a 4-bit model computes with: rounded to 4 bits, and back.
@@ -645,7 +659,8 @@ def merge_adapter(base_model, lora_adapter, output_dir, base: str = "dequantised
     embeddings. `quantisation`: of an adapter from elsewhere ("nf4", "fp4"; "none"). The saved model's logits on `texts` are compared with the adapted
     model's; `InputError` if they differ by more than rounding."""
     out, adapter = Path(output_dir), Path(str(lora_adapter))
-    if base not in ("dequantised", "16bit"): raise InputError(f"{base!r} is not known", field="base", remedy="use dequantised or 16bit")
+    for field, value, values in (("base", base, ["dequantised", "16bit"]), ("dtype", str(dtype).removeprefix("torch."), ["auto", "float32", "bfloat16", "float16"]), ("quantisation", quantisation, [None, "nf4", "fp4", "none"])):
+        if value not in values: raise InputError(f"{value!r} is not known", field=field, remedy=f"use one of {', '.join(filter(None, values))}")
     run = dict(base_model=str(base_model), base=base, dtype=str(dtype), adapter=fingerprint(adapter), base_files=fingerprint(base_model), **adapter_facts(adapter, quantisation))
     if merged_already(out, run): return out
     part = out.with_name(f".{out.name}.part")
@@ -704,7 +719,7 @@ def check_adapter(model, adapter: Path, untie: bool):
     touched = [n for n, m in named.items() if m in parts and f".{n}.lora_" in keys]
     if touched and parts[0].weight is parts[1].weight and not untie:
         raise InputError(f"changes {', '.join(touched)}, which is tied to the output head: PEFT would merge it wrongly", adapter,
-                         remedy="merge with untie=True (vLLM cannot read an untied BLOOM or Cohere), or train without embedding targets")
+                         remedy="merge with --untie (untie=True; vLLM cannot read an untied BLOOM or Cohere), or train without embedding targets")
 
 # %% ../nbs/01_training.ipynb #c095
 def untie_head(model):
