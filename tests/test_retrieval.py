@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from xgdetox.data import InputError, LANGUAGES
-from xgdetox.retrieval import (aligned_cosines, embed_sentences, fit_runs, foretell, language_facts, leave_one_out, load_aligned, over_prompts, pick,
-                               pretraining_share, relate, relate_run, retrieve, run_points, similarities, top1)
+from xgdetox.retrieval import (aligned_cosines, embed_sentences, fit_runs, foretell, language_facts, leave_one_out, load_aligned, over_prompts, over_seeds,
+                               pick, pretraining_share, relate, relate_run, retrieve, run_points, similarities, top1)
 from xgdetox.stats import tidy, write_table
 
 WORDS = [f"w{i}" for i in range(80)]
@@ -80,6 +81,15 @@ def test_search_on_made_up_geometry():
     assert top1(similarities(e, x[rng.permutation(100)])).mean() < .1
 
 
+def test_the_search_is_scikit_learns():
+    from sklearn.neighbors import NearestNeighbors
+    rng = np.random.default_rng(3); e = rng.normal(size=(80, 12)); x = e + 1.2 * rng.normal(size=e.shape) + 2
+    for centre in (True, False):
+        a, b = (v - v.mean(0) if centre else v for v in (e, x)); found = NearestNeighbors(n_neighbors=1, metric="cosine").fit(b).kneighbors(a)[1][:, 0]
+        assert (top1(similarities(e, x, centre=centre)) == (found == np.arange(80))).all()
+    assert np.isfinite(similarities(np.full((3, 4), np.nan), np.ones((3, 4)))).all()
+
+
 def test_csls_dethrones_a_hub():
     rng = np.random.default_rng(1); e = rng.normal(size=(60, 8)); x = e + .9 * rng.normal(size=e.shape); x[0] = e.mean(0) + .05 * rng.normal(size=8)
     wins = lambda **k: (similarities(e, x, centre=False, **k).argmax(1) == 0).mean()
@@ -117,6 +127,16 @@ def test_what_cannot_be_aligned_is_one_clear_error(parallel, languages, word):
     assert "\n" not in str(e.value)
 
 
+def test_pairs_that_a_file_lacks_are_counted_and_too_many_are_cut(tmp_path):
+    (tmp_path/"en.txt").write_text("\n".join(WORDS[:30])); (tmp_path/"de.txt").write_text("\n".join(["", " ", *WORDS[2:30]]))
+    found, left = load_aligned(tmp_path, limit=20)
+    de = left[left.language == "de"]
+    assert len(found["de"]) == 20 and dict(zip(de.reason, de.n)) == {"empty side": 2, "only the first 20 pairs": 8}
+    assert left[left.language == "fr"].reason.iloc[0].startswith("no sentences")
+    (tmp_path/"fr.txt").write_text("one line")
+    with pytest.raises(InputError, match="has 1 rows, en.txt has 30"): load_aligned(tmp_path, ["fr"])
+
+
 def test_a_folder_without_files_is_one_clear_error(tmp_path):
     with pytest.raises(InputError): load_aligned(tmp_path)
     with pytest.raises(InputError): load_aligned(tmp_path/"none")
@@ -125,7 +145,7 @@ def test_a_folder_without_files_is_one_clear_error(tmp_path):
 def test_output_has_the_sentences_beside_it(tmp_path):
     en, de = sentences(20); out = tmp_path/"r.csv"
     t = retrieve(model(), {"de": (de, en)}, ["de"], tokenizer=tokenizer(), output=out, csls=True)
-    each = pd.read_csv(tmp_path/"r-sentences.csv")
+    each = pd.read_csv(tmp_path/"r.values.csv")
     assert out.exists() and len(each) == 20 and each["top1_centred_both"].mean() == pytest.approx(pick(t).value.item())
     assert set(t.variant.dropna()) == {"raw", "centred", "csls", "centred-csls"} and set(t.layer.dropna()) == {0, 1, 2}
 
@@ -147,6 +167,9 @@ def test_relation_has_what_a_reader_needs_to_doubt_it():
     assert row("pearson", predictor="resource").value == pytest.approx(row("pearson").value)
     assert row("loo_skill").value > .5 and row("loo_mae").value < row("loo_mae_mean_only").value
     assert "resource + script + fertility" in set(t.given)
+    alone = relate(r, d); known = alone[(alone.metric == "partial_r") & (alone.given == "resource")]
+    assert len(known) == 1 and math.isnan(known.value.item()) and "not known" in known.reason.item()                 # never silently absent
+    both = relate(r, d, facts.assign(contact=np.linspace(0, 1, 16)[::-1] ** 2)); assert "resource + contact" in set(both.given)
 
 
 def test_no_spread_and_too_few_are_said_not_raised():
@@ -174,7 +197,9 @@ def test_leave_one_out_does_not_look():
 def test_shares_are_published_ones_and_missing_where_there_are_none():
     bloom, mgpt = pretraining_share("bigscience/bloom-7b1")[0]["resource"], pretraining_share("ai-forever/mGPT")[0]["resource"]
     assert set(bloom) == {"ar", "en", "es", "fr", "hi", "id", "pt", "zh"} and bloom["en"] == pytest.approx(.301, abs=.002)
-    assert "cs" not in mgpt and mgpt["en"] > mgpt["ru"] > mgpt["es"] and pretraining_share("llama")[0] == {}
+    assert not {"cs", "nl", "zh"} & set(mgpt) and mgpt["en"] > mgpt["ru"] > mgpt["es"] and pretraining_share("llama3-8b")[0] == {}
+    llama, source = pretraining_share("meta-llama/Llama-2-7b-hf"); assert "Table 10" in source and len(llama["resource"]) == 15 and pretraining_share("llama2-7b")[0] == llama
+    assert not {"ar", "hi"} & set(llama["resource"]) and llama["resource"]["de"] == pytest.approx(.0017)
     r, _ = points(); facts = language_facts(r, None, {"resource": bloom})
     assert facts.resource.isna().sum() == 16 - 7 and set(facts.script) == {0., 1.}
 
@@ -188,7 +213,12 @@ def run_folder(path, runs=3, slope=1.):
 def test_a_run_is_related_by_seed_and_over_seeds(tmp_path):
     t = relate_run(run_folder(tmp_path), n_resamples=100)
     assert set(t.model) == {"world-0", "world-1", "world-2", "world"} and t[t.model == "world"].seed.isna().all()
-    assert (t[t.metric == "pearson"].n == 16).all()
+    assert (t[t.metric == "pearson"].n == 16).all() and (t.source == "weights of the world's corpus").all()
+    means = over_seeds(t); top = means[(means.metric == "pearson") & (means.predictor == "top1")].iloc[0]
+    one = np.arctanh(t[(t.metric == "pearson") & (t.predictor == "top1") & t.seed.notna()].value)
+    interval = stats.t.interval(.95, 2, one.mean(), stats.sem(one))
+    assert (top.value, top.low, top.high, top.models) == pytest.approx((np.tanh(one.mean()), *np.tanh(interval), 3))
+    assert over_seeds(t[t.model != "world-2"]).low.isna().all()
 
 
 def test_foretell_gives_numbers_only_with_a_basis(tmp_path):
@@ -198,7 +228,10 @@ def test_foretell_gives_numbers_only_with_a_basis(tmp_path):
     falling = foretell("m", retrieval=layers, runs=[run_folder(tmp_path/"down", slope=-1.)])
     assert falling.value.isna().all() and falling.reason.str.contains("does not go with").all()
     told = foretell("m", retrieval=layers, runs=[run_folder(tmp_path/"up")])
-    assert told.value.notna().all() and (told.low < told.value).all() and told.basis.iloc[0] == "3 runs"
+    assert told.value.notna().all() and (told.low < told.value).all() and told.basis.iloc[0] == "3 models: world-0, world-1, world-2"
     truth = points(seed=9)[1].set_index("language").value[told.language].to_numpy()
     assert ((told.low <= truth) & (truth <= told.high.where(told.high < 1, 9))).mean() > .7
     assert len(run_points(tmp_path/"up")) == 3 and fit_runs([])["reason"]
+    own = foretell("world-1", retrieval=layers.assign(model="world-1"), runs=[tmp_path/"up"])
+    assert own.value.isna().all() and own.reason.str.contains("2 comparable models").all()                          # never from its own tuning
+    one = run_points(tmp_path/"up")[0]; assert "1 comparable models" in fit_runs([one.assign(seed=s) for s in range(5)])["reason"]

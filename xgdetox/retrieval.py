@@ -5,6 +5,7 @@
 # %% ../nbs/09_retrieval.ipynb #c002
 from __future__ import annotations
 import math
+from collections import Counter
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -13,49 +14,52 @@ from .stats import (bootstrap_mean, bootstrap_means, combine_seeds, correlation,
                            read_table, tidy, write_table)
 
 # %% auto #0
-__all__ = ['VARIANTS', 'ROOTS_BYTES', 'ROOTS_TOTAL', 'MC4_TOKENS', 'MGPT_LISTS', 'OUTCOMES', 'load_aligned', 'embed_sentences',
-           'similarities', 'top1', 'aligned_cosines', 'retrieve', 'fertility', 'pick', 'pretraining_share',
-           'language_facts', 'leave_one_out', 'over_prompts', 'relate', 'relate_run', 'fit_runs', 'run_points',
-           'foretell']
+__all__ = ['MOST_PAIRS', 'VARIANTS', 'ROOTS_BYTES', 'ROOTS_TOTAL', 'MC4_TOKENS', 'MGPT_LISTS', 'LLAMA2_PERCENT', 'OUTCOMES',
+           'load_aligned', 'embed_sentences', 'similarities', 'top1', 'aligned_cosines', 'retrieve', 'fertility',
+           'pick', 'pretraining_share', 'language_facts', 'leave_one_out', 'over_prompts', 'relate', 'relate_run',
+           'over_seeds', 'fit_runs', 'run_points', 'foretell']
 
 # %% ../nbs/09_retrieval.ipynb #c010
-def load_aligned(parallel, languages=None, raw: bool = False, minimum: int = 10) -> tuple[dict, pd.DataFrame]:
+def load_aligned(parallel, languages=None, raw: bool = False, minimum: int = 10, limit: int | None = None) -> tuple[dict, pd.DataFrame]:
     """The pairs of every language and what was left out: ({language: DataFrame(id, text, english)}, DataFrame(language, reason, n)).
 
-    `parallel`: a folder or table that `load_parallel` reads, or a dict {language: (texts, english)}. `raw` keeps HTML entities and every
-    row (the paper's numbers); else a pair with an empty side and a repeated sentence are left out and counted, as is a language with
-    fewer than `minimum` pairs. A language that cannot be read raises InputError if it was asked for, and is listed if not."""
+    `parallel`: a folder or table that `load_parallel` reads, or a dict {language: (texts, english)}. A pair with an
+    empty side and a repeated sentence are left out and counted, as is a language with fewer than `minimum` pairs; `raw` keeps HTML
+    entities and repeated sentences (the paper's numbers). `limit`: the first pairs only, 10,000 at most, since each is compared with all. A language that cannot be read raises InputError if it was asked for, and is listed if not."""
     asked = [normalise_language(l) for l in languages] if languages is not None else None
     found, left_out, first = {}, [], None
     for code in [c for c in (asked or LANGUAGES) if c != "en"]:
-        try: df = _pairs_of(parallel, code, raw)
+        try: df, gone = _pairs_of(parallel, code, raw)
         except InputError as error:
             if asked is not None or error.line is not None: raise
             first = first or error; left_out.append((code, error.problem, 0)); continue
-        df, gone = (df, []) if raw else _clean(df)
-        left_out += [(code, why, n) for why, n in gone]
+        df, more = _clean(df, raw)
+        left_out += [(code, why, n) for why, n in (gone + more).items()]
+        if len(df) > (most := limit or MOST_PAIRS): left_out.append((code, f"only the first {most:,} pairs", len(df) - most)); df = df[:most]
         if len(df) < minimum: left_out.append((code, f"fewer than {minimum} pairs", len(df)))
         else: found[code] = df
     if not found: raise first or InputError(f"no language has {minimum} pairs", None if isinstance(parallel, dict) else parallel, remedy="give more aligned sentences")
     return found, pd.DataFrame(left_out, columns=["language", "reason", "n"])
 
 # %% ../nbs/09_retrieval.ipynb #c011
-def _pairs_of(parallel, code, raw) -> pd.DataFrame:
-    "The pairs of one language as a table; two lists that are not aligned raise InputError."
+MOST_PAIRS = 10_000
+
+def _pairs_of(parallel, code, raw) -> tuple[pd.DataFrame, Counter]:
+    "The pairs of one language as a table, and how many the loader left out; two lists that are not aligned raise InputError."
     if not isinstance(parallel, dict):
-        rows = load_parallel(parallel, code, raw=raw).rows
-        return pd.DataFrame({c: list(rows[c]) for c in ("id", "text", "english")})
+        rows, report = load_parallel(parallel, code, raw=raw)
+        return pd.DataFrame({c: list(rows[c]) for c in ("id", "text", "english")}), Counter({"empty side": sum(report.dropped.values())} if report.dropped else {})
     if code not in parallel: raise InputError("no sentences", field=code, remedy=f"there are {' '.join(parallel)}")
     text, english = map(list, parallel[code])
     if len(text) != len(english):
         raise InputError(f"{len(text)} sentences and {len(english)} English ones", field=code, remedy="line i must say the same in both")
-    return pd.DataFrame(dict(id=[str(i) for i in range(len(text))], text=text, english=english))
+    return pd.DataFrame(dict(id=[str(i) for i in range(len(text))], text=text, english=english)), Counter()
 
-def _clean(df) -> tuple[pd.DataFrame, list]:
-    "The pairs without empty sides and repeated sentences, and how many of each went."
+def _clean(df, raw) -> tuple[pd.DataFrame, Counter]:
+    "The pairs without empty sides and (not if `raw`) repeated sentences, and how many of each went."
     empty = (df.text.str.strip() == "") | (df.english.str.strip() == "")
-    twice = ~empty & (df.text.duplicated() | df.english.duplicated())
-    gone = [(why, int(m.sum())) for why, m in (("empty side", empty), ("repeated sentence", twice)) if m.any()]
+    twice = ~empty & (df.text.duplicated() | df.english.duplicated()) & (not raw)
+    gone = Counter({why: int(m.sum()) for why, m in (("empty side", empty), ("repeated sentence", twice)) if m.any()})
     return df[~empty & ~twice].reset_index(drop=True), gone
 
 # %% ../nbs/09_retrieval.ipynb #c014
@@ -77,11 +81,10 @@ def similarities(x: np.ndarray, y: np.ndarray, centre: bool = True, csls: bool =
 
     `centre` takes each language's mean away first. `csls` doubles the cosine and takes away how near each sentence is, on average, to
     its `k` nearest on the other side (Conneau et al. 2018, equation 3), so that sentences that are near everything win less."""
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    from sklearn.metrics.pairwise import cosine_similarity
+    x, y = (np.nan_to_num(np.asarray(a, np.float64)) for a in (x, y))
     if centre: x, y = x - x.mean(0), y - y.mean(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        x, y = (np.nan_to_num(a / np.linalg.norm(a, axis=1, keepdims=True)) for a in (x, y))
-    s = x @ y.T                                                                   # x sentence, y sentence
+    s = cosine_similarity(x, y)                                                   # x sentence, y sentence
     if not csls: return s
     near = lambda m: np.partition(m, -min(k, len(m)), axis=1)[:, -min(k, len(m)):].mean(1)
     return 2 * s - near(s)[:, None] - near(s.T)[None, :]
@@ -126,16 +129,16 @@ def _language_rows(code, x, y, variants, n_resamples) -> tuple[list[dict], dict]
 # %% ../nbs/09_retrieval.ipynb #c029
 def retrieve(model, parallel_dir, languages=None, *, paper: bool = False, centre: bool = True, csls: bool = False, bos: str = "tokenizer",
              tokenizer=None, model_name: str = "", tuning: str = "base", seed=math.nan, n_resamples: int = 1000, output=None,
-             max_tokens: int = 4096) -> pd.DataFrame:
+             max_tokens: int = 4096, limit: int | None = None) -> pd.DataFrame:
     """Retrieval between English and each language: a tidy table with layer, direction, variant, excluded, reason.
 
     top1: share of sentences whose nearest on the other side is their translation; variant raw, and centred and csls where asked for;
     direction en->x, x->en, and both (their mean). mean_cosine: the paper's number. fertility: tokens over English tokens. An empty layer
-    is the mean over layers; intervals are over sentences. `paper`: mean_cosine alone, on the text as it lies, every row of it.
+    is the mean over layers; intervals are over sentences. `paper`: mean_cosine alone, on the text as it lies, repeated sentences too.
     `model`: a path, or a model with its `tokenizer`. `output`: the table goes there (.csv), the values of each sentence beside it.
     Raises InputError where sentences are not aligned or a language that was asked for is missing."""
     from xgdetox.models import load_model, load_tokenizer
-    pairs, left_out = load_aligned(parallel_dir, languages, raw=paper)
+    pairs, left_out = load_aligned(parallel_dir, languages, raw=paper, limit=limit)
     if isinstance(model, (str, Path)):
         model_name, tokenizer, model = model_name or Path(model).name, tokenizer or load_tokenizer(str(model)), load_model(str(model))
     states = embed_sentences(model, tokenizer, {(c, s): list(df[s]) for c, df in pairs.items() for s in ("text", "english")}, bos, max_tokens)
@@ -146,7 +149,7 @@ def retrieve(model, parallel_dir, languages=None, *, paper: bool = False, centre
         rows += mine + [dict(language=c, metric="fertility", value=fertility(tokenizer, df.text, df.english, bos), n=len(df))]
         each.append(pd.DataFrame(dict(language=c, id=df.id) | sentences))
     out = tidy(_with_exclusions(rows, left_out, dict(model=model_name, tuning=tuning, seed=seed), "mean_cosine" if paper else "top1"))
-    if output: write_table(out, output); pd.concat(each).to_csv(Path(output).with_name(Path(output).stem + "-sentences.csv"), index=False)
+    if output: write_table(out, output); pd.concat(each).to_csv(Path(output).with_name(Path(output).stem + ".values.csv"), index=False)
     return out
 
 # %% ../nbs/09_retrieval.ipynb #c030
@@ -179,15 +182,19 @@ ROOTS_BYTES = dict(ar=74_854_900_600, en=484_953_009_124, es=175_098_365_045, fr
 ROOTS_TOTAL = 1.61e12                                                     # bytes, programming languages included (same place)
 MC4_TOKENS = dict(ar=57, cs=63, de=347, en=2733, es=433, fr=318, hi=24, id=69, it=162, ja=164, ko=26, nl=73, pl=130, pt=146, ru=713, sv=45,
                   zh=39)                                                  # billions of tokens in mC4, arXiv 2010.11934, Table 6
-MGPT_LISTS = set(MC4_TOKENS) - {"cs"}                                     # no version of mGPT's card lists Czech
+MGPT_LISTS = set(MC4_TOKENS) - {"cs", "nl", "zh"}                         # no version of mGPT's card lists Czech; Dutch and Chinese only the older one
+LLAMA2_PERCENT = dict(en=89.70, de=.17, fr=.16, sv=.15, zh=.13, es=.13, ru=.13, nl=.12, it=.11, ja=.10, pl=.09, pt=.09, ko=.06, id=.03,
+                      cs=.03)                                             # of documents, arXiv 2307.09288, Table 10; ar and hi are below .005
 
 # %% ../nbs/09_retrieval.ipynb #c040
 def pretraining_share(model_name: str) -> tuple[dict[str, dict[str, float]], str]:
     """How much of each language a model has read: ({column: {language: share}}, source). Nothing known: ({}, the reason).
 
-    Shares are among our 17 languages for the worlds and mC4, of the whole corpus for ROOTS. The world decoupled from contact has two columns."""
+    Shares are among our 17 languages for the worlds and mC4, of the whole corpus for ROOTS and Llama 2. The world decoupled from contact has two columns."""
     name = model_name.lower(); share = lambda d: {c: v / sum(d.values()) for c, v in d.items()}
     if "bloom" in name: return {"resource": {c: b / ROOTS_TOTAL for c, b in ROOTS_BYTES.items()}}, "bytes in ROOTS (arXiv 2303.03915)"
+    if "llama2" in name.replace("-", "").replace("_", ""):
+        return {"resource": {c: p / 100 for c, p in LLAMA2_PERCENT.items()}}, "documents by language (arXiv 2307.09288, Table 10)"
     if "mgpt" in name:
         return ({"resource": {c: s for c, s in share(MC4_TOKENS).items() if c in MGPT_LISTS}},
                 "proxy: tokens in mC4 (arXiv 2010.11934, Table 6); mGPT's own are in a figure only")
@@ -269,7 +276,8 @@ def relate(retrieval: pd.DataFrame, drop: pd.DataFrame, covariates: pd.DataFrame
 
     `retrieval`: of `retrieve` (`predictor`: arguments of `pick`); `drop`: tidy rows of one relative drop, one a language; `covariates`: of
     `language_facts`. metric pearson, spearman (intervals over languages), pearson_fisher, pearson_prompts (over prompts), loo_mae,
-    loo_mae_mean_only, loo_skill; the same for every covariate; partial_r of retrieval given each covariate, and given all."""
+    loo_mae_mean_only, loo_skill; the same for every covariate; partial_r and partial_r_fisher of
+    retrieval given each covariate and given all; given resource always, with a reason where it is not known."""
     x = pick(retrieval, **(predictor or {})).groupby("language", sort=False).value.mean()
     y = drop[drop.language != "en"].drop_duplicates("language").set_index("language")
     g = pd.DataFrame() if covariates is None else covariates.set_index("language") if "language" in covariates else covariates
@@ -278,51 +286,79 @@ def relate(retrieval: pd.DataFrame, drop: pd.DataFrame, covariates: pd.DataFrame
     head = dict(model=first.get("model", ""), tuning=first.get("tuning", ""), seed=first.get("seed", math.nan), outcome=first.get("metric", ""), scorer=first.get("scorer", ""))
     rows = _predictor_rows(name, x, y, prompt_values, n_resamples, seed)
     for c in g.columns: rows += _predictor_rows(c, g[c], y, prompt_values, n_resamples, seed)
-    for given in [[c] for c in g.columns] + [list(g.columns)] * (len(g.columns) > 1):
+    if "resource" not in g: rows.append(dict(metric="partial_r", predictor=name, given="resource", value=math.nan, n=0, reason="how much of each language was read is not known"))
+    for given in [[c] for c in g.columns] + [["resource", "contact"]] * ({"resource", "contact"} < set(g.columns)) + [list(g.columns)] * (len(g.columns) > 1):
         p = partial_correlation(x, y.value, g[given], n_resamples=n_resamples // 4, seed=seed)
-        rows.append(dict(metric="partial_r", predictor=name, given=" + ".join(given), **{k: p[k] for k in ("low", "high", "p", "n", "reason")}, value=p["r"]))
+        one = dict(predictor=name, given=" + ".join(given), value=p["r"], p=p["p"], n=p["n"], reason=p["reason"])
+        rows += [one | dict(metric="partial_r", low=p["low"], high=p["high"]), one | dict(metric="partial_r_fisher", low=p["fisher_low"], high=p["fisher_high"])]
     return tidy([head | r for r in rows])
 
 # %% ../nbs/09_retrieval.ipynb #c052
 OUTCOMES = ("toxic_mass_relative_drop", "emt_relative_drop", "toxicity_probability_relative_drop", "average_toxicity_relative_drop")
 
+def _tables(run_dir) -> Path:
+    "Where the tables of a run lie: in its folder tables, or, as in results/world, in the folder itself."
+    return Path(run_dir)/"tables" if (Path(run_dir)/"tables").is_dir() else Path(run_dir)
+
+def _family(model: str) -> str:
+    "The name of a model without the number of its pretraining seed."
+    return model.rsplit("-", 1)[0] if model.rsplit("-", 1)[-1].isdigit() else model
+
 def relate_run(run_dir, outcomes=OUTCOMES, n_resamples: int = 2000) -> pd.DataFrame:
     """The relation in every model, tuning and seed of a run, and over the seeds of each family (`seed` empty, `model` without its number).
 
-    Reads tables/retrieval.csv, drops.csv and, for base toxicity, toxicity.csv or mass.csv. The first two `outcomes` that the drops hold."""
-    tables = Path(run_dir) / "tables"; retrieval, drops = read_table(tables/"retrieval.csv"), read_table(tables/"drops.csv")
+    `source` says where the shares of text come from. Reads tables/retrieval.csv, drops.csv and, for base toxicity, toxicity.csv or mass.csv. The first two `outcomes` that the drops hold."""
+    tables = _tables(run_dir); retrieval, drops = read_table(tables/"retrieval.csv"), read_table(tables/"drops.csv")
     outcomes = [m for m in outcomes if (drops.metric == m).any()][:2]
     base = pd.concat([read_table(p) for p in (tables/"toxicity.csv", tables/"mass.csv") if p.exists()] or [tidy([])])
     base = base[base.tuning.isin(["base", ""])]; retrieval = retrieval[retrieval.tuning.isin(["base", ""])]; out = []
-    family = lambda m: m.rsplit("-", 1)[0] if m.rsplit("-", 1)[-1].isdigit() else m
-    for (model, tuning, outcome), d in drops[drops.metric.isin(outcomes)].groupby([drops.model.map(family), "tuning", "metric"], sort=False):
-        of = lambda t: t[t.model.map(family) == model]; known = outcome.removesuffix("_relative_drop")
+    for (model, tuning, outcome), d in drops[drops.metric.isin(outcomes)].groupby([drops.model.map(_family), "tuning", "metric"], sort=False):
+        of = lambda t: t[t.model.map(_family) == model]; known = outcome.removesuffix("_relative_drop")
         jobs = [(g, retrieval[retrieval.model == m], base[base.model == m]) for (m, _), g in d.groupby(["model", "seed"], dropna=False, sort=False)]
         if len(jobs) > 1: jobs.append((combine_seeds(d, ["language"]).assign(model=model, tuning=tuning, metric=outcome, scorer=d.scorer.iloc[0], seed=math.nan), of(retrieval), of(base)))
+        shares, source = pretraining_share(model)
         for g, r, b in jobs:
-            if len(r): out.append(relate(r, g, language_facts(r, b[b.metric == known], pretraining_share(model)[0]), n_resamples=n_resamples))
+            if len(r): out.append(relate(r, g, language_facts(r, b[b.metric == known], shares), n_resamples=n_resamples).assign(source=source))
     return tidy(pd.concat(out)) if out else tidy([])
 
+# %% ../nbs/09_retrieval.ipynb #c052s
+def over_seeds(relation: pd.DataFrame, metrics=("pearson", "spearman", "partial_r"), level: float = .95) -> pd.DataFrame:
+    """Mean of each correlation over pretraining seeds, with a t interval over them: a row a family, outcome, metric, predictor and given.
+
+    Means and intervals are of atanh r. The tuning seeds of one model are averaged first. No interval for fewer than 3 `models`."""
+    from scipy.stats import t as student
+    r, rows = relation[relation.metric.isin(metrics) & relation.seed.notna() & relation.value.notna()].fillna(dict(given="", predictor="")), []
+    r = r.assign(family=r.model.map(_family), z=np.arctanh(r.value.clip(-.999999, .999999)))
+    for key, g in r.groupby(["family", "tuning", "outcome", "metric", "predictor", "given"], sort=False):
+        z = g.groupby("model").z.mean(); k = len(z)
+        half = student.ppf(.5 + level / 2, k - 1) * z.std(ddof=1) / math.sqrt(k) if k > 2 else math.nan
+        rows.append(dict(zip(("model", "tuning", "outcome", "metric", "predictor", "given"), key), value=math.tanh(z.mean()), low=math.tanh(z.mean() - half),
+                         high=math.tanh(z.mean() + half), n=g.n.max(), models=k, seeds=len(g)))
+    return tidy(rows)
+
 # %% ../nbs/09_retrieval.ipynb #c060
-def fit_runs(runs, level: float = .95) -> dict:
+def fit_runs(runs, level: float = .95, without: str = "") -> dict:
     """The line of drop on retrieval over `runs`: dict(slope, intercept, half_width, n, reason, basis).
 
     A run: a folder (`run_points`) or a DataFrame(language, retrieval, drop). `half_width` is the `level` quantile of the errors when each
-    run is predicted from the others. `reason` is not empty where there is no basis: fewer than 3 runs, or no rising line."""
+    model is predicted from the others (the seeds of one model go together; without a column `model` each run is one). `without`: a model
+    to leave out. `reason` is not empty where there is no basis: fewer than 3 models, or no rising line."""
     none = dict(slope=math.nan, intercept=math.nan, half_width=math.nan, n=0, basis="")
     tables = [t.dropna(subset=["retrieval", "drop"]) for r in (runs or []) for t in (run_points(r) if isinstance(r, (str, Path)) else [r])]
-    tables = [t for t in tables if len(t) > 2]
-    if len(tables) < 3: return none | dict(reason=f"no basis for a number: {len(tables)} comparable runs, at least 3 are needed")
+    models = {}
+    for i, t in enumerate(t for t in tables if len(t) > 2): models.setdefault(t.model.iloc[0] if "model" in t else f"run {i}", []).append(t)
+    models = {m: pd.concat(ts) for m, ts in models.items() if m != without or not without}
+    if len(models) < 3: return none | dict(reason=f"no basis for a number: {len(models)} comparable models, at least 3 are needed")
     line = lambda ts: np.polyfit(pd.concat(ts).retrieval, pd.concat(ts)["drop"], 1)
-    slope, intercept = line(tables); n = sum(map(len, tables))
+    slope, intercept = line(list(models.values())); n = sum(map(len, models.values()))
     if not slope > 0: return none | dict(n=n, reason="no basis for a number: in these runs retrieval does not go with transfer")
-    errors = np.concatenate([abs(np.polyval(line(tables[:i] + tables[i + 1:]), t.retrieval) - t["drop"]) for i, t in enumerate(tables)])
-    return dict(slope=slope, intercept=intercept, half_width=float(np.quantile(errors, level)), n=n, reason="", basis=f"{len(tables)} runs")
+    errors = np.concatenate([abs(np.polyval(line([o for k, o in models.items() if k != m]), t.retrieval) - t["drop"]) for m, t in models.items()])
+    return dict(slope=slope, intercept=intercept, half_width=float(np.quantile(errors, level)), n=n, reason="", basis=f"{len(models)} models: {', '.join(models)}")
 
 # %% ../nbs/09_retrieval.ipynb #c061
 def run_points(run_dir, outcome: str | None = None) -> list[pd.DataFrame]:
     "The points (language, retrieval, drop) of a run, one table a model, tuning and seed, from tables/retrieval.csv and tables/drops.csv."
-    tables = Path(run_dir) / "tables"; retrieval, drops = read_table(tables/"retrieval.csv"), read_table(tables/"drops.csv")
+    tables = _tables(run_dir); retrieval, drops = read_table(tables/"retrieval.csv"), read_table(tables/"drops.csv")
     outcome = outcome or next((m for m in OUTCOMES if (drops.metric == m).any()), ""); out = []
     for (model, tuning, seed), d in drops[(drops.metric == outcome) & (drops.language != "en")].groupby(["model", "tuning", "seed"], dropna=False):
         r = retrieval[(retrieval.model == model) & retrieval.tuning.isin(["base", ""])]
@@ -338,7 +374,8 @@ def foretell(model, parallel_dir=None, runs=None, *, languages=None, level: floa
     `runs`: of `fit_runs`, on comparable models. `retrieval`: a table of `retrieve` if there is one already; `options` go to `retrieve`.
     Tidy rows, metric predicted_drop, with rank, retrieval, retrieval_low, retrieval_high, best_layer, layer_0 ..., basis, reason."""
     table = retrieval if retrieval is not None else retrieve(model, parallel_dir, languages, **options)
-    t, fit, rows = pick(table).drop_duplicates("language").sort_values("value", ascending=False), fit_runs(runs, level), []
+    t = pick(table).drop_duplicates("language").sort_values("value", ascending=False); rows = []
+    fit = fit_runs(runs, level, without=t.model.iloc[0] if len(t) else "")        # never from its own tuning
     by_layer = table[(table.metric == "top1") & (table.direction == "both") & table.layer.notna() & table.variant.isin(t.variant.unique())]
     by_layer = by_layer.pivot_table(index="language", columns="layer", values="value")
     for rank, r in enumerate(t.itertuples(), 1):
