@@ -18,7 +18,7 @@ demo: .venv/.ready  ## the paper's argument on the embedded world: a table here,
 	@$(bin)/xgdetox run $(GRID) --cores $(CORES)
 
 test: .venv/.ready  ## every page and every test that is not slow
-	@$(bin)/python -m pytest -q tests/test_structure.py
+	@$(bin)/python -m pytest -q -m "not slow" tests/test_structure.py
 	@OMP_NUM_THREADS=1 $(bin)/nbdev_test --n_workers $(CORES) --do_print
 	@$(bin)/python -m pytest -q -m "not slow" --durations=10 tests --ignore=tests/test_structure.py
 
