@@ -192,16 +192,16 @@ def pretraining_share(model_name: str) -> tuple[dict[str, dict[str, float]], str
 
     Shares are among our 17 languages for the worlds and mC4, of the whole corpus for ROOTS and Llama 2. The world decoupled from contact has two columns."""
     name = model_name.lower(); share = lambda d: {c: v / sum(d.values()) for c, v in d.items()}
+    if name.split("-")[0] in ("world", "control", "decoupled"):
+        from xgdetox import world
+        columns = {"resource": share(world.RESOURCE)} | ({"contact": share(world.DECOUPLED)} if name.startswith("decoupled") else {})
+        return columns, "weights of the world's corpus"
     if "bloom" in name: return {"resource": {c: b / ROOTS_TOTAL for c, b in ROOTS_BYTES.items()}}, "bytes in ROOTS (arXiv 2303.03915)"
     if "llama2" in name.replace("-", "").replace("_", ""):
         return {"resource": {c: p / 100 for c, p in LLAMA2_PERCENT.items()}}, "documents by language (arXiv 2307.09288, Table 10)"
     if "mgpt" in name:
         return ({"resource": {c: s for c, s in share(MC4_TOKENS).items() if c in MGPT_LISTS}},
                 "proxy: tokens in mC4 (arXiv 2010.11934, Table 6); mGPT's own are in a figure only")
-    if name.split("-")[0] in ("world", "control", "decoupled"):
-        from xgdetox import world
-        columns = {"resource": share(world.RESOURCE)} | ({"contact": share(world.DECOUPLED)} if name.startswith("decoupled") else {})
-        return columns, "weights of the world's corpus"
     return {}, f"no published shares are known for {model_name or 'this model'}"
 
 # %% ../nbs/09_retrieval.ipynb #c042
