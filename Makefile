@@ -22,8 +22,9 @@ test: .venv/.ready  ## every page and every test that is not slow
 	@OMP_NUM_THREADS=1 $(bin)/nbdev_test --n_workers $(CORES) --do_print
 	@$(bin)/python -m pytest -q -m "not slow" --durations=10 tests --ignore=tests/test_structure.py
 
-slow: .venv/.ready vllm  ## kills, vLLM, SLURM and browser tests; each skips with a reason where its tool is missing
-	@$(bin)/python -m pytest -q -m slow -rs --durations=10 tests
+slow: .venv/.ready vllm  ## kills, vLLM, SLURM and browser tests, and beside them every figure against a refill; each skips with a reason where its tool is missing
+	@$(bin)/python -m pytest -q -m slow -rs --durations=10 tests --ignore=tests/test_structure.py & rest=$$!; \
+	  $(bin)/python -m pytest -q -m slow -rs --durations=10 tests/test_structure.py; pages=$$?; wait $$rest && exit $$pages
 
 bench: .venv/.ready  ## speed ratios, each measured within one run; written to results/bench_*.csv
 	@set -e; for f in tests/bench_*.py; do echo "== $$f"; $(bin)/python $$f; done
