@@ -150,7 +150,7 @@ def test_evaluation_costs_at_most_its_share(pairs, batch, steps):
     plan = plan_run(settings, pairs)
     evaluations = math.ceil(steps / plan["eval_steps"])                                           # the last step has one too
     assert set(plan["train"]).isdisjoint(plan["held"]) and len(plan["train"]) + len(plan["held"]) == pairs
-    if len(plan["held"]) > 1: assert (steps // plan["eval_steps"]) * len(plan["held"]) <= .1 * 3 * batch * steps + 1e-9
+    if len(plan["held"]) > 1: assert evaluations * len(plan["held"]) <= .1 * 3 * batch * steps + 1e-9
     assert evaluations >= 1
 
 
@@ -336,28 +336,77 @@ def test_real_pairs(real_data, tmp_path):
     assert m["kept"] == 1000 and sum(m["dropped"].values()) > 0 and losses[-1] < losses[0] < math.log(2) + .02 and losses[-1] < .65
 
 
+@pytest.mark.parametrize("words, said", [(["--loss", "kto_pair"], "kto_pair"), (["--lora-rank=3"], "did you mean lora_r"), (["stray"], "belongs to no option"), (["--report_to", "tensorbord"], "report_to"),
+                                         (["--gradient-checkpointing", "maybe"], "gradient_checkpointing")])
+def test_any_setting_is_an_option_and_a_wrong_one_a_line(tiny, tmp_path, capfd, words, said):
+    from xgdetox import cli
+    with pytest.raises(SystemExit) as end: cli.main(["train", "--model", str(tiny/"gpt2"), "--data-dir", str(tiny/"pairs"), "--output-dir", str(tmp_path/"o"), *words])
+    err = capfd.readouterr().err
+    assert end.value.code == 2 and said in err and len(err.strip().splitlines()) == 1 and not (tmp_path/"o").exists(), err
+
+
+def test_the_originals_own_command_lines_run(tiny, tmp_path, capfd):
+    "Its README's two commands, with its flags; the merge is written exactly where it is told to."
+    from xgdetox import cli
+    def run(line):
+        with pytest.raises(SystemExit) as end: cli.main(line.split())
+        assert end.value.code == 0, capfd.readouterr().err
+    run(f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/o --per_device_train_batch_size 4 --wandb_run_name mine --use_lora --lora_r 4 --max_steps 2 --loss ipo --optimizer_type adamw_torch --lr_scheduler_type constant")
+    assert "pairs: kept 64, dropped 0; 2 steps; held-back loss" in capfd.readouterr().out
+    said = read_json(tmp_path/"o/manifest.json")["settings"]
+    assert (said["loss"], said["optimizer"], said["schedule"], said["lora_r"], said["run_name"], said["method"]) == ("ipo", "adamw_torch", "constant", 4, "mine", "lora")
+    run(f"merge --base_model_name {tiny}/llama --lora_adapter {tmp_path}/o/adapter --output_dir {tmp_path}/m --dtype bfloat16")
+    assert (tmp_path/"m/model.safetensors").exists() and next(iter(weights(tmp_path/"m").values())).dtype == torch.bfloat16
+
+
+def test_the_gpu_script_runs_at_a_tiny_size_on_a_cpu(root, tmp_path, capsys):
+    import importlib.util
+    spec = importlib.util.spec_from_file_location("gpu_training", root/"experiments/gpu_training.py")
+    script = importlib.util.module_from_spec(spec); spec.loader.exec_module(script)
+    script.main(["--tiny", "--only", "llama", "--steps", "2", "--warm", "1", "--peak", "1", "--output", str(tmp_path/"g.csv")])
+    from xgdetox.stats import read_table
+    t = read_table(tmp_path/"g.csv").set_index("metric").value
+    assert (t > 0).all() and t["flops_utilisation"] < 1 and set(t.index) == {"tokens_per_second", "seconds_per_step", "peak_gib", "flops_utilisation"}
+    model = make_model("llama", 300)
+    linear = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128) + 64 * 300                                # two layers and the head; looked-up embeddings cost nothing
+    assert script.flops_a_token(model, True, 0) == 6 * linear and script.flops_a_token(model, False, 0) == 4 * linear
+
+
 # kills and processes -------------------------------------------------------------------------------------------------------------------------
 
-COMMAND = "from xgdetox.training import train; train({model!r}, {pairs!r}, {out!r}, recipe='world', max_steps=40, batch_size=8, eval_steps=5, eval_pairs=8, learning_rate=1e-3, lora_r=4, method={method!r}, max_length=64)"
+COMMAND = """import pathlib, xgdetox.training as t
+true = t.callbacks
+def marked(*args, **kwargs): pathlib.Path({mark!r}).touch(); return true(*args, **kwargs)             # all is loaded, training is about to begin
+t.callbacks = marked
+t.train({model!r}, {pairs!r}, {out!r}, recipe='world', max_steps=40, batch_size=8, eval_steps=5, eval_pairs=8, learning_rate=1e-3, lora_r=4, method={method!r}, max_length=64)"""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_five_kills_at_random_moments_change_nothing(tiny, tmp_path, method):
-    run = lambda out: [sys.executable, "-W", "ignore", "-c", COMMAND.format(model=str(tiny/"gpt2"), pairs=str(tiny/"pairs"), out=str(out), method=method)]
-    start = time.time()
-    subprocess.run(run(tmp_path/"calm"), check=True, timeout=300)
-    draw, kills = random.Random(0), []
-    while not (tmp_path/"killed/manifest.json").exists():
-        child = subprocess.Popen(run(tmp_path/"killed"))
-        if len(kills) < 5:
-            while child.poll() is None and not (tmp_path/"killed/run.json").exists(): time.sleep(.01)       # past the imports, which are most of it
-            try: child.wait(timeout=draw.uniform(.05, 2.5))
-            except subprocess.TimeoutExpired: child.send_signal(signal.SIGKILL); kills.append(sorted(p.name for p in (tmp_path/"killed").iterdir()))
-        assert child.wait(timeout=300) in (0, -signal.SIGKILL)
-    a, b = weights(tmp_path/"calm/final_checkpoint"), weights(tmp_path/"killed/final_checkpoint")
-    assert kills and all(torch.equal(a[k], b[k]) for k in a), kills
-    assert not [p for p in (tmp_path/"killed").rglob("*") if p.suffix in (".pt", ".bin", ".part")]
+    "Killed at random moments between the first step and the end of the calm run; a run that finishes before the fifth kill is followed by another."
+    mark = tmp_path/"mark"
+    def start(out):
+        mark.unlink(missing_ok=True)
+        child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", COMMAND.format(mark=str(mark), model=str(tiny/"gpt2"), pairs=str(tiny/"pairs"), out=str(out), method=method)])
+        while child.poll() is None and not mark.exists(): time.sleep(.005)
+        return child
+    calm, began = start(tmp_path/"calm"), time.time()
+    assert calm.wait(timeout=300) == 0
+    whole, draw, kills, a = time.time() - began, random.Random(0), [], weights(tmp_path/"calm/final_checkpoint")
+    for k in range(5):
+        out = tmp_path/f"killed{k}"
+        while not (out/"manifest.json").exists():
+            child = start(out)
+            if len(kills) < 5:
+                try: child.wait(timeout=draw.uniform(0, whole))
+                except subprocess.TimeoutExpired: child.send_signal(signal.SIGKILL); kills.append(sorted(p.name for p in out.iterdir()))
+            assert child.wait(timeout=300) in (0, -signal.SIGKILL)
+        b = weights(out/"final_checkpoint")
+        assert all(torch.equal(a[name], b[name]) for name in a), kills
+        assert not [p for p in out.rglob("*") if p.suffix in (".pt", ".bin", ".part")]
+        if len(kills) == 5: break
+    assert len(kills) == 5 and any("checkpoint" in name for seen in kills for name in seen), kills
 
 
 @pytest.mark.slow

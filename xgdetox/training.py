@@ -111,6 +111,8 @@ def check_settings(settings: dict):
                    accelerate=sorted(p.stem for p in ACCELERATE.glob("*.yaml")))
     for key, values in allowed.items():
         if settings[key] not in values: raise InputError(f"{settings[key]!r} is not known", field=key, remedy=f"use one of {', '.join(values)}")
+    for key, value in DEFAULTS.items():
+        if isinstance(value, bool) and not isinstance(settings[key], bool): raise InputError(f"{settings[key]!r} is neither true nor false", field=key, remedy="write true or false")
     for key in ("batch_size", "gradient_accumulation", "epochs", "max_length", "learning_rate", "beta", "eval_pairs", "eval_share", "eval_fraction"):
         if not settings[key] > 0: raise InputError(f"{settings[key]!r} is not above 0", field=key, remedy="give a positive number")
     smoothing = settings["label_smoothing"]
@@ -190,7 +192,7 @@ def evaluation_interval(pairs: int, batch: int, share: float = 0.1, kl_texts: in
     """Steps between evaluations of `pairs` held-back pairs such that they take at most `share` of the training time.
 
     A forward pass over a pair costs 1, a training step on it 3 (the backward pass costs 2); the reference costs nothing, being computed once. Half the
-    share is left for what is not arithmetic: starting an evaluation, and the one after the last step."""
+    share is left for what is not arithmetic, such as starting an evaluation. `plan_run` spreads them evenly, so that the last falls on the last step."""
     return math.ceil((pairs + kl_texts / 2) / (share / 2 * 3 * batch))
 
 # %% ../nbs/01_training.ipynb #c039
@@ -203,6 +205,7 @@ def plan_run(settings: dict, pairs: int, world: int = 1) -> dict:
     if every > steps:                                                                   # a short run: one evaluation, of fewer pairs
         every, most = steps, max(1, int(steps * settings["eval_share"] / 2 * 3 * batch - settings["kl_texts"] / 2))
         train, held = split_pairs(pairs, 1.0, min(len(held), most))
+    elif not settings["eval_steps"]: every = math.ceil(steps / (steps // every))        # evenly, so that the last step's evaluation is no extra one
     return dict(batch=batch, steps=int(steps), eval_steps=int(every), train=train, held=held)
 
 # %% ../nbs/01_training.ipynb #c041
