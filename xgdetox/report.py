@@ -190,7 +190,7 @@ def figure_languages(run: Run, model: str, tuning: str = "") -> Figure:
             arms = [(h[column] - h[column + "_low"]).fillna(0).clip(lower=0), (h[column + "_high"] - h[column]).fillna(0).clip(lower=0)]
             ax.errorbar(x + shift, h[column], yerr=arms, linestyle="none", markersize=4.5, elinewidth=1, **style)
         ax.set_xticks(x, h.language); ax.set_ylabel(name.lower()); ax.set_ylim(bottom=0); ax.legend(frameon=False, ncols=2, loc="upper right")
-    text = f"{name}: mean over {len(h)} languages {number(h[b].mean())} before, {number(h[a].mean())} after; lower in {int((h[a] < h[b]).sum())}."
+    text = f"{name}: mean over {int(h[[b, a]].notna().all(axis=1).sum())} languages {number(h[b].mean())} before, {number(h[a].mean())} after; lower in {int((h[a] < h[b]).sum())}."
     return Figure(title, svg(draw, f"{model} {tuning}. {text}"), text + " Bars are 95% intervals.")
 
 # %% ../nbs/report.ipynb #c029
@@ -403,8 +403,8 @@ def section(run: Run, model: str, tuning: str, alone: bool) -> dict:
 def _sentence(h: pd.DataFrame, shown: list[str]) -> str:
     "The headline in words."
     if not shown: return "No toxicity was measured for this model."
-    b, a = h[f"{shown[0]}_before"].mean(), h[f"{shown[0]}_after"].mean(); drops = h[["language", "drop"]].dropna().sort_values("drop")
-    text = f"{HEADLINE[shown[0]][0]} goes from {number(b)} to {number(a)} on average over {len(h)} languages."
+    both = h[[f"{shown[0]}_before", f"{shown[0]}_after"]].dropna(); b, a = both.mean(); drops = h[["language", "drop"]].dropna().sort_values("drop")
+    text = f"{HEADLINE[shown[0]][0]} goes from {number(b)} to {number(a)} on average over {len(both)} languages" + (f"; {len(h) - len(both)} more could not be scored." if len(both) < len(h) else ".")
     say = lambda r: f"{LANGUAGES[r.language].name if r.language in LANGUAGES else r.language} ({percent(r['drop'])})"
     return text + (f" Most is removed in {say(drops.iloc[-1])}, least in {say(drops.iloc[0])}." if len(drops) > 2 else "")
 
