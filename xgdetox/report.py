@@ -189,7 +189,7 @@ def figure_languages(run: Run, model: str, tuning: str = "") -> Figure:
         for shift, column, style in ((-.12, b, dict(fmt="o", color=ORANGE, label="before")), (.12, a, dict(fmt="s", color=BLUE, label="after"))):
             arms = [(h[column] - h[column + "_low"]).fillna(0).clip(lower=0), (h[column + "_high"] - h[column]).fillna(0).clip(lower=0)]
             ax.errorbar(x + shift, h[column], yerr=arms, linestyle="none", markersize=4.5, elinewidth=1, **style)
-        ax.set_xticks(x, h.language); ax.set_ylabel(name.lower()); ax.set_ylim(bottom=0); ax.legend(frameon=False, ncols=2, loc="upper right")
+        ax.set_xticks(x, h.language); ax.set_ylabel(name.lower()); ax.set_ylim(bottom=0); ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(.5, 1))
     text = f"{name}: mean over {int(h[[b, a]].notna().all(axis=1).sum())} languages {number(h[b].mean())} before, {number(h[a].mean())} after; lower in {int((h[a] < h[b]).sum())}."
     return Figure(title, svg(draw, f"{model} {tuning}. {text}"), text + " Bars are 95% intervals.")
 
@@ -327,7 +327,7 @@ def figure_probe(run: Run, model: str, tuning: str = "") -> Figure:
         ax.errorbar(x, m.value, yerr=[(m.value - m.low).fillna(0).clip(lower=0), (m.high - m.value).fillna(0).clip(lower=0)], fmt="none", color=GREY, elinewidth=1)
         for which, style in ((~english, dict(marker="o", color=BLUE, label="zero-shot")), (english, dict(marker="s", color=ORANGE, label="English"))):
             if which.any(): ax.plot(x[which], m.value[which], linestyle="none", markersize=4.5, **style)
-        ax.set_xticks(x, m.language); ax.set_ylabel("ROC-AUC"); ax.set_ylim(min(.4, m.value.min() - .05), 1.02); ax.legend(frameon=False)
+        ax.set_xticks(x, m.language); ax.set_ylabel("ROC-AUC"); ax.set_ylim(min(.4, m.value.min() - .05), 1.02); ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(.5, 1))
     others = m.value[~english]
     text = f"ROC-AUC {number(m.value[english].mean())} in English" + (f", {number(others.min())} to {number(others.max())} elsewhere" if len(others) else "") + "; the dashed line is chance."
     return Figure(title, svg(draw, f"{model}. {text}"), text)
