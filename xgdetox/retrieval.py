@@ -373,6 +373,7 @@ def foretell(model, parallel_dir=None, runs=None, *, languages=None, level: floa
 
     `runs`: of `fit_runs`, on comparable models. `retrieval`: a table of `retrieve` if there is one already; `options` go to `retrieve`.
     Tidy rows, metric predicted_drop, with rank, retrieval, retrieval_low, retrieval_high, best_layer, layer_0 ..., basis, reason."""
+    runs = [t for r in (runs or []) for t in (run_points(r) if isinstance(r, (str, Path)) else [r])]    # a run that cannot be read is said before the work
     table = retrieval if retrieval is not None else retrieve(model, parallel_dir, languages, **options)
     t = pick(table).drop_duplicates("language").sort_values("value", ascending=False); rows = []
     fit = fit_runs(runs, level, without=t.model.iloc[0] if len(t) else "")        # never from its own tuning
