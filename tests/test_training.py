@@ -296,6 +296,8 @@ def test_deterministic_finished_and_not_mixed_up(tiny, tmp_path):
     assert same(a, b) and not same(a, c)
     stamp, start = (a/"model.safetensors").stat().st_mtime_ns, time.time()
     assert train(tiny/"gpt2", tiny/"pairs", tmp_path/"a", **QUICK) == a and time.time() - start < 1 and (a/"model.safetensors").stat().st_mtime_ns == stamp
+    (tmp_path/"a/checkpoint-3").mkdir(); (tmp_path/"a/checkpoint-3/optimizer.pt").touch()               # killed after the manifest was written
+    train(tiny/"gpt2", tiny/"pairs", tmp_path/"a", **QUICK)
     with pytest.raises(InputError, match="another settings beta"): train(tiny/"gpt2", tiny/"pairs", tmp_path/"a", beta=.2, **QUICK)
     with pytest.raises(InputError, match="another seed"): train(tiny/"gpt2", tiny/"pairs", tmp_path/"a", seed=5, **QUICK)
     assert sorted(p.name for p in (tmp_path/"a").iterdir()) == ["final_checkpoint", "log.json", "manifest.json", "run.json"]
@@ -395,13 +397,14 @@ def test_five_kills_at_random_moments_change_nothing(tiny, tmp_path, method):
     assert calm.wait(timeout=300) == 0
     whole, draw, kills, a = time.time() - began, random.Random(0), [], weights(tmp_path/"calm/final_checkpoint")
     for k in range(5):
-        out = tmp_path/f"killed{k}"
-        while not (out/"manifest.json").exists():
+        out, code = tmp_path/f"killed{k}", None
+        while code != 0:
             child = start(out)
             if len(kills) < 5:
                 try: child.wait(timeout=draw.uniform(0, whole))
                 except subprocess.TimeoutExpired: child.send_signal(signal.SIGKILL); kills.append(sorted(p.name for p in out.iterdir()))
-            assert child.wait(timeout=300) in (0, -signal.SIGKILL)
+            code = child.wait(timeout=300)
+            assert code in (0, -signal.SIGKILL)
         b = weights(out/"final_checkpoint")
         assert all(torch.equal(a[name], b[name]) for name in a), kills
         assert not [p for p in out.rglob("*") if p.suffix in (".pt", ".bin", ".part")]

@@ -26,9 +26,9 @@ __all__ = ['RECIPES', 'ACCELERATE', 'DEFAULTS', 'DPO_LOSSES', 'OTHER_LOSSES', 'W
            'plan_run', 'ReferenceKL', 'check_targets', 'lora_config', 'share_trained', 'load_4bit', 'linear_4bit',
            'dequantised', 'trainer_class', 'score_completions', 'rows_for', 'arguments', 'callbacks', 'timed',
            'show_progress', 'latest_checkpoint', 'fingerprint', 'same_run', 'train', 'check_model', 'build_trainer',
-           'renumber', 'reference_kl', 'load_for_training', 'stored', 'quiet', 'save_final', 'finish', 'summary',
-           'dequantised_base', 'logits_of', 'compare_logits', 'merge_adapter', 'merge_into', 'adapter_facts',
-           'merged_already', 'check_adapter', 'untie_head', 'saved_dtype']
+           'renumber', 'reference_kl', 'load_for_training', 'stored', 'quiet', 'save_final', 'finish',
+           'remove_checkpoints', 'summary', 'dequantised_base', 'logits_of', 'compare_logits', 'merge_adapter',
+           'merge_into', 'adapter_facts', 'merged_already', 'check_adapter', 'untie_head', 'saved_dtype']
 
 # %% ../nbs/01_training.ipynb #c007
 def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta: float = 0.1):
@@ -470,7 +470,10 @@ def train(model, data_dir, output_dir, recipe=None, seed: int = 0, **overrides) 
     settings["model"], out = str(model), Path(output_dir)
     run = dict(model=fingerprint(model), pairs=fingerprint(data_dir), seed=seed, settings=settings)
     main = int(os.environ.get("RANK", 0)) == 0
-    if (out/"manifest.json").exists(): same_run(out, run); return out/read_json(out/"manifest.json")["final"]
+    if (out/"manifest.json").exists():
+        same_run(out, run)
+        if main: remove_checkpoints(out)
+        return out/read_json(out/"manifest.json")["final"]
     started = time.time()
     with quiet():
         tokenizer = load_tokenizer(str(model))
@@ -605,8 +608,14 @@ def finish(trainer, out: Path, facts: dict):
     write_json(out/"log.json", log)
     write_json(out/"manifest.json", facts | dict(best_step=trainer.state.best_global_step, last_step=trainer.state.global_step,
                                              evaluation_seconds=round(spent, 2), training_seconds=round(whole, 2), versions=versions))
-    for old in [*out.glob("checkpoint-*"), out/"tokens"]: shutil.rmtree(old, ignore_errors=True)
+    remove_checkpoints(out)
     if sys.stderr.isatty(): print(file=sys.stderr)
+
+# %% ../nbs/01_training.ipynb #c122
+def remove_checkpoints(out: Path):
+    "Remove what only a run that goes on needs; also what a kill between the manifest and this left."
+    for old in [*out.glob("checkpoint-*"), out/"tokens"]: shutil.rmtree(old, ignore_errors=True)
+
 
 # %% ../nbs/01_training.ipynb #c112
 def summary(output_dir) -> str:
