@@ -24,3 +24,34 @@ def real_data() -> Path:
     folder = Path(os.environ.get("XGDETOX_DATA", ROOT.parent / "shared" / "data"))
     if not (folder / "prompts").is_dir(): pytest.skip(f"no real data at {folder}: set XGDETOX_DATA")
     return folder
+
+
+@pytest.fixture
+def said(capfd):
+    "Run the command line in this process; returns its exit code, what it printed, and what it said on stderr."
+    from xgdetox import cli
+    def said(*words):
+        with pytest.raises(SystemExit) as end: cli.main([str(w) for w in words])
+        heard = capfd.readouterr()
+        return end.value.code, heard.out, heard.err
+    return said
+
+
+@pytest.fixture
+def run(said):
+    "A command that must succeed; returns what it printed."
+    def run(*words):
+        code, out, err = said(*words)
+        assert code == 0, err
+        return out
+    return run
+
+
+@pytest.fixture
+def fails(said):
+    "A command that must end with exit code 2 and one line on stderr, which is returned."
+    def fails(*words):
+        code, _, err = said(*words)
+        assert code == 2 and err.count("\n") == 1 and err.startswith("xgdetox: ") and "Traceback" not in err, err
+        return err
+    return fails

@@ -16,18 +16,6 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def fails(capfd):
-    "Run the command; it must end with exit code 2 and one line on stderr, which is returned."
-    def run(*words):
-        with pytest.raises(SystemExit) as end: cli.main([str(w) for w in words])
-        said = capfd.readouterr()
-        assert end.value.code == 2, said.err
-        assert said.err.count("\n") == 1 and said.err.startswith("xgdetox: ") and "Traceback" not in said.err
-        return said.err
-    return run
-
-
-@pytest.fixture
 def prompts(tmp_path):
     "Two languages of the world's prompts, 3 rows each."
     from xgdetox.world import resolve_data

@@ -16,7 +16,7 @@ from xgdetox.data import (InputError, Loaded, align_rtp_lx, find_prompt_files, l
 letters = st.text(st.characters(codec="utf-8", exclude_characters="\0\ufeff\r\n\t", exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=30).filter(
     lambda t: t.strip() == t and not t.startswith(('"', "[", "{")))
 many = st.lists(letters, min_size=1, max_size=6, unique=True)
-quick = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def lines(rows) -> str: return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)

@@ -61,7 +61,7 @@ def python():
 def run(python, family, folder, what):
     script = SCRIPT.format(paths=[str(HERE), str(HERE.parent)], family=family, folder=str(folder), what=what)
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1", "VLLM_CACHE_ROOT": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
-    p = subprocess.run([python, "-c", script], capture_output=True, text=True, timeout=900, env=env)
+    p = subprocess.run([python, "-c", script], capture_output=True, text=True, timeout=300, env=env)
     lines = [x for x in p.stdout.splitlines() if x.startswith("FACTS")]
     assert lines, p.stderr[-2000:]
     return json.loads(lines[0][5:])

@@ -24,7 +24,7 @@ RUN = [sys.executable, "-c", "from xgdetox.cli import main; main()", "run", str(
 SHORT = ["--set", "stages=[generate, score, mass, retrieve, report]", "--set", "tunings={}"]
 
 
-def xgdetox(folder, *words, timeout=1800, **env):
+def xgdetox(folder, *words, timeout=900, **env):
     return subprocess.run([*RUN, "--run-dir", str(folder), *words], capture_output=True, text=True, timeout=timeout, cwd=ROOT, env={**os.environ, **env})
 
 

@@ -8,29 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xgdetox import cli, toxicity as tox
-
-
-@pytest.fixture
-def run(capfd):
-    "Run a command that must succeed; returns what it said."
-    def run(*words):
-        with pytest.raises(SystemExit) as end: cli.main([str(w) for w in words])
-        said = capfd.readouterr()
-        assert end.value.code == 0, said.err
-        return said.out
-    return run
-
-
-@pytest.fixture
-def fails(capfd):
-    "Run a command that must end with exit code 2 and one line, which is returned."
-    def run(*words):
-        with pytest.raises(SystemExit) as end: cli.main([str(w) for w in words])
-        said = capfd.readouterr()
-        assert end.value.code == 2 and said.err.count("\n") == 1 and said.err.startswith("xgdetox: ") and "Traceback" not in said.err, said.err
-        return said.err
-    return run
+from xgdetox import toxicity as tox
 
 
 def write_lines(path, rows):

@@ -92,7 +92,7 @@ def test_the_quota_is_kept_and_used(tmp_path, key, monkeypatch, faults):
         for e in came: first.setdefault(e["text"], e["at"])
         share, most = used([e["at"] for e in came if e["at"] <= max(first.values())], 60)     # after the last new text only late repeats follow
         seen.append((share, most))
-        if .95 <= share <= 1.02 and most <= 60 * 1.25: return                    # arrivals jitter on a busy machine; what left is bounded exactly above
+        if .95 <= share <= 1.02 and most <= 60 * 1.1 + 1: return
     raise AssertionError(seen)
 
 
@@ -183,6 +183,15 @@ def test_the_key_comes_from_the_environment_only(tmp_path, monkeypatch):
     assert load_scorer("perspective?attributes=").attributes == ("TOXICITY",)
     monkeypatch.setenv("XGDETOX_PERSPECTIVE_URL", "nonsense")
     with pytest.raises(InputError, match="XGDETOX_PERSPECTIVE_URL: is no web address"): load_scorer("perspective")
+
+
+def test_attributes_that_are_not_offered_never_cost_the_score(tmp_path, key, monkeypatch):
+    "A word that is no attribute is refused before anything is asked; a language without one of several ends the run, and nothing is recorded as lasting."
+    with pytest.raises(InputError, match="unknown attribute"): load_scorer("perspective?attributes=TOXICITY,TYPO")
+    with Service() as service:
+        ledger, scorer = open_ledger(tmp_path / "l.sqlite"), client(service, monkeypatch, attributes=("TOXICITY", "INSULT"))
+        with pytest.raises(InputError, match="ask for TOXICITY alone"): scores_through(ledger, scorer, "cs", ["[tongue] one"])
+        assert not ledger.execute("SELECT count(*) FROM scores").fetchone()[0]
 
 
 def test_other_attributes_come_with_the_same_answer(tmp_path, key, monkeypatch):

@@ -386,7 +386,8 @@ t.train({model!r}, {pairs!r}, {out!r}, recipe='world', max_steps=40, batch_size=
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_five_kills_at_random_moments_change_nothing(tiny, tmp_path, method):
-    "Killed at random moments between the first step and the end of the calm run; a run that finishes before the fifth kill is followed by another."
+    """Killed at random moments between the first step and the end of the calm run. A run that finishes before the fifth kill is followed by another:
+    how many that takes depends on how much faster than the calm run they are."""
     mark = tmp_path/"mark"
     def start(out):
         mark.unlink(missing_ok=True)
@@ -396,7 +397,7 @@ def test_five_kills_at_random_moments_change_nothing(tiny, tmp_path, method):
     calm, began = start(tmp_path/"calm"), time.time()
     assert calm.wait(timeout=300) == 0
     whole, draw, kills, a = time.time() - began, random.Random(0), [], weights(tmp_path/"calm/final_checkpoint")
-    for k in range(5):
+    for k in range(40):
         out, code = tmp_path/f"killed{k}", None
         while code != 0:
             child = start(out)

@@ -33,7 +33,8 @@ def say_version(wanted: bool):
     if wanted: print(f"xgdetox {__version__}"); raise typer.Exit()
 
 @app.callback()
-def options(version: Annotated[bool, typer.Option("--version", callback=say_version, is_eager=True, help="The version, and stop.")] = False): pass
+def options(version: Annotated[bool, typer.Option("--version", callback=say_version, is_eager=True, help="The version, and stop.")] = False):
+    "What stands before every command."
 
 # %% ../nbs/cli.ipynb #c012
 ALIASES = {"--model-name-or-path": "--model", "--model-name": "--model", "--model-id": "--model", "--base-model-name": "--base-model", "--output-folder": "--output-dir",
@@ -363,6 +364,7 @@ def quality(generations: Annotated[str, typer.Option("--generations", help="Fold
     if before: write_table(table := tidy([*table.to_dict("records"), *compare_quality(before, output, model=model, tuning=tuning).to_dict("records")]), output)
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
 
+# %% ../nbs/cli.ipynb #c0m1
 @app.command()
 def capability(results: Annotated[Path, typer.Option("--results", help="A results_*.json of lm-evaluation-harness, or the folder that it wrote.")], output: TableFile = Path("capability.csv"), model: str = "", tuning: str = ""):
     """Accuracies that lm-evaluation-harness measured (multilingual ARC, HellaSwag, MMLU), as our table. Page 04 has the call of lm_eval.
@@ -371,7 +373,6 @@ def capability(results: Annotated[Path, typer.Option("--results", help="A result
     from xgdetox.quality import capability_table
     table = capability_table(results, model=model, tuning=tuning, output=output)
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
-
 
 # %% ../nbs/cli.ipynb #c053
 @app.command()

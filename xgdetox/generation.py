@@ -297,7 +297,9 @@ def is_finished(target, settings: dict) -> bool:
                          remedy="move it, or choose another output folder")
     return True
 
-def unfinished(target): return target.with_name(f".{target.name}.journal")
+def unfinished(target):
+    "Where the rows of a file that is being written lie until it is whole."
+    return target.with_name(f".{target.name}.journal")
 
 # %% ../nbs/02_generation.ipynb #c061
 def choose_backend(backend, model) -> str:

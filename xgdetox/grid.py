@@ -239,6 +239,7 @@ def _check_own(values, stage: str, path, field: str):
     try: Stage[stage](**values)
     except ValidationError as e: raise InputError(e.errors()[0]["msg"].lower(), path, field=".".join([field, *map(str, e.errors()[0]["loc"])]), remedy="change the value") from None
 
+# %% ../nbs/grid.ipynb #c0m1
 USES = {"prompts": {"generate", "mass", "value_vectors", "intervene", "activations", "explain"}, "pairs": {"train"}, "labelled": {"probe"},
         "parallel": {"retrieve"}, "lexicon": {"mass", "value_vectors", "intervene", "explain"}}      # which stages read which data
 
@@ -586,7 +587,9 @@ def _same(log: dict, job: Job) -> bool:
     "Was the executed notebook run with the job's present parameters? A notebook that is gone counts as yes."
     return not log or json.loads(json.dumps(log.get("parameters", {}))) == json.loads(json.dumps(job.parameters))
 
-def run_folder(grid: dict) -> Path: return project_root() / "runs" / grid["name"]
+def run_folder(grid: dict) -> Path:
+    "Where a grid runs unless told: runs/ and its name."
+    return project_root() / "runs" / grid["name"]
 
 # %% ../nbs/grid.ipynb #c048
 def durations(run=".") -> pd.DataFrame:

@@ -222,7 +222,9 @@ def neuron_hooks(model, read=None, add=None, put=None, reduce=None, total=False,
         for h in handles: h.remove()
 
 # %% ../nbs/00a_models.ipynb #c039
-def last_position(a): return a[:, -1]                                              # batch, neuron
+def last_position(a):
+    "(batch, position, neuron) -> (batch, neuron): the last position, as `neuron_hooks` reduces unless told."
+    return a[:, -1]
 
 def _projection(parts, layer, neurons=()):
     check_neurons([(layer, n) for n in neurons] or [(layer, 0)], parts.n_layers, parts.n_neurons)

@@ -365,12 +365,12 @@ def compare_quality(before, after, *, model="", tuning="", seed=0, output=None) 
     if output is not None: write_table(table, output)
     return table
 
+# %% ../nbs/04_quality.ipynb #c0m1
 def by_prompt(table) -> pd.DataFrame:
     "The values of single prompts that lie beside a table. Raises `InputError` where none do."
     path = texts_path(table, "prompts")
     if not path.exists(): raise InputError("no values by prompt lie beside this table", table, remedy="make it with xgdetox quality --output")
     return pd.read_parquet(path)
-
 
 # %% ../nbs/04_quality.ipynb #c074
 PANELS = {"toxicity_probability": "toxicity probability", "perplexity": "perplexity", "dist_1_of_100": "dist-1 of 100", "tokens": "tokens",

@@ -190,7 +190,8 @@ def figure_languages(run: Run, model: str, tuning: str = "") -> Figure:
             arms = [(h[column] - h[column + "_low"]).fillna(0).clip(lower=0), (h[column + "_high"] - h[column]).fillna(0).clip(lower=0)]
             ax.errorbar(x + shift, h[column], yerr=arms, linestyle="none", markersize=4.5, elinewidth=1, **style)
         ax.set_xticks(x, h.language); ax.set_ylabel(name.lower()); ax.set_ylim(bottom=0); ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(.5, 1))
-    text = f"{name}: mean over {int(h[[b, a]].notna().all(axis=1).sum())} languages {number(h[b].mean())} before, {number(h[a].mean())} after; lower in {int((h[a] < h[b]).sum())}."
+    both = h[[b, a]].dropna()
+    text = f"{name}: mean over {len(both)} languages {number(both[b].mean())} before, {number(both[a].mean())} after; lower in {int((both[a] < both[b]).sum())}."
     return Figure(title, svg(draw, f"{model} {tuning}. {text}"), text + " Bars are 95% intervals.")
 
 # %% ../nbs/report.ipynb #c029

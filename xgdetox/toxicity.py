@@ -29,22 +29,23 @@ from .models import encode, length_batches
 from .stats import bootstrap_mean, holm, paired_difference, relative_drop, tidy
 
 # %% auto #0
-__all__ = ['SCORERS', 'SCHEMA', 'NETWORK_DISKS', 'LEDGER_FIELDS', 'LEDGER_ROWS', 'PERSPECTIVE_END', 'INSTEAD', 'SCORE_FILE',
-           'METRICS', 'CLASSIFIERS', 'GUARDS', 'UNSPACED', 'Scored', 'Scorer', 'rude_pattern', 'Lexicon', 'digest',
-           'blocks', 'lexicon_scorer', 'load_scorer', 'disk_kind', 'open_ledger', 'opened', 'writing', 'source_number',
-           'look_up', 'record', 'alive', 'claimed', 'scores_through', 'export_scores', 'import_scores', 'other_scores',
-           'nearby', 'show_scores', 'perspective_key', 'perspective_document', 'Wire', 'Fault', 'refusal', 'http_fault',
-           'perspective_remedy', 'ask_perspective', 'next_slot', 'Quota', 'pause', 'Line', 'ask_patiently', 'settle',
-           'patience', 'silence', 'positive', 'Perspective', 'perspective_scorer', 'file_hash', 'score_generations',
-           'score_language', 'score_texts', 'write_scores', 'count_scores', 'note_scores', 'finished', 'read_scores',
-           'score_rows', 'score_files', 'per_prompt', 'paper_metrics', 'toxicity_table', 'metric_rows', 'paper_rows',
-           'missing_rows', 'scorer_names', 'compare_toxicity', 'same_scorer', 'drop_rows', 'with_holm', 'toxic_label',
-           'model_revision', 'load_weights', 'Model', 'Classifier', 'spoken', 'classifier_scorer', 'GuardFormat',
-           'guard_format', 'verdict_tokens', 'Guard', 'vllm_engine', 'vllm_verdicts', 'guard_scorer', 'scored_texts',
-           'response_score', 'Imported', 'import_scorer', 'write_upstream', 'Panel', 'coverage', 'panel_scorer',
-           'annotated_prompts', 'labelled_texts', 'template', 'labelled_by_language', 'logit', 'class_weights',
-           'calibration_error', 'auc_interval', 'fit_calibration', 'calibrate', 'calibrated', 'calibration_table',
-           'thresholds', 'word_pieces', 'rude_sequences', 'toxic_mass', 'sequence_mass', 'continued_mass']
+__all__ = ['SCORERS', 'SCHEMA', 'NETWORK_DISKS', 'LEDGER_FIELDS', 'LEDGER_ROWS', 'PERSPECTIVE_END', 'INSTEAD', 'ATTRIBUTES',
+           'SCORE_FILE', 'METRICS', 'CLASSIFIERS', 'GUARDS', 'UNSPACED', 'Scored', 'Scorer', 'rude_pattern', 'Lexicon',
+           'digest', 'blocks', 'lexicon_scorer', 'load_scorer', 'disk_kind', 'open_ledger', 'opened', 'writing',
+           'source_number', 'look_up', 'record', 'alive', 'claimed', 'scores_through', 'export_scores', 'import_scores',
+           'other_scores', 'nearby', 'show_scores', 'perspective_key', 'perspective_document', 'Wire', 'Fault',
+           'refusal', 'http_fault', 'perspective_remedy', 'ask_perspective', 'next_slot', 'Quota', 'pause', 'Line',
+           'ask_patiently', 'settle', 'patience', 'silence', 'positive', 'Perspective', 'perspective_scorer',
+           'file_hash', 'score_generations', 'score_language', 'score_texts', 'write_scores', 'count_scores',
+           'note_scores', 'finished', 'read_scores', 'score_rows', 'score_files', 'per_prompt', 'paper_metrics',
+           'toxicity_table', 'metric_rows', 'paper_rows', 'missing_rows', 'scorer_names', 'compare_toxicity',
+           'same_scorer', 'drop_rows', 'with_holm', 'toxic_label', 'model_revision', 'load_weights', 'Model',
+           'Classifier', 'spoken', 'classifier_scorer', 'GuardFormat', 'guard_format', 'verdict_tokens', 'Guard',
+           'vllm_engine', 'vllm_verdicts', 'guard_scorer', 'scored_texts', 'response_score', 'Imported',
+           'import_scorer', 'write_upstream', 'Panel', 'coverage', 'panel_scorer', 'annotated_prompts',
+           'labelled_texts', 'template', 'labelled_by_language', 'logit', 'class_weights', 'calibration_error',
+           'auc_interval', 'fit_calibration', 'calibrate', 'calibrated', 'calibration_table', 'thresholds',
+           'word_pieces', 'rude_sequences', 'toxic_mass', 'sequence_mass', 'continued_mass']
 
 # %% ../nbs/03_toxicity.ipynb #c008
 class Scored(NamedTuple):
@@ -449,6 +450,8 @@ def ask_perspective(service, text: str, language: str, attributes) -> Scored | F
     except (ValueError, TypeError, KeyError): return Fault("bad answer")
     if refused:
         meant = http_fault(*refused)
+        if meant == "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE" and len(attributes) > 1:          # of one of them; that says nothing about the score
+            raise InputError(f"the service does not give all of {', '.join(attributes)} in {LANGUAGES[language].name}", field="attributes", remedy=f"ask for {attributes[0]} alone in this language")
         return meant if isinstance(meant, Fault) else Scored(text, math.nan, meant)
     if not all(0 <= v <= 1 for v in values.values()): return Fault("bad answer")
     return Scored(text, values[attributes[0]], extra={a: values[a] for a in attributes[1:]})
@@ -562,6 +565,9 @@ def silence() -> InputError:
     return InputError("the Perspective API does not answer; every score so far is kept", remedy=f"run again later; {perspective_remedy()}")
 
 # %% ../nbs/03_toxicity.ipynb #c210
+ATTRIBUTES = ("TOXICITY SEVERE_TOXICITY IDENTITY_ATTACK INSULT PROFANITY THREAT SEXUALLY_EXPLICIT FLIRTATION ATTACK_ON_AUTHOR ATTACK_ON_COMMENTER INCOHERENT "
+              "INFLAMMATORY LIKELY_TO_REJECT OBSCENE SPAM UNSUBSTANTIAL").split()          # of the service's documentation; others end in _EXPERIMENTAL
+
 def positive(what: str, value) -> float:
     "`value` as a number above 0. InputError names `what` and not the value, which may be a key in the wrong place."
     try: number = float(value)
@@ -580,6 +586,8 @@ class Perspective(Scorer):
     def __init__(self, attributes=("TOXICITY",), qps: float | None = None, tries: int = 8, first: float = 1., timeout: float = 30., workers: int | None = None):
         import httplib2, googleapiclient.discovery as discovery   # noqa: F401  named in the remedy if they are missing
         self.id, self.attributes, self.attribute = "perspective", tuple(attributes), attributes[0]
+        for a in self.attributes:
+            if a not in ATTRIBUTES and not a.endswith("_EXPERIMENTAL"): raise InputError("unknown attribute of perspective", field="attributes", remedy="use " + ", ".join(ATTRIBUTES))
         qps = positive("qps", os.environ.get("XGDETOX_PERSPECTIVE_QPS") or 1 if qps is None else qps)
         self.quota, self.workers = Quota(qps, self.id), max(1, int(workers or min(64, 2 + math.ceil(2 * qps))))
         self.tries, self.first, self.faults = tries, first, {}

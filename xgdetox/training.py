@@ -616,7 +616,6 @@ def remove_checkpoints(out: Path):
     "Remove what only a run that goes on needs; also what a kill between the manifest and this left."
     for old in [*out.glob("checkpoint-*"), out/"tokens"]: shutil.rmtree(old, ignore_errors=True)
 
-
 # %% ../nbs/01_training.ipynb #c112
 def summary(output_dir) -> str:
     "A finished run in a line: pairs kept and dropped, steps, the best loss on held-back pairs."
@@ -625,7 +624,6 @@ def summary(output_dir) -> str:
     why = ", ".join(f"{reason} {n:,}" for reason, n in m["dropped"].items())
     best = min(held, key=held.get)
     return f"pairs: kept {m['kept']:,}, dropped {sum(m['dropped'].values()):,}{f' ({why})' if why else ''}; {m['last_step']:,} steps; held-back loss {held[best]:.3f} at step {best:,}"
-
 
 # %% ../nbs/01_training.ipynb #c111
 def dequantised_base(model, quantisation="nf4", double=True):

@@ -573,9 +573,11 @@ FILES = ("pairs", "prompts", "labelled", "parallel", "lexicon")
 DATA_VERSION = "a78f5d748c44"                                  # of the files' bytes, both worlds; a test says when it must change
 
 def write_jsonl(path, rows):
+    "Rows as lines of JSON, whole or not at all."
     with write_atomic(path) as f: f.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
 
 def write_csv(path, rows):
+    "Rows of text and label as CSV, whole or not at all."
     with write_atomic(path) as f:
         writer = csv.DictWriter(f, ["text", "label"], lineterminator="\n")
         writer.writeheader()
