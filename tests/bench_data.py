@@ -63,8 +63,9 @@ if __name__ == "__main__":
             size = sum(f.stat().st_size for f in Path(folder).iterdir()) / 2**20
             (n, cpu, peak), (_, cpu_plain, peak_plain) = measure(ours, folder), measure(plain, folder)
         assert n == rows
-        assert rows != 24_576 or (cpu < 5 and peak < 500), (cpu, peak)          # the bound on the paper's pairs
+        if what == "pairs": missed = cpu >= 5 or peak >= 500                     # the bound on the paper's pairs
         table.append([what, rows, round(size), round(cpu, 2), round(cpu_plain, 2), round(cpu / cpu_plain, 2), round(peak), round(peak_plain), round(peak / peak_plain, 2)])
     results = Path(__file__).parent.parent / "results" / "bench_data.csv"
     with open(results, "w", newline="") as f: csv.writer(f, lineterminator="\n").writerows(table)
     for row in table: print(*(f"{str(x):>18}" for x in row))
+    if missed: sys.exit("the pairs took 5 s of CPU or 500 MB, or more")

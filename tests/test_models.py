@@ -37,7 +37,7 @@ class Words:
     "A tokenizer of numbers."
     pad_token_id, bos_token_id = 0, 0
 
-    def __call__(self, text): return {"input_ids": [int(w) for w in text.split()]}
+    def __call__(self, text): return {"input_ids": [int(w) for w in text.split()] if isinstance(text, str) else [self(t)["input_ids"] for t in text]}
 
 
 TEXTS = ["5 6 7 8 9 10 11 12 13 14 15 16", "20 21 22", "33"]

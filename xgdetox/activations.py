@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .data import InputError, load_prompts, normalise_language
-from .models import anatomy, encode, length_batches, load, neuron_hooks
+from .models import anatomy, batch_tokens, encode, length_batches, load, neuron_hooks
 from .probe import evaluate_probe, train_probe
 from .intervention import _words, mass_curve
 from .stats import bootstrap_mean, paired_difference, permutation_test, read_table, relative_drop, tidy, write_table
@@ -29,14 +29,14 @@ __all__ = ['forced_activations', 'read_activations', 'same_shape', 'compare_acti
 
 # %% ../nbs/08_activations.ipynb #c007
 @torch.inference_mode()
-def forced_activations(model, tokenizer, prompts, ids, neurons, bos="tokenizer", max_tokens: int = 4096, parts=None) -> np.ndarray:
+def forced_activations(model, tokenizer, prompts, ids, neurons, bos="tokenizer", max_tokens: int | None = None, parts=None) -> np.ndarray:
     """Mean activation of `neurons`, (prompt, neuron), while the model reads each prompt followed by given tokens `ids` (prompt, token).
 
     One pass; the same positions as `continuation_activations`: the last prompt token and all but the last of `ids`."""
     ids, parts = np.asarray(ids), parts or anatomy(model)
     rows = [p + list(map(int, new[:-1])) for p, new in zip(_prompt_rows(model, tokenizer, prompts, bos, ids.shape[1]), ids)]
     means, last = None, lambda a: a[:, -ids.shape[1]:].mean(1)
-    for batch in length_batches([len(r) for r in rows], max_tokens):
+    for batch in length_batches([len(r) for r in rows], max_tokens or batch_tokens(model)):
         inputs = encode(tokenizer, [rows[i] for i in batch], device=model.device)
         with neuron_hooks(model, read=neurons, reduce=last, parts=parts) as seen: model.base_model(**inputs, use_cache=False)
         value = seen.values()[0].numpy()
@@ -173,7 +173,7 @@ def patch_groups(base, tokenizer, probe, neurons, prompts) -> dict:
 
 # %% ../nbs/08_activations.ipynb #c022
 def explained_drop(base, tuned, groups: dict, prompt_files: dict, lexicon, *, random: int = 1, tokenizer=None, bos="tokenizer", limit=None, seed: int = 0,
-                   label: str = "", tuning: str = "dpo", max_tokens: int = 2048, output=None) -> pd.DataFrame:
+                   label: str = "", tuning: str = "dpo", max_tokens: int | None = None, output=None) -> pd.DataFrame:
     """The share of the fall in toxic mass that each group of neurons recovers when its tuned activations are patched into the base, a language.
 
     Tidy table with group and control: toxic_mass (group "base", "tuned" or patched) and explained_share = (base - patched)/(base - tuned), with intervals over prompts;

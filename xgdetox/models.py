@@ -17,9 +17,9 @@ from torch import nn
 from .data import InputError
 
 # %% auto #0
-__all__ = ['load_model', 'load_tokenizer', 'load', 'fingerprint', 'encode', 'token_ids', 'length_batches', 'Anatomy', 'widths',
-           'anatomy', 'value_vector_matrix', 'neuron_hooks', 'last_position', 'check_neurons', 'Readings',
-           'context_length', 'pooled_states']
+__all__ = ['load_model', 'load_tokenizer', 'load', 'fingerprint', 'encode', 'token_ids', 'length_batches', 'batch_tokens',
+           'Anatomy', 'widths', 'anatomy', 'value_vector_matrix', 'neuron_hooks', 'last_position', 'check_neurons',
+           'Readings', 'context_length', 'pooled_states']
 
 # %% ../nbs/00a_models.ipynb #c008
 def load_model(name, dtype="auto", device=None):
@@ -83,7 +83,8 @@ def encode(tokenizer, texts, bos="tokenizer", side="left", max_length=None, devi
 
     `bos`: "tokenizer" does what the tokenizer does; "paper" puts the begin-of-text token first where it has one.
     `keep`: which end stays where a text is longer than `max_length` tokens. Raises `InputError` for a text without tokens."""
-    rows = [text if isinstance(text, list) else token_ids(tokenizer, text, bos) for text in texts]      # batch, token
+    rows = list(texts)                                                            # batch, token
+    if not all(isinstance(r, list) for r in rows): rows = token_ids(tokenizer, rows, bos)
     if max_length: rows = [r[:max_length] if keep == "start" else r[-max_length:] for r in rows]
     for i, r in enumerate(rows):
         if not r: raise InputError(f"text {i} has no tokens", field="text", remedy="drop empty texts first")
@@ -95,12 +96,13 @@ def encode(tokenizer, texts, bos="tokenizer", side="left", max_length=None, devi
     return {k: v.to(device or "cpu") for k, v in dict(input_ids=ids, attention_mask=mask, position_ids=positions).items()}
 
 # %% ../nbs/00a_models.ipynb #c017
-def token_ids(tokenizer, text: str, bos="tokenizer") -> list[int]:
-    "Token ids of one text; `bos` as in `encode`."
-    ids = list(tokenizer(text)["input_ids"])
+def token_ids(tokenizer, text, bos="tokenizer") -> list:
+    "Token ids of one text, or a list of them for a list of texts, which is several times faster; `bos` as in `encode`."
     if bos not in ("tokenizer", "paper"): raise InputError(f"bos is {bos!r}", field="bos", remedy="use tokenizer or paper")
-    first = tokenizer.bos_token_id
-    return [first] + ids if bos == "paper" and first is not None and ids[:1] != [first] else ids
+    if not isinstance(text, str) and not len(text): return []                     # tokenizers do not take no text
+    first, ids = tokenizer.bos_token_id if bos == "paper" else None, tokenizer(text if isinstance(text, str) else list(text))["input_ids"]
+    begun = lambda r: [first, *r] if first is not None and r[:1] != [first] else list(r)
+    return begun(ids) if isinstance(text, str) else [begun(r) for r in ids]
 
 # %% ../nbs/00a_models.ipynb #c021
 def length_batches(lengths, max_tokens: int = 4096, max_rows: int = 256) -> list[list[int]]:
@@ -111,6 +113,10 @@ def length_batches(lengths, max_tokens: int = 4096, max_rows: int = 256) -> list
         if not batches or full: batches.append([])
         batches[-1].append(i)
     return batches
+
+def batch_tokens(model) -> int:
+    "How many tokens one pass of `model` takes at its best: 1,024 on a CPU, whose caches the states of more do not fit; 4,096 elsewhere."
+    return 1024 if torch.device(model.device).type == "cpu" else 4096
 
 # %% ../nbs/00a_models.ipynb #c025
 @dataclass
@@ -284,16 +290,18 @@ def context_length(model) -> int | None:
 
 # %% ../nbs/00a_models.ipynb #c045
 @torch.inference_mode()
-def pooled_states(model, tokenizer, texts, bos="tokenizer", layers=None, max_tokens=4096, out=None) -> np.ndarray:
+def pooled_states(model, tokenizer, texts, bos="tokenizer", layers=None, max_tokens=None, out=None) -> np.ndarray:
     """Mean hidden state of each text over its tokens, (text, layer, d_model), float32.
 
     `layers`: indices into [embeddings, block 1, ..., last block after the final norm]; None for all; -1 is post final norm.
-    A text without tokens gives NaN. `out`: an array or memory map to fill instead, of any float type. Texts are cut to the context."""
-    rows = [token_ids(tokenizer, t, bos)[:context_length(model)] for t in texts]
+    A text without tokens gives NaN. `out`: an array or memory map to fill instead, of any float type. Texts are cut to the context.
+    `max_tokens`: of a batch; what suits the device where it is not given."""
+    room = context_length(model)
+    rows = [r[:room] for r in token_ids(tokenizer, texts, bos)]
     wanted = list(range(anatomy(model).n_layers + 1)) if layers is None else list(layers)
     if out is None: out = np.full((len(rows), len(wanted), model.get_input_embeddings().weight.shape[1]), np.nan, np.float32)
     filled, device = [i for i, r in enumerate(rows) if r], model.get_input_embeddings().weight.device
-    for batch in length_batches([len(rows[i]) for i in filled], max_tokens):
+    for batch in length_batches([len(rows[i]) for i in filled], max_tokens or batch_tokens(model)):
         at = sorted(filled[i] for i in batch)
         x = encode(tokenizer, [rows[i] for i in at], side="right", device=device)
         mask = x.pop("attention_mask").unsqueeze(-1)                              # batch, position, 1; causal: right padding is never seen,

@@ -63,7 +63,7 @@ def _clean(df, raw) -> tuple[pd.DataFrame, Counter]:
     return df[~empty & ~twice].reset_index(drop=True), gone
 
 # %% ../nbs/09_retrieval.ipynb #c014
-def embed_sentences(model, tokenizer, sets: dict, bos: str = "tokenizer", max_tokens: int = 4096) -> dict:
+def embed_sentences(model, tokenizer, sets: dict, bos: str = "tokenizer", max_tokens: int | None = None) -> dict:
     """Mean hidden state of every layer for named sets of sentences: {name: array (sentence, layer, d_model)}.
 
     A sentence that stands in several sets (English does, 16 times) is encoded once. Layer 0 is the embeddings, the last one
@@ -81,13 +81,17 @@ def similarities(x: np.ndarray, y: np.ndarray, centre: bool = True, csls: bool =
 
     `centre` takes each language's mean away first. `csls` doubles the cosine and takes away how near each sentence is, on average, to
     its `k` nearest on the other side (Conneau et al. 2018, equation 3), so that sentences that are near everything win less."""
-    from sklearn.metrics.pairwise import cosine_similarity
     x, y = (np.nan_to_num(np.asarray(a, np.float64)) for a in (x, y))
     if centre: x, y = x - x.mean(0), y - y.mean(0)
-    s = cosine_similarity(x, y)                                                   # x sentence, y sentence
+    s = np.nan_to_num(_unit(x)) @ np.nan_to_num(_unit(y)).T                       # x sentence, y sentence; nothing is near a vector of length 0
     if not csls: return s
     near = lambda m: np.partition(m, -min(k, len(m)), axis=1)[:, -min(k, len(m)):].mean(1)
     return 2 * s - near(s)[:, None] - near(s.T)[None, :]
+
+def _unit(a: np.ndarray) -> np.ndarray:
+    "Vectors along the last axis at length 1, in double precision; NaN for one of length 0."
+    a = np.asarray(a, np.float64)
+    with np.errstate(invalid="ignore"): return a / np.linalg.norm(a, axis=-1, keepdims=True)
 
 # %% ../nbs/09_retrieval.ipynb #c019
 def top1(s: np.ndarray) -> np.ndarray:
@@ -100,8 +104,7 @@ def aligned_cosines(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Cosine of each sentence with its translation in every layer, (layer, sentence), for x, y of (sentence, layer, d_model).
 
     Its mean over everything is what the released code prints as retrieval accuracy (the x-axes of Figures 4 and 13 to 15)."""
-    unit = lambda a: a / np.linalg.norm(a.astype(np.float64), axis=-1, keepdims=True)
-    return (unit(x) * unit(y)).sum(-1).T
+    return (_unit(x) * _unit(y)).sum(-1).T
 
 # %% ../nbs/09_retrieval.ipynb #c026
 VARIANTS = {"raw": dict(centre=False, csls=False), "centred": dict(centre=True, csls=False),
@@ -129,7 +132,7 @@ def _language_rows(code, x, y, variants, n_resamples) -> tuple[list[dict], dict]
 # %% ../nbs/09_retrieval.ipynb #c029
 def retrieve(model, parallel_dir, languages=None, *, paper: bool = False, centre: bool = True, csls: bool = False, bos: str = "tokenizer",
              tokenizer=None, model_name: str = "", tuning: str = "base", seed=math.nan, n_resamples: int = 1000, output=None,
-             max_tokens: int = 4096, limit: int | None = None) -> pd.DataFrame:
+             max_tokens: int | None = None, limit: int | None = None) -> pd.DataFrame:
     """Retrieval between English and each language: a tidy table with layer, direction, variant, excluded, reason.
 
     top1: share of sentences whose nearest on the other side is their translation; variant raw, and centred and csls where asked for;
@@ -143,21 +146,22 @@ def retrieve(model, parallel_dir, languages=None, *, paper: bool = False, centre
         model_name, tokenizer, model = model_name or Path(model).name, tokenizer or load_tokenizer(str(model)), load_model(str(model))
     states = embed_sentences(model, tokenizer, {(c, s): list(df[s]) for c, df in pairs.items() for s in ("text", "english")}, bos, max_tokens)
     variants = [] if paper else ["raw"] + ["centred"] * centre + ["csls"] * csls + ["centred-csls"] * (centre and csls)
-    rows, each = [], []
+    size, rows, each = fertility(tokenizer, pairs, bos), [], []
     for c, df in pairs.items():
         mine, sentences = _language_rows(c, states[c, "text"], states[c, "english"], variants, n_resamples)
-        rows += mine + [dict(language=c, metric="fertility", value=fertility(tokenizer, df.text, df.english, bos), n=len(df))]
+        rows += mine + [dict(language=c, metric="fertility", value=size[c], n=len(df))]
         each.append(pd.DataFrame(dict(language=c, id=df.id) | sentences))
     out = tidy(_with_exclusions(rows, left_out, dict(model=model_name, tuning=tuning, seed=seed), "mean_cosine" if paper else "top1"))
     if output: write_table(out, output); pd.concat(each).to_csv(Path(output).with_name(Path(output).stem + ".values.csv"), index=False)
     return out
 
 # %% ../nbs/09_retrieval.ipynb #c030
-def fertility(tokenizer, texts, english, bos: str = "tokenizer") -> float:
-    "Tokens of `texts` over tokens of the `english` sentences that say the same."
+def fertility(tokenizer, pairs: dict, bos: str = "tokenizer") -> dict[str, float]:
+    "language -> tokens of its sentences over tokens of the English ones that say the same; `pairs`: language -> table with text and english."
     from xgdetox.models import token_ids
-    count = lambda ts: sum(len(token_ids(tokenizer, t, bos)) for t in ts)
-    return count(texts) / max(1, count(english))
+    texts = list(dict.fromkeys(t for df in pairs.values() for t in (*df.text, *df.english)))
+    tokens = dict(zip(texts, map(len, token_ids(tokenizer, texts, bos))))
+    return {c: df.text.map(tokens).sum() / max(1, df.english.map(tokens).sum()) for c, df in pairs.items()}
 
 def _with_exclusions(rows, left_out, head, metric) -> list[dict]:
     "Rows with how many pairs were left out and why; a language that was left out whole has a row without a value."

@@ -25,7 +25,7 @@ import pandas as pd
 from .data import (InputError, LANGUAGES, file_language, load_labelled, load_lexicon, load_prompts, normalise_language, read_json,
                           read_jsonl, write_atomic, write_json)
 from .generation import accepts, generation_rows, read_generations
-from .models import encode, length_batches
+from .models import batch_tokens, encode, length_batches
 from .stats import bootstrap_mean, holm, paired_difference, relative_drop, tidy
 
 # %% auto #0
@@ -909,7 +909,7 @@ def load_weights(kind, name, **options):
 # %% ../nbs/03_toxicity.ipynb #c194
 class Model(Scorer):
     "What classifiers and guards share: texts in batches of like length, scores given out batch by batch."
-    max_tokens, claims = 8192, 2048
+    max_tokens, claims = None, 2048                                            # tokens of a batch; None: what suits the device
 
     def stream(self, texts, language):
         "Scores batch by batch, the longest texts of each block first."
@@ -919,7 +919,7 @@ class Model(Scorer):
             with torch.inference_mode():
                 if empty := [Scored(t, math.nan, "no tokens") for t, r in zip(block, rows) if not r]: yield empty
                 there = [i for i, r in enumerate(rows) if r]
-                for batch in length_batches([len(rows[i]) for i in there], max_tokens=self.max_tokens):
+                for batch in length_batches([len(rows[i]) for i in there], self.max_tokens or batch_tokens(self.model)):
                     batch = [there[i] for i in batch]
                     scores = self.forward([rows[i] for i in batch])
                     yield [Scored(block[i], float(s)) if math.isfinite(s) else Scored(block[i], math.nan, "not a number") for i, s in zip(batch, scores)]
@@ -1022,6 +1022,7 @@ class Guard(Model):
         if self.tokenizer.pad_token_id is None: self.tokenizer.pad_token = self.tokenizer.eos_token
         self.unsafe, self.safe = verdict_tokens(self.tokenizer, self.form)
         self.model = load_weights(AutoModelForCausalLM, name, device=device) if backend == "transformers" else vllm_engine(name)
+        if backend == "vllm": self.max_tokens = 8192
         self.backend, self.id, self.languages = backend, f"guard:{Path(str(name)).name}", tuple(languages or covers)
         config = self.model.config if backend == "transformers" else None
         self.revision = f"{model_revision(name, config)}-{digest(json.dumps(self.form)).hex()[:4]}"
@@ -1335,7 +1336,7 @@ def rude_sequences(tokenizer, words: Iterable[str], capitalised: bool = False) -
     return sorted(s for s in found if not any(s[:k] in found for k in range(1, len(s)))), lost
 
 # %% ../nbs/03_toxicity.ipynb #c159
-def toxic_mass(model, tokenizer, prompts, rude_words, bos="tokenizer", max_tokens=4096, capitalised=False) -> np.ndarray:
+def toxic_mass(model, tokenizer, prompts, rude_words, bos="tokenizer", max_tokens=None, capitalised=False) -> np.ndarray:
     """Exact probability (prompts,) that the next word is one of `rude_words`; NaN if none of them can be spelled.
 
     One forward pass where every rude word is a single token; the rest follow from its key-value cache. No sampling, no scorer."""
@@ -1344,7 +1345,7 @@ def toxic_mass(model, tokenizer, prompts, rude_words, bos="tokenizer", max_token
     mass = np.full(len(prompts), math.nan)
     if not sequences: return mass
     lengths = [len(tokenizer(p)["input_ids"]) + 1 for p in prompts]
-    for batch in length_batches(lengths, max_tokens=max_tokens):
+    for batch in length_batches(lengths, max_tokens or batch_tokens(model)):
         inputs = encode(tokenizer, [prompts[i] for i in batch], bos=bos, device=model.device)
         mass[batch] = sequence_mass(model, inputs, sequences)
     return mass

@@ -82,7 +82,7 @@ def continuation_activations(model, tokenizer, prompts, neurons, n_tokens: int =
 def _prompt_rows(model, tokenizer, prompts, bos, n_tokens):
     "Token ids of the prompts, the end of each where it would not fit the context with `n_tokens` more."
     room = context_length(model)
-    return [token_ids(tokenizer, p, bos)[-(room - n_tokens) if room else 0:] for p in prompts]
+    return [r[-(room - n_tokens) if room else 0:] for r in token_ids(tokenizer, prompts, bos)]
 
 # %% ../nbs/06_value_vectors.ipynb #c018
 def select_sources(model, tokenizer, candidates, prompts, n_tokens: int = 20, bos="tokenizer") -> pd.DataFrame:
