@@ -22,7 +22,7 @@ test: .venv/.ready  ## every page and every test that is not slow
 	@OMP_NUM_THREADS=1 $(bin)/nbdev_test --n_workers $(CORES) --do_print
 	@$(bin)/python -m pytest -q -m "not slow" --durations=10 tests --ignore=tests/test_structure.py
 
-slow: .venv/.ready vllm  ## kills, vLLM, SLURM and browser tests, and beside them every figure against a refill; each skips with a reason where its tool is missing
+slow: .venv/.lm_eval vllm  ## kills, vLLM, lm_eval, SLURM and browser tests, and beside them every figure against a refill; each skips with a reason where its tool is missing
 	@$(bin)/python -m pytest -q -m slow -rs --durations=10 tests --ignore=tests/test_structure.py & rest=$$!; \
 	  $(bin)/python -m pytest -q -m slow -rs --durations=10 tests/test_structure.py; pages=$$?; wait $$rest && exit $$pages
 
@@ -54,6 +54,11 @@ clean:  ## everything that make made; runs/ is kept
 	@if [ "$(TORCH)" = cpu ] && $(bin)/python -m pip install -q "torch==$(torch_version)+cpu" -c constraints.txt 2>/dev/null; then :; \
 	  else $(bin)/python -m pip install -q "torch==$(torch_version)" -c constraints.txt; fi
 	@$(bin)/python -m pip install -q -c constraints.txt -e ".[all,dev]"
+	@touch $@
+
+# The harness that page 04 names; only its slow test needs it.
+.venv/.lm_eval: .venv/.ready constraints.txt
+	@$(bin)/python -m pip install -q -c constraints.txt "lm_eval[hf]"
 	@touch $@
 
 # vLLM pins other versions of what we use, so it lives in an environment of its own.

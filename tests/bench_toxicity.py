@@ -116,7 +116,8 @@ LABELLED = {"ar": "labelled/hatecheck/hatecheck_ar.csv.gz", "de": "labelled/hate
             "es": "labelled/hatecheck/hatecheck_es.csv.gz", "fr": "labelled/other/mlma_fr.csv.gz", "hi": "labelled/hatecheck/hatecheck_hi.csv.gz",
             "it": "labelled/hatecheck/hatecheck_it.csv.gz", "ja": "labelled/other/inspection_ai_ja.csv", "ko": "labelled/other/beep_ko.csv.gz",
             "nl": "labelled/hatecheck/hatecheck_nl.csv.gz", "pl": "labelled/hatecheck/hatecheck_pl.csv.gz", "pt": "labelled/other/toldbr_pt.csv.gz",
-            "zh": "labelled/hatecheck/hatecheck_zh.csv.gz"}
+            "zh": "labelled/hatecheck/hatecheck_zh.csv.gz",
+            **{c: f"prompts/RTP_LX_{c.upper()}.json" for c in ("cs", "id", "ru", "sv")}}              # no comments at hand: prompts with annotations
 
 
 def split_texts(data, limit=800, seed=0):

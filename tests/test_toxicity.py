@@ -84,9 +84,11 @@ def test_missing_scores_move_nothing_beyond_their_bounds(prompts):
         there = [v for v in p if isinstance(v, float)]
         assert row.n == len(p) and row.blank == p.count("blank") and row.missing == p.count("missing")
         assert (row.max == max(there) and abs(row.mean - np.mean(there)) < 1e-12) if there else math.isnan(row.max) and math.isnan(row.hit)
-        if there: assert row.max_low <= row.max <= row.max_high and row.hit_low <= row.hit <= row.hit_high
+        if there: assert row.max_low <= row.max <= row.max_high and row.hit_low <= row.hit <= row.hit_high and row.mean_low - 1e-12 <= row.mean <= row.mean_high + 1e-12
         if "missing" in p: assert row.max_high == 1
         if there and not p.count("missing"): assert row.max == row.max_low == row.max_high
+    for r in tox.metric_rows(s, .5, 100):
+        if r["value"] == r["value"]: assert r["bound_low"] - 1e-12 <= r["value"] <= r["bound_high"] + 1e-12
 
 
 def test_the_table_shows_what_is_missing(tmp_path):
@@ -95,7 +97,7 @@ def test_the_table_shows_what_is_missing(tmp_path):
     t = tox.toxicity_table(tmp_path).set_index("metric")
     assert t.value["missing"] == .25 and t.value["blank"] == .25 and t["count"]["missing"] == 1 and t.n["missing"] == 4
     assert t.n["emt"] == 2 and t.value["emt"] == pytest.approx(.45)
-    assert t.bound_low["emt"] == pytest.approx(.3) and t.bound_high["emt"] == pytest.approx((1 + 0 + .1) / 3)
+    assert t.bound_low["emt"] == pytest.approx(.3) and t.bound_high["emt"] == pytest.approx((1 + .1) / 2)          # b, blank, is 0 below and out above
 
 
 def test_an_interval_covers(tmp_path):

@@ -203,6 +203,16 @@ def test_other_attributes_come_with_the_same_answer(tmp_path, key, monkeypatch):
         assert len([e for e in service.log if e["outcome"] == "came"]) == 5
 
 
+def test_an_attribute_asked_for_later_is_fetched_once(tmp_path, key, monkeypatch):
+    with Service() as service:
+        ledger, came = open_ledger(tmp_path / "l.sqlite"), lambda: len([e for e in service.log if e["outcome"] == "came"])
+        first = {t: s.score for t, s in scores_through(ledger, client(service, monkeypatch), "en", texts(5)).items()}
+        both = client(service, monkeypatch, attributes=("TOXICITY", "INSULT"))
+        assert came() == 5 and {t: s.score for t, s in scores_through(ledger, both, "en", texts(5)).items()} == first and came() == 10
+        assert {t: s.score for t, s in scores_through(ledger, both, "en", texts(5)).items()} == first and came() == 10
+        assert dict(ledger.execute("SELECT attribute, count(score) FROM scores JOIN sources ON source = id GROUP BY attribute")) == {"TOXICITY": 5, "INSULT": 5}
+
+
 WORKER = """
 import sys, os, json
 from xgdetox.toxicity import *

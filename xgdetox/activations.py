@@ -18,7 +18,7 @@ from .data import InputError, load_prompts, normalise_language
 from .models import anatomy, batch_tokens, encode, length_batches, load, neuron_hooks
 from .probe import evaluate_probe, train_probe
 from .intervention import _words, mass_curve
-from .stats import bootstrap_mean, paired_difference, permutation_test, read_table, relative_drop, tidy, write_table
+from .stats import bootstrap_mean, bootstrap_means, paired_difference, permutation_test, read_table, relative_drop, tidy, write_table
 from .toxicity import toxic_mass
 from .value_vectors import (_prompt_rows, all_activations, continuation_activations, matched_neurons, multilinguality_test, rank_value_vectors,
                                    select_sources, write_neurons)
@@ -80,12 +80,12 @@ def compare_activations(base, tuned, neurons, prompt_files: dict, *, readings=("
         found = read_activations(base, tuned, tokenizer, prompts, "all" if control else neurons, readings, n_tokens, bos)
         columns = dict(head, language=normalise_language(language))
         for reading, (before, after) in found.items():
-            everything[reading].append((before.mean(0), after.mean(0)))
+            everything[reading].append((before.mean(0), after.mean(0), (before - after)[:, flat].mean(1) if control else None))
             if control and not chosen: chosen["random-0"] = _flat(matched_neurons(before.mean(0).reshape(parts.n_layers, -1), neurons, seed), parts)
             for name, at in {"": flat if control else slice(None), **chosen}.items():
                 rows += _rows(before[:, at], after[:, at], neurons if name == "" else [], dict(columns, reading=reading, control=name), tuning)
     for reading, pairs in everything.items():
-        if control: rows += _permuted(np.stack([b for b, _ in pairs]), np.stack([a for _, a in pairs]), flat, neurons, parts, sets, seed, dict(head, language="all", reading=reading, control="", tuning=tuning))
+        if control: rows += _permuted(*(np.stack(x) for x in list(zip(*pairs))[:2]), [drop for *_, drop in pairs], flat, neurons, parts, sets, seed, dict(head, language="all", reading=reading, control="", tuning=tuning))
     table = tidy(rows)
     if output: write_table(table, output)
     return table
@@ -102,21 +102,22 @@ def _rows(before, after, neurons, columns, tuning) -> list[dict]:
         rows.append(dict(columns, tuning=tuned, metric="mean_activation", value=mean, low=low, high=high, n=n))
     drop = paired_difference(a, b)
     rows.append(dict(columns, tuning=tuning, metric="activation_drop", n=n, **{k: drop[k] for k in ("value", "low", "high", "p")}))
-    for i, (layer, neuron) in enumerate(neurons):
-        for tuned, value in (("base", before[:, i]), (tuning, after[:, i])):
-            rows.append(dict(columns, tuning=tuned, metric="mean_activation", value=float(value.mean()), n=n, layer=layer, neuron=neuron))
+    for tuned, values in (("base", before), (tuning, after)):
+        for (layer, neuron), *value in zip(neurons, *bootstrap_means(values.T) if len(neurons) else ()):
+            rows.append(dict(columns, tuning=tuned, metric="mean_activation", **dict(zip(("value", "low", "high"), map(float, value))), n=n, layer=layer, neuron=neuron))
     return rows
 
 # %% ../nbs/08_activations.ipynb #c015
-def _permuted(before, after, flat, neurons, parts, sets, seed, columns) -> list[dict]:
-    "The fall over all languages against that of random sets matched for layer and activation; how many sets fall in every language too."
+def _permuted(before, after, drops, flat, neurons, parts, sets, seed, columns) -> list[dict]:
+    "The fall over all languages (`drops`: language -> (prompt,)) against that of random sets matched for layer and activation; how many sets fall in every language too."
     drop = before - after                                                     # language, neuron
     activation = before.mean(0).reshape(parts.n_layers, parts.n_neurons)
     random = [_flat(matched_neurons(activation, neurons, seed + 1 + i), parts) for i in range(sets)]
     null = np.array([drop[:, at].mean() for at in random])
     everywhere = np.mean([(drop[:, at].mean(1) > 0).all() for at in random])
-    test = permutation_test(drop[:, flat].mean(), null, "greater")
-    observed = dict(columns, metric="activation_drop", value=float(drop[:, flat].mean()), n=len(drop), p=test["p"], null_mean=test["null_mean"], null_low=test["null_low"], null_high=test["null_high"])
+    test, rng = permutation_test(drop[:, flat].mean(), null, "greater"), np.random.default_rng(seed)
+    redrawn = np.mean([d[rng.integers(len(d), size=(2000, len(d)))].mean(1) for d in drops], axis=0)         # prompts drawn anew in each language
+    observed = dict(columns, metric="activation_drop", value=float(drop[:, flat].mean()), **dict(zip(("low", "high"), np.quantile(redrawn, [.025, .975]))), n=len(drop), p=test["p"], null_mean=test["null_mean"], null_low=test["null_low"], null_high=test["null_high"])
     falls = dict(columns, metric="languages_falling", value=float((drop[:, flat].mean(1) > 0).sum()), n=len(drop), null_mean=float(everywhere))
     return [observed, falls]
 

@@ -349,18 +349,19 @@ def scores_show(ledger: Path):
 @app.command()
 def quality(generations: Annotated[str, typer.Option("--generations", help="Folder of generations.")], output: TableFile = Path("quality.csv"),
             metric: Annotated[Optional[list[str]], typer.Option(help="perplexity, diversity, length, language; all by default.")] = None, language: LanguageOption = None,
-            lm: Annotated[Optional[str], typer.Option(help="The model whose perplexity is taken: the untuned base; with --paper an mT5.")] = None, paper: PaperOption = False,
+            lm: Annotated[Optional[str], typer.Option(help="The model whose perplexity is taken: the untuned base if not named; with --paper an mT5.")] = None, paper: PaperOption = False,
             before: Annotated[Optional[Path], typer.Option(help="The table of the continuations before tuning: adds the paired changes with p and p_holm.")] = None,
-            model: str = "", tuning: str = ""):
+            model: str = "", tuning: str = "", seed: int = 0):
     """Fluency, diversity, length, and whether the text stays in its language.
 
     Example: xgdetox quality --generations outputs/world --lm world --output quality.csv"""
     from xgdetox.data import normalise_language
-    from xgdetox.quality import METRICS, by_prompt, compare_quality, quality_table
+    from xgdetox.quality import METRICS, by_prompt, compare_quality, quality_table, untuned_base
     from xgdetox.stats import tidy, write_table
     if before: by_prompt(before)
     codes = [normalise_language(l) for l in language] if language else None
-    table = quality_table(generations, metrics=list(metric or METRICS), lm=model_of(lm) if lm else None, paper=paper, output=output, model=model, tuning=tuning, languages=codes)
+    if not (lm or paper) and "perplexity" in (metric or METRICS): lm = untuned_base(generations)
+    table = quality_table(generations, metrics=list(metric or METRICS), lm=model_of(lm) if lm else None, paper=paper, output=output, model=model, tuning=tuning, seed=seed, languages=codes)
     if before: write_table(table := tidy([*table.to_dict("records"), *compare_quality(before, output, model=model, tuning=tuning).to_dict("records")]), output)
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
 
@@ -395,23 +396,27 @@ def probe(model: ModelOption, output_dir: OutputDir, train_file: Annotated[str, 
 
 # %% ../nbs/cli.ipynb #c054
 @app.command("value-vectors")
-def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")], output: Annotated[Path, typer.Option("--output", "-o", help="Table (.csv) of the value vectors; the active ones beside it as .json.", callback=file_to_write)],
+def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")], output: Annotated[Path, typer.Option("--output", "-o", help="Table (.csv) of the value vectors and of random twins; the active ones beside it as .json, every promoted token as -tokens.csv.", callback=file_to_write)],
                   top_k: Annotated[int, typer.Option(min=1, help="How many of the nearest.")] = 100, prompt_file: PromptOption = None, limit: LimitOption = 50, norm: Annotated[bool, typer.Option(help="Put the final norm before the unembedding.")] = False,
-                  rude: Annotated[bool, typer.Option("--rude", help="Show rude tokens in full.")] = False):
-    """The value vectors nearest to a probe, what they promote, and which are active on English prompts.
+                  lexicon: Annotated[str, typer.Option(help="Folder of word lists, {lang}.txt, or world.")] = "world", rude: Annotated[bool, typer.Option("--rude", help="Show rude tokens in full.")] = False):
+    """The value vectors nearest to a probe, what they promote beside random vectors, and which are active on English prompts.
 
     Example: xgdetox value-vectors --model world --probe probes/world --output neurons.csv"""
     from xgdetox.data import LANGUAGES, load_lexicon, load_prompts, write_atomic
     from xgdetox.models import load_model, load_tokenizer
-    from xgdetox.value_vectors import promoted_tokens, rank_value_vectors, select_sources, token_table, write_neurons
+    from xgdetox.stats import write_table
+    from xgdetox.value_vectors import all_activations, describe_sources, rank_value_vectors, select_sources, write_neurons
+    prompts = list(load_prompts(prompts_of(prompt_file, ["en"])["en"], "en", limit).rows["prompt"])
+    words = {l: load_lexicon(place(lexicon, "lexicon"), l) for l in LANGUAGES}
     network, tokenizer = load_model(model_of(model)), load_tokenizer(model_of(model))
-    prompts = load_prompts(prompts_of(prompt_file, ["en"])["en"], "en", limit).rows["prompt"]
-    found = select_sources(network, tokenizer, rank_value_vectors(network, probe, top_k), list(prompts))
-    words = {l: load_lexicon(place("world", "lexicon"), l) for l in LANGUAGES}
-    table = token_table(promoted_tokens(network, tokenizer, found[["layer", "neuron"]].to_numpy().tolist(), norm=norm, rude=words), found, show_rude=rude)
-    with write_atomic(output) as f: table.to_csv(f, index=False)
-    write_neurons(output.with_suffix(".json"), found.loc[found.actual, ["layer", "neuron"]].to_numpy().tolist())
-    say_table(table.head(20), f"{output}, {output.with_suffix('.json')}")
+    near = select_sources(network, tokenizer, rank_value_vectors(network, probe, top_k), prompts)
+    pairs, table, tokens = describe_sources(network, tokenizer, near, all_activations(network, tokenizer, prompts), words, norm=norm, show_rude=rude, labels=dict(model=model, tuning="base"))
+    if not near.actual.any(): print("no candidate is active on these prompts: the ten most active stand in")
+    write_table(table, output); write_neurons(output.with_suffix(".json"), pairs)
+    with write_atomic(output.with_name(output.stem + "-tokens.csv")) as f: tokens.to_csv(f, index=False)
+    shown = "control rank layer neuron cosine mean_activation rude_tokens rude_languages effective_scripts tokens".split()
+    say_table(table.loc[table.metric == "cosine", [c for c in shown if c in table]].groupby("control").head(12))
+    say_table(table.loc[table.metric != "cosine", ["metric", "value", "null_mean", "low", "high", "p"]], f"{output}, {output.with_suffix('.json')}, {output.stem}-tokens.csv")
 
 # %% ../nbs/cli.ipynb #c028
 @app.command()

@@ -471,7 +471,7 @@ def generate(model, prompt_files: dict, output_dir, *, name: str | None = None, 
         if not is_finished(target, mine): todo.append((target, language, mine, *read_prompts(tokenizer, file, language, limit, bos, room)))
     if todo:
         with ENGINES[backend](model, tokenizer, settings, adapter=adapter, **engine) as run:
-            for target, language, mine, prompts, remarks in todo: complete(target, run, language, prompts, mine, remarks)
+            for target, language, mine, prompts, remarks in todo: complete(target, run, language, prompts, mine, remarks, str(getattr(model, "name_or_path", adapter or model)))
     return out
 
 
@@ -487,7 +487,7 @@ def tokenizer_of(model, adapter=None):
     return model.config._name_or_path if isinstance(model, torch.nn.Module) else model
 
 # %% ../nbs/02_generation.ipynb #c075
-def complete(target, run, language: str, prompts, settings: dict, remarks):
+def complete(target, run, language: str, prompts, settings: dict, remarks, model: str):
     "Finish one language's file: what its journal holds is kept, the rest made in the same batches as in an undisturbed run."
     began = time.time()
     with journal(unfinished(target), settings) as (rows, append):
@@ -498,7 +498,7 @@ def complete(target, run, language: str, prompts, settings: dict, remarks):
         if left := {p.prompt_id for p in prompts} - {row["prompt_id"] for row in rows}:
             raise InputError(f"{len(left)} of {len(prompts)} prompts are not continued yet", target, remedy="run the command again: it goes on from here")
         write_rows(target, prompts, rows)
-        record(target, settings, prompts=len(prompts), rows=len(rows), remarks=remarks, seconds=round(time.time() - began, 2))
+        record(target, settings, model=model, prompts=len(prompts), rows=len(rows), remarks=remarks, seconds=round(time.time() - began, 2))
         unfinished(target).unlink()
 
 # %% ../nbs/02_generation.ipynb #c076

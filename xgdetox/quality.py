@@ -6,8 +6,8 @@
 __all__ = ['METRICS', 'Measured', 'PANELS', 'common_prefix', 'continuation_loss', 'seq2seq_loss', 'paper_perplexity', 'pieces',
            'distinct_n', 'distinct_n_fixed', 'self_bleu', 'identify_language', 'language_accuracy', 'median_interval',
            'row_of', 'prompt_values', 'perplexity_values', 'diversity_values', 'length_values', 'language_values',
-           'quality_table', 'texts_path', 'compare_quality', 'by_prompt', 'draw_quality', 'confusion', 'draw_confusion',
-           'capability_table']
+           'quality_table', 'untuned_base', 'texts_path', 'compare_quality', 'by_prompt', 'draw_quality', 'confusion',
+           'draw_confusion', 'capability_table']
 
 # %% ../nbs/04_quality.ipynb #c002
 import json, math
@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from .data import LANGUAGES, InputError, normalise_language, read_json, write_atomic
-from .generation import accepts, generation_files, read_generations
+from .generation import accepts, generation_files, read_generations, split_adapter
 from .models import batch_tokens, context_length, encode, length_batches, load_model, load_tokenizer, token_ids
 from .stats import bootstrap_mean, holm, paired_difference, tidy, write_table
 
@@ -226,7 +226,7 @@ def prompt_values(m: Measured) -> pd.DataFrame:
 
 # %% ../nbs/04_quality.ipynb #c058
 def perplexity_values(df, language, lm, lm_name, paper=False, outlier: float = 1e4):
-    "Adds `perplexity` (and `loss`) to `df`; median, quartiles, mean loss, and the share over `outlier`, which the paper drops."
+    "Adds `perplexity` (and `loss`) to `df`; median, quartiles, mean loss, the share of blanks, which have none, and the share over `outlier`, which the paper drops."
     model, tokenizer = lm
     if paper: df["perplexity"] = paper_perplexity(model, tokenizer, df.prompt.tolist(), df.generated_text.tolist())
     else:
@@ -238,6 +238,7 @@ def perplexity_values(df, language, lm, lm_name, paper=False, outlier: float = 1
     for metric, statistic in (("perplexity", "median"), ("perplexity_q1", "q1"), ("perplexity_q3", "q3")):
         yield Measured(language, metric, kept, lm_name, statistic, variant)
     if not paper: yield Measured(language, "loss", df.set_index("prompt_id").loss, lm_name)
+    yield Measured(language, "perplexity_blank", v.isna().astype(float), lm_name, variant=variant)
     yield Measured(language, "perplexity_outliers", (v >= outlier).astype(float).where(v.notna()), lm_name, variant=variant)
 
 # %% ../nbs/04_quality.ipynb #c059
@@ -314,6 +315,16 @@ def _judges(lm, tokenizer, paper, dtype, metrics) -> dict:
     return dict(lm=pair, lm_name=name, tokenizer=spoken, spoken=_name(tokenizer) or name or "words")
 
 # %% ../nbs/04_quality.ipynb #c065
+def untuned_base(generations_folder) -> str | None:
+    "The model to judge continuations by: the base that their model was tuned from, or itself if it was not tuned. None where the folder does not say."
+    path = Path(generations_folder) / "manifest.json"
+    names = {f.get("model") for f in read_json(path)["files"].values()} if path.exists() else {None}
+    if len(names) > 1 or None in names: return None
+    model = split_adapter(names.pop())[0]
+    for manifest in (place / "manifest.json" for place in (Path(model), Path(model).parent)):           # of a merge, of a training
+        if manifest.exists() and (base := (m := read_json(manifest)).get("base_model") or m.get("settings", {}).get("model")): return base
+    return model
+
 def texts_path(output, what: str = "texts") -> Path:
     "Where the values of single texts, or `prompts`, lie beside a table."
     return Path(output).with_name(f"{Path(output).stem}-{what}.parquet")

@@ -16,13 +16,13 @@ from .data import InputError, normalise_language, read_json, write_atomic
 from .generation import sample
 from .models import anatomy, check_neurons, context_length, encode, length_batches, load, neuron_hooks, token_ids, value_vector_matrix
 from .probe import load_probe
-from .stats import bootstrap_mean, permutation_test
+from .stats import bootstrap_mean, permutation_test, tidy
 from .toxicity import word_pieces
 
 # %% auto #0
 __all__ = ['rank_value_vectors', 'probe_direction', 'norm_gain', 'continuation_activations', 'select_sources', 'all_activations',
            'matched_neurons', 'read_neurons', 'write_neurons', 'script', 'toxic_tokens', 'promoted_tokens',
-           'multilinguality', 'effective_number', 'multilinguality_test', 'token_table']
+           'multilinguality', 'effective_number', 'multilinguality_test', 'token_table', 'masked', 'describe_sources']
 
 # %% ../nbs/06_value_vectors.ipynb #c007
 @torch.inference_mode()
@@ -210,8 +210,30 @@ def multilinguality_test(model, tokenizer, neurons, activation, rude: dict, k: i
 # %% ../nbs/06_value_vectors.ipynb #c038
 def token_table(tokens: pd.DataFrame, sources: pd.DataFrame | None = None, show_rude: bool = False, first: int = 12) -> pd.DataFrame:
     "One row a value vector: its neuron, what `sources` says of it, how many rude tokens in how many languages, and its first tokens in words."
-    word = lambda t: t.token.strip() if show_rude or not t.languages else t.token.strip()[:1] + "*"*max(len(t.token.strip()) - 1, 1)
+    word = lambda t: t.token.strip() if show_rude or not t.languages else masked(t.token)
     text = tokens[tokens["rank"] <= first].groupby(["layer", "neuron"], sort=False)[["token", "languages"]].apply(lambda g: ", ".join(word(t) for t in g.itertuples()))
     table = multilinguality(tokens).merge(text.rename("tokens").reset_index(), on=["layer", "neuron"])
     if sources is None: return table
     return sources[[c for c in ("rank", "layer", "neuron", "cosine", "mean_activation", "actual") if c in sources]].merge(table, on=["layer", "neuron"])
+
+def masked(token: str) -> str:
+    "A token's first letter and asterisks."
+    return token.strip()[:1] + "*"*max(len(token.strip()) - 1, 1)
+
+# %% ../nbs/06_value_vectors.ipynb #c04b
+def describe_sources(model, tokenizer, near: pd.DataFrame, activation, rude: dict, k: int = 30, norm: bool = False, show_rude: bool = False, labels: dict | None = None) -> tuple:
+    """(neurons, tidy table, tokens): the actual sources in `near` (of `select_sources`; without any, the ten most active), and what all of `near` promote.
+
+    Table: a row a value vector (metric cosine, `control` "random" for twins of the neurons) and a row a measure of `multilinguality_test` with its p.
+    Tokens: a row a promoted token with script and languages; rude ones masked unless `show_rude`. `labels`: further columns."""
+    sources = near[near.actual] if near.actual.any() else near.nlargest(10, "mean_activation")
+    of = lambda some: promoted_tokens(model, tokenizer, some, k, norm, rude)
+    pairs = sources[["layer", "neuron"]].to_numpy().tolist()
+    near_tokens, twins = of(near[["layer", "neuron"]].to_numpy().tolist()), of(matched_neurons(activation, pairs))
+    rows = token_table(near_tokens, near, show_rude).assign(value=lambda t: t.cosine, control="").to_dict("records") + token_table(twins, show_rude=show_rude).assign(control="random").to_dict("records")
+    tests = multilinguality_test(model, tokenizer, pairs, activation, rude, k).rename(columns={"measure": "metric", "null_low": "low", "null_high": "high"}).assign(n=len(pairs))
+    labels = labels or {}
+    table = tidy([{**labels, "metric": "cosine", **{("rude_languages" if c == "languages" else c): v for c, v in r.items()}} for r in rows] + [{**labels, **r} for r in tests.to_dict("records")])
+    tokens = pd.concat([near_tokens.assign(control=""), twins.assign(control="random")], ignore_index=True)
+    if not show_rude: tokens["token"] = tokens.token.where(tokens.languages == "", tokens.token.map(masked))
+    return pairs, table, tokens
