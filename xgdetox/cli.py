@@ -232,7 +232,7 @@ def world_data(output_dir: OutputDir, control: Annotated[bool, typer.Option("--c
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(context: typer.Context, model: ModelOption, output_dir: OutputDir, data_dir: Annotated[str, typer.Option("--data-dir", help="Folder of preference pairs (*.jsonl), or world.")] = "world",
           recipe: Annotated[Optional[str], typer.Option(help="A shipped recipe or a YAML file; by default the model's own.")] = None,
-          use_lora: Annotated[bool, typer.Option("--use-lora", help="Train a LoRA adapter; the merged model is written too.")] = False, qlora: Annotated[bool, typer.Option("--qlora", help="LoRA on a 4-bit base.")] = False,
+          use_lora: Annotated[bool, typer.Option("--use-lora", help="Train a LoRA adapter; the merged model is written too.")] = False, qlora: Annotated[bool, typer.Option("--qlora", help="LoRA on a 4-bit base, with --use-lora or without.")] = False,
           seed: int = 0, learning_rate: Optional[float] = None, batch_size: Annotated[Optional[int], typer.Option(min=1)] = None, gradient_accumulation: Annotated[Optional[int], typer.Option(min=1)] = None,
           epochs: Annotated[Optional[float], typer.Option(min=0)] = None, max_steps: Annotated[Optional[int], typer.Option(min=1)] = None, beta: Annotated[Optional[float], typer.Option(min=0)] = None, limit: LimitOption = None, set: SetOption = None):
     """Tune a model on English preference pairs (DPO and its kin). Goes on where it was cut off.
@@ -241,7 +241,6 @@ def train(context: typer.Context, model: ModelOption, output_dir: OutputDir, dat
 
     Example: xgdetox train --model world --data-dir world --output-dir runs/mine --seed 1"""
     from xgdetox.training import summary, train
-    if use_lora and qlora: raise InputError("--use-lora and --qlora exclude each other", field="--qlora", remedy="give one of the two")
     own = dict(method="qlora" if qlora else "lora" if use_lora else None, learning_rate=learning_rate, batch_size=batch_size, gradient_accumulation=gradient_accumulation,
                epochs=epochs, max_steps=max_steps, beta=beta, limit=limit)
     own = {k: v for k, v in own.items() if v is not None} | settings_of(context.args) | pairs_of(set)
@@ -387,7 +386,7 @@ def probe(model: ModelOption, output_dir: OutputDir, train_file: Annotated[str, 
     from xgdetox.grid import labelled_files
     from xgdetox.probe import evaluate_probe, train_probe
     from xgdetox.stats import read_table
-    train = labelled_files(train_file, [])[0] if train_file == "world" else place(train_file, "labelled")
+    train = labelled_files(train_file, [])[0] if train_file in ("world", "world-control") else place(train_file, "labelled")
     tests = labelled_files(test_dir, list(LANGUAGES), test_only=True)[1] if test_dir else {}                       # before the model is loaded
     path = train_probe(model_of(model), train, output_dir, layer=layer, paper=paper, seed=seed, limit=limit, label=model)
     table = read_table(Path(output_dir) / "probe.csv")

@@ -53,7 +53,7 @@ def fit_probe(x, y, seed: int = 0, folds: int = 5, at_most: int = 20_000) -> dic
     cv = StratifiedKFold(max(2, min(folds, np.bincount(y[some]).min())), shuffle=True, random_state=seed)
     search = GridSearchCV(LogisticRegression(max_iter=1000), dict(C=np.logspace(-4, 2, 7)), cv=cv, scoring="roc_auc", refit=False).fit(x[some], y[some])
     C = search.best_params_["C"]
-    fit = LogisticRegression(C=C, max_iter=1000).fit(x, y)
+    fit = LogisticRegression(C=C, max_iter=5000, tol=1e-8).fit(x, y)             # to the end: stopped at 1e-4, rounding alone moves accuracy elsewhere by .05
     weight = (fit.coef_/scale).astype(np.float32)
     return dict(weight=weight, bias=float(fit.intercept_[0] - weight[0] @ centre), C=float(C), cv_auc=float(search.best_score_))
 
