@@ -146,7 +146,7 @@ def test_steps_alone_on_files(tmp_path, prompts, capfd):
     (["generate", "--model", "world", "--prompt-file", "world", "-o", "FILE/sub"], "is a file, not a folder"),
     (["toxicity", "--scores", "HERE", "--output", "HERE"], "is a folder"), (["toxicity", "--scores", "HERE", "--output", "HERE/t.xlsx"], "not written as .xlsx"),
     (["report", "HERE", "-o", "FILE/x.html"], "is a file"), (["generate", "--model", "world", "-o", "HERE/o", "--limit", "0"], "limit"),
-    (["train", "--model", "world", "--output-dir", "HERE/o", "--use-lora", "--qlora"], "exclude"), (["train", "--model", "world", "--output-dir", "HERE/o", "--max-steps", "0"], "max-steps"),
+    (["train", "--model", "world", "--output-dir", "HERE/o", "--max-steps", "0"], "max-steps"),
     (["compare", "--base", "world", "--tuned", "HERE/none"], "no model there"), (["compare", "--base", "world", "--tuned", "world-tuned", "--scorer", "foo"], "foo"),
     (["compare", "--base", "world", "--tuned", "world-tuned", "--prompt-dir", "HERE/none"], "no such file or folder")])
 def test_a_slip_is_seen_before_the_work(tmp_path, capfd, words, said):

@@ -357,6 +357,8 @@ def test_the_originals_own_command_lines_run(tiny, tmp_path, capfd):
     assert "pairs: kept 64, dropped 0; 2 steps; held-back loss" in capfd.readouterr().out
     said = read_json(tmp_path/"o/manifest.json")["settings"]
     assert (said["loss"], said["optimizer"], said["schedule"], said["lora_r"], said["run_name"], said["method"]) == ("ipo", "adamw_torch", "constant", 4, "mine", "lora")
+    run(f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/q --use_lora --load_in_4bit --max_steps 1")
+    assert read_json(tmp_path/"q/manifest.json")["settings"]["method"] == "qlora"
     run(f"merge --base_model_name {tiny}/llama --lora_adapter {tmp_path}/o/adapter --output_dir {tmp_path}/m --dtype bfloat16")
     assert (tmp_path/"m/model.safetensors").exists() and next(iter(weights(tmp_path/"m").values())).dtype == torch.bfloat16
 
