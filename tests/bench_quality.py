@@ -9,7 +9,7 @@ from transformers import MT5Config, MT5ForConditionalGeneration
 
 from tiny_models import TEXTS, tokenizer
 from xgdetox.models import length_batches, token_ids
-from xgdetox.quality import _seq2seq_losses, continuation_loss, distinct_n, paper_perplexity, pieces
+from xgdetox.quality import distinct_n, paper_perplexity, pieces
 
 PROMPTS, N = 12, 25
 

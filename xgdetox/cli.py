@@ -409,7 +409,7 @@ def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--pro
     words = {l: load_lexicon(place(lexicon, "lexicon"), l) for l in LANGUAGES}
     network, tokenizer = load_model(model_of(model)), load_tokenizer(model_of(model))
     near = select_sources(network, tokenizer, rank_value_vectors(network, probe, top_k), prompts)
-    pairs, table, tokens = describe_sources(network, tokenizer, near, all_activations(network, tokenizer, prompts), words, norm=norm, show_rude=rude, labels=dict(model=model, tuning="base"))
+    pairs, table, tokens = describe_sources(network, tokenizer, near, all_activations(network, tokenizer, prompts), words, norm=norm, show_rude=rude, labels=dict(model=model, tuning="base", n=len(prompts)))
     if not near.actual.any(): print("no candidate is active on these prompts: the ten most active stand in")
     write_table(table, output); write_neurons(output.with_suffix(".json"), pairs)
     with write_atomic(output.with_name(output.stem + "-tokens.csv")) as f: tokens.to_csv(f, index=False)

@@ -196,13 +196,13 @@ def effective_number(weights) -> float:
     return float(np.exp(-(p*np.log(p)).sum())) if len(p) else 0.0
 
 # %% ../nbs/06_value_vectors.ipynb #c036
-def multilinguality_test(model, tokenizer, neurons, activation, rude: dict, k: int = 30, sets: int = 200, seed: int = 0) -> pd.DataFrame:
+def multilinguality_test(model, tokenizer, neurons, activation, rude: dict, k: int = 30, sets: int = 200, seed: int = 0, norm: bool = False) -> pd.DataFrame:
     """The mean of each column of `multilinguality` over `neurons`, against `sets` sets of random ones matched for layer and activation.
 
     One row a measure: value, null_mean, null_low, null_high, p (how often a random set has as much)."""
     random = [matched_neurons(activation, neurons, seed + i) for i in range(sets)]
     every = list(dict.fromkeys(tuple(n) for some in [neurons, *random] for n in some))
-    table = multilinguality(promoted_tokens(model, tokenizer, every, k, rude=rude)).set_index(["layer", "neuron"])
+    table = multilinguality(promoted_tokens(model, tokenizer, every, k, norm, rude)).set_index(["layer", "neuron"])
     means = lambda some: table.loc[[tuple(n) for n in some]].mean()
     observed, null = means(neurons), pd.DataFrame([means(some) for some in random])
     return pd.DataFrame([dict(measure=m, value=observed[m], **permutation_test(observed[m], null[m], "greater")) for m in table.columns])
@@ -231,7 +231,7 @@ def describe_sources(model, tokenizer, near: pd.DataFrame, activation, rude: dic
     pairs = sources[["layer", "neuron"]].to_numpy().tolist()
     near_tokens, twins = of(near[["layer", "neuron"]].to_numpy().tolist()), of(matched_neurons(activation, pairs))
     rows = token_table(near_tokens, near, show_rude).assign(value=lambda t: t.cosine, control="").to_dict("records") + token_table(twins, show_rude=show_rude).assign(control="random").to_dict("records")
-    tests = multilinguality_test(model, tokenizer, pairs, activation, rude, k).rename(columns={"measure": "metric", "null_low": "low", "null_high": "high"}).assign(n=len(pairs))
+    tests = multilinguality_test(model, tokenizer, pairs, activation, rude, k, norm=norm).rename(columns={"measure": "metric", "null_low": "low", "null_high": "high"}).assign(n=len(pairs))
     labels = labels or {}
     table = tidy([{**labels, "metric": "cosine", **{("rude_languages" if c == "languages" else c): v for c, v in r.items()}} for r in rows] + [{**labels, **r} for r in tests.to_dict("records")])
     tokens = pd.concat([near_tokens.assign(control=""), twins.assign(control="random")], ignore_index=True)
