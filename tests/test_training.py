@@ -203,7 +203,10 @@ def test_adapters_move_merge_and_reload(tiny, tmp_path, family, method):
     from transformers import AutoModelForCausalLM
     final = train(tiny/family, tiny/"pairs", tmp_path, method=method, **QUICK)
     adapter = load_file(tmp_path/"adapter/adapter_model.safetensors")
-    assert adapter and all("lora_" in k and v.abs().sum() > 0 for k, v in adapter.items())           # every adapter moved, and nothing but adapters
+    train(tiny/family, tiny/"pairs", tmp_path/"start", method=method, **QUICK | dict(learning_rate=1e-12, max_steps=1, merge="none"))
+    start = load_file(tmp_path/"start/adapter/adapter_model.safetensors")                           # the same seed, as good as untrained: lora_B is 0, lora_A is random
+    assert adapter.keys() == start.keys() and all("lora_" in k for k in adapter)
+    assert all((v - start[k]).abs().max() > 1e-6 for k, v in adapter.items())                       # every adapter moved, and nothing but adapters
     manifest, before, after = read_json(final/"manifest.json"), weights(tiny/family), weights(final)
     assert manifest["check"]["rms"] <= manifest["check"]["allowed"] < manifest["check"]["effect"]
     moved = {k for k in before if not torch.equal(before[k], after[k])}
