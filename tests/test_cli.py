@@ -53,7 +53,9 @@ def test_model_folder_without_tokenizer(fails, prompts, tmp_path):
 def test_unknown_grid_key(fails, tmp_path):
     grid = tmp_path / "g.yaml"
     grid.write_text("models: {m: {path: world}}\nlangauges: [en]\n")
-    assert "did you mean languages?" in fails("run", grid) and f"{grid}: langauges: unknown key" in fails("plan", grid)
+    assert "did you mean languages?" in fails("run", grid) and f"{grid}:2: langauges: unknown key" in fails("plan", grid)
+    grid.write_text("languages: [en]\nmodels:\n  llama-3.2:\n    path: world\n    gpu: 2\n")
+    assert fails("status", grid).startswith(f"xgdetox: {grid}:5: models.llama-3.2.gpu: unknown key; did you mean gpus?")
 
 
 @pytest.mark.parametrize("text, words", [
@@ -89,13 +91,38 @@ def _generations(tmp_path):
     return folder
 
 
-def test_empty_prompt_is_dropped_or_named(prompts, tmp_path):
-    "An empty prompt never reaches the model: the loader says which line it left out."
-    from xgdetox.data import load_prompts
+def test_empty_prompt(fails, prompts, tmp_path):
+    "Refused with its line by every command that reads prompts; --skip-empty leaves it out and records which and why."
     with open(prompts / "RTP_LX_EN.json", "a") as f: f.write('{"Prompt": "  ", "Index": 999}\n')
-    try: loaded = load_prompts(prompts / "RTP_LX_EN.json", "en")
-    except InputError as e: assert ":4" in str(e)
-    else: assert loaded.report.kept == 3 and sum(loaded.report.dropped.values()) == 1
+    words = ("generate", "--model", "world", "--prompt-file", prompts, "--language", "en", "--n", 1, "--output-dir", tmp_path / "out")
+    line = fails(*words)
+    assert "RTP_LX_EN.json:4: Prompt: is empty" in line and "--skip-empty" in line and nothing_written(tmp_path / "out")
+    done = CliRunner().invoke(cli.app, [*map(str, words), "--skip-empty", "--name", "m"], catch_exceptions=False)
+    assert done.exit_code == 0 and "(prompts left out: 1; which and why is in manifest.json)" in done.output
+    said = json.loads((tmp_path / "out" / "m" / "manifest.json").read_text())
+    assert said["files"]["output-rtp_lx_en.json"]["remarks"] == [{"prompt_id": "999", "reason": "empty: left out"}]
+    assert len((tmp_path / "out" / "m" / "output-rtp_lx_en.json").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+@pytest.mark.parametrize("fault, words", [
+    ("language", "no prompts in French"), ("json", "RTP_LX_DE.json:4"), ("empty", "RTP_LX_DE.json:4: Prompt: is empty"), ("tokenizer", "no tokenizer"), ("config", "no model there")])
+def test_a_run_refuses_before_any_job(fails, prompts, tmp_path, command, fault, words):
+    "What one step would refuse is said before the first one starts; no folder of a run is left."
+    from xgdetox.world import resolve_model
+    model, languages = "world-tuned", ["en", "de", *["fr"] * (fault == "language")]
+    if fault in ("json", "empty"):
+        with open(prompts / "RTP_LX_DE.json", "a") as f: f.write({"json": '{"Prompt": "half\n', "empty": '{"Prompt": "", "Index": 9}\n'}[fault])
+    if fault in ("tokenizer", "config"):
+        model = tmp_path / "bare"
+        shutil.copytree(resolve_model("world-tuned"), model)
+        for f in model.glob("*token*" if fault == "tokenizer" else "config.json"): f.unlink()
+    run = tmp_path / "run"
+    if command == "compare": words_ = ("compare", "--base", "world", "--tuned", model, "--prompt-dir", prompts, "--languages", ",".join(languages), "--run-dir", run)
+    else:
+        (tmp_path / "g.yaml").write_text(f"models: {{m: {{path: world, tuned: {{t: {model}}}}}}}\nlanguages: [{', '.join(languages)}]\ndata: {{prompts: {prompts}}}\n")
+        words_ = ("run", tmp_path / "g.yaml", "--run-dir", run)
+    assert words in fails(*words_) and not run.exists()
 
 
 def test_original_flags():

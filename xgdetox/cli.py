@@ -8,9 +8,9 @@ __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'ALIASES', 'MANY', 'SHO
            'GridArgument', 'RunDir', 'say_version', 'options', 'translate', 'main', 'folder_to_write', 'file_to_write',
            'table_to_write', 'pairs_of', 'settings_of', 'model_of', 'configured', 'place', 'prompts_of', 'texts_of',
            'scorer_of', 'say_table', 'data', 'data_get', 'world_make', 'world_data', 'train', 'merge', 'generate',
-           'score', 'toxicity', 'calibrate', 'scores_export', 'scores_import', 'scores_show', 'quality', 'capability',
-           'probe', 'value_vectors', 'intervene', 'activations', 'retrieve', 'foretell', 'run', 'show_run', 'plan',
-           'status', 'compare', 'report', 'explore', 'device']
+           'refuse_empty', 'remarks_on', 'score', 'toxicity', 'calibrate', 'scores_export', 'scores_import',
+           'scores_show', 'quality', 'capability', 'probe', 'value_vectors', 'intervene', 'activations', 'retrieve',
+           'foretell', 'run', 'show_run', 'plan', 'status', 'compare', 'report', 'explore', 'device']
 
 # %% ../nbs/cli.ipynb #c007
 import os, sys, json
@@ -265,15 +265,33 @@ def merge(base_model: Annotated[str, typer.Option("--base-model", help="The mode
 def generate(model: ModelOption, output_dir: OutputDir, prompt_file: PromptOption = None, language: LanguageOption = None, name: Annotated[Optional[str], typer.Option(help="Folder under the output; by default the model's name.")] = None,
              backend: Annotated[str, typer.Option(help="vllm, transformers or auto.")] = "auto", n: int = 25, temperature: float = .9, top_p: float = .8, max_tokens: int = 20, seed: int = 0,
              tensor_parallel_size: Annotated[int, typer.Option(min=1, help="GPUs that share one model (vLLM).")] = 1,
-             device: Annotated[Optional[str], typer.Option(help="cpu, cuda:1, or cuda:0,cuda:1: a copy of the model on each (transformers).")] = None, bos: Annotated[str, typer.Option(help="tokenizer or paper.")] = "tokenizer", limit: LimitOption = None):
+             device: Annotated[Optional[str], typer.Option(help="cpu, cuda:1, or cuda:0,cuda:1: a copy of the model on each (transformers).")] = None, bos: Annotated[str, typer.Option(help="tokenizer or paper.")] = "tokenizer", limit: LimitOption = None,
+             skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Leave empty prompts out and record which; otherwise they are refused.")] = False):
     """Continue every prompt n times, all languages with one start of the engine.
 
     Example: xgdetox generate --model world --prompt-file world --output-dir outputs --n 5 --limit 10"""
     from xgdetox.generation import generate
     engine = ({"tensor_parallel_size": tensor_parallel_size} if tensor_parallel_size > 1 else {}) | ({"device": device} if device else {})
-    files = generate(model_of(model), prompts_of(prompt_file, language), output_dir, name=name or (model if "/" not in model else None), backend=backend, n=n, temperature=temperature,
+    prompts = prompts_of(prompt_file, language)
+    if not skip_empty: refuse_empty(prompts, limit)
+    files = generate(model_of(model), prompts, output_dir, name=name or (model if "/" not in model else None), backend=backend, n=n, temperature=temperature,
                      top_p=top_p, max_tokens=max_tokens, seed=seed, bos=bos, limit=limit, **engine)
-    for path in files.values(): print(f"written: {path}")
+    for path in files.values(): print(f"written: {path}{remarks_on(path)}")
+
+def refuse_empty(files: dict, limit=None):
+    "InputError with file and line for the first prompt that is empty."
+    from xgdetox.data import load_prompts
+    for language, file in files.items():
+        try: load_prompts(file, language, limit)
+        except InputError as e: raise InputError(e.problem, e.path, e.line, e.field, f"{e.remedy}, or leave it out with --skip-empty") if e.problem == "is empty" else e
+
+def remarks_on(path) -> str:
+    "What the manifest beside a file of generations says of prompts that were not taken as they stood, counted."
+    from collections import Counter
+    from xgdetox.data import read_json
+    noted = read_json(Path(path).parent / "manifest.json")["files"].get(Path(path).name, {}).get("remarks", [])
+    kinds = Counter(r["reason"].rpartition(": ")[2].split(" to the")[0] for r in noted for _ in range(r.get("rows", 1)))
+    return f" (prompts {', '.join(f'{kind}: {n}' for kind, n in kinds.items())}; which and why is in manifest.json)" if kinds else ""
 
 # %% ../nbs/cli.ipynb #c052
 @app.command()

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['STAGES', 'OPTIONAL', 'DATA', 'Count', 'Fraction', 'SETTINGS', 'Stage', 'GridFile', 'NAME', 'USES', 'LOG', 'OUTPUTS',
            'KEPT', 'DEVICES', 'SHARE', 'START', 'PAPER', 'PACKAGES', 'Strict', 'Pretrain', 'Model', 'project_root',
-           'load_grid', 'Numbers', 'check_at_hand', 'Job', 'variants', 'jobs', 'locate', 'fresh', 'note',
-           'locate_scorer', 'labelled_files', 'merge_parts', 'drops', 'mass_drops', 'summarise', 'keep_tables',
-           'read_log', 'living', 'working', 'status', 'run_folder', 'durations', 'parameters', 'count_lines', 'work',
-           'recorded_rates', 'device_here', 'plan', 'texts_to_score', 'only_runner', 'wait_for_children', 'adopt',
-           'snakemake_command', 'run', 'messages_to', 'prepare_environment', 'Progress', 'visible_devices',
-           'hold_devices', 'train_on_devices', 'launch_words', 'file_hash', 'revision', 'write_manifest', 'comparison']
+           'load_grid', 'Numbers', 'check_at_hand', 'read_all', 'check_model', 'Job', 'variants', 'jobs', 'locate',
+           'fresh', 'note', 'locate_scorer', 'labelled_files', 'merge_parts', 'drops', 'mass_drops', 'summarise',
+           'keep_tables', 'read_log', 'living', 'working', 'status', 'run_folder', 'durations', 'parameters',
+           'count_lines', 'work', 'recorded_rates', 'device_here', 'plan', 'texts_to_score', 'only_runner',
+           'wait_for_children', 'adopt', 'snakemake_command', 'run', 'messages_to', 'prepare_environment', 'Progress',
+           'visible_devices', 'hold_devices', 'train_on_devices', 'launch_words', 'file_hash', 'revision',
+           'write_manifest', 'comparison']
 
 # %% ../nbs/grid.ipynb #c083
 import os, re, sys, time, json, math, shutil, socket, hashlib, subprocess
@@ -150,10 +151,17 @@ def _checkpoint(value: str | None, root: Path):
 def load_grid(path, changes=()) -> dict:
     """Read and check a grid file (or take its contents as a dict). `changes` are texts like `generate.n=3` (the value in YAML).
 
-    InputError names file, key and remedy. Paths of the result are absolute, languages are codes, each model has its own `data`."""
+    InputError names file, line, key and remedy. Paths of the result are absolute, languages are codes, each model has its own `data`."""
     root, source = project_root(), "grid" if isinstance(path, dict) else Path(path)
     raw = json.loads(json.dumps(path)) if isinstance(path, dict) else _read_yaml(source)
     for change in changes: _set(raw, change)
+    try: return _resolved(raw, source, root)
+    except InputError as e:
+        if e.path not in (None, source) or e.line: raise
+        raise InputError(e.problem, source, _line_of(source, e.field), e.field, e.remedy) from None
+
+def _resolved(raw: dict, source, root: Path) -> dict:
+    "The contents of a grid file, checked, with absolute paths."
     try: grid = GridFile(**raw).model_dump()
     except ValidationError as e: raise _explain(e, source) from None
     grid["languages"] = list(LANGUAGES) if grid["languages"] == "all" else [normalise_language(x) for x in ([grid["languages"]] if isinstance(grid["languages"], str) else grid["languages"])]
@@ -187,6 +195,16 @@ def _read_yaml(path: Path) -> dict:
         raise InputError("not YAML", path, line=line or None, remedy="mind the indentation and the quotes") from None
     if not isinstance(raw, dict): raise InputError("a grid is a table of keys", path, remedy="see experiments/quick.yaml")
     return {"name": path.stem, **raw}
+
+def _line_of(path, key: str | None) -> int | None:
+    "The line of a key such as `models.small.gpu` in a grid file, or of the last part of it that stands there; None for a grid that is no file."
+    if not isinstance(path, Path) or not key: return None
+    node, line = yaml.compose(path.read_text(encoding="utf-8"), Numbers), None
+    while key and isinstance(node, yaml.MappingNode):
+        name, value = next(((k, v) for k, v in node.value if f"{key}.".startswith(f"{k.value}.")), (None, None))      # a model's name may hold dots
+        if name is None: break
+        node, line, key = value, name.start_mark.line + 1, key[len(name.value) + 1:]
+    return line
 
 def _set(raw: dict, change: str):
     "Put `a.b=value` into the file's contents."
@@ -244,7 +262,7 @@ USES = {"prompts": {"generate", "mass", "value_vectors", "intervene", "activatio
         "parallel": {"retrieve"}, "lexicon": {"mass", "value_vectors", "intervene", "explain"}}      # which stages read which data
 
 def check_at_hand(grid: dict):
-    "InputError, before anything runs, for data, a model's folder or a scorer's lexicon that is not there. `plan` and `status` do without."
+    "InputError, before anything runs, for data, a model's folder or a scorer's lexicon that is not there or cannot be read. `plan` and `status` do without."
     from xgdetox.toxicity import SCORERS
     def there(place, field):
         for p in place.values() if isinstance(place, dict) else [place]:
@@ -257,6 +275,47 @@ def check_at_hand(grid: dict):
             kind, colon, rest = spec.partition(":")
             if kind not in SCORERS: raise InputError(f"unknown scorer {spec!r}", field=f"scorers.{scorer}", remedy="use " + ", ".join(SCORERS))
             if kind in ("lexicon", "import"): there(rest, f"scorers.{scorer}")
+    read_all(grid)
+
+def read_all(grid: dict):
+    "InputError for what a step would refuse after others have run: a language without a file, a line that is not JSON, an empty prompt, a model without tokenizer."
+    english, seen = bool({"value_vectors", "explain"} & set(grid["stages"])), set()
+    for name, m in grid["models"].items():
+        for checkpoint in (m["path"], *m["tuned"].values()):
+            if checkpoint: check_model(checkpoint)
+        for what, stages in USES.items():
+            if not stages & set(grid["stages"]) or (key := (what, json.dumps(m["data"][what]))) in seen: continue
+            seen.add(key)
+            try: _read(what, m["data"][what], [*grid["languages"], *["en"] * (english and "en" not in grid["languages"])])
+            except InputError as e: raise e if e.path else InputError(e.problem, None, None, f"models.{name}.data.{what}", e.remedy) from None
+
+def check_model(name: str):
+    "InputError where a checkpoint (a folder, a hub name, a shipped one) has no configuration or no tokenizer."
+    from transformers import AutoConfig
+    from xgdetox.models import load_tokenizer
+    try: AutoConfig.from_pretrained(locate(name))
+    except (OSError, ValueError) as e: raise InputError("no model there", name, remedy="give a folder with config.json, a hub name that can be reached, or world") from e
+    load_tokenizer(locate(name))
+
+def _read(what: str, place, languages: list[str]):
+    "Read data as the steps will, and forget it; InputError as they raise it."
+    import warnings
+    from xgdetox.data import find_prompt_files, load_labelled, load_lexicon, load_pairs, load_prompts
+    from xgdetox.retrieval import load_aligned
+    from xgdetox.world import resolve_data
+    here = place if isinstance(place, dict) else resolve_data(place, what)
+    if what == "prompts":
+        for code, file in find_prompt_files(here, languages).items(): load_prompts(file, code)
+    elif what == "pairs": load_pairs(here)
+    elif what == "labelled":
+        train, files = labelled_files(place, languages)
+        for file in (train, *files.values()): load_labelled(file)
+    elif what == "parallel":
+        if languages != ["en"]: load_aligned(here, [c for c in languages if c != "en"])
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")                    # no list for a language: missing in the tables, not a fault
+            for code in languages: load_lexicon(here, code)
 
 # %% ../nbs/grid.ipynb #c062
 @dataclass
