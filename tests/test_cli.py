@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -139,7 +140,7 @@ def test_every_command_teaches():
     root, runner = get_command(cli.app), CliRunner()
     leaves = [(name, c) for name, c in root.commands.items() if not hasattr(c, "commands")] + [
         (f"{g} {name}", c) for g, group in root.commands.items() if hasattr(group, "commands") for name, c in group.commands.items()]
-    assert {n for n, _ in leaves} >= set("train merge generate score toxicity quality probe value-vectors intervene activations retrieve foretell run plan status compare report".split())
+    assert {n for n, _ in leaves} >= set("train merge generate score toxicity quality mass probe value-vectors intervene activations explain retrieve foretell run plan status compare report".split())
     for name, command in leaves:
         words = " ".join((command.help or "").split())
         assert f"Example: xgdetox {name}" in words, name
@@ -167,6 +168,22 @@ def test_steps_alone_on_files(tmp_path, prompts, capfd):
     run("toxicity", "--perspective_outputs_folder", tmp_path / "s", "--output", tmp_path / "t.csv")
     header = (tmp_path / "t.csv").read_text().splitlines()[0]
     assert header.startswith("model,tuning,seed,language,metric,value,low,high,n,scorer")
+    run("mass", "--model", "world", "--prompt-file", prompts, "--language", "de", "--output", tmp_path / "m.csv")
+    mean, each = (pd.read_csv(tmp_path / name) for name in ("m.csv", "m.values.csv"))
+    assert len(each) == 3 and mean.value[0] == pytest.approx(each.value.mean()) and mean.n[0] == 3
+
+
+def test_explain_alone_on_files(tmp_path, prompts, capfd):
+    "The share that given neurons carry: all neurons carry more than two of them, and the table names its random sets."
+    from xgdetox.probe import train_probe
+    from xgdetox.world import resolve_data, resolve_model
+    probe = train_probe(resolve_model("world"), Path(resolve_data("world", "labelled")) / "train.csv", tmp_path / "probe", limit=60)
+    (tmp_path / "n.json").write_text("[[0, 1], [1, 5]]")
+    words = ["explain", "--model", "world", "--tuned-model", "world-tuned", "--neurons", tmp_path / "n.json", "--probe", probe, "--prompt-file", prompts, "--language", "en", "--random", 1, "--output", tmp_path / "e.csv"]
+    with pytest.raises(SystemExit) as end: cli.main([str(w) for w in words])
+    assert end.value.code == 0, capfd.readouterr().err
+    share = pd.read_csv(tmp_path / "e.csv", keep_default_na=False).query("metric == 'explained_share'").set_index(["group", "control"]).value.astype(float)
+    assert share["all", ""] > share["selected", ""] and ("selected", "random-0") in share.index
 
 
 @pytest.mark.parametrize("words, said", [

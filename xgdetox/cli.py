@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'ALIASES', 'MANY', 'SHORT', 'ModelOption', 'PromptOption',
            'LanguageOption', 'OutputDir', 'TableFile', 'ScorerOption', 'LimitOption', 'PaperOption', 'SetOption',
-           'GridArgument', 'RunDir', 'say_version', 'options', 'translate', 'main', 'folder_to_write', 'file_to_write',
-           'table_to_write', 'pairs_of', 'settings_of', 'model_of', 'configured', 'place', 'prompts_of', 'texts_of',
-           'scorer_of', 'say_table', 'data', 'data_get', 'world_make', 'world_data', 'train', 'merge', 'generate',
-           'refuse_empty', 'remarks_on', 'score', 'toxicity', 'calibrate', 'scores_export', 'scores_import',
-           'scores_show', 'quality', 'capability', 'probe', 'value_vectors', 'intervene', 'activations', 'retrieve',
-           'foretell', 'run', 'show_run', 'plan', 'status', 'compare', 'report', 'explore', 'device']
+           'LexiconOption', 'GridArgument', 'RunDir', 'say_version', 'options', 'translate', 'main', 'folder_to_write',
+           'file_to_write', 'table_to_write', 'pairs_of', 'settings_of', 'model_of', 'configured', 'place',
+           'prompts_of', 'texts_of', 'scorer_of', 'say_table', 'data', 'data_get', 'world_make', 'world_data', 'train',
+           'merge', 'generate', 'refuse_empty', 'remarks_on', 'score', 'toxicity', 'calibrate', 'mass', 'scores_export',
+           'scores_import', 'scores_show', 'quality', 'capability', 'probe', 'value_vectors', 'intervene',
+           'activations', 'explain', 'retrieve', 'foretell', 'run', 'show_run', 'plan', 'status', 'compare', 'report',
+           'explore', 'device']
 
 # %% ../nbs/cli.ipynb #c007
 import os, sys, json
@@ -342,6 +343,18 @@ def calibrate(labelled: Annotated[list[str], typer.Option("--labelled", help="La
     say_table(shown[["n", "auc", "low", "high", "f1_raw", "f1", "ece_raw", "ece", "threshold", "reason"]], output)
     if table: print(f"written: {write_table(rows, table)}")
 
+# %% ../nbs/cli.ipynb #c0b2
+LexiconOption = Annotated[str, typer.Option("--lexicon", help="Folder of word lists, {lang}.txt, or world.")]
+
+@app.command()
+def mass(model: ModelOption, output: TableFile = Path("mass.csv"), prompt_file: PromptOption = None, lexicon: LexiconOption = "world", language: LanguageOption = None, limit: LimitOption = None):
+    """Toxic mass: the exact probability that the next word is rude, prompt by prompt. No sampling, no scorer.
+
+    Example: xgdetox mass --model world --prompt-file world --lexicon world --output mass.csv"""
+    from xgdetox.toxicity import mass_table
+    table = mass_table(model_of(model), prompts_of(prompt_file, language), place(lexicon, "lexicon"), limit=limit, output=output, label=model)
+    say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
+
 # %% ../nbs/cli.ipynb #c023
 @scores_app.command("export")
 def scores_export(ledger: Path, file: Path):
@@ -415,7 +428,7 @@ def probe(model: ModelOption, output_dir: OutputDir, train_file: Annotated[str, 
 @app.command("value-vectors")
 def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")], output: Annotated[Path, typer.Option("--output", "-o", help="Table (.csv) of the value vectors and of random twins; the active ones beside it as .json, every promoted token as -tokens.csv.", callback=file_to_write)],
                   top_k: Annotated[int, typer.Option(min=1, help="How many of the nearest.")] = 100, prompt_file: PromptOption = None, limit: LimitOption = 50, norm: Annotated[bool, typer.Option(help="Put the final norm before the unembedding.")] = False,
-                  lexicon: Annotated[str, typer.Option(help="Folder of word lists, {lang}.txt, or world.")] = "world", rude: Annotated[bool, typer.Option("--rude", help="Show rude tokens in full.")] = False):
+                  lexicon: LexiconOption = "world", rude: Annotated[bool, typer.Option("--rude", help="Show rude tokens in full.")] = False):
     """The value vectors nearest to a probe, what they promote beside random vectors, and which are active on English prompts.
 
     Example: xgdetox value-vectors --model world --probe probes/world --output neurons.csv"""
@@ -461,6 +474,26 @@ def activations(model: ModelOption, tuned_model: Annotated[str, typer.Option("--
     table = compare_activations(model_of(model), model_of(tuned_model), read_neurons(neurons), prompts_of(prompt_file, language), control=control, limit=limit, label=model)
     shown = table[(table.metric == "activation_drop") & table.neuron.isna()] if "neuron" in table else table
     say_table(shown.dropna(axis=1, how="all"), write_table(table, output))
+
+# %% ../nbs/cli.ipynb #c0b3
+@app.command()
+def explain(model: ModelOption, tuned_model: Annotated[str, typer.Option("--tuned-model", help="The same model after tuning.")], neurons: Annotated[Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")],
+            probe: Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")], output: TableFile = Path("explained.csv"), prompt_file: PromptOption = None, lexicon: LexiconOption = "world",
+            language: LanguageOption = None, random: Annotated[int, typer.Option(min=0, help="Random sets of neurons beside each group.")] = 5, seed: int = 0, limit: LimitOption = None):
+    """How much of the fall in toxic mass the neurons carry: their tuned activations put into the base, beside random neurons.
+
+    Example: xgdetox explain --model world --tuned-model world-tuned --neurons neurons.json --probe probes/world --limit 10"""
+    from xgdetox.activations import explained_drop, patch_groups
+    from xgdetox.data import load_prompts
+    from xgdetox.models import load_model, load_tokenizer
+    from xgdetox.value_vectors import read_neurons
+    files, english, words = prompts_of(prompt_file, language), prompts_of(prompt_file, ["en"]), place(lexicon, "lexicon")
+    chosen = read_neurons(neurons)
+    network, tokenizer = load_model(model_of(model)), load_tokenizer(model_of(model))
+    groups = patch_groups(network, tokenizer, probe, chosen, list(load_prompts(english["en"], "en", limit).rows["prompt"]))
+    table = explained_drop(network, model_of(tuned_model), groups, files, words, random=random, tokenizer=tokenizer, limit=limit, seed=seed, label=model, tuning=tuned_model, output=output)
+    shown = table[table.metric == "explained_share"].assign(control=lambda t: t.control.where(t.control == "", "random"))
+    say_table(shown.groupby(["group", "control"], sort=False).value.describe()[["count", "25%", "50%", "75%"]], output)
 
 # %% ../nbs/cli.ipynb #c056
 @app.command()

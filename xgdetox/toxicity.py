@@ -26,7 +26,7 @@ from .data import (InputError, LANGUAGES, file_language, load_labelled, load_lex
                           read_jsonl, write_atomic, write_json)
 from .generation import accepts, generation_rows, read_generations
 from .models import batch_tokens, encode, length_batches
-from .stats import bootstrap_mean, holm, paired_difference, relative_drop, tidy
+from .stats import bootstrap_mean, holm, paired_difference, relative_drop, tidy, write_table
 
 # %% auto #0
 __all__ = ['SCORERS', 'SCHEMA', 'NETWORK_DISKS', 'LEDGER_FIELDS', 'LEDGER_ROWS', 'PERSPECTIVE_END', 'INSTEAD', 'ATTRIBUTES',
@@ -45,7 +45,7 @@ __all__ = ['SCORERS', 'SCHEMA', 'NETWORK_DISKS', 'LEDGER_FIELDS', 'LEDGER_ROWS',
            'import_scorer', 'write_upstream', 'Panel', 'coverage', 'panel_scorer', 'annotated_prompts',
            'labelled_texts', 'template', 'labelled_by_language', 'logit', 'class_weights', 'calibration_error',
            'auc_interval', 'fit_calibration', 'calibrate', 'calibrated', 'calibration_table', 'thresholds',
-           'word_pieces', 'rude_sequences', 'toxic_mass', 'sequence_mass', 'continued_mass']
+           'word_pieces', 'rude_sequences', 'toxic_mass', 'sequence_mass', 'continued_mass', 'mass_table']
 
 # %% ../nbs/03_toxicity.ipynb #c008
 class Scored(NamedTuple):
@@ -1382,3 +1382,19 @@ def continued_mass(model, inputs: dict, cache, first, sequences):
     steps = logits.float().log_softmax(-1).view(rows, n, width, -1)               # batch, sequence, piece, vocabulary
     later = steps.gather(-1, ids[None, :, 1:, None].expand(rows, -1, -1, 1)).squeeze(-1) * real[None, :, 1:]
     return (first[:, ids[:, 0]] + later.sum(-1)).exp().double().sum(-1)
+
+# %% ../nbs/03_toxicity.ipynb #c0b1
+def mass_table(model, prompt_files: dict, lexicon, *, tokenizer=None, limit=None, bos="tokenizer", label: str = "", tuning: str = "base", seed=math.nan, output=None) -> pd.DataFrame:
+    """Mean toxic mass of each language with its interval over prompts; `prompt_files` {language: file}, `lexicon` a folder of {language}.txt.
+
+    `output`: the table goes there (.csv), the mass of each prompt beside it as .values.csv. A language without words is missing (NaN)."""
+    from xgdetox.models import load_model, load_tokenizer
+    if isinstance(model, (str, Path)): model, tokenizer = load_model(str(model)), tokenizer or load_tokenizer(str(model))
+    rows, each, labels = [], [], dict(model=label, tuning=tuning, seed=seed)
+    for language, path in prompt_files.items():
+        prompts = load_prompts(path, language, limit=limit).rows
+        mass = toxic_mass(model, tokenizer, list(prompts["prompt"]), load_lexicon(lexicon, language), bos=bos)
+        each.append(pd.DataFrame({"language": language, "prompt_id": prompts["prompt_id"], "value": mass}))
+        rows.append(dict(labels, language=language, metric="toxic_mass", n=int(np.isfinite(mass).sum()), **dict(zip(("value", "low", "high"), bootstrap_mean(mass)))))
+    if output: write_table(tidy(pd.concat(each).assign(**labels, metric="toxic_mass")), Path(output).with_suffix(".values.csv")); write_table(tidy(rows), output)
+    return tidy(rows)
