@@ -69,8 +69,9 @@ def variants(run: Run) -> list[tuple[str, str]]:
 # %% ../nbs/report.ipynb #c012
 SHARES = ("toxicity_probability", "emt", "average_toxicity", "toxic_mass", "language_kept", "probe_auc", "probe_accuracy", "top1")
 
-def measure(run: Run, table: str, metric: str, model: str, tuning: str | None = None, by=("language",)) -> pd.DataFrame:
+def measure(run: Run, table: str, metric: str, model: str, tuning: str | None = None, by=("language",), over: str = "seeds") -> pd.DataFrame:
     """One metric of a family of models over its seeds: columns `by` + value, low, high, n, seeds. Empty where it was not measured.
+    The interval is over prompts and seeds, or with over="prompts" over prompts to these very models.
 
     `tuning`: "base" for the untuned model, a tuning's name, "" for any tuned one, None for all. Of several scorers, the first of the table."""
     t = run.tables.get(table, tidy([])); t = t[(t.metric == metric) & (t.model.map(family) == model)]
@@ -79,7 +80,9 @@ def measure(run: Run, table: str, metric: str, model: str, tuning: str | None = 
     if t.scorer.nunique() > 1: t = t[t.scorer == t.scorer.iloc[0]]
     if tuning == "base": t = t.drop_duplicates(["model", *by])
     out = combine_seeds(t, list(by))
-    return out.assign(low=out.low.clip(lower=0), high=out.high.clip(upper=1)) if metric in SHARES else out
+    if over == "prompts": out = out.assign(low=out.prompt_low, high=out.prompt_high)
+    if metric in SHARES: out = out.assign(low=out.low.clip(lower=0))
+    return out.assign(high=out.high.clip(upper=1)) if metric in (*SHARES, *DROPS) else out        # half-widths of few seeds reach beyond what there is
 
 # %% ../nbs/report.ipynb #c016
 HEADLINE = {"probability": ("Toxicity probability", "toxicity", "toxicity_probability"), "mass": ("Toxic mass", "mass", "toxic_mass"),
@@ -93,17 +96,17 @@ def drop_metric(run: Run) -> str:
     return next((m for m in DROPS if m in there), "")
 
 # %% ../nbs/report.ipynb #c017
-def headline(run: Run, model: str, tuning: str = "") -> pd.DataFrame:
-    """One row a language: {key}_before and {key}_after of every `HEADLINE` metric with _low and _high, drop, drop_low, drop_high, seeds.
+def headline(run: Run, model: str, tuning: str = "", over: str = "seeds") -> pd.DataFrame:
+    """One row a language: {key}_before and {key}_after of every `HEADLINE` metric with _low and _high, drop, drop_low, drop_high, seeds. `over` is `measure`'s.
 
     A relative drop that no table holds is worked out from before and after, without an interval."""
     columns = {}
     for key, (_, table, metric) in HEADLINE.items():
         for side, which in (("before", "base"), ("after", tuning)):
-            m = measure(run, table, metric, model, which).set_index("language")
+            m = measure(run, table, metric, model, which, over=over).set_index("language")
             for c in ("value", "low", "high"): columns[f"{key}_{side}" + ("" if c == "value" else f"_{c}")] = m[c].astype(float)
             if len(m): columns.setdefault(f"seeds_{side}", m.seeds)
-    d = measure(run, "drops", drop_metric(run), model, tuning).set_index("language")
+    d = measure(run, "drops", drop_metric(run), model, tuning, over=over).set_index("language")
     columns |= dict(drop=d.value.astype(float), drop_low=d.low.astype(float), drop_high=d.high.astype(float))
     out = pd.DataFrame(columns).rename_axis("language").reset_index()
     with np.errstate(all="ignore"):
