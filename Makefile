@@ -12,6 +12,11 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
+pip = $(bin)/python -m pip install -c constraints.txt
+# pip's own progress needs a terminal of its own; its package names, as they come, are enough to see that it moves.
+named = awk '/^Collecting / { sub(/[<>=!~\[].*/, "", $$2); printf "%s ", $$2; fflush() } /^Installing collected/ { printf "\ninstalling them\n"; fflush() }'
+SHELL := bash
+
 .PHONY: demo test slow site readme refill bench clean vllm
 
 demo: .venv/.ready  ## the paper's argument on the embedded world: a table here, a report in runs/quick/report.html
@@ -51,9 +56,9 @@ clean:  ## everything that make made; runs/ is kept
 	  { echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian: python3-venv)"; exit 1; }
 	@echo "Installing into .venv (some minutes the first time)"
 	@test -x $(bin)/python || $(PYTHON) -m venv .venv
-	@if [ "$(TORCH)" = cpu ] && $(bin)/python -m pip install -q "torch==$(torch_version)+cpu" -c constraints.txt 2>/dev/null; then :; \
-	  else $(bin)/python -m pip install -q "torch==$(torch_version)" -c constraints.txt; fi
-	@$(bin)/python -m pip install -q -c constraints.txt -e ".[all,dev]"
+	@set -o pipefail; if [ "$(TORCH)" = cpu ] && $(pip) "torch==$(torch_version)+cpu" 2>/dev/null | $(named); then :; \
+	  else $(pip) "torch==$(torch_version)" | $(named); fi
+	@set -o pipefail; $(pip) -e ".[all,dev]" | $(named)
 	@touch $@
 
 # The harness that page 04 names; only its slow test needs it.
