@@ -122,6 +122,8 @@ def test_reduced_quick_grid(tmp_path):
     assert {"grid", "versions", "git", "models", "data", "seeds", "durations"} <= set(json.loads((tmp_path / "r" / "manifest.json").read_text()))
     drops = pd.read_csv(tmp_path / "r" / "tables" / "drops.csv")
     assert set(drops.language) == {"en", "de", "zh"} and "toxic_mass_relative_drop" in set(drops.metric)
+    quality = pd.read_csv(tmp_path / "r" / "tables" / "quality.csv").set_index("metric")
+    assert set(quality.loc["perplexity_change"].language) == {"en", "de", "zh"} and {"p", "p_holm"} <= set(quality)
     before = executed(tmp_path / "r")
     os.utime(ROOT / "nbs" / "experiments" / "retrieve.ipynb")
     again = xgdetox(tmp_path / "r")

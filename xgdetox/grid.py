@@ -6,12 +6,12 @@
 __all__ = ['STAGES', 'OPTIONAL', 'DATA', 'Count', 'Fraction', 'SETTINGS', 'Stage', 'GridFile', 'NAME', 'USES', 'LOG', 'OUTPUTS',
            'KEPT', 'DEVICES', 'SHARE', 'START', 'PAPER', 'PACKAGES', 'Strict', 'Pretrain', 'Model', 'project_root',
            'load_grid', 'Numbers', 'check_at_hand', 'read_all', 'check_model', 'Job', 'variants', 'jobs', 'locate',
-           'fresh', 'note', 'locate_scorer', 'labelled_files', 'merge_parts', 'drops', 'mass_drops', 'summarise',
-           'keep_tables', 'read_log', 'living', 'working', 'status', 'run_folder', 'durations', 'parameters',
-           'count_lines', 'work', 'recorded_rates', 'device_here', 'plan', 'texts_to_score', 'only_runner',
-           'wait_for_children', 'adopt', 'snakemake_command', 'run', 'messages_to', 'prepare_environment', 'Progress',
-           'visible_devices', 'hold_devices', 'train_on_devices', 'launch_words', 'file_hash', 'revision',
-           'write_manifest', 'comparison']
+           'fresh', 'note', 'locate_scorer', 'labelled_files', 'merge_parts', 'drops', 'mass_drops', 'quality_changes',
+           'summarise', 'keep_tables', 'read_log', 'living', 'working', 'status', 'run_folder', 'durations',
+           'parameters', 'count_lines', 'work', 'recorded_rates', 'device_here', 'plan', 'texts_to_score',
+           'only_runner', 'wait_for_children', 'adopt', 'snakemake_command', 'run', 'messages_to',
+           'prepare_environment', 'Progress', 'visible_devices', 'hold_devices', 'train_on_devices', 'launch_words',
+           'file_hash', 'revision', 'write_manifest', 'comparison']
 
 # %% ../nbs/grid.ipynb #c083
 import os, re, sys, time, json, math, shutil, socket, hashlib, subprocess
@@ -555,12 +555,23 @@ def mass_drops(before: Path, after: Path, labels: dict) -> list[dict]:
     return rows
 
 # %% ../nbs/grid.ipynb #c041
+def quality_changes(run, quality: pd.DataFrame) -> pd.DataFrame:
+    "The table of quality with the paired change of every tuned variant against its base, prompt by prompt: `{metric}_change` with p and p_holm."
+    from xgdetox.quality import compare_quality
+    from xgdetox.stats import tidy
+    rows = quality.to_dict("records")
+    for v in quality[~quality.tuning.isin(["", "base"])][["model", "tuning", "seed"]].drop_duplicates().to_dict("records"):
+        before, after = (Path(run) / "quality" / f"{v['model']}-{end}.csv" for end in ("base", f"{v['tuning']}-{v['seed']:g}"))
+        if before.exists() and after.exists(): rows += compare_quality(before, after, **v).to_dict("records")
+    return tidy(rows)
+
 def summarise(run=".") -> dict[str, pd.DataFrame]:
     "Join the jobs' tables, add drops and durations, and write all of them to `tables/`, and the manifest; the report adds the relation."
     from xgdetox.stats import write_table
     tables = merge_parts(run)
     measured = pd.concat([tables[k][["model", "tuning", "seed"]] for k in ("toxicity", "mass") if k in tables] or [pd.DataFrame(columns=["model", "tuning", "seed"])])
     tables["drops"] = drops(run, measured)
+    if "quality" in tables: tables["quality"] = quality_changes(run, tables["quality"])
     tables["durations"] = durations(run)
     for name, table in tables.items():
         if len(table): write_table(table, Path(run) / "tables" / f"{name}.csv")
