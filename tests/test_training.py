@@ -521,6 +521,13 @@ def test_the_originals_own_command_lines_run(tiny, tmp_path, capfd):
     run(f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/q --use_lora --load_in_4bit --max_steps 1")
     assert read_json(tmp_path/"q/manifest.json")["settings"]["method"] == "qlora"
     run(f"merge --base_model_name {tiny}/llama --lora_adapter {tmp_path}/o/adapter --output_dir {tmp_path}/m --dtype bfloat16")
+    run(f"merge --base_model_name {tiny}/llama --lora_adapter {tmp_path}/o/final_checkpoint --output_dir {tmp_path}/again --dtype bfloat16")       # where its README looks for the adapter
+    assert all(torch.equal(v, weights(tmp_path/"again")[k]) for k, v in weights(tmp_path/"m").items())
+    capfd.readouterr()
+    run(f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/f --use_lora False --train_perc 0.5 --sanity_check True --save_steps 25 --model_dtype float --log_freq 1 "
+        "--ignore_bias_buffers False --gradient_checkpointing_use_reentrant False --max_steps 1 --report_to none")
+    f, told = read_json(tmp_path/"f/manifest.json"), [l for l in capfd.readouterr().err.splitlines() if l.startswith("xgdetox: ")]
+    assert (f["settings"]["method"], f["settings"]["limit"], f["kept"]) == ("full", 1000, 32) and len(told) == 5
     assert (tmp_path/"m/model.safetensors").exists() and next(iter(weights(tmp_path/"m").values())).dtype == torch.bfloat16
 
 

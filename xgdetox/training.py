@@ -59,7 +59,7 @@ DEFAULTS = dict(
 
 # %% ../nbs/01_training.ipynb #c012
 DPO_LOSSES = ("sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
-              "sigmoid_norm").split()             # the loss types of TRL 1.16's DPOTrainer, each run once
+              "sigmoid_norm").split()             # the loss types of TRL 1.16's DPOTrainer, each run by a test
 OTHER_LOSSES = {"kto": "KTOTrainer", "simpo": "CPOTrainer", "orpo": "ORPOTrainer"}
 
 # %% ../nbs/01_training.ipynb #c013
