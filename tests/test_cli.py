@@ -205,3 +205,59 @@ def test_a_slip_is_seen_before_the_work(tmp_path, capfd, words, said):
 def test_a_short_option_ends_a_list_of_values():
     assert cli.translate(["score", "--generations", "a", "b", "-o", "s"]) == ["score", "--generations", "a", "--generations", "b", "-o", "s"]
     assert cli.translate(["intervene", "--offset", "-1", "0.5", "-l", "en", "de"]) == ["intervene", "--offset", "-1", "--offset", "0.5", "--language", "en", "--language", "de"]
+
+
+def test_the_originals_switches_and_flags_without_effect(capfd):
+    "Its parser wants True or False behind a switch; a flag that changes nothing here is dropped with its value and a line that says why."
+    assert cli.translate("train --use_lora True --load_in_4bit=False --output_dir o".split()) == "train --use-lora --output-dir o".split()
+    assert cli.translate("train --use_lora False --sanity_check True --train_perc 0.5".split()) == "train --limit 1000 --train-fraction 0.5".split()
+    assert cli.translate("train --use_lora --gradient_checkpointing False".split()) == "train --use-lora --gradient-checkpointing False".split()
+    assert capfd.readouterr().err == ""
+    flags = "--save_steps 25 --model_dtype float --log_freq 1 --ignore_bias_buffers -o out --gradient_checkpointing_use_reentrant False".split()
+    assert cli.translate(["train", *flags, "--seed", "1"]) == "train -o out --seed 1".split()
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 5 and all(f"xgdetox: {f} has no effect here: " in line for f, line in zip([f for f in flags if f.startswith("--")], said))
+    words = "retrieve --lang1 en --lang2 ar --begin 0 --end=50 --aligned_text_dir d --cache_retrieval_dir c --model_name m".split()
+    assert cli.translate(words) == "retrieve --language ar --parallel-dir d --model m".split() and len(capfd.readouterr().err.splitlines()) == 4
+    with pytest.raises(InputError, match="True or False"): cli.translate(["train", "--use_lora=maybe"])
+
+
+def test_a_model_is_measured_as_it_was_trained(tmp_path, run, fails, prompts):
+    "Trained with the begin-of-text token, it is continued, judged, probed and compared with it unless one says otherwise; another model is not."
+    import pandas as pd
+    from xgdetox.models import bos_of
+    run("train", "--model", "world", "--output-dir", tmp_path / "t", "--max-steps", 2, "--limit", 32, "--bos", "paper", "--use-lora")
+    tuned = tmp_path / "t" / "final_checkpoint"
+    run("merge", "--base-model", "world", "--lora-adapter", tmp_path / "t", "--output-dir", tmp_path / "elsewhere", "--prompt-file", "world")
+    assert bos_of(tuned) == bos_of(tmp_path / "t" / "adapter") == bos_of(tmp_path / "elsewhere") == "paper" and bos_of("world") == "tokenizer"
+    assert json.loads((tmp_path / "elsewhere" / "manifest.json").read_text())["check"]["texts"] == 16
+    said = lambda *words: next(iter(json.loads(next(tmp_path.glob(f"{words[0]}/*/manifest.json")).read_text())["files"].values()))["settings"]["bos"]
+    few = ["--prompt-file", prompts, "--language", "en", "--n", 1, "--max-tokens", 5, "--output-dir"]
+    run("generate", "--model", tuned, *few, tmp_path / "g")
+    run("generate", "--model", tuned, *few, tmp_path / "told", "--bos", "tokenizer")
+    run("generate", "--model", "world", *few, tmp_path / "base")
+    assert [said(d) for d in ("g", "told", "base")] == ["paper", "tokenizer", "tokenizer"]
+    assert bos_of(next(tmp_path.glob("g/*"))) == "paper"
+    loss = lambda bos=(): (run("quality", "--generations", next(tmp_path.glob("g/*")), "--lm", "world", "--metric", "perplexity", "--output", tmp_path / "q.csv", *bos),
+                           pd.read_csv(tmp_path / "q.csv").set_index("metric").value["loss"])[1]
+    assert loss() == loss(["--bos", "paper"]) != loss(["--bos", "tokenizer"])
+    run("probe", "--model", tuned, "--limit", 60, "--output-dir", tmp_path / "p")
+    assert json.loads((tmp_path / "p" / "probe.json").read_text())["bos"] == "paper"
+    top = lambda bos=(): (run("retrieve", "--model", tuned, "--language", "de", "--output", tmp_path / "r.csv", *bos), pd.read_csv(tmp_path / "r.csv").value.tolist())[1]
+    assert top() == top(["--bos", "paper"]) != top(["--bos", "tokenizer"])
+    assert "use tokenizer or paper" in fails("retrieve", "--model", "world", "--bos", "always", "--output", tmp_path / "x.csv")
+
+
+def test_a_recipe_for_several_devices_says_its_command(tmp_path, said, monkeypatch):
+    "One process cannot follow it: one line with the command that can, and with what ZeRO needs where it is missing."
+    from importlib import util
+    from xgdetox.training import check_deepspeed
+    monkeypatch.setattr(util, "find_spec", (lambda true: lambda name, *a: None if name == "deepspeed" else true(name, *a))(util.find_spec))
+    for chosen, word in (("fsdp2", "fsdp2.yaml --num_processes 2"), ("zero2", "(first: pip install 'xgdetox[deepspeed]')")):
+        code, _, err = said("train", "--model", "world", "--output-dir", tmp_path / chosen, "--max-steps", 1, "--limit", 32, "--accelerate", chosen)
+        told = [line for line in err.splitlines() if line.startswith("xgdetox: ")]
+        assert code == 0 and len(told) == 1 and word in told[0] and "accelerate.commands.launch --config_file" in told[0] and "accelerate=" in told[0]
+    monkeypatch.setattr("xgdetox.training.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install 'xgdetox.deepspeed.'"): check_deepspeed("zero3")
+    check_deepspeed("fsdp2")
+    assert "deepspeed_requirements" in (ROOT / "settings.ini").read_text()

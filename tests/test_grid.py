@@ -73,6 +73,33 @@ def test_a_setting_reaches_what_depends_on_it_and_nothing_else():
     assert changed("tunings.dpo.max_steps=5") == {"train"} and changed("about=other") == set()
 
 
+def test_bos_is_one_key_for_training_and_all_that_reads_texts():
+    "It reaches every step that reads texts with the model; a step or a tuning that names its own keeps it; the default changes no job of before."
+    def bos(*changes):
+        found = {j.stage: j.parameters.get("overrides", j.parameters.get("settings", {})).get("bos") for j in g.jobs(g.load_grid(TINY, changes))}
+        return {stage: value for stage, value in found.items() if value}
+    reads = {"generate", "mass", "quality", "probe", "value_vectors", "intervene", "activations", "retrieve"}
+    assert bos() == {"generate": "tokenizer", "mass": "tokenizer"}
+    assert bos("bos=paper") == dict.fromkeys(reads | {"train"}, "paper")
+    assert bos("bos=paper", "generate.bos=tokenizer", "tunings.dpo.bos=tokenizer") == dict.fromkeys(reads, "paper") | {"generate": "tokenizer", "train": "tokenizer"}
+    assert bos("tunings.dpo.recipe=mgpt")["train"] == "tokenizer" and "train" not in bos("tunings.dpo.recipe=mgpt", "bos=paper"), "a recipe's own gives way to the grid's"
+    assert bos("models.world.set.probe.bos=paper")["probe"] == "paper"
+    for key in ("bos", "mass.bos", "models.world.set.probe.bos"):
+        with pytest.raises(InputError, match=rf"{key}: .*'tokenizer' or 'paper'"): g.load_grid(TINY, [f"{key}=always"])
+    paper = g.load_grid(ROOT / "experiments" / "paper.yaml")
+    assert paper["bos"] == "paper" and {j.parameters["settings"]["bos"] for j in g.jobs(paper) if j.stage in reads} == {"paper"}
+
+
+def test_a_lora_folder_is_a_checkpoint_of_a_grid(tmp_path):
+    "Its configuration is what a job on it waits for, and its weights are what its revision is of."
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "world"}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
+    grid = g.load_grid({"name": "x", "models": {"m": {"path": "world", "tuned": {"lora": str(tmp_path)}}}})
+    g.check_at_hand(grid)
+    assert str(tmp_path / "adapter_config.json") in next(j for j in g.jobs(grid) if j.name == "m-lora-0" and j.stage == "activations").needs
+    assert g.revision(str(tmp_path)).startswith("adapter_model.safetensors")
+
+
 def test_languages_per_job():
     grid = g.load_grid(TINY, ["languages_per_job=1"])
     assert sum(j.stage == "generate" for j in g.jobs(grid)) == 6

@@ -293,6 +293,164 @@ def test_other_losses_run_through_the_same_command(tiny, tmp_path, loss):
     assert not torch.equal(weights(final)["transformer.wte.weight"], weights(tiny/"gpt2")["transformer.wte.weight"])
 
 
+@pytest.mark.parametrize("loss", sorted({*DPO_LOSSES} - {"sigmoid", "ipo", "sft"}))
+def test_every_loss_that_is_offered_runs(tiny, tmp_path, loss):
+    "Two steps of each: finite losses, and the weights move. (The other losses are run above and everywhere.)"
+    final = train(tiny/"gpt2", tiny/"pairs", tmp_path, loss=loss, label_smoothing=1e-3 if loss == "exo_pair" else None, **QUICK | dict(max_steps=2, kl_texts=0))
+    said = [e[k] for e in read_json(tmp_path/"log.json") for k in ("loss", "eval_loss") if k in e]
+    assert len(said) == 3 and all(map(math.isfinite, said)) and not torch.equal(weights(final)["transformer.wte.weight"], weights(tiny/"gpt2")["transformer.wte.weight"])
+
+
+def built(tiny, family, out, **changes):
+    "A trainer and its model, ready to start."
+    from xgdetox.models import load_tokenizer
+    from xgdetox.training import build_trainer, encode_pairs
+    settings, tokenizer = load_recipe("world", **{k: v for k, v in (QUICK | changes).items() if k != "recipe"}), load_tokenizer(tiny/family)
+    return build_trainer(tiny/family, tokenizer, encode_pairs(tokenizer, tiny/"pairs", settings)[0], settings, out, 0)[0], tokenizer, settings
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bloom", "llama", "cohere"])
+def test_a_saved_full_tuning_reloads_as_the_trained_model(tiny, tmp_path, family):
+    from transformers import AutoModelForCausalLM
+    from xgdetox.training import save_final
+    trainer, tokenizer, settings = built(tiny, family, tmp_path)
+    trainer.train()
+    final, ids = save_final(trainer, tokenizer, tiny/family, settings, tmp_path), torch.randint(3, 250, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(): trained, loaded, before = (m.eval()(ids).logits for m in (trainer.model, AutoModelForCausalLM.from_pretrained(final), AutoModelForCausalLM.from_pretrained(tiny/family)))
+    assert torch.equal(trained, loaded) and not torch.allclose(trained, before, atol=1e-3)
+
+
+@pytest.mark.parametrize("family, method", [("gpt2", "full"), ("cohere", "full"), ("llama", "lora")])
+def test_our_head_has_the_gradients_of_trls(tiny, tmp_path, family, method):
+    "The same batch through the head that scores continuations only, and, with it taken away again, through TRL's own."
+    trainer, *_ = built(tiny, family, tmp_path, method=method)
+    model = trainer.model.train()
+    with torch.no_grad():
+        for p in model.parameters(): p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * .02)        # no longer the reference
+    inner = model.get_base_model() if method == "lora" else model
+    batch = next(iter(trainer.get_train_dataloader()))
+    def gradients():
+        model.zero_grad()
+        loss = trainer.compute_loss(model, batch)
+        loss.backward()
+        return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+    ours = gradients()
+    inner.forward = inner.forward.__wrapped__                                                        # TRL's, which ours had covered
+    theirs = gradients()
+    assert torch.allclose(ours[0], theirs[0], atol=1e-6) and ours[1].keys() == theirs[1].keys()
+    for name, g in theirs[1].items(): assert torch.allclose(ours[1][name], g, atol=1e-6 + 1e-4 * g.abs().max()), name
+    assert max(g.abs().max() for g in theirs[1].values()) > 1e-3
+
+
+def test_the_progress_line(capsys, monkeypatch):
+    "What is known last of each; on a terminal rewritten in place, in a file a line of its own that is not said twice, nothing in a notebook or on another process."
+    from types import SimpleNamespace
+    from xgdetox.training import progress_line, show_progress
+    state = SimpleNamespace(global_step=20, max_steps=100, is_world_process_zero=True, log_history=[
+        {"loss": .6931, "rewards/accuracies": .5, "rewards/margins": .01}, {"eval_loss": .68, "eval_kl": .0123}, {"loss": .5, "rewards/accuracies": .75, "rewards/margins": .2}])
+    line = "step 20/100 loss 0.500 accuracy 0.750 margin 0.200 held_back 0.680 KL 0.012"
+    assert progress_line(state) == show_progress(state) == line and capsys.readouterr().err == line + "\n"
+    assert show_progress(state, line) == line and capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    show_progress(state, line)
+    assert capsys.readouterr().err == "\r\033[K" + line
+    state.is_world_process_zero = False
+    assert show_progress(state) == line and capsys.readouterr().err == ""
+
+
+def test_progress_is_said_at_every_logging_step_also_into_a_file(tiny, tmp_path, capsys):
+    train(tiny/"gpt2", tiny/"pairs", tmp_path, **QUICK | dict(max_steps=4, logging_steps=2, eval_steps=4))
+    lines = [l for l in capsys.readouterr().err.splitlines() if l.startswith("step ")]
+    assert [l.split()[1] for l in lines] == ["2/4", "4/4", "4/4"] and all(w in lines[0] for w in ("loss", "accuracy", "margin")) and "KL" not in lines[0] and "held_back" in lines[2] and "KL" in lines[2]
+
+
+def test_a_share_of_the_pairs(tiny, tmp_path):
+    "The original's train_perc: the first pairs; what is left out is counted."
+    train(tiny/"gpt2", tiny/"pairs", tmp_path/"a", **QUICK | dict(max_steps=1), train_fraction=.5)
+    train(tiny/"gpt2", tiny/"pairs", tmp_path/"b", **QUICK | dict(max_steps=1), limit=32)
+    a, b = (read_json(tmp_path/n/"manifest.json") for n in "ab")
+    assert a["kept"] == b["kept"] == 32 and a["dropped"] == {"outside train_fraction": 32} and all(torch.equal(v, weights(tmp_path/"b/final_checkpoint")[k]) for k, v in weights(tmp_path/"a/final_checkpoint").items())
+    with pytest.raises(InputError, match="train_fraction"): load_recipe("world", train_fraction=2)
+
+
+# LoRA folders --------------------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("family, method", [("gpt2", "lora"), ("cohere", "lora"), ("llama", "qlora"), ("gpt2", "qlora")])
+def test_a_lora_folder_stands_for_its_merged_model(tiny, tmp_path, family, method):
+    "Logits, activations, probe and retrieval of the adapter's folder are its merged model's, to rounding; it needs no tokenizer of its own."
+    from xgdetox.activations import compare_activations
+    from xgdetox.models import load, load_model, pooled_states
+    from xgdetox.stats import read_table
+    sys.path.insert(0, str(Path(__file__).parent))
+    from tiny_models import prompt_files
+    final = train(tiny/family, tiny/"pairs", tmp_path/"t", method=method, **QUICK | dict(max_steps=2))
+    adapter = shutil.copytree(tmp_path/"t/adapter", tmp_path/"adapter")
+    for f in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"): (adapter/f).unlink(missing_ok=True)
+    (adapted, tokenizer), merged, base = load(adapter), load_model(final), load_model(tiny/family)
+    assert not hasattr(adapted, "peft_config") or not any("lora_" in n for n, _ in adapted.named_parameters())
+    ids = torch.randint(3, 250, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(): one, two, plain = (m(ids).logits for m in (adapted, merged, base))
+    assert torch.allclose(one, two, atol=1e-5) and (two - plain).abs().max() > 1e-3
+    texts = [" ".join(WORDS[i:i + 5]) for i in range(20)]
+    assert abs(pooled_states(adapted, tokenizer, texts) - pooled_states(merged, tokenizer, texts)).max() < 1e-5
+    files, neurons = prompt_files(tmp_path, ("en",), 5), [[0, 3], [1, 60]]
+    drops = [compare_activations(tiny/family, tuned, neurons, files, readings=("own",), sets=20, n_tokens=4) for tuned in (adapter, final)]
+    assert drops[0].value.tolist() == pytest.approx(drops[1].value.tolist(), abs=1e-5, nan_ok=True)
+    (tmp_path/"c.csv").write_text("text,label\n" + "\n".join(f"{t},{i % 2}" for i, t in enumerate(texts * 2)))
+    from xgdetox.probe import train_probe
+    weight = [load_file(train_probe(m, tmp_path/"c.csv", tmp_path/f"p{i}", paper=True)/"probe.safetensors")["weight"] for i, m in enumerate((adapter, final))]
+    assert torch.allclose(*weight, atol=1e-4)
+
+
+def test_a_lora_folder_in_the_commands(tiny, tmp_path, run, fails):
+    "Every command that takes a model takes it; what is wrong with one is a line."
+    from xgdetox.models import adapter_base, load_model
+    sys.path.insert(0, str(Path(__file__).parent))
+    from tiny_models import prompt_files
+    train(tiny/"llama", tiny/"pairs", tmp_path/"t", method="lora", **QUICK | dict(max_steps=2, merge="none"))
+    adapter, files = tmp_path/"t/adapter", prompt_files(tmp_path, ("en",), 4)["en"]
+    (tmp_path/"n.json").write_text("[[0, 3], [1, 60]]")
+    run("activations", "--model", tiny/"llama", "--tuned-model", adapter, "--neurons", tmp_path/"n.json", "--prompt-file", files, "--language", "en", "--output", tmp_path/"a.csv", "--no-control")
+    run("intervene", "--model", adapter, "--neurons", tmp_path/"n.json", "--offset", -1, "--prompt-file", files, "--language", "en", "--output-dir", tmp_path/"i", "--no-control")
+    run("generate", "--model", adapter, "--prompt-file", files, "--language", "en", "--output-dir", tmp_path/"g", "--n", 2)
+    run("quality", "--generations", tmp_path/"g/adapter", "--lm", adapter, "--output", tmp_path/"q.csv", "--metric", "perplexity")
+    from xgdetox.cli import configured
+    assert configured(str(adapter)) == str(adapter) and adapter_base(adapter) == str(tiny/"llama")
+    said = read_json(adapter/"adapter_config.json")
+    def named(base): (adapter/"adapter_config.json").write_text(json.dumps(said | dict(base_model_name_or_path=base)))
+    named(os.path.relpath(tiny/"llama", adapter))
+    assert Path(adapter_base(adapter)).resolve() == (tiny/"llama").resolve() and load_model(adapter)
+    named("world"); assert adapter_base(adapter).endswith("assets/world/world")
+    named("/gone/away")
+    assert "its base '/gone/away' is not at hand" in fails("retrieve", "--model", adapter, "--output", tmp_path/"r.csv") and "not at hand" in fails("generate", "--model", adapter, "--output-dir", tmp_path/"x")
+    named(str(tiny/"llama"))
+    assert "merge it first" in fails("train", "--model", adapter, "--data-dir", tiny/"pairs", "--output-dir", tmp_path/"y")
+
+
+def test_an_adapter_on_tied_embeddings_is_loaded_as_peft_runs_it(tiny, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from xgdetox.models import load_model
+    tuned = get_peft_model(load_model(tiny/"bloom"), LoraConfig(r=4, target_modules=["word_embeddings", "query_key_value"], task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for n, p in tuned.named_parameters():
+            if "lora_" in n: p.normal_(std=.05)
+    tuned.save_pretrained(tmp_path)
+    ids = torch.randint(3, 250, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(): assert torch.allclose(tuned.eval()(ids).logits, load_model(tmp_path)(ids).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("double", [True, False])
+def test_rounding_in_place_is_what_a_four_bit_model_computes_with(family, double, tmp_path):
+    from xgdetox.models import load_model, round_to_4bit
+    from xgdetox.training import dequantised_base
+    make_model(family, 259, d=96).save_pretrained(tmp_path)
+    mine = load_model(tmp_path)
+    round_to_4bit(mine, "nf4", double)
+    theirs = dequantised_base(tmp_path, "nf4", double).state_dict()
+    assert all(torch.allclose(v, theirs[k], atol=1e-6) for k, v in mine.state_dict().items())
+
+
 def test_deterministic_finished_and_not_mixed_up(tiny, tmp_path):
     a, b, c = (train(tiny/"gpt2", tiny/"pairs", tmp_path/name, seed=seed, **QUICK) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
     same = lambda x, y: all(torch.equal(u, v) for u, v in zip(weights(x).values(), weights(y).values()))
@@ -363,6 +521,13 @@ def test_the_originals_own_command_lines_run(tiny, tmp_path, capfd):
     run(f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/q --use_lora --load_in_4bit --max_steps 1")
     assert read_json(tmp_path/"q/manifest.json")["settings"]["method"] == "qlora"
     run(f"merge --base_model_name {tiny}/llama --lora_adapter {tmp_path}/o/adapter --output_dir {tmp_path}/m --dtype bfloat16")
+    run(f"merge --base_model_name {tiny}/llama --lora_adapter {tmp_path}/o/final_checkpoint --output_dir {tmp_path}/again --dtype bfloat16")       # where its README looks for the adapter
+    assert all(torch.equal(v, weights(tmp_path/"again")[k]) for k, v in weights(tmp_path/"m").items())
+    capfd.readouterr()
+    run(f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/f --use_lora False --train_perc 0.5 --sanity_check True --save_steps 25 --model_dtype float --log_freq 1 "
+        "--ignore_bias_buffers False --gradient_checkpointing_use_reentrant False --max_steps 1 --report_to none")
+    f, told = read_json(tmp_path/"f/manifest.json"), [l for l in capfd.readouterr().err.splitlines() if l.startswith("xgdetox: ")]
+    assert (f["settings"]["method"], f["settings"]["limit"], f["kept"]) == ("full", 1000, 32) and len(told) == 5
     assert (tmp_path/"m/model.safetensors").exists() and next(iter(weights(tmp_path/"m").values())).dtype == torch.bfloat16
 
 

@@ -166,9 +166,9 @@ def neuron_groups(cosine, activation) -> dict[str, list]:
     return {"toxic, active": pick(toxic & active), "toxic, negative": pick(toxic & ~active),
             "against, active": pick(~toxic & active), "against, negative": pick(~toxic & ~active)}
 
-def patch_groups(base, tokenizer, probe, neurons, prompts) -> dict:
+def patch_groups(base, tokenizer, probe, neurons, prompts, bos="tokenizer") -> dict:
     "What `explained_drop` patches: the selected `neurons`, the four groups by `probe` and mean activation on `prompts`, and all neurons."
-    activation = all_activations(base, tokenizer, prompts)                    # layer, neuron
+    activation = all_activations(base, tokenizer, prompts, bos=bos)           # layer, neuron
     cosine = rank_value_vectors(base, probe, None).sort_values(["layer", "neuron"]).cosine.to_numpy().reshape(activation.shape)
     return {"selected": neurons, **neuron_groups(cosine, activation), "all": "all"}
 
@@ -205,25 +205,26 @@ def same_layers(neurons, parts, seed: int = 0) -> list[list[int]]:
 
 # %% ../nbs/08_activations.ipynb #c046
 def explain_transfer(base, tuned, train_file, prompt_files: dict, lexicon, *, labelled: dict | None = None, top_k: int = 100, offsets=(-1.0, -2.0), sets: int = 20,
-                     permutations: int = 1000, tokenizer=None, limit=None, seed: int = 0, label: str = "", tuning: str = "dpo", folder=None) -> pd.DataFrame:
+                     permutations: int = 1000, tokenizer=None, bos="tokenizer", limit=None, seed: int = 0, label: str = "", tuning: str = "dpo", folder=None) -> pd.DataFrame:
     """Probe, value vectors, intervention, activations and shares of `base` against `tuned`: one tidy table, every number with its control.
 
     `train_file`: labelled English texts; `labelled`: {language: file} for the zero-shot AUC; `lexicon`: rude words. `folder` keeps probe and neurons."""
     (base, tokenizer), tuned = load(base, tokenizer), load(tuned, tokenizer)[0]
     folder, codes = Path(folder or tempfile.mkdtemp()), {normalise_language(k): p for k, p in prompt_files.items()}
     same, rude = dict(tokenizer=tokenizer, label=label, seed=seed), {c: _words(lexicon, None, c) for c in codes}
-    probe = train_probe(base, train_file, folder/"probe", cache=folder, **same)
+    probe = train_probe(base, train_file, folder/"probe", cache=folder, bos=bos, **same)
     tables = [read_table(probe/"probe.csv")] if not labelled else [evaluate_probe(base, probe, labelled, cache=folder, **same)]
     english = list(load_prompts(codes["en"], "en", limit).rows["prompt"])
-    activation = all_activations(base, tokenizer, english)
-    sources = select_sources(base, tokenizer, rank_value_vectors(base, probe, top_k), english)
+    activation = all_activations(base, tokenizer, english, bos=bos)
+    sources = select_sources(base, tokenizer, rank_value_vectors(base, probe, top_k), english, bos=bos)
     neurons = sources.loc[sources.actual, ["layer", "neuron"]].to_numpy().tolist()
     write_neurons(folder/"neurons.json", neurons)
     vectors = multilinguality_test(base, tokenizer, neurons, activation, rude).rename(columns={"measure": "metric"})
     tables.append(tidy(vectors.assign(model=label, tuning="base", seed=seed, language="all", n=len(neurons))))
-    tables.append(mass_curve(base, neurons, offsets, codes, lexicon, activation=activation, sets=sets, limit=limit, **same))
-    tables.append(compare_activations(base, tuned, neurons, codes, sets=permutations, limit=limit, tuning=tuning, **same))
-    tables.append(explained_drop(base, tuned, patch_groups(base, tokenizer, probe, neurons, english), codes, lexicon, limit=limit, tuning=tuning, **same))
+    same |= dict(bos=bos, limit=limit)
+    tables.append(mass_curve(base, neurons, offsets, codes, lexicon, activation=activation, sets=sets, **same))
+    tables.append(compare_activations(base, tuned, neurons, codes, sets=permutations, tuning=tuning, **same))
+    tables.append(explained_drop(base, tuned, patch_groups(base, tokenizer, probe, neurons, english, bos), codes, lexicon, tuning=tuning, **same))
     return tidy(pd.concat(tables, ignore_index=True))
 
 # %% ../nbs/08_activations.ipynb #c055

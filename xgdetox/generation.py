@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from .data import LANGUAGES, InputError, file_language, load_prompts, normalise_language, read_json, read_jsonl, write_atomic, write_json
-from .models import context_length, encode, length_batches, load_model, load_tokenizer, token_ids
+from .models import adapter_base, context_length, encode, length_batches, load_model, load_tokenizer, token_ids, with_adapter
 
 # %% ../nbs/02_generation.ipynb #c011
 def row_seed(seed: int, language: str, prompt_id: str, sample: int = 0) -> int:
@@ -380,9 +380,7 @@ def _work(task): return continue_batch(_worker["model"], _worker["tokenizer"], t
 def load_adapted(model, adapter=None, dtype="auto", device=None):
     "A causal LM with a LoRA adapter beside its weights (not merged into them), where there is one."
     loaded = load_model(model, dtype=dtype if isinstance(dtype, torch.dtype) or dtype == "auto" else getattr(torch, dtype), device=device)
-    if adapter is None: return loaded
-    from peft import PeftModel
-    return PeftModel.from_pretrained(loaded, str(adapter)).eval()
+    return loaded if adapter is None else with_adapter(loaded, adapter, merge=False)
 
 # %% ../nbs/02_generation.ipynb #c067
 @contextmanager
@@ -478,8 +476,8 @@ def generate(model, prompt_files: dict, output_dir, *, name: str | None = None, 
 # %% ../nbs/02_generation.ipynb #c074
 def split_adapter(model, adapter=None):
     "(base, adapter): a folder that holds only a LoRA adapter names its own base."
-    if isinstance(model, torch.nn.Module) or not (Path(model) / "adapter_config.json").exists(): return model, adapter
-    return read_json(Path(model) / "adapter_config.json")["base_model_name_or_path"], Path(model)
+    base = None if isinstance(model, torch.nn.Module) else adapter_base(model)
+    return (base, Path(model)) if base else (model, adapter)
 
 def tokenizer_of(model, adapter=None):
     "Where the tokenizer lies: with the adapter if it has one, else with the model."

@@ -83,7 +83,7 @@ def _one(model, tokenizer, neurons, offset, prompt_files, output_dir, scorer, le
     tables = [toxicity_table(output_dir/name/"scores", **head)]
     if quality:
         from xgdetox.quality import quality_table
-        tables.append(quality_table(output_dir/name, metrics=quality, lm=(model, tokenizer), **head))
+        tables.append(quality_table(output_dir/name, metrics=quality, lm=(model, tokenizer), bos=settings["bos"], **head))
     return rows + [r for t in tables for r in t.to_dict("records")]
 
 # %% ../nbs/07_intervention.ipynb #c014

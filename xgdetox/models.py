@@ -5,36 +5,94 @@
 # %% ../nbs/00a_models.ipynb #c002
 from __future__ import annotations
 
-import hashlib, inspect, os
+import hashlib, inspect, os, re, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from .data import InputError
+from .data import InputError, read_json
 
 # %% auto #0
-__all__ = ['load_model', 'load_tokenizer', 'load', 'fingerprint', 'encode', 'token_ids', 'length_batches', 'batch_tokens',
-           'Anatomy', 'widths', 'anatomy', 'value_vector_matrix', 'neuron_hooks', 'last_position', 'check_neurons',
-           'Readings', 'context_length', 'pooled_states']
+__all__ = ['adapter_base', 'with_adapter', 'round_to_4bit', 'load_model', 'load_tokenizer', 'load', 'fingerprint', 'encode',
+           'token_ids', 'check_bos', 'bos_of', 'length_batches', 'batch_tokens', 'Anatomy', 'widths', 'anatomy',
+           'value_vector_matrix', 'neuron_hooks', 'last_position', 'check_neurons', 'Readings', 'context_length',
+           'pooled_states']
+
+# %% ../nbs/00a_models.ipynb #c0a2
+def adapter_base(folder) -> str | None:
+    """The base that a LoRA folder names, as `load_model` takes it: a path (also as seen from the folder), a shipped world, a hub name. None for what is no LoRA folder.
+
+    Raises `InputError` where the base is a path and is not there."""
+    folder = Path(str(folder))
+    if not (folder/"adapter_config.json").is_file() or [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*")]: return None
+    named = str(read_json(folder/"adapter_config.json").get("base_model_name_or_path") or "")
+    shipped = Path(str(resources.files("xgdetox")))/"assets"/"world"/Path(named).name if Path(named).parts[-3:-1] in ((), ("assets", "world")) else None
+    for place in filter(None, (Path(named), folder/named, shipped)):
+        if named and (place/"config.json").is_file(): return str(place)
+    if re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", named): return named                     # a hub name
+    raise InputError(f"its base {named!r} is not at hand", folder, remedy="bring it back, or merge the adapter into a base that is: xgdetox merge --base-model M --lora-adapter FOLDER")
+
+# %% ../nbs/00a_models.ipynb #c0a3
+def with_adapter(model, folder, merge: bool = True):
+    """`model` with the LoRA adapter of `folder` in its weights, or beside them without `merge`; `model` itself is changed.
+
+    A base that was rounded to 4 bits in training is rounded here. An adapter on tied embeddings gives the head weights of its own, without which PEFT would merge wrongly."""
+    from peft import PeftModel
+    note = read_json(Path(str(folder))/"trained_on.json") if (Path(str(folder))/"trained_on.json").exists() else {}
+    if note.get("quantisation"): round_to_4bit(model, note["quantisation"], note["double_quantisation"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                                                 # PEFT tells us that GPT-2 stores its maps transposed
+        adapted = PeftModel.from_pretrained(model, str(folder)).eval()
+    if not merge: return adapted
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    first, last = (getattr(e, "base_layer", e) for e in ends)
+    if first.weight is last.weight and ends != (first, last):
+        last.weight, model.config.tie_word_embeddings = nn.Parameter(last.weight.detach().clone()), False
+    return adapted.merge_and_unload()
+
+def _load_merged(base, folder, dtype, device):
+    "The base with the adapter merged in float32, then in `dtype` on `device`; where it is spread over devices, merged in `dtype`."
+    if device == "auto": model = with_adapter(load_model(base, dtype, device), folder)
+    else:
+        own = read_json(Path(base)/"config.json") if (Path(base)/"config.json").is_file() else {}
+        model = with_adapter(load_model(base, torch.float32, "cpu"), folder)
+        if dtype == "auto": dtype = getattr(torch, str(own.get("dtype", own.get("torch_dtype")) or "bfloat16"))
+        model = model.to(device, dtype)
+    model.config.dtype, model.name_or_path, model.config._name_or_path = dtype, str(folder), str(folder)
+    return model.eval()
+
+# %% ../nbs/00a_models.ipynb #c0a4
+def round_to_4bit(model, kind: str = "nf4", double: bool = True):
+    "Round the weights of every linear map but the head to 4 bits and back, in place: what a QLoRA base computes with. bitsandbytes reads them as (output, input), in one long row."
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+    for module in model.modules():
+        if module is model.get_output_embeddings() or not widths(module): continue
+        weight = module.weight.data if hasattr(module, "in_features") else module.weight.data.T
+        row = weight.contiguous().view(1, -1)
+        weight.copy_(dequantize_4bit(*quantize_4bit(row, quant_type=kind, compress_statistics=double)).view(weight.shape))
 
 # %% ../nbs/00a_models.ipynb #c008
 def load_model(name, dtype="auto", device=None):
     """A causal LM in evaluation mode; a model that is loaded already comes back as it is.
 
     `dtype` "auto": float32 on a CPU, the checkpoint's own elsewhere. `device`: None picks a GPU where there is one, and
-    all GPUs of a grid's job that was given several; "auto" spreads the layers over all devices. Raises `InputError` where `name` holds no model."""
+    all GPUs of a grid's job that was given several; "auto" spreads the layers over all devices. A LoRA folder is a model too: its base
+    with the adapter merged in. Raises `InputError` where `name` holds no model."""
     if isinstance(name, nn.Module): return name.eval()
     import transformers, sys
     if not sys.stderr.isatty(): transformers.utils.logging.disable_progress_bar()
-    if Path(str(name)).is_dir() and not (Path(str(name))/"config.json").exists():
+    base = adapter_base(name)
+    if Path(str(name)).is_dir() and not base and not (Path(str(name))/"config.json").exists():
         raise InputError("no config.json: not a model folder", path=name, remedy="pass a folder made by save_pretrained")
     several = torch.cuda.device_count() > 1 and "XGDETOX_RUN" in os.environ
     device = device or ("auto" if several else "cuda" if torch.cuda.is_available() else "cpu")
     if dtype == "auto" and str(device) == "cpu": dtype = torch.float32
+    if base: return _load_merged(base, name, dtype, device)
     where = {"device_map": "auto"} if device == "auto" else {}
     try: model = transformers.AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype, **where)
     except (OSError, ValueError) as e:
@@ -51,6 +109,7 @@ def load_tokenizer(name):
     from transformers import AutoTokenizer
     folder, remedy = Path(str(name)), "save the tokenizer beside the model with save_pretrained"
     if folder.is_dir() and not any((folder/f).exists() for f in _TOKENIZER_FILES):
+        if base := adapter_base(folder): return load_tokenizer(base)
         raise InputError("no tokenizer in the model folder", path=name, remedy=remedy)
     try: return _with_padding(AutoTokenizer.from_pretrained(str(name)))
     except (OSError, ValueError) as e:
@@ -98,11 +157,30 @@ def encode(tokenizer, texts, bos="tokenizer", side="left", max_length=None, devi
 # %% ../nbs/00a_models.ipynb #c017
 def token_ids(tokenizer, text, bos="tokenizer") -> list:
     "Token ids of one text, or a list of them for a list of texts, which is several times faster; `bos` as in `encode`."
-    if bos not in ("tokenizer", "paper"): raise InputError(f"bos is {bos!r}", field="bos", remedy="use tokenizer or paper")
+    check_bos(bos)
     if not isinstance(text, str) and not len(text): return []                     # tokenizers do not take no text
     first, ids = tokenizer.bos_token_id if bos == "paper" else None, tokenizer(text if isinstance(text, str) else list(text))["input_ids"]
     begun = lambda r: [first, *r] if first is not None and r[:1] != [first] else list(r)
     return begun(ids) if isinstance(text, str) else [begun(r) for r in ids]
+
+# %% ../nbs/00a_models.ipynb #c0a6
+def check_bos(bos) -> str:
+    "`bos`, if it is one of the two words; else `InputError`."
+    if bos not in ("tokenizer", "paper"): raise InputError(f"bos is {bos!r}", field="bos", remedy="use tokenizer or paper")
+    return bos
+
+def bos_of(model, given=None) -> str:
+    """`given` if anything is; else what `model` was trained with, by the manifest or note that `train` and `merge` left in its folder or above it, or what the
+    continuations in a folder were made with; else "tokenizer"."""
+    if given is not None: return check_bos(given)
+    folder = Path(str(getattr(model, "name_or_path", model)))
+    for path in (folder/"manifest.json", folder/"trained_on.json", folder.parent/"manifest.json"):
+        said = read_json(path) if path.is_file() else {}
+        if path.parent != folder and not (said.get("final") and folder.name in (said["final"], "adapter")): continue
+        texts = said["files"].values() if said.get("step") == "generate" else ()
+        found = {m.get("bos") for m in (said, said.get("settings") or {}, *(t["settings"] for t in texts))} & {"tokenizer", "paper"}
+        if len(found) == 1: return found.pop()
+    return "tokenizer"
 
 # %% ../nbs/00a_models.ipynb #c021
 def length_batches(lengths, max_tokens: int = 4096, max_rows: int = 256) -> list[list[int]]:

@@ -12,7 +12,7 @@ __all__ = ['METRICS', 'Measured', 'PANELS', 'common_prefix', 'continuation_loss'
 # %% ../nbs/04_quality.ipynb #c002
 import json, math
 from collections import namedtuple
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ import torch
 
 from .data import LANGUAGES, InputError, normalise_language, read_json, write_atomic
 from .generation import accepts, generation_files, read_generations, split_adapter
-from .models import batch_tokens, context_length, encode, length_batches, load_model, load_tokenizer, token_ids
+from .models import adapter_base, batch_tokens, context_length, encode, length_batches, load_model, load_tokenizer, token_ids
 from .stats import bootstrap_mean, holm, paired_difference, tidy, write_table
 
 # %% ../nbs/04_quality.ipynb #c013
@@ -41,7 +41,8 @@ def continuation_loss(model, tokenizer, prompts, texts, bos="tokenizer", max_tok
     room, rows = context_length(model), []
     for (prompt, text), ids in zip(pairs, token_ids(tokenizer, [p + t for p, t in pairs], bos)):
         known = common_prefix(ids, heads[prompt])
-        if not known: ids, known = heads[prompt] + tokenizer(text, add_special_tokens=False)["input_ids"], len(heads[prompt])   # one token had swallowed the prompt
+        begun = heads[prompt][:1] == [getattr(tokenizer, "bos_token_id", None)]              # a begin-of-text token is no part of the prompt
+        if known <= begun: ids, known = heads[prompt] + tokenizer(text, add_special_tokens=False)["input_ids"], len(heads[prompt])   # one token had swallowed the prompt
         scored = min(len(ids) - known, len(ids) - 1)                                         # the first token follows nothing
         rows.append((ids[-room:] if room else ids, min(scored, (room or len(ids)) - 1)))
     loss = np.full(len(rows), np.nan)
@@ -225,12 +226,12 @@ def prompt_values(m: Measured) -> pd.DataFrame:
     return pd.DataFrame({"language": m.language, "metric": m.metric, "prompt_id": v.index.astype(str), "value": v.to_numpy(), "scorer": m.scorer})
 
 # %% ../nbs/04_quality.ipynb #c058
-def perplexity_values(df, language, lm, lm_name, paper=False, outlier: float = 1e4):
+def perplexity_values(df, language, lm, lm_name, paper=False, outlier: float = 1e4, bos="tokenizer"):
     "Adds `perplexity` (and `loss`) to `df`; median, quartiles, mean loss, the share of blanks, which have none, and the share over `outlier`, which the paper drops."
     model, tokenizer = lm
     if paper: df["perplexity"] = paper_perplexity(model, tokenizer, df.prompt.tolist(), df.generated_text.tolist())
     else:
-        of = seq2seq_loss if model.config.is_encoder_decoder else continuation_loss
+        of = seq2seq_loss if model.config.is_encoder_decoder else partial(continuation_loss, bos=bos)
         df["loss"], df["lm_tokens"] = of(model, tokenizer, df.prompt.tolist(), df.generated_text.tolist())
         df["perplexity"] = np.exp(df.loss)
     v = df.set_index("prompt_id").perplexity
@@ -272,11 +273,11 @@ def language_values(df, language):
 
 # %% ../nbs/04_quality.ipynb #c063
 def quality_table(generations_folder, *, metrics=METRICS, lm=None, tokenizer=None, model="", tuning="", seed=0, paper=False, output=None, dtype="auto",
-                  languages=None) -> pd.DataFrame:
+                  languages=None, bos="tokenizer") -> pd.DataFrame:
     """The tidy table of one folder of continuations: a row a language and metric, with intervals over prompts.
 
     `lm`: name or path of the model whose perplexity is taken (the untuned base; with `paper` an mT5), or (model, tokenizer). `tokenizer`: whose pieces
-    diversity counts (default: the lm's; without either, words). `output`: FILE.csv; each text's values go beside it to FILE-texts.parquet, each prompt's to
+    diversity counts (default: the lm's; without either, words). `bos`: as in `encode`, for a causal lm. `output`: FILE.csv; each text's values go beside it to FILE-texts.parquet, each prompt's to
     FILE-prompts.parquet. Raises `InputError`."""
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     for m in metrics:
@@ -288,7 +289,7 @@ def quality_table(generations_folder, *, metrics=METRICS, lm=None, tokenizer=Non
     measured, texts = [], []
     for language, path in files.items():
         df = read_generations(path)
-        measured += _measure(df, language, metrics, paper, **how)
+        measured += _measure(df, language, metrics, paper, bos=bos, **how)
         texts.append(df.assign(language=language).drop(columns=["prompt", "generated_text"]))
     table = tidy([dict(model=model, tuning=tuning, seed=seed) | row_of(m) for m in measured])
     if output is not None:
@@ -298,10 +299,10 @@ def quality_table(generations_folder, *, metrics=METRICS, lm=None, tokenizer=Non
     return table
 
 # %% ../nbs/04_quality.ipynb #c064
-def _measure(df, language, metrics, paper, lm, lm_name, tokenizer, spoken):
+def _measure(df, language, metrics, paper, lm, lm_name, tokenizer, spoken, bos="tokenizer"):
     "All metrics asked for of one language's texts; each adds what it knows of a text to `df`."
     found = []
-    if "perplexity" in metrics: found += perplexity_values(df, language, lm, lm_name, paper)
+    if "perplexity" in metrics: found += perplexity_values(df, language, lm, lm_name, paper, bos=bos)
     if "diversity" in metrics: found += diversity_values(df, language, tokenizer, spoken)
     if "length" in metrics: found += length_values(df, language)
     if "language" in metrics: found += language_values(df, language)
@@ -340,7 +341,7 @@ def _load_lm(lm, paper, dtype="auto"):
     "(model, tokenizer) of a causal or an encoder-decoder LM, by its configuration."
     if isinstance(lm, tuple): return lm
     from transformers import AutoConfig, AutoModelForSeq2SeqLM
-    try: is_seq2seq = AutoConfig.from_pretrained(str(lm)).is_encoder_decoder
+    try: is_seq2seq = AutoConfig.from_pretrained(adapter_base(lm) or str(lm)).is_encoder_decoder
     except (OSError, ValueError) as e: raise InputError("no model can be loaded", lm, remedy="check the path, or fetch the model first") from e
     if paper and not is_seq2seq: raise InputError("the paper's perplexity needs an encoder-decoder", lm, remedy="use an mT5, or leave out --paper")
     if not is_seq2seq: return load_model(lm, dtype=dtype), load_tokenizer(lm)

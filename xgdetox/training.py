@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from copy import copy
 from functools import partial, wraps
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -17,18 +18,19 @@ import torch.nn.functional as F
 import yaml
 
 from .data import InputError, load_pairs, read_json, write_json
-from .models import encode, load_model, load_tokenizer, token_ids, widths
+from .models import adapter_base, encode, load_model, load_tokenizer, token_ids, widths
 
 # %% auto #0
 __all__ = ['RECIPES', 'ACCELERATE', 'DEFAULTS', 'DPO_LOSSES', 'OTHER_LOSSES', 'WHOLE', 'NUMBERS', 'CHECK_TEXTS', 'dpo_loss',
-           'load_recipe', 'recipes', 'number', 'check_keys', 'check_settings', 'recipe_for', 'encode_pair',
-           'common_prefix', 'encode_pairs', 'split_pairs', 'training_order', 'pair_length', 'evaluation_interval',
-           'plan_run', 'ReferenceKL', 'check_targets', 'lora_config', 'share_trained', 'load_4bit', 'linear_4bit',
-           'dequantised', 'trainer_class', 'score_completions', 'rows_for', 'arguments', 'callbacks', 'timed',
-           'show_progress', 'latest_checkpoint', 'fingerprint', 'same_run', 'train', 'check_model', 'build_trainer',
-           'renumber', 'reference_kl', 'load_for_training', 'stored', 'quiet', 'save_final', 'finish',
-           'remove_checkpoints', 'summary', 'dequantised_base', 'logits_of', 'compare_logits', 'merge_adapter',
-           'merge_into', 'adapter_facts', 'merged_already', 'check_adapter', 'untie_head', 'saved_dtype']
+           'load_recipe', 'recipes', 'number', 'check_keys', 'check_settings', 'recipe_for', 'check_deepspeed',
+           'encode_pair', 'common_prefix', 'encode_pairs', 'split_pairs', 'training_order', 'pair_length',
+           'evaluation_interval', 'plan_run', 'ReferenceKL', 'check_targets', 'lora_config', 'share_trained',
+           'load_4bit', 'linear_4bit', 'dequantised', 'trainer_class', 'score_completions', 'rows_for', 'arguments',
+           'callbacks', 'timed', 'progress_line', 'show_progress', 'latest_checkpoint', 'fingerprint', 'same_run',
+           'train', 'check_model', 'build_trainer', 'renumber', 'reference_kl', 'load_for_training', 'stored', 'quiet',
+           'save_final', 'finish', 'remove_checkpoints', 'summary', 'dequantised_base', 'logits_of', 'compare_logits',
+           'merge_adapter', 'merge_into', 'find_adapter', 'adapter_note', 'adapter_facts', 'merged_already',
+           'check_adapter', 'untie_head', 'saved_dtype']
 
 # %% ../nbs/01_training.ipynb #c007
 def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta: float = 0.1):
@@ -47,7 +49,7 @@ ACCELERATE = RECIPES.with_name("accelerate")
 DEFAULTS = dict(
     model=None, published=None, method="full", loss="sigmoid", beta=0.1, label_smoothing=0.0, simpo_gamma=0.5,
     optimizer="rmsprop", learning_rate=1e-5, schedule="constant_with_warmup", warmup_steps=0, weight_decay=0.0, max_grad_norm=10.0,
-    batch_size=4, gradient_accumulation=1, epochs=1, max_steps=None, group_by_length=True, limit=None,
+    batch_size=4, gradient_accumulation=1, epochs=1, max_steps=None, group_by_length=True, limit=None, train_fraction=None,
     max_length=256, max_prompt_length=None, max_characters=None, bos="tokenizer",
     eval_fraction=0.05, eval_pairs=128, eval_steps=None, eval_share=0.1, eval_batch_size=None, patience_steps=None,
     lora_r=64, lora_alpha=16, lora_dropout=0.05, lora_targets="all-linear",
@@ -57,7 +59,7 @@ DEFAULTS = dict(
 
 # %% ../nbs/01_training.ipynb #c012
 DPO_LOSSES = ("sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
-              "sigmoid_norm").split()             # the loss types of TRL 1.16's DPOTrainer, each run once
+              "sigmoid_norm").split()             # the loss types of TRL 1.16's DPOTrainer, each run by a test
 OTHER_LOSSES = {"kto": "KTOTrainer", "simpo": "CPOTrainer", "orpo": "ORPOTrainer"}
 
 # %% ../nbs/01_training.ipynb #c013
@@ -86,7 +88,7 @@ def recipes() -> list[str]:
     return sorted(p.stem for p in RECIPES.glob("*.yaml"))
 
 WHOLE = [k for k, v in DEFAULTS.items() if type(v) is int and k != "epochs"] + ["max_steps", "limit", "max_prompt_length", "max_characters", "eval_steps", "eval_batch_size", "patience_steps"]
-NUMBERS = WHOLE + [k for k, v in DEFAULTS.items() if type(v) is float] + ["epochs"]
+NUMBERS = WHOLE + [k for k, v in DEFAULTS.items() if type(v) is float] + ["epochs", "train_fraction"]
 
 def number(key: str, value):
     "A number, also where it is written as text (YAML reads 1e-5 as text, a command line reads all as text); InputError names the key."
@@ -115,6 +117,7 @@ def check_settings(settings: dict):
         if isinstance(value, bool) and not isinstance(settings[key], bool): raise InputError(f"{settings[key]!r} is neither true nor false", field=key, remedy="write true or false")
     for key in ("batch_size", "gradient_accumulation", "epochs", "max_length", "learning_rate", "beta", "eval_pairs", "eval_share", "eval_fraction"):
         if not settings[key] > 0: raise InputError(f"{settings[key]!r} is not above 0", field=key, remedy="give a positive number")
+    if settings["train_fraction"] is not None and not 0 < settings["train_fraction"] <= 1: raise InputError(f"{settings['train_fraction']} is not in (0, 1]", field="train_fraction", remedy="1 takes all pairs")
     smoothing = settings["label_smoothing"]
     if settings["loss"] == "exo_pair" and not smoothing: raise InputError("exo_pair needs it above 0", field="label_smoothing", remedy="set it to 1.0e-3, as its paper advises")
     if not 0 <= smoothing < .5: raise InputError(f"{smoothing} is not in [0, 0.5)", field="label_smoothing", remedy="leave it at 0")
@@ -126,6 +129,12 @@ def recipe_for(model) -> str:
     for r in recipes():
         if yaml.safe_load((RECIPES/f"{r}.yaml").read_text(encoding="utf-8"))["model"].rpartition("/")[2].lower() == name: return r
     return "world" if name.startswith(("world", "control")) else "mgpt"
+
+# %% ../nbs/01_training.ipynb #c0d1
+def check_deepspeed(configuration: str):
+    "`InputError` where a configuration of accelerate needs deepspeed and it is not there: only ZeRO's do."
+    if configuration.startswith("zero") and find_spec("deepspeed") is None:
+        raise InputError(f"{configuration} needs deepspeed, which is not installed", field="accelerate", remedy="pip install 'xgdetox[deepspeed]', or use fsdp2, which needs nothing more")
 
 # %% ../nbs/01_training.ipynb #c025
 def encode_pair(tokenizer, prompt: str, chosen: str, rejected: str, bos="tokenizer", max_length=256, max_prompt_length=None) -> dict | None:
@@ -151,6 +160,9 @@ def common_prefix(a: list, b: list) -> int:
 def encode_pairs(tokenizer, data_dir, settings: dict):
     "All pairs of `data_dir` as token ids, and the report on what was kept and dropped."
     rows, report = load_pairs(data_dir, max_characters=settings["max_characters"], limit=settings["limit"])
+    if (some := int(len(rows) * (settings["train_fraction"] or 1))) < len(rows):              # the first ones, as upstream's train_perc
+        report.drop("outside train_fraction", len(rows) - some); report.kept = some
+        rows = rows.select(range(some))
     keys = ("bos", "max_length", "max_prompt_length")
     encoded = [encode_pair(tokenizer, r["prompt"], r["chosen"], r["rejected"], **{k: settings[k] for k in keys}) for r in rows]
     pairs = [p for p in encoded if p]
@@ -393,6 +405,7 @@ def callbacks(settings: dict, out: Path, kl=None) -> list:
     from transformers import TrainerCallback
 
     class Beside(TrainerCallback):
+        said = ""
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step >= state.max_steps: control.should_evaluate = control.should_log = True
 
@@ -401,11 +414,11 @@ def callbacks(settings: dict, out: Path, kl=None) -> list:
             seen = [(e["eval_loss"], e["step"]) for e in state.log_history if "eval_loss" in e]
             patience = settings["patience_steps"]
             if patience and state.global_step - min(seen)[1] >= patience: control.should_training_stop = True
-            show_progress(state)
+            self.said = show_progress(state, self.said)
 
         def on_log(self, args, state, control, **kwargs):
             for key in [k for k in state.log_history[-1] if "entropy" in k or "logits/" in k]: state.log_history[-1].pop(key)      # not computed, see score_completions
-            show_progress(state)
+            if "eval_loss" not in state.log_history[-1]: self.said = show_progress(state, self.said)       # an evaluation shows its line with the KL
 
         def on_save(self, args, state, control, **kwargs):
             if torch.distributed.is_initialized(): torch.distributed.barrier()
@@ -424,13 +437,21 @@ def timed(f, *args) -> tuple:
     return f(*args), time.time() - start
 
 # %% ../nbs/01_training.ipynb #c061
-def show_progress(state):
-    "One line on the terminal, rewritten in place: step, loss, reward accuracy and margin, held-back loss, KL to the reference."
-    if not (state.is_world_process_zero and sys.stderr.isatty()): return
+def progress_line(state) -> str:
+    "Step, loss, reward accuracy and margin, held-back loss, KL to the reference: of each the last that is known. The last two are measured at evaluations."
     last = {k: v for entry in state.log_history for k, v in entry.items()}
     names = dict(loss="loss", accuracy="rewards/accuracies", margin="rewards/margins", held_back="eval_loss", KL="eval_kl")
-    facts = " ".join(f"{name} {last[key]:.3f}" for name, key in names.items() if key in last)
-    print(f"\r\033[Kstep {state.global_step}/{state.max_steps} {facts}", end="", file=sys.stderr, flush=True)
+    return f"step {state.global_step}/{state.max_steps} " + " ".join(f"{name} {last[key]:.3f}" for name, key in names.items() if key in last)
+
+def show_progress(state, said: str = "") -> str:
+    """`progress_line`, which it returns, on stderr: on a terminal rewritten in place, in a file a line of its own where it is not what was `said` before.
+
+    Nothing in a notebook, where the log of the run is a table."""
+    line = progress_line(state)
+    if not state.is_world_process_zero or type(sys.stderr).__module__.startswith("ipykernel"): return line
+    if sys.stderr.isatty(): print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+    elif line != said: print(line, file=sys.stderr, flush=True)
+    return line
 
 # %% ../nbs/01_training.ipynb #c062
 def latest_checkpoint(folder, clean: bool = False) -> Path | None:
@@ -497,6 +518,7 @@ def check_model(model, settings: dict):
     reporters = ["none", *get_available_reporting_integrations()]
     for name in str(settings["report_to"]).split(","):
         if name not in reporters: raise InputError(f"{name!r} is not installed here, or not known", field="report_to", remedy=f"install it; here are {', '.join(reporters)}")
+    if adapter_base(model): raise InputError("is a LoRA adapter, and tuning starts from a whole model", model, remedy="merge it first: xgdetox merge")
     try:
         with torch.device("meta"): empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(model)))
     except (OSError, ValueError) as e:
@@ -590,7 +612,7 @@ def save_final(trainer, tokenizer, model, settings: dict, out: Path) -> Path:
     tokenizer.save_pretrained(part)
     (part/"training_args.bin").unlink(missing_ok=True)
     four = settings["quantisation"] if settings["method"] == "qlora" else None
-    if settings["method"] != "full": write_json(part/"trained_on.json", dict(base=str(model), quantisation=four, double_quantisation=bool(four and settings["double_quantisation"])))
+    if settings["method"] != "full": write_json(part/"trained_on.json", dict(base=str(model), bos=settings["bos"], quantisation=four, double_quantisation=bool(four and settings["double_quantisation"])))
     shutil.rmtree(final, ignore_errors=True)
     os.replace(part, final)
     if settings["method"] == "full" or settings["merge"] == "none": return final
@@ -667,8 +689,8 @@ def merge_adapter(base_model, lora_adapter, output_dir, base: str = "dequantised
     `base`: "dequantised", the base as the adapter was trained on (rounded to 4 bits and back where it was); "16bit", the published weights, as in the
     paper. `dtype`: of the saved weights; "auto" is the checkpoint's. `untie`: give the output head its own copy where the adapter changes tied
     embeddings. `quantisation`: of an adapter from elsewhere ("nf4", "fp4"; "none"). The saved model's logits on `texts` are compared with the adapted
-    model's; `InputError` if they differ by more than rounding."""
-    out, adapter = Path(output_dir), Path(str(lora_adapter))
+    model's; `InputError` if they differ by more than rounding. `lora_adapter`: the adapter's folder, or the output folder of its training."""
+    out, adapter = Path(output_dir), find_adapter(lora_adapter)
     for field, value, values in (("base", base, ["dequantised", "16bit"]), ("dtype", str(dtype).removeprefix("torch."), ["auto", "float32", "bfloat16", "float16"]), ("quantisation", quantisation, [None, "nf4", "fp4", "none"])):
         if value not in values: raise InputError(f"{value!r} is not known", field=field, remedy=f"use one of {', '.join(filter(None, values))}")
     run = dict(base_model=str(base_model), base=base, dtype=str(dtype), adapter=fingerprint(adapter), base_files=fingerprint(base_model), **adapter_facts(adapter, quantisation))
@@ -679,7 +701,7 @@ def merge_adapter(base_model, lora_adapter, output_dir, base: str = "dequantised
     if facts["rms"] > facts["allowed"]:
         shutil.rmtree(part)
         raise InputError(f"the merged model's logits differ by {facts['rms']:.2g} (rms) from the adapted model's; rounding explains {facts['allowed']:.2g}", adapter, remedy="check that this is the adapter's base and quantisation")
-    write_json(part/"manifest.json", run | dict(untied=untie, check=facts))
+    write_json(part/"manifest.json", run | dict(untied=untie, check=facts, bos=adapter_note(adapter).get("bos")))
     os.replace(part, out)
     return out
 
@@ -702,13 +724,23 @@ def merge_into(part: Path, base_model, adapter: Path, run: dict, texts: list, un
     precision = saved_dtype(base_model, run["dtype"])
     merged.to(precision).save_pretrained(part); tokenizer.save_pretrained(part)
     slack = 1e-4 if precision == torch.float32 else 4 * torch.finfo(precision).eps
-    return compare_logits(logits_of(load_model(str(part), dtype=torch.float32, device="cpu"), tokenizer, texts), adapted, unadapted, before, slack)
+    return compare_logits(logits_of(load_model(str(part), dtype=torch.float32, device="cpu"), tokenizer, texts), adapted, unadapted, before, slack) | dict(texts=len(texts))
 
 # %% ../nbs/01_training.ipynb #c092
+def find_adapter(folder) -> Path:
+    "The folder of a LoRA adapter: `folder`, or `adapter` in the output folder of a training, or beside its final_checkpoint, which is where the original wrote it."
+    folder = Path(str(folder))
+    for place in (folder, folder/"adapter", *([folder.with_name("adapter")] if folder.name == "final_checkpoint" else [])):
+        if (place/"adapter_config.json").exists(): return place
+    raise InputError("no adapter_config.json: not a LoRA adapter", folder, remedy="give the folder that holds the adapter; xgdetox train writes it to OUTPUT/adapter")
+
+def adapter_note(adapter: Path) -> dict:
+    "What `train` noted beside an adapter; nothing of one from elsewhere."
+    return read_json(adapter/"trained_on.json") if (adapter/"trained_on.json").exists() else {}
+
 def adapter_facts(adapter: Path, quantisation=None) -> dict:
     "How the base was rounded when the adapter was trained: from the note that `train` leaves beside it, or as told."
-    if not (adapter/"adapter_config.json").exists(): raise InputError("no adapter_config.json: not a LoRA adapter", adapter, remedy="give the folder that holds the adapter")
-    note = read_json(adapter/"trained_on.json") if (adapter/"trained_on.json").exists() else {}
+    note = adapter_note(adapter)
     kind = note.get("quantisation") if quantisation is None else None if quantisation == "none" else quantisation
     return dict(quantisation=kind, double_quantisation=bool(note.get("double_quantisation", kind == "nf4")))
 
