@@ -279,32 +279,40 @@ def generate(model: ModelOption, output_dir: OutputDir, prompt_file: PromptOptio
 @app.command()
 def score(generations: Annotated[list[str], typer.Option("--generations", help="Files of generations, or their folder.")], output_dir: OutputDir,
           scorer: ScorerOption = "lexicon:world", language: LanguageOption = None,
-          ledger: Annotated[Optional[Path], typer.Option(help="The file that remembers every score; by default in the output folder. A lexicon and an import need none.")] = None):
+          ledger: Annotated[Optional[Path], typer.Option(help="The file that remembers every score; by default in the output folder. A lexicon and an import need none.")] = None,
+          upstream_output: Annotated[Optional[Path], typer.Option("--upstream-output", help="Write the scores as the original's perspective_api_eval-output-*.json too, into this folder, for its scripts.", callback=folder_to_write)] = None):
     """Score every text; a text that was scored before is not asked again.
 
     lexicon:FOLDER counts rude words, one list a language (lexicon:world: the world's own). classifier:NAME is a sequence classifier: textdetox-v2,
     textdetox-v1, detoxify, a folder or a hub name; ?label=NAME says which label is the toxic one. guard:NAME is a generative safety model such as
     Qwen3Guard; ?backend=vllm. import:FOLDER takes scores that exist already. panel:FILE is YAML that names a scorer for each language.
-    perspective needs a key in XGDETOX_PERSPECTIVE_KEY and ends with 2026; ?qps=N is the key's quota. The presets were not yet verified on real weights.
+    perspective needs a key in XGDETOX_PERSPECTIVE_KEY and ends with 2026; ?qps=N is the key's quota, ?attributes=TOXICITY,INSULT asks for several. The presets were not yet verified on real weights.
 
     Example: xgdetox score --generations outputs/world --scorer lexicon:world --output-dir scores/world"""
-    from xgdetox.toxicity import load_scorer, score_generations
+    from xgdetox.data import file_language
+    from xgdetox.toxicity import load_scorer, read_scores, score_generations, write_upstream
     one, files = load_scorer(scorer_of(scorer)), texts_of(generations, language)
     if not files: raise InputError("no generations in the languages asked for", ", ".join(generations), field="--language", remedy="leave --language out, or generate them first")
     if gaps := [c for c in files if c not in one.languages]: print(f"{one.id} does not cover {', '.join(gaps)}: no score there, which the tables count as missing")
-    for path in score_generations(files, one, output_dir, ledger=ledger).values(): print(f"written: {path}")
+    for code, path in score_generations(files, one, output_dir, ledger=ledger).items():
+        print(f"written: {path}")
+        if upstream_output is None: continue
+        target, lost = upstream_output / f"perspective_api_eval-output-rtp_lx_{file_language(code)}.json", int(read_scores(path).score.isna().sum())
+        print(f"written: {write_upstream(files[code], path, target, code, missing=False)}" + (f", without {lost} that have no score" if lost else ""))
 
 @app.command()
 def toxicity(scores: Annotated[Path, typer.Option("--scores", help="Folder of scores.")], output: TableFile = Path("toxicity.csv"), paper: PaperOption = False,
              threshold: Annotated[float, typer.Option(min=0, max=1, help="A continuation is toxic from this score on.")] = .5, calibration: Annotated[Optional[Path], typer.Option(help="A file of xgdetox calibrate: its threshold in each language.")] = None,
-             before: Annotated[Optional[Path], typer.Option(help="Scores before tuning: adds the paired drops with p and p_holm.")] = None, model: str = "", tuning: str = ""):
+             before: Annotated[Optional[Path], typer.Option(help="Scores before tuning: adds the paired drops with p and p_holm.")] = None, model: str = "", tuning: str = "",
+             attribute: Annotated[str, typer.Option(help="Which of several attributes that were scored, such as INSULT.")] = "TOXICITY"):
     """EMT, toxicity probability and average toxicity with intervals over prompts, bounds for missing scores, and what is missing or blank.
 
     Example: xgdetox toxicity --scores scores/world --output toxicity.csv"""
     from xgdetox.stats import tidy, write_table
     from xgdetox.toxicity import compare_toxicity, toxicity_table
     labels = dict(model=model, tuning=tuning, threshold=threshold, calibration=calibration)
-    table = toxicity_table(scores, paper=paper, **labels)
+    if before and attribute != "TOXICITY": raise InputError("drops are of TOXICITY", field="--attribute", remedy="leave --before out")
+    table = toxicity_table(scores, paper=paper, attribute=attribute, **labels)
     if before: table = tidy([*table.to_dict("records"), *compare_toxicity(before, scores, **labels).to_dict("records")])
     say_table(table[["language", "metric", "value", "low", "high", "n"]], write_table(table, output))
 
