@@ -405,6 +405,8 @@ def probe(model: ModelOption, output_dir: OutputDir, train_file: Annotated[str, 
 @app.command("value-vectors")
 def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")], output: Annotated[Path, typer.Option("--output", "-o", help="Table (.csv) of the value vectors and of random twins; the active ones beside it as .json, every promoted token as -tokens.csv.", callback=file_to_write)],
                   top_k: Annotated[int, typer.Option(min=1, help="How many of the nearest.")] = 100, prompt_file: PromptOption = None, limit: LimitOption = 50, norm: Annotated[bool, typer.Option(help="Put the final norm before the unembedding.")] = False,
+                  direction: Annotated[str, typer.Option(help="difference: of the class means, where the probe has it; weight: the classifier's, as in the paper.")] = "difference",
+                  space: Annotated[str, typer.Option(help="paper: compare with the direction as it is; residual: as seen from before the final norm.")] = "paper",
                   lexicon: Annotated[str, typer.Option(help="Folder of word lists, {lang}.txt, or world.")] = "world", rude: Annotated[bool, typer.Option("--rude", help="Show rude tokens in full.")] = False):
     """The value vectors nearest to a probe, what they promote beside random vectors, and which are active on English prompts.
 
@@ -416,7 +418,7 @@ def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--pro
     prompts = list(load_prompts(prompts_of(prompt_file, ["en"])["en"], "en", limit).rows["prompt"])
     words = {l: load_lexicon(place(lexicon, "lexicon"), l) for l in LANGUAGES}
     network, tokenizer = load_model(model_of(model)), load_tokenizer(model_of(model))
-    near = select_sources(network, tokenizer, rank_value_vectors(network, probe, top_k), prompts)
+    near = select_sources(network, tokenizer, rank_value_vectors(network, probe, top_k, direction, space), prompts)
     pairs, table, tokens = describe_sources(network, tokenizer, near, all_activations(network, tokenizer, prompts), words, norm=norm, show_rude=rude, labels=dict(model=model, tuning="base", n=len(prompts)))
     if not near.actual.any(): print("no candidate is active on these prompts: the ten most active stand in")
     write_table(table, output); write_neurons(output.with_suffix(".json"), pairs)
