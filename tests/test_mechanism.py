@@ -13,7 +13,7 @@ from xgdetox.data import InputError, load_prompts
 from xgdetox.generation import sample
 from xgdetox.intervention import intervene, mass_curve
 from xgdetox.models import anatomy, encode, fingerprint, load, load_tokenizer, neuron_hooks, value_vector_matrix
-from xgdetox.probe import auc, evaluate_probe, fit_probe, fit_probe_paper, load_probe, pooled_features, save_probe, train_probe
+from xgdetox.probe import auc, evaluate_probe, fit_probe, fit_probe_paper, load_probe, pooled_features, save_probe, shuffled_control, train_probe
 from xgdetox.value_vectors import (all_activations, continuation_activations, matched_neurons, multilinguality, norm_gain, promoted_tokens,
                                    rank_value_vectors, read_neurons, recorded_projections, script_makeup, select_sources, toxic_tokens, write_neurons)
 
@@ -187,6 +187,25 @@ def test_probe_files(little, tmp_path):
     with pytest.raises(InputError, match="weights, the model"):
         save_probe(tmp_path/"other", np.ones((1, 7)), dict(layer=-1, bos="tokenizer"))
         evaluate_probe(str(little/"base"), tmp_path/"other", {"de": little/"de.csv"})
+
+
+def test_the_shuffled_control_of_the_probe(little, tmp_path):
+    "One shuffle, computed by hand with scikit-learn; with several, shuffled labels know nothing, and the p-value cannot fall below 1/(1 + shuffles)."
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    probe = train_probe(str(little/"base"), little/"en.csv", tmp_path/"p")
+    files = {c: little/f"{c}.csv" for c in ("en", "de")}
+    one, many = (shuffled_control(str(little/"base"), probe, little/"en.csv", files, shuffles=n).set_index("language") for n in (1, 19))
+    model, tokenizer = load(str(little/"base"))
+    weight, facts = load_probe(probe)
+    read = {c: pd.read_csv(path) for c, path in files.items()}
+    x = {c: pooled_features(model, tokenizer, list(t.text))[:, 0].astype(np.float32) for c, t in read.items()}
+    z = (x["en"] - x["en"].mean(0))/x["en"].std()
+    w = LogisticRegression(C=facts["C"], max_iter=5000).fit(z, np.random.default_rng(0).permutation(read["en"].label)).coef_[0]
+    for c in files:
+        assert one.null_mean[c] == pytest.approx(roc_auc_score(read[c].label, x[c] @ w)) and one.value[c] == pytest.approx(roc_auc_score(read[c].label, x[c] @ weight[0]))
+        assert one.value[c] == many.value[c] and many.low[c] <= many.value[c] <= many.high[c] and many.null_low[c] < many.null_mean[c] < many.null_high[c]
+    assert many.p["en"] == pytest.approx(1/20) and many.n["en"] == len(read["en"]) and abs(many.null_mean["en"] - .5) < .15
 
 
 def test_probe_faults(little, tmp_path):
