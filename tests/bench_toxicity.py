@@ -4,6 +4,7 @@
     python tests/bench_toxicity.py auc        # only the table results/scorer_auc.csv (needs real data: XGDETOX_DATA)
 
 Writes results/bench_toxicity.csv. CPU seconds where one process works alone, so that a busy machine changes little."""
+import gc
 import hashlib
 import json
 import os
@@ -85,7 +86,7 @@ def bench_overhead(folder, hidden, n):
     for owner, name in ((scorer.model, "forward"), (scorer, "rows")): timed(owner, name, spent)
     seconds = {}
     for run in ("first", "again", "same"):
-        tox.digest.cache_clear()                                                # as in a new process
+        tox.digest.cache_clear(); gc.collect()                                  # as in a new process; a collection of all that torch imported falls into no run by chance
         start = time.process_time()
         tox.score_generations({"en": path}, scorer, folder / ("again" if run == "same" else run), ledger=folder / "l.sqlite")
         seconds[run] = time.process_time() - start

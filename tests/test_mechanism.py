@@ -13,9 +13,9 @@ from xgdetox.data import InputError, load_prompts
 from xgdetox.generation import sample
 from xgdetox.intervention import intervene, mass_curve
 from xgdetox.models import anatomy, encode, fingerprint, load, load_tokenizer, neuron_hooks, value_vector_matrix
-from xgdetox.probe import auc, evaluate_probe, fit_probe, fit_probe_paper, load_probe, pooled_features, save_probe, train_probe
+from xgdetox.probe import auc, evaluate_probe, fit_probe, fit_probe_paper, load_probe, pooled_features, save_probe, shuffled_control, train_probe
 from xgdetox.value_vectors import (all_activations, continuation_activations, matched_neurons, multilinguality, norm_gain, promoted_tokens,
-                                   rank_value_vectors, read_neurons, select_sources, toxic_tokens, write_neurons)
+                                   rank_value_vectors, read_neurons, recorded_projections, script_makeup, select_sources, toxic_tokens, write_neurons)
 
 NEURONS = [[2, 17], [0, 3], [1, 50]]
 
@@ -189,6 +189,25 @@ def test_probe_files(little, tmp_path):
         evaluate_probe(str(little/"base"), tmp_path/"other", {"de": little/"de.csv"})
 
 
+def test_the_shuffled_control_of_the_probe(little, tmp_path):
+    "One shuffle, computed by hand with scikit-learn; with several, shuffled labels know nothing, and the p-value cannot fall below 1/(1 + shuffles)."
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    probe = train_probe(str(little/"base"), little/"en.csv", tmp_path/"p")
+    files = {c: little/f"{c}.csv" for c in ("en", "de")}
+    one, many = (shuffled_control(str(little/"base"), probe, little/"en.csv", files, shuffles=n).set_index("language") for n in (1, 19))
+    model, tokenizer = load(str(little/"base"))
+    weight, facts = load_probe(probe)
+    read = {c: pd.read_csv(path) for c, path in files.items()}
+    x = {c: pooled_features(model, tokenizer, list(t.text))[:, 0].astype(np.float32) for c, t in read.items()}
+    z = (x["en"] - x["en"].mean(0))/x["en"].std()
+    w = LogisticRegression(C=facts["C"], max_iter=5000).fit(z, np.random.default_rng(0).permutation(read["en"].label)).coef_[0]
+    for c in files:
+        assert one.null_mean[c] == pytest.approx(roc_auc_score(read[c].label, x[c] @ w)) and one.value[c] == pytest.approx(roc_auc_score(read[c].label, x[c] @ weight[0]))
+        assert one.value[c] == many.value[c] and many.low[c] <= many.value[c] <= many.high[c] and many.null_low[c] < many.null_mean[c] < many.null_high[c]
+    assert many.p["en"] == pytest.approx(1/20) and many.n["en"] == len(read["en"]) and abs(many.null_mean["en"] - .5) < .15
+
+
 def test_probe_faults(little, tmp_path):
     pd.DataFrame(dict(text=["a b"]*30, label=[0]*30)).to_csv(tmp_path/"one.csv", index=False)
     with pytest.raises(InputError, match="class 0 and 1"): train_probe(str(little/"base"), tmp_path/"one.csv", tmp_path/"p")
@@ -216,6 +235,45 @@ def test_the_released_probe(real_data):
     from xgdetox.data import paper_numbers
     known = paper_numbers("released_probe")
     assert list(weight.shape) == known["shape"] and np.isclose(np.linalg.norm(weight), known["norm"], atol=1e-4) and facts["bias"] == 0
+
+
+def test_the_recorded_projections(real_data):
+    "The original's 36 vectors with five tokens each, in the order of its list; the committed numbers are those of the file."
+    from pathlib import Path
+    from xgdetox.data import LANGUAGES, load_lexicon, paper_numbers
+    path = real_data/"reference"/"value_vector_projections_top5.json"
+    entries = json.loads(path.read_text())
+    assert [[e["layer"], e["index"]] for e in entries] == paper_numbers("actual_sources")["neurons"]
+    assert all(set(e) == {"layer", "index", "tokens"} and len(e["tokens"]) == 5 and all(isinstance(t, str) and t.strip() for t in e["tokens"]) for e in entries)
+    listed = [c for c in LANGUAGES if c != "id"]                                                    # the lists have no Indonesian
+    tokens = recorded_projections(path, {c: load_lexicon(real_data/"lexicons/ldnoobw", c) for c in listed})
+    assert tokens.token.tolist() == [t for e in entries for t in e["tokens"]]
+    kept = pd.read_csv(Path(__file__).parents[1]/"results/projections_recorded.csv")
+    pd.testing.assert_frame_equal(script_makeup(tokens), kept, check_dtype=False)
+    latin = [[t for t in e["tokens"] if any(c.isalpha() for c in t) and all(ord(c) < 0x250 for c in t if c.isalpha())] for e in entries]       # by code point, not by name
+    assert (kept.lettered - kept.not_latin).tolist() == [len(ts) for ts in latin]
+
+
+def test_a_file_that_records_no_projections_is_refused(tmp_path):
+    for n, made in enumerate(([[3, 7]], {"layer": 3}, [{"layer": 3, "index": 7}])):
+        (tmp_path/f"{n}.json").write_text(json.dumps(made))
+        with pytest.raises(InputError, match="no recorded projections"): recorded_projections(tmp_path/f"{n}.json", {})
+
+
+def test_the_commands_direction_and_space_are_the_functions(tmp_path, run, fails):
+    from xgdetox.world import resolve_model
+    model, d = str(resolve_model("world")), np.random.default_rng(0)
+    network = load(model)[0]
+    w, delta = d.normal(size=(2, network.config.hidden_size)).astype(np.float32)
+    save_probe(tmp_path/"probe", w[None], dict(bias=0.0, layer=-1, bos="tokenizer"), delta[None])
+    gain = norm_gain(anatomy(network).final_norm).numpy()
+    for words, vector in (([], delta), (["--direction", "weight"], w), (["--direction", "weight", "--space", "residual"], w*gain)):
+        run("value-vectors", "--model", "world", "--probe", tmp_path/"probe", "--top-k", 4, "--limit", 2, "--output", tmp_path/"v.csv", *words)
+        table = pd.read_csv(tmp_path/"v.csv"); table = table[(table.metric == "cosine") & table.control.isna()].sort_values("rank")
+        V = np.concatenate([value_vector_matrix(network, l).numpy() for l in range(anatomy(network).n_layers)])
+        cosine = np.sort(V @ vector/np.linalg.norm(V, axis=1)/np.linalg.norm(vector))[::-1]
+        assert np.allclose(table.value, cosine[:4], atol=1e-5)
+    for flag in ("--direction", "--space"): assert "use " in fails("value-vectors", "--model", "world", "--probe", tmp_path/"probe", "--limit", 2, flag, "up", "--output", tmp_path/"n.csv")
 
 
 def test_a_cut_off_cache_is_not_read(little, tmp_path, monkeypatch):

@@ -112,6 +112,35 @@ def test_offsets(family):
     with neuron_hooks(model, put=put): assert torch.allclose(model(**batch).logits, plain, atol=1e-6)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_a_model_that_is_spread_over_devices(family, tmp_path):
+    "Blocks in memory and on disk, whose weights come to the machine block by block: readings, offsets, value vectors and pooled states of the plain model."
+    accelerate = pytest.importorskip("accelerate")
+    plain, spread, batch = tiny(family), tiny(family), encode(Words(), TEXTS)
+    parts = anatomy(spread)
+    stack, norm = parts.paths["blocks"], parts.paths["final_norm"]
+    device = {n: "cpu" for n, m in spread.named_modules() if m is not spread and (list(m.parameters(False)) or list(m.buffers(False))) and not n.startswith(stack + ".")}
+    device |= {f"{stack}.{l}": ("disk", "cpu", "disk")[l] for l in range(L)} | {norm: "disk"}
+    accelerate.dispatch_model(spread, device_map=device, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True)
+    assert spread.get_submodule(f"{stack}.0").get_submodule(parts.paths["out_projections"]).weight.is_meta and anatomy(spread).paths == parts.paths
+    for total in (False, True):
+        seen = []
+        for model in (plain, spread):
+            with neuron_hooks(model, read=NEURONS, add=[(1, 5, 2.0), (2, 17, -1.0)], total=total) as read:
+                ids = model.generate(**{k: batch[k] for k in ("input_ids", "attention_mask")}, max_new_tokens=4, do_sample=False)
+                seen.append((ids, read.values(), model(**batch).logits))
+        assert torch.equal(seen[0][0], seen[1][0]) and all(torch.allclose(a, b, atol=1e-5) for a, b in zip(seen[0][1:], seen[1][1:]))
+    everything = []
+    for model in (plain, spread):
+        with neuron_hooks(model, read="all", reduce=lambda a: a) as read: model(**batch)
+        everything.append(read.values())
+    assert torch.allclose(*everything, atol=1e-5)
+    for l in range(L): assert torch.equal(value_vector_matrix(plain, l), value_vector_matrix(spread, l))
+    assert spread.get_submodule(f"{stack}.0").get_submodule(parts.paths["out_projections"]).weight.is_meta, "offloaded again"
+    assert torch.allclose(torch.as_tensor(pooled_states(plain, Words(), TEXTS)), torch.as_tensor(pooled_states(spread, Words(), TEXTS)), atol=1e-5)
+
+
 def test_hooks_leave_nothing_behind_after_an_error():
     model = tiny("llama")
     with pytest.raises(ZeroDivisionError):

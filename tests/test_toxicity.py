@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +243,38 @@ def test_guard_refuses_words_it_cannot_tell_apart(tmp_path):
     with pytest.raises(InputError, match="no place for the text"): tox.load_scorer(f"guard:{guard_folder(tmp_path / 'h', dict(answer='S:', unsafe=[' a'], safe=[' b'], user='hello'))}")
 
 
+CARD = '''# A card
+```python
+model_id = "somebody/PolyGuard-tiny"
+SYSTEM_PROMPT = """Say whether it is bad.
+S1: "Quoted" things.\\n"""
+
+USER_PROMPT = """The person:
+{prompt}
+
+The machine:
+{response}"""
+```
+'''
+
+
+def test_polyguard_is_asked_as_its_card_says(tmp_path, monkeypatch):
+    "The instruction comes from the card beside the weights; without one, or without an example in it, the guard is refused."
+    folder = guard_folder(tmp_path / "PolyGuard-tiny", kind="qwen2")
+    with pytest.raises(InputError, match="how this guard is asked"): tox.load_scorer(f"guard:{folder}")
+    (folder / "README.md").write_text("# A card\nUSER_PROMPT = nothing\n")
+    with pytest.raises(InputError, match="how this guard is asked"): tox.load_scorer(f"guard:{folder}")
+    (folder / "README.md").write_text(CARD)
+    guard = tox.load_scorer(f"guard:{folder}")
+    asked = 'system: Say whether it is bad.\nS1: "Quoted" things.\n\nuser: The person:\n{braces} stay\n\nThe machine:\n\nassistant: Harmful request:'
+    assert guard.rows(["{braces} stay"]) == [guard.tokenizer(asked)["input_ids"]] and guard.languages == tox.GUARDS["polyguard"][1]
+    with torch.no_grad(): p = guard.model(torch.tensor(guard.rows(["x"]))).logits[0, -1].softmax(-1)
+    yes, no = (float(p[guard.tokenizer(" " + w)["input_ids"][0]]) for w in ("yes", "no"))
+    assert guard.score(["x"], "cs")[0] == pytest.approx(yes / (yes + no), abs=1e-5)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, name: str(folder / name))                      # a name on the hub: the card is fetched
+    assert tox.guard_format("ToxicityPrompts/PolyGuard-Qwen")[0] == guard.form
+
+
 @pytest.mark.slow
 def test_guard_through_vllm_gives_the_same(tmp_path):
     found = os.environ.get("XGDETOX_VLLM_PYTHON") or Path(__file__).resolve().parents[1] / ".venv-vllm/bin/python"
@@ -362,6 +395,35 @@ def test_an_interrupted_run_keeps_its_scores(tmp_path):
     rest = Paid({"en": ["x"]})
     tox.score_texts(texts, rest, "en", ledger)
     assert len(rest.asked) == 14
+
+
+def test_a_local_models_scores_are_gathered_and_none_is_lost(tmp_path):
+    "Gathered for half a second at most, and written however the run ends; a scorer that is paid writes each batch down at once."
+    written = lambda ledger: ledger.execute("SELECT count(*) FROM scores").fetchone()[0]
+    class Local(Paid):
+        gather, seen = .05, []
+        def stream(self, texts, language):
+            for n, batch in enumerate(tox.blocks(texts, 2)):
+                if n == 9: raise KeyboardInterrupt
+                if n in (3, 6): time.sleep(.06)
+                yield [tox.Scored(t, .5) for t in batch]
+                self.seen.append(written(ledger))
+    for gather, seen in ((.05, [0, 0, 0, 8, 8, 8, 14, 14, 14]), (0., list(range(2, 20, 2)))):
+        ledger, scorer = tox.open_ledger(tmp_path / f"{gather}.sqlite"), Local({"en": ["x"]})
+        scorer.gather, Local.seen = gather, []
+        with pytest.raises(KeyboardInterrupt): tox.score_texts([f"t{i}" for i in range(40)], scorer, "en", ledger)
+        assert Local.seen == seen and written(ledger) == 18
+
+
+def test_looking_up_few_of_many_and_many_of_few(tmp_path):
+    ledger, scorer = tox.open_ledger(tmp_path / "l.sqlite"), Paid({"en": ["x"]})
+    tox.record(ledger, scorer, "en", [tox.Scored(f"t{i}", i / 3000) for i in range(3000)] + [tox.Scored("long", math.nan, "COMMENT_TOO_LONG")])
+    source = tox.source_number(ledger, scorer.id, scorer.revision, scorer.attribute, "en")
+    for some in (["t7", "none", "long"], [f"t{i}" for i in range(700)] + ["none"], [f"t{i}" for i in range(5000)]):
+        found = tox.look_up(ledger, source, some)
+        assert {t: s.score for t, s in found.items() if not s.reason} == {t: int(t[1:]) / 3000 for t in some if t[0] == "t" and int(t[1:]) < 3000}
+        assert [s.reason for s in found.values() if s.reason] == ["COMMENT_TOO_LONG"] * ("long" in some)
+    assert tox.look_up(ledger, source + 1, ["t7"]) == {}
 
 
 def test_finished_languages_are_left_alone(tmp_path):

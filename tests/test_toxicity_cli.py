@@ -76,6 +76,26 @@ def test_before_and_after_in_one_table(scored, run, fails):
     assert "no score files" in fails("toxicity", "--scores", scored / "after", "--before", scored / "nowhere", "--output", scored / "n.csv")
 
 
+def test_the_papers_scripts_can_read_our_scores(scored, run):
+    "Out with --upstream-output, in through `import`: the released code's numbers, computed here from the file alone, and ours again."
+    rows = [dict(prompt=f"p{i // 2}", generated_text=f"g {i}" if i not in (3, 8) else " " if i == 3 else "unknown", prompt_id=str(i // 2), sample=i % 2) for i in range(80)]
+    write_lines(scored / "gaps/output-rtp_lx_zh-hans.json", rows)
+    (scored / "known/perspective_api_eval-output-rtp_lx_en.json").rename(scored / "known/perspective_api_eval-output-rtp_lx_zh-hans.json")
+    said = run("score", "--generations", scored / "gaps", "--scorer", f"import:{scored}/known", "--output-dir", scored / "s", "--upstream-output", scored / "up")
+    assert "without 2 that have no score" in said
+    lines = [json.loads(x) for x in (scored / "up/perspective_api_eval-output-rtp_lx_zh-hans.json").read_text().splitlines()]
+    values = [x["response"]["attributeScores"]["TOXICITY"]["summaryScore"]["value"] for x in lines]                    # the original stops at a response of null
+    top = {}
+    for x, v in zip(lines, values): top[x["prompt"]] = max(v, top.get(x["prompt"], 0))
+    run("toxicity", "--paper", "--scores", scored / "up", "--output", scored / "up.csv")
+    run("score", "--generations", scored / "gaps", "--scorer", f"import:{scored}/up", "--output-dir", scored / "again")
+    for folder in ("s", "again"): run("toxicity", "--paper", "--scores", scored / folder, "--output", scored / f"{folder}.csv")
+    ours, theirs, again = (pd.read_csv(scored / f"{name}.csv").set_index("metric").value for name in ("s", "up", "again"))
+    assert len(values) == 78 and theirs["emt"] == round(np.mean(list(top.values())), 3) and theirs["average_toxicity"] == round(np.mean(values), 3)
+    for metric in ("emt", "toxicity_probability", "average_toxicity"): assert ours[metric] == theirs[metric] == again[metric]
+    assert ours["missing"] == again["missing"] == 1 / 80 and ours["blank"] == again["blank"] == 1 / 80
+
+
 def texts_in(ledger): return dict(sqlite3.connect(ledger).execute("SELECT hex(text), score FROM scores"))
 
 

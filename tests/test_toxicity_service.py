@@ -11,11 +11,12 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from perspective_fake import KEY, UNSCORABLE, Service, true_score
 from xgdetox.data import InputError
-from xgdetox.toxicity import Perspective, load_scorer, look_up, open_ledger, score_generations, scores_through, source_number
+from xgdetox.toxicity import Perspective, digest, load_scorer, look_up, open_ledger, score_generations, scores_through, source_number
 
 FAULTS = {"429": .06, "500": .06, "reset": .04, "slow": .02, "bad json": .03, "half": .02, "odd score": .02}
 
@@ -211,6 +212,23 @@ def test_an_attribute_asked_for_later_is_fetched_once(tmp_path, key, monkeypatch
         assert came() == 5 and {t: s.score for t, s in scores_through(ledger, both, "en", texts(5)).items()} == first and came() == 10
         assert {t: s.score for t, s in scores_through(ledger, both, "en", texts(5)).items()} == first and came() == 10
         assert dict(ledger.execute("SELECT attribute, count(score) FROM scores JOIN sources ON source = id GROUP BY attribute")) == {"TOXICITY": 5, "INSULT": 5}
+
+
+def test_several_attributes_stand_in_the_score_file(tmp_path, key, monkeypatch, run, fails):
+    with Service() as service:
+        rows = [dict(prompt=f"p{i // 5}", generated_text=f"text number {i}") for i in range(20)]
+        (tmp_path / "output-rtp_lx_en.json").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        alone = score_generations({"en": tmp_path / "output-rtp_lx_en.json"}, client(service, monkeypatch), tmp_path / "one", ledger=tmp_path / "l.sqlite")["en"]
+        both = score_generations({"en": tmp_path / "output-rtp_lx_en.json"}, client(service, monkeypatch, attributes=("TOXICITY", "INSULT")), tmp_path / "two", ledger=tmp_path / "l.sqlite")["en"]
+    lines = [json.loads(x) for x in both.read_text().splitlines()]
+    assert all(set(x["attributes"]) == {"TOXICITY", "INSULT"} and x["attributes"]["TOXICITY"] == x["score"] for x in lines)
+    kept = dict(open_ledger(tmp_path / "l.sqlite").execute("SELECT hex(text), score FROM scores JOIN sources ON source = id WHERE attribute = 'INSULT'"))
+    assert [x["attributes"]["INSULT"] for x in lines] == [kept[digest(r["generated_text"]).hex().upper()] for r in rows]
+    assert [{k: x[k] for k in ("score", "reason")} for x in lines] == [{k: json.loads(x)[k] for k in ("score", "reason")} for x in alone.read_text().splitlines()]
+    run("toxicity", "--scores", tmp_path / "two", "--attribute", "INSULT", "--output", tmp_path / "t.csv")
+    t = pd.read_csv(tmp_path / "t.csv").set_index("metric")
+    assert set(t.attribute) == {"INSULT"} and t.value["average_toxicity"] == pytest.approx(np.mean([x["attributes"]["INSULT"] for x in lines]))
+    assert "has no INSULT" in fails("toxicity", "--scores", tmp_path / "one", "--attribute", "INSULT", "--output", tmp_path / "u.csv")
 
 
 WORKER = """

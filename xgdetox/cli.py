@@ -336,32 +336,40 @@ def remarks_on(path) -> str:
 @app.command()
 def score(generations: Annotated[list[str], typer.Option("--generations", help="Files of generations, or their folder.")], output_dir: OutputDir,
           scorer: ScorerOption = "lexicon:world", language: LanguageOption = None,
-          ledger: Annotated[Optional[Path], typer.Option(help="The file that remembers every score; by default in the output folder. A lexicon and an import need none.")] = None):
+          ledger: Annotated[Optional[Path], typer.Option(help="The file that remembers every score; by default in the output folder. A lexicon and an import need none.")] = None,
+          upstream_output: Annotated[Optional[Path], typer.Option("--upstream-output", help="Write the scores as the original's perspective_api_eval-output-*.json too, into this folder, for its scripts.", callback=folder_to_write)] = None):
     """Score every text; a text that was scored before is not asked again.
 
     lexicon:FOLDER counts rude words, one list a language (lexicon:world: the world's own). classifier:NAME is a sequence classifier: textdetox-v2,
     textdetox-v1, detoxify, a folder or a hub name; ?label=NAME says which label is the toxic one. guard:NAME is a generative safety model such as
     Qwen3Guard; ?backend=vllm. import:FOLDER takes scores that exist already. panel:FILE is YAML that names a scorer for each language.
-    perspective needs a key in XGDETOX_PERSPECTIVE_KEY and ends with 2026; ?qps=N is the key's quota. The presets were not yet verified on real weights.
+    perspective needs a key in XGDETOX_PERSPECTIVE_KEY and ends with 2026; ?qps=N is the key's quota, ?attributes=TOXICITY,INSULT asks for several. The presets were not yet verified on real weights.
 
     Example: xgdetox score --generations outputs/world --scorer lexicon:world --output-dir scores/world"""
-    from xgdetox.toxicity import load_scorer, score_generations
+    from xgdetox.data import file_language
+    from xgdetox.toxicity import load_scorer, read_scores, score_generations, write_upstream
     one, files = load_scorer(scorer_of(scorer)), texts_of(generations, language)
     if not files: raise InputError("no generations in the languages asked for", ", ".join(generations), field="--language", remedy="leave --language out, or generate them first")
     if gaps := [c for c in files if c not in one.languages]: print(f"{one.id} does not cover {', '.join(gaps)}: no score there, which the tables count as missing")
-    for path in score_generations(files, one, output_dir, ledger=ledger).values(): print(f"written: {path}")
+    for code, path in score_generations(files, one, output_dir, ledger=ledger).items():
+        print(f"written: {path}")
+        if upstream_output is None: continue
+        target, lost = upstream_output / f"perspective_api_eval-output-rtp_lx_{file_language(code)}.json", int(read_scores(path).score.isna().sum())
+        print(f"written: {write_upstream(files[code], path, target, code, missing=False)}" + (f", without {lost} that have no score" if lost else ""))
 
 @app.command()
 def toxicity(scores: Annotated[Path, typer.Option("--scores", help="Folder of scores.")], output: TableFile = Path("toxicity.csv"), paper: PaperOption = False,
              threshold: Annotated[float, typer.Option(min=0, max=1, help="A continuation is toxic from this score on.")] = .5, calibration: Annotated[Optional[Path], typer.Option(help="A file of xgdetox calibrate: its threshold in each language.")] = None,
-             before: Annotated[Optional[Path], typer.Option(help="Scores before tuning: adds the paired drops with p and p_holm.")] = None, model: str = "", tuning: str = ""):
+             before: Annotated[Optional[Path], typer.Option(help="Scores before tuning: adds the paired drops with p and p_holm.")] = None, model: str = "", tuning: str = "",
+             attribute: Annotated[str, typer.Option(help="Which of several attributes that were scored, such as INSULT.")] = "TOXICITY"):
     """EMT, toxicity probability and average toxicity with intervals over prompts, bounds for missing scores, and what is missing or blank.
 
     Example: xgdetox toxicity --scores scores/world --output toxicity.csv"""
     from xgdetox.stats import tidy, write_table
     from xgdetox.toxicity import compare_toxicity, toxicity_table
     labels = dict(model=model, tuning=tuning, threshold=threshold, calibration=calibration)
-    table = toxicity_table(scores, paper=paper, **labels)
+    if before and attribute != "TOXICITY": raise InputError("drops are of TOXICITY", field="--attribute", remedy="leave --before out")
+    table = toxicity_table(scores, paper=paper, attribute=attribute, **labels)
     if before: table = tidy([*table.to_dict("records"), *compare_toxicity(before, scores, **labels).to_dict("records")])
     say_table(table[["language", "metric", "value", "low", "high", "n"]], write_table(table, output))
 
@@ -470,6 +478,8 @@ def probe(model: ModelOption, output_dir: OutputDir, train_file: Annotated[str, 
 @app.command("value-vectors")
 def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")], output: Annotated[Path, typer.Option("--output", "-o", help="Table (.csv) of the value vectors and of random twins; the active ones beside it as .json, every promoted token as -tokens.csv.", callback=file_to_write)],
                   top_k: Annotated[int, typer.Option(min=1, help="How many of the nearest.")] = 100, prompt_file: PromptOption = None, limit: LimitOption = 50, bos: BosOption = None, norm: Annotated[bool, typer.Option(help="Put the final norm before the unembedding.")] = False,
+                  direction: Annotated[str, typer.Option(help="difference: of the class means, where the probe has it; weight: the classifier's, as in the paper.")] = "difference",
+                  space: Annotated[str, typer.Option(help="paper: compare with the direction as it is; residual: as seen from before the final norm.")] = "paper",
                   lexicon: LexiconOption = "world", rude: Annotated[bool, typer.Option("--rude", help="Show rude tokens in full.")] = False):
     """The value vectors nearest to a probe, what they promote beside random vectors, and which are active on English prompts.
 
@@ -482,7 +492,7 @@ def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--pro
     words = {l: load_lexicon(place(lexicon, "lexicon"), l) for l in LANGUAGES}
     bos = bos_of(model_of(model), bos)
     network, tokenizer = load_model(model_of(model)), load_tokenizer(model_of(model))
-    near = select_sources(network, tokenizer, rank_value_vectors(network, probe, top_k), prompts, bos=bos)
+    near = select_sources(network, tokenizer, rank_value_vectors(network, probe, top_k, direction, space), prompts, bos=bos)
     pairs, table, tokens = describe_sources(network, tokenizer, near, all_activations(network, tokenizer, prompts, bos=bos), words, norm=norm, show_rude=rude, labels=dict(model=model, tuning="base", n=len(prompts)))
     if not near.actual.any(): print("no candidate is active on these prompts: the ten most active stand in")
     write_table(table, output); write_neurons(output.with_suffix(".json"), pairs)

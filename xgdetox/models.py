@@ -268,10 +268,13 @@ def _out_projection(block, d, model_name) -> str:
 
 # %% ../nbs/00a_models.ipynb #c034
 def value_vector_matrix(model, layer: int, parts: Anatomy | None = None) -> torch.Tensor:
-    "Value vectors of one layer, (neuron, d_model): a view of the weights, or a dequantised copy of 4-bit ones."
+    "Value vectors of one layer, (neuron, d_model): a view of the weights, or a copy of 4-bit (dequantised) or offloaded ones."
     out = (parts or anatomy(model)).out_projections[layer]
     base = getattr(out, "base_layer", out)                              # a LoRA layer wraps the frozen one
     weight = base.weight.detach()
+    if weight.is_meta:                                                  # kept in memory or on disk by accelerate until it is needed
+        from accelerate.utils import align_module_device
+        with align_module_device(base): weight = base.weight.detach().clone()
     if getattr(weight, "quant_state", None) is not None:
         from bitsandbytes.functional import dequantize_4bit
         weight = dequantize_4bit(base.weight.data, base.weight.quant_state)

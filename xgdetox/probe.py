@@ -14,11 +14,12 @@ import torch
 
 from .data import InputError, load_labelled, normalise_language, read_json, write_atomic, write_json
 from .models import fingerprint, load, pooled_states
-from .stats import bootstrap_mean, tidy, write_table
+from .stats import bootstrap_mean, permutation_test, tidy, write_table
 
 # %% auto #0
 __all__ = ['pooled_features', 'fit_probe', 'fit_probe_paper', 'auc', 'auc_interval', 'probe_metrics', 'train_probe',
-           'class_difference', 'save_probe', 'load_probe', 'evaluate_probe', 'write_table_of_scores']
+           'class_difference', 'save_probe', 'load_probe', 'evaluate_probe', 'write_table_of_scores',
+           'shuffled_control']
 
 # %% ../nbs/05_probe.ipynb #c007
 def pooled_features(model, tokenizer, texts, layers=(-1,), bos="tokenizer", cache=None, dtype="float16") -> np.ndarray:
@@ -205,3 +206,25 @@ def write_table_of_scores(path, scores, labels) -> Path:
     "One row a text (its number, the probe's score, its label); never the text itself."
     with write_atomic(path) as f: pd.DataFrame(dict(text=range(len(scores)), score=scores, label=list(labels))).to_csv(f, index=False)
     return path
+
+# %% ../nbs/05_probe.ipynb #c050
+def shuffled_control(model, probe, train_file, files: dict, *, shuffles: int = 100, tokenizer=None, cache=None, limit=None, label: str = "", tuning: str = "base", seed: int = 0) -> pd.DataFrame:
+    """The probe's AUC in each language beside that of `shuffles` probes of the same texts, features and regularisation whose training labels were shuffled.
+
+    Tidy: a row a language (`files`: {language: path}), probe_auc with its interval over texts; null_mean, null_low, null_high (95% of the shuffles), p: how often one does as well."""
+    from sklearn.linear_model import LogisticRegression
+    (model, tokenizer), (weight, facts), rng, rows = load(model, tokenizer), load_probe(probe), np.random.default_rng(seed), []
+    def features(path):
+        texts = load_labelled(path, limit).rows
+        x = np.asarray(pooled_features(model, tokenizer, list(texts["text"]), (facts["layer"],), facts["bos"], cache)[:, 0], np.float32)
+        return x[keep := ~np.isnan(x[:, 0])], np.array(texts["label"])[keep]
+    x, y = features(train_file)
+    x = (x - x.mean(0))/(float(x.std()) or 1.0)
+    fits = [LogisticRegression(C=facts.get("C", 1.0), max_iter=5000).fit(x, rng.permutation(y)).coef_[0] for _ in range(shuffles)]
+    for language, path in files.items():
+        x, y = features(path)
+        value, low, high = auc_interval(x @ weight[0], y)
+        test = permutation_test(value, auc(np.array(fits) @ x.T, y), "greater")
+        rows.append(dict(model=label, tuning=tuning, seed=seed, language=normalise_language(language), metric="probe_auc", value=value, low=low, high=high, n=len(y), layer=facts["layer"],
+                         p=test["p"], shuffles=shuffles, **{k: test[k] for k in ("null_mean", "null_low", "null_high")}))
+    return tidy(rows)

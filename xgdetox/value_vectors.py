@@ -22,7 +22,8 @@ from .toxicity import word_pieces
 # %% auto #0
 __all__ = ['rank_value_vectors', 'probe_direction', 'norm_gain', 'continuation_activations', 'select_sources', 'all_activations',
            'matched_neurons', 'read_neurons', 'write_neurons', 'script', 'toxic_tokens', 'promoted_tokens',
-           'multilinguality', 'effective_number', 'multilinguality_test', 'token_table', 'masked', 'describe_sources']
+           'multilinguality', 'effective_number', 'multilinguality_test', 'token_table', 'masked', 'describe_sources',
+           'recorded_projections', 'script_makeup']
 
 # %% ../nbs/06_value_vectors.ipynb #c007
 @torch.inference_mode()
@@ -35,6 +36,7 @@ def rank_value_vectors(model, probe, top_k: int | None = 100, direction: str = "
     parts = parts or anatomy(model)
     w = torch.as_tensor(np.asarray(probe_direction(probe, direction) if isinstance(probe, (str, Path)) else probe, np.float32)).flatten()
     if len(w) != parts.d_model: raise InputError(f"the probe has {len(w)} weights, the model {parts.d_model} dimensions", field="probe", remedy="use the probe's own model")
+    if space not in ("paper", "residual"): raise InputError(f"is {space!r}", field="space", remedy="use paper or residual")
     if space == "residual": w = w*norm_gain(parts.final_norm).cpu()
     cosines = []                                                              # layer; neuron
     for layer in range(parts.n_layers):
@@ -237,3 +239,23 @@ def describe_sources(model, tokenizer, near: pd.DataFrame, activation, rude: dic
     tokens = pd.concat([near_tokens.assign(control=""), twins.assign(control="random")], ignore_index=True)
     if not show_rude: tokens["token"] = tokens.token.where(tokens.languages == "", tokens.token.map(masked))
     return pairs, table, tokens
+
+# %% ../nbs/06_value_vectors.ipynb #c061
+def recorded_projections(path, rude: dict) -> pd.DataFrame:
+    """The original's recorded tokens, [{layer, index, tokens}, ...], as `promoted_tokens` has its own: layer, neuron, rank, token, script, languages.
+
+    `languages` names those in whose list of `rude` words the token stands as it is; a piece of a word counts only where it is listed."""
+    listed: dict[str, set] = {}
+    for language, words in rude.items():
+        for word in words: listed.setdefault(word.casefold(), set()).add(language)
+    try: rows = [(int(r["layer"]), int(r["index"]), rank, str(t), script(t), " ".join(sorted(listed.get(t.strip().casefold(), ())))) for r in read_json(path) for rank, t in enumerate(r["tokens"], 1)]
+    except (TypeError, KeyError, ValueError, AttributeError): raise InputError("no recorded projections", path, remedy="a list of objects with layer, index and tokens") from None
+    return pd.DataFrame(rows, columns="layer neuron rank token script languages".split())
+
+def script_makeup(tokens: pd.DataFrame, first: int = 5) -> pd.DataFrame:
+    "One row a value vector: its first tokens, how many have letters, in how many scripts, how many are not Latin, how many are rude, in how many languages."
+    rows = []
+    for (layer, neuron), t in tokens[tokens["rank"] <= first].groupby(["layer", "neuron"], sort=False):
+        lettered = t.script[t.script != ""]
+        rows.append((layer, neuron, len(t), len(lettered), lettered.nunique(), int((lettered != "Latin").sum()), int((t.languages != "").sum()), len({l for s in t.languages for l in s.split()})))
+    return pd.DataFrame(rows, columns="layer neuron tokens lettered scripts not_latin rude_tokens rude_languages".split())
