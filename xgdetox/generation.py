@@ -422,12 +422,14 @@ def stop_vllm(llm):
 
 # %% ../nbs/02_generation.ipynb #c069
 def vllm_adapter(model, adapter) -> dict:
-    "How vLLM gets a LoRA adapter: as a request where it has them for this architecture, else merged into a temporary copy."
+    "How vLLM gets a LoRA adapter: as a request where it has them for this architecture and the base was not rounded to 4 bits in training, else merged into a temporary copy."
     from vllm.lora.request import LoRARequest
     from vllm.model_executor.models import ModelRegistry
     from vllm.model_executor.models.interfaces import supports_lora
     family = model_config(model).architectures[0]
-    if family in ModelRegistry.models and supports_lora(ModelRegistry.models[family].load_model_cls()):
+    note = Path(adapter) / "trained_on.json"
+    rounded = note.exists() and read_json(note).get("quantisation")
+    if not rounded and family in ModelRegistry.models and supports_lora(ModelRegistry.models[family].load_model_cls()):
         rank = read_json(Path(adapter) / "adapter_config.json")["r"]
         return {"lora_request": LoRARequest("tuned", 1, str(adapter)), "engine": {"enable_lora": True, "max_lora_rank": max(8, rank)}}
     import atexit, shutil, tempfile

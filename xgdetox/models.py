@@ -59,11 +59,11 @@ def _load_merged(base, folder, dtype, device):
     "The base with the adapter merged in float32, then in `dtype` on `device`; where it is spread over devices, merged in `dtype`."
     if device == "auto": model = with_adapter(load_model(base, dtype, device), folder)
     else:
-        own = read_json(Path(base)/"config.json") if (Path(base)/"config.json").is_file() else {}
+        from transformers import AutoConfig
         model = with_adapter(load_model(base, torch.float32, "cpu"), folder)
-        if dtype == "auto": dtype = getattr(torch, str(own.get("dtype", own.get("torch_dtype")) or "bfloat16"))
+        if dtype == "auto": dtype = AutoConfig.from_pretrained(base).dtype or torch.float32                     # the checkpoint's own
         model = model.to(device, dtype)
-    model.config.dtype, model.name_or_path, model.config._name_or_path = dtype, str(folder), str(folder)
+    model.config.dtype, model.name_or_path, model.config._name_or_path = model.dtype, str(folder), str(folder)
     return model.eval()
 
 # %% ../nbs/00a_models.ipynb #c0a4
