@@ -638,7 +638,7 @@ def file_hash(path) -> str:
 def score_generations(files: dict[str, Path], scorer, output_dir, ledger=None) -> dict[str, Path]:
     """Score the generations of each language; returns language -> scores-rtp_lx_{lang}.jsonl.
 
-    Lines {prompt_id, sample, score (or null), reason, prompt_hash}; the manifest says which scorer and revision scored what.
+    Lines {prompt_id, sample, score (or null), reason, prompt_hash}, and where the scorer was asked for several attributes {attribute: score} as `attributes`; the manifest says which scorer and revision scored what.
     `ledger`: a path or an open ledger; without one, the environment's XGDETOX_LEDGER, else `output_dir`/ledger.sqlite."""
     scorer, output_dir, written = load_scorer(scorer), Path(output_dir), {}
     ledger = ledger or os.environ.get("XGDETOX_LEDGER") or output_dir / "ledger.sqlite"
