@@ -415,6 +415,20 @@ def test_a_local_models_scores_are_gathered_and_none_is_lost(tmp_path):
         assert Local.seen == seen and written(ledger) == 18
 
 
+def test_gathered_scores_do_not_wait_for_another_process(tmp_path, monkeypatch):
+    "What a local model has scored is written down before the run waits for a text that another process holds."
+    ledger, scorer, seen = tox.open_ledger(tmp_path / "l.sqlite"), Paid({"en": ["x"]}), []
+    scorer.gather = 1000.
+    source = tox.source_number(ledger, scorer.id, scorer.revision, scorer.attribute, "en")
+    ledger.execute("INSERT INTO claims VALUES (?, ?, ?, strftime('%s'))", (source, tox.digest("held"), os.getppid()))
+    def sleep(seconds):
+        seen.append(ledger.execute("SELECT count(*) FROM scores").fetchone()[0])
+        tox.record(ledger, scorer, "en", [tox.Scored("held", .25)])                                 # the other one is done
+    monkeypatch.setattr(tox.time, "sleep", sleep)
+    found = tox.score_texts(["one x", "held", "two"], scorer, "en", ledger)
+    assert seen == [2] and {t: s.score for t, s in found.items()} == {"one x": .5, "held": .25, "two": 0}
+
+
 def test_looking_up_few_of_many_and_many_of_few(tmp_path):
     ledger, scorer = tox.open_ledger(tmp_path / "l.sqlite"), Paid({"en": ["x"]})
     tox.record(ledger, scorer, "en", [tox.Scored(f"t{i}", i / 3000) for i in range(3000)] + [tox.Scored("long", math.nan, "COMMENT_TOO_LONG")])

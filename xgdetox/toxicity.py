@@ -280,6 +280,7 @@ def _through(ledger, scorer, attribute: str, language: str, texts: list[str], wa
                 waiting += batch
                 found.update((s.text, s) for s in batch)
                 if time.time() - since >= scorer.gather: record(ledger, scorer, language, waiting); waiting, since = [], time.time()
+            if waiting: record(ledger, scorer, language, waiting); waiting = []      # before it waits for others
             left = [t for t in left if t not in asked]
             found.update(look_up(ledger, source, left))
             if any(t not in found for t in left): time.sleep(wait)
