@@ -14,7 +14,7 @@ from .data import InputError, LANGUAGES, file_language, load_lexicon, mask, writ
 from .stats import combine_seeds, correlation, read_table, tidy, write_table
 
 # %% auto #0
-__all__ = ['TABLES', 'OPTIONAL', 'SHARES', 'HEADLINE', 'DROPS', 'BLUE', 'ORANGE', 'GREY', 'INK', 'ACTIVATION_STYLES', 'READINGS',
+__all__ = ['TABLES', 'OPTIONAL', 'DROPS', 'SHARES', 'HEADLINE', 'BLUE', 'ORANGE', 'GREY', 'INK', 'ACTIVATION_STYLES', 'READINGS',
            'FIGURES', 'Run', 'load_run', 'family', 'variants', 'measure', 'drop_metric', 'headline', 'number',
            'percent', 'interval', 'summary_table', 'svg', 'Figure', 'figure_languages', 'retrieval_points',
            'label_shifts', 'figure_retrieval', 'is_control', 'figure_intervention', 'mean_activations',
@@ -67,6 +67,7 @@ def variants(run: Run) -> list[tuple[str, str]]:
     return sorted(out, key=lambda p: "control" in p[0])
 
 # %% ../nbs/report.ipynb #c012
+DROPS = ("toxic_mass_relative_drop", "emt_relative_drop", "toxicity_probability_relative_drop", "average_toxicity_relative_drop")
 SHARES = ("toxicity_probability", "emt", "average_toxicity", "toxic_mass", "language_kept", "probe_auc", "probe_accuracy", "top1")
 
 def measure(run: Run, table: str, metric: str, model: str, tuning: str | None = None, by=("language",), over: str = "seeds") -> pd.DataFrame:
@@ -88,7 +89,6 @@ def measure(run: Run, table: str, metric: str, model: str, tuning: str | None = 
 HEADLINE = {"probability": ("Toxicity probability", "toxicity", "toxicity_probability"), "mass": ("Toxic mass", "mass", "toxic_mass"),
             "emt": ("Expected maximum toxicity", "toxicity", "emt"), "language_kept": ("Language kept", "quality", "language_kept"),
             "perplexity": ("Perplexity", "quality", "perplexity")}
-DROPS = ("toxic_mass_relative_drop", "emt_relative_drop", "toxicity_probability_relative_drop", "average_toxicity_relative_drop")
 
 def drop_metric(run: Run) -> str:
     "The relative drop that the report speaks of: of toxic mass where it was measured, else of sampled toxicity."
