@@ -162,13 +162,12 @@ def test_reduced_quick_grid(tmp_path):
 
 @pytest.mark.slow
 def test_other_languages_go_on_when_one_fails(tmp_path):
-    from xgdetox.world import resolve_data
-    shutil.copytree(resolve_data("world", "prompts"), tmp_path / "p")
-    (tmp_path / "p" / "RTP_LX_DE.json").write_text("not JSON\n")
-    done = xgdetox(tmp_path / "r", *SHORT, "--set", "languages_per_job=1", "--set", f"data.prompts={tmp_path / 'p'}", "--set", "stages=[generate, score]")
+    "A fault of the input is said before any job; this one shows only in the job: a folder lies where its file should be."
+    (tmp_path / "r" / "generations" / "world-base" / "output-rtp_lx_de.json").mkdir(parents=True)
+    done = xgdetox(tmp_path / "r", *SHORT, "--set", "languages_per_job=1", "--set", "stages=[generate, score]")
     assert done.returncode == 1
     failed = [line for line in done.stdout.splitlines() if line.startswith("failed")]
-    assert len(failed) == 1 and "RTP_LX_DE.json:1" in failed[0] and "notebooks/generate/world-base.de.ipynb" in failed[0]
+    assert len(failed) == 1 and "output-rtp_lx_de.json" in failed[0] and "notebooks/generate/world-base.de.ipynb" in failed[0]
     assert {p.name for p in (tmp_path / "r" / "parts" / "toxicity").glob("*.csv")} == {"world-base.en.lexicon.csv", "world-base.zh.lexicon.csv"}
     log = g.read_log(tmp_path / "r" / "notebooks" / "generate" / "world-base.de.ipynb")
     assert "InputError" in log["error"], "the executed notebook keeps its traceback"
