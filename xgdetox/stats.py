@@ -268,7 +268,7 @@ def _combine(v, low, high, level) -> tuple[float, float, float]:
 # %% ../nbs/00c_stats.ipynb #c054
 def combine_seeds(df: pd.DataFrame, by: Sequence[str], level: float = .95) -> pd.DataFrame:
     """One row per `by`: mean over seeds, `low` and `high` from prompts and seeds, mean `n`, number of `seeds`, their `spread` (sd),
-    `prompt_low` and `prompt_high` from prompts alone: the mean of the seeds' bounds, as if their errors were one.
+    `prompt_low` and `prompt_high` from prompts alone: the mean of the seeds' half-widths, as if their errors were one.
 
     Half-width from 3 seeds on: sqrt(mean prompt half-width^2 + (t sd / sqrt(seeds))^2). Two: the span of both intervals. One: its own.
     Rows of several `model`s: each model's mean over its tuning seeds counts as one; `seeds` is still the number of rows."""
@@ -279,5 +279,5 @@ def combine_seeds(df: pd.DataFrame, by: Sequence[str], level: float = .95) -> pd
         v = g.value.to_numpy(float)
         value, low, high = _combine(v, g.low.to_numpy(float), g.high.to_numpy(float), level)
         rows.append(dict(zip(by, key if isinstance(key, tuple) else (key,)), value=value, low=low, high=high, n=g.n.mean(), seeds=seeds,
-                         spread=v.std(ddof=1) if len(v) > 1 else math.nan, prompt_low=g.low.mean(), prompt_high=g.high.mean()))
+                         spread=v.std(ddof=1) if len(v) > 1 else math.nan, prompt_low=g.value.mean() - (g.value - g.low).mean(), prompt_high=g.value.mean() + (g.high - g.value).mean()))
     return pd.DataFrame(rows, columns=[*by, "value", "low", "high", "n", "seeds", "spread", "prompt_low", "prompt_high"])
