@@ -14,9 +14,11 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
 # The order of the pages: a page may import any earlier one and none later (DESIGN.md, layout).
-ORDER = ("data models world stats training generation toxicity quality probe value_vectors intervention activations "
-         "retrieval report explorer grid cli").split()
-PAGES = sorted(NBS.glob("*.ipynb"))
+ORDER = ("data weights models world stats training generation toxicity quality probe value_vectors intervention activations "
+         "retrieval scorers pairs report explorer grid cli").split()
+STORY = sorted(NBS.glob("*.ipynb"))                                            # the argument, and how to ask it
+LIBRARY = sorted((NBS / "lib").glob("*.ipynb"))                               # machinery, one page a module
+PAGES = STORY + LIBRARY
 EXPERIMENTS = sorted((NBS / "experiments").glob("*.ipynb"))
 ids = lambda p: p.stem
 
@@ -31,7 +33,15 @@ def source(cell):
 
 def exported(page):
     "The module that a page exports to, or None."
-    return next((m[1] for c in cells(page) if (m := re.search(r"^#\|\s*default_exp\s+(\w+)", source(c), re.M))), None)
+    return next((m[1] for c in cells(page) if (m := re.search(r"^#\|\s*default_exp\s+([\w.]+)", source(c), re.M))), None)
+
+
+def module_name(path):
+    "The dotted name of a module's file inside the package: `scorers.judge`."
+    return ".".join(path.relative_to(ROOT / "xgdetox").with_suffix("").parts)
+
+
+MODULES = sorted(p for p in (ROOT / "xgdetox").rglob("*.py") if p.stem not in ("__init__", "_modidx"))
 
 
 def tracked_copy(to):
@@ -56,9 +66,9 @@ def test_export_and_clean_leave_no_difference(tmp_path):
 
 
 def test_every_module_has_its_page():
-    modules = {p.stem for p in (ROOT / "xgdetox").glob("*.py")} - {"__init__", "_modidx"}
+    modules = {module_name(p) for p in MODULES}
     assert modules == {m for p in PAGES if (m := exported(p))}
-    assert modules <= set(ORDER), "a new page: give it its place in ORDER"
+    assert {m.split(".")[0] for m in modules} <= set(ORDER), "a new page: give it its place in ORDER"
 
 
 @pytest.mark.parametrize("page", PAGES + EXPERIMENTS, ids=ids)
@@ -82,11 +92,12 @@ def imported_modules(path):
     return found & set(ORDER)
 
 
-@pytest.mark.parametrize("module", [m for m in ORDER if (ROOT / f"xgdetox/{m}.py").exists()])
-def test_import_direction(module):
-    later = ORDER[ORDER.index(module):]
-    wrong = imported_modules(ROOT / f"xgdetox/{module}.py") & set(later)
-    assert not wrong, f"{module} imports {wrong}, which stand at or after it"
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_import_direction(path):
+    module, *inner = module_name(path).split(".")
+    later = ORDER[ORDER.index(module) + bool(inner):]                          # the modules of a package may import each other
+    wrong = imported_modules(path) & set(later)
+    assert not wrong, f"{module_name(path)} imports {wrong}, which stand at or after it"
 
 
 def test_data_imports_nothing_of_ours_and_models_only_its_error():
@@ -97,7 +108,7 @@ def test_data_imports_nothing_of_ours_and_models_only_its_error():
 HEAVY = {"trl", "vllm", "bitsandbytes", "googleapiclient", "snakemake", "peft", "lm_eval", "papermill", "vl_convert"}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "xgdetox").glob("*.py")), ids=ids)
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_heavy_packages_only_inside_functions(path):
     top = {a.name.split(".")[0] for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.Import) for a in n.names}
     top |= {(n.module or "").split(".")[0] for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.ImportFrom)}
@@ -185,7 +196,7 @@ def test_every_page_stands_in_the_sidebar():
     config = yaml.safe_load((ROOT / "_quarto.yml").read_text())
     named = [f for part in config["website"]["sidebar"]["contents"] for f in sidebar(part)]
     assert len(named) == len(set(named))
-    assert set(named) == {p.name for p in PAGES}
+    assert set(named) == {str(p.relative_to(NBS)) for p in PAGES}
     assert yaml.safe_load((NBS / "_quarto.yml").read_text())["metadata-files"] == ["../_quarto.yml"]
     for name in ("references.bib", "styles.css", *config["project"]["resources"]): assert (NBS / name).is_file()
 
@@ -198,8 +209,8 @@ def test_site_is_processed_without_quarto(tmp_path):
     code = "from nbdev.serve import proc_nbs; proc_nbs(n_workers=2)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
-    made = {p.name for p in (tmp_path / "_proc").glob("*.ipynb")}
-    assert {p.name for p in PAGES} <= made, done.stderr[-2000:]
+    made = {str(p.relative_to(tmp_path / "_proc")) for p in (tmp_path / "_proc").rglob("*.ipynb")}
+    assert {str(p.relative_to(NBS)) for p in PAGES} <= made, done.stderr[-2000:]
     for name in ("references.bib", "styles.css", "explore/world.html", "images/headline.svg"): assert (tmp_path / "_proc" / name).is_file(), name
 
 
@@ -230,10 +241,11 @@ def compare_with_refill(page, tmp_path):
     for name in ("nbs", "results", "experiments"): shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.lock", "explore"))
     untracked = subprocess.run(["git", "ls-files", "-o", "results"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     for name in untracked: (tmp_path / name).unlink(missing_ok=True)          # a table that is not committed yet is behind no committed figure
-    raw = json.loads((tmp_path / "nbs" / page.name).read_text(encoding="utf-8"))
+    copy = tmp_path / page.relative_to(ROOT)
+    raw = json.loads(copy.read_text(encoding="utf-8"))
     raw["cells"] = [c for c in raw["cells"] if "nbdev_export()" not in source(c)]
-    (tmp_path / "nbs" / page.name).write_text(json.dumps(raw), encoding="utf-8")
-    old, new = cells(tmp_path / "nbs" / page.name), [c for c in execute(tmp_path / "nbs" / page.name, tmp_path / "nbs").cells if c.cell_type == "code"]
+    copy.write_text(json.dumps(raw), encoding="utf-8")
+    old, new = cells(copy), [c for c in execute(copy).cells if c.cell_type == "code"]
     for i in behind_figures(old, page.stem in READ_TABLES):
         assert numbers(new[i]) == pytest.approx(numbers(old[i]), **TOLERANCE), f"{page.name}: run make refill PAGES={page.stem}: {source(old[i])[:60]!r}"
 

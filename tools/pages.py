@@ -34,10 +34,10 @@ def readme() -> None:
     print("README.md")
 
 
-def execute(page: Path, folder: Path = NBS):
-    "The notebook `page` run in `folder`, with the outputs that a reader sees: progress and warnings are for the terminal."
+def execute(page: Path):
+    "The notebook `page` run where it stands, with the outputs that a reader sees: progress and warnings are for the terminal."
     nb = nbformat.read(page, as_version=4)
-    NotebookClient(nb, timeout=900, resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(nb, timeout=900, resources={"metadata": {"path": str(page.parent)}}).execute()
     for cell in nb.cells:
         if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
     return nb
@@ -45,7 +45,7 @@ def execute(page: Path, folder: Path = NBS):
 
 def refill(names: list[str]) -> None:
     "Run the named pages (default: all, in order) where they stand, and keep the cleaned outputs."
-    pages = [NBS / f"{n}.ipynb" for n in names] or sorted(NBS.glob("*.ipynb"))
+    pages = [NBS / f"{n}.ipynb" for n in names] or [*sorted(NBS.glob("*.ipynb")), *sorted((NBS / "lib").glob("*.ipynb"))]
     for page in pages:
         print(f"running {page.name} ...", end=" ", flush=True)
         nbformat.write(execute(page), page)
