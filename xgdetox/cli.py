@@ -484,7 +484,7 @@ def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--pro
     """The value vectors nearest to a probe, what they promote beside random vectors, and which are active on English prompts.
 
     Example: xgdetox value-vectors --model world --probe probes/world --output neurons.csv"""
-    from xgdetox.data import LANGUAGES, load_lexicon, load_prompts, write_atomic
+    from xgdetox.data import LANGUAGES, load_lexicon, load_prompts, write_csv
     from xgdetox.models import bos_of, load_model, load_tokenizer
     from xgdetox.stats import write_table
     from xgdetox.value_vectors import all_activations, describe_sources, rank_value_vectors, select_sources, write_neurons
@@ -496,7 +496,7 @@ def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--pro
     pairs, table, tokens = describe_sources(network, tokenizer, near, all_activations(network, tokenizer, prompts, bos=bos), words, norm=norm, show_rude=rude, labels=dict(model=model, tuning="base", n=len(prompts)))
     if not near.actual.any(): print("no candidate is active on these prompts: the ten most active stand in")
     write_table(table, output); write_neurons(output.with_suffix(".json"), pairs)
-    with write_atomic(output.with_name(output.stem + "-tokens.csv")) as f: tokens.to_csv(f, index=False)
+    write_csv(output.with_name(output.stem + "-tokens.csv"), tokens)
     shown = "control rank layer neuron cosine mean_activation rude_tokens rude_languages effective_scripts tokens".split()
     say_table(table.loc[table.metric == "cosine", [c for c in shown if c in table]].groupby("control").head(12))
     say_table(table.loc[table.metric != "cosine", ["metric", "value", "null_mean", "low", "high", "p"]], f"{output}, {output.with_suffix('.json')}, {output.stem}-tokens.csv")

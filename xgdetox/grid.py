@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 import pandas as pd, yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from .data import LANGUAGES, InputError, normalise_language, read_json, write_atomic, write_json
+from .data import LANGUAGES, InputError, normalise_language, read_csv, read_json, write_atomic, write_csv, write_json
 
 # %% ../nbs/grid.ipynb #c007
 STAGES = ("pretrain", "train", "generate", "score", "mass", "quality", "probe", "value_vectors", "intervene", "activations",
@@ -601,12 +601,11 @@ def keep_tables(run, folder) -> list[Path]:
     run, folder, written = Path(run), Path(folder), []
     for name in KEPT:
         if not (run / "tables" / f"{name}.csv").exists(): continue
-        table = pd.read_csv(run / "tables" / f"{name}.csv").drop(columns=["tokens", "started"], errors="ignore")
+        table = read_csv(run / "tables" / f"{name}.csv").drop(columns=["tokens", "started"], errors="ignore")
         if name in ("activations", "retrieval") and "layer" in table: table = table[table.layer.isna()].drop(columns="neuron", errors="ignore")
         if name == "intervention": table = table[table.metric.isin(["toxic_mass", "average_toxicity", "emt", "toxicity_probability", "perplexity", "language_kept"])]
         table = table[[c for c in table if name == "summary" or c in (*COLUMNS, "layer") or table[c].notna().any()]]
-        with write_atomic(folder / f"{name}.csv") as f: table.to_csv(f, index=False, float_format="%.6g")
-        written.append(folder / f"{name}.csv")
+        written.append(write_csv(folder / f"{name}.csv", table, float_format="%.6g"))
     made = {k: v for k, v in read_json(run / "manifest.json").items() if k in ("name", "about", "versions", "git", "models", "seeds", "durations", "written")}
     return [*written, write_json(folder / "manifest.json", made)]
 

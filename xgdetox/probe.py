@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .data import InputError, load_labelled, normalise_language, read_json, write_atomic, write_json
+from .data import InputError, load_labelled, normalise_language, read_json, write_atomic, write_csv, write_json
 from .models import fingerprint, load, pooled_states
 from .stats import bootstrap_mean, permutation_test, tidy, write_table
 
@@ -204,8 +204,7 @@ def evaluate_probe(model, probe, files: dict, *, tokenizer=None, cache=None, lim
 # %% ../nbs/05_probe.ipynb #c032
 def write_table_of_scores(path, scores, labels) -> Path:
     "One row a text (its number, the probe's score, its label); never the text itself."
-    with write_atomic(path) as f: pd.DataFrame(dict(text=range(len(scores)), score=scores, label=list(labels))).to_csv(f, index=False)
-    return path
+    return write_csv(path, dict(text=range(len(scores)), score=scores, label=list(labels)))
 
 # %% ../nbs/05_probe.ipynb #c050
 def shuffled_control(model, probe, train_file, files: dict, *, shuffles: int = 100, tokenizer=None, cache=None, limit=None, label: str = "", tuning: str = "base", seed: int = 0) -> pd.DataFrame:

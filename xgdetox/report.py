@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from .data import InputError, LANGUAGES, file_language, load_lexicon, mask, write_atomic
+from .data import InputError, LANGUAGES, file_language, load_lexicon, mask, write_atomic, write_csv
 from .stats import combine_seeds, correlation, read_table, tidy, write_table
 
 # %% auto #0
@@ -518,5 +518,5 @@ def make_report(run_dir, output=None, *, rude_words=None, notes=(), n_resamples:
     output = Path(output) if output else run.folder/"report.html"; output = output if output.suffix else output/"report.html"
     with write_atomic(output) as f: f.write(page)
     headlines = [headline(run, model, tuning).assign(model=model, tuning=tuning) for model, tuning in pairs]
-    with write_atomic(run.folder/"tables"/"summary.csv") as f: pd.concat(headlines or [pd.DataFrame()]).to_csv(f, index=False)
+    write_csv(run.folder/"tables"/"summary.csv", pd.concat(headlines or [pd.DataFrame()]))
     return output

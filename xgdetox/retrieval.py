@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from .data import InputError, LANGUAGES, load_parallel, normalise_language
+from .data import InputError, LANGUAGES, load_parallel, normalise_language, write_csv
 from .stats import (bootstrap_mean, bootstrap_means, combine_seeds, correlation, correlation_p, fisher_interval, partial_correlation,
                            read_table, tidy, write_table)
 
@@ -152,7 +152,9 @@ def retrieve(model, parallel_dir, languages=None, *, paper: bool = False, centre
         rows += mine + [dict(language=c, metric="fertility", value=size[c], n=len(df))]
         each.append(pd.DataFrame(dict(language=c, id=df.id) | sentences))
     out = tidy(_with_exclusions(rows, left_out, dict(model=model_name, tuning=tuning, seed=seed), "mean_cosine" if paper else "top1"))
-    if output: write_table(out, output); pd.concat(each).to_csv(Path(output).with_name(Path(output).stem + ".values.csv"), index=False)
+    if output:
+        write_table(out, output)
+        write_csv(Path(output).with_name(Path(output).stem + ".values.csv"), pd.concat(each))
     return out
 
 # %% ../nbs/09_retrieval.ipynb #c030

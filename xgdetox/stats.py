@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Callable, Sequence
 import numpy as np
 import pandas as pd
-from .data import InputError, write_atomic
+from .data import InputError, read_csv, write_atomic, write_csv
 
 # %% auto #0
 __all__ = ['COLUMNS', 'TEXT', 'tidy', 'write_table', 'read_table', 'why_no_interval', 'bootstrap_mean', 'bootstrap_means',
@@ -39,7 +39,7 @@ def write_table(df: pd.DataFrame, path) -> Path:
     if path.suffix == ".parquet":
         with write_atomic(path, mode="wb") as f: tidy(df).to_parquet(f, index=False)
     else:
-        with write_atomic(path) as f: tidy(df).to_csv(f, index=False)
+        write_csv(path, tidy(df))
     return path
 
 # %% ../nbs/00c_stats.ipynb #c011
@@ -49,7 +49,7 @@ def read_table(path) -> pd.DataFrame:
     if not path.exists(): raise InputError("no such table", path=path, remedy="run the step that writes it")
     try:
         if path.suffix == ".parquet": df = pd.read_parquet(path)
-        else: df = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={c: str for c in TEXT})
+        else: df = read_csv(path, dtype={c: str for c in TEXT})
         missing = [c for c in COLUMNS if c not in df]
         if not missing: return tidy(df)
     except (ValueError, pd.errors.ParserError) as e:

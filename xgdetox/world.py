@@ -11,7 +11,7 @@ __all__ = ['WORLDS', 'CODES', 'ASSETS', 'ORDER', 'NOUN_FIRST', 'RESOURCE', 'DECO
            'draw_lists', 'make_tokenizer', 'draw_document', 'build_model', 'token_rows', 'save_state', 'load_state',
            'learning_rate_at', 'fit', 'finished', 'pretrain_model', 'pretrain', 'make_text_tokenizer', 'read_text',
            'draw_lines', 'pretrain_on_text', 'sample_prompts', 'prompt_text', 'sample_pair', 'sample_labelled',
-           'sample_parallel', 'write_jsonl', 'write_csv', 'write_data', 'cache_folder', 'resolve_data', 'resolve_model']
+           'sample_parallel', 'write_jsonl', 'write_data', 'cache_folder', 'resolve_data', 'resolve_model']
 
 # %% ../nbs/00b_world.ipynb #c002
 import csv, hashlib, json, math, os, random, re, time
@@ -19,7 +19,7 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
-from .data import InputError, write_atomic, write_json
+from .data import InputError, write_atomic, write_csv, write_json
 
 # %% ../nbs/00b_world.ipynb #c005
 WORLDS = ("world", "world-tuned", "world-control")          # the shipped models
@@ -575,13 +575,6 @@ DATA_VERSION = "a78f5d748c44"                                  # of the files' b
 def write_jsonl(path, rows):
     "Rows as lines of JSON, whole or not at all."
     with write_atomic(path) as f: f.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
-
-def write_csv(path, rows):
-    "Rows of text and label as CSV, whole or not at all."
-    with write_atomic(path) as f:
-        writer = csv.DictWriter(f, ["text", "label"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 # %% ../nbs/00b_world.ipynb #c095
 def write_data(folder, control: bool = False) -> Path:
