@@ -23,7 +23,7 @@ from typing import Callable, Iterable, Iterator, NamedTuple
 import numpy as np
 import pandas as pd
 from .data import (InputError, LANGUAGES, file_language, load_labelled, load_lexicon, load_prompts, normalise_language, read_json,
-                          read_jsonl, write_atomic, write_json)
+                          read_jsonl, read_yaml, write_atomic, write_json)
 from .generation import accepts, generation_rows, read_generations
 from .models import batch_tokens, encode, length_batches
 from .stats import bootstrap_mean, holm, paired_difference, relative_drop, tidy, write_table
@@ -1193,9 +1193,7 @@ def coverage(scorer: Scorer) -> pd.DataFrame:
 # %% ../nbs/03_toxicity.ipynb #c138
 def panel_scorer(path: str) -> Panel:
     "The scorer `panel:FILE`: YAML or JSON, a list of scorers in order of preference, or a mapping from language to scorer."
-    import yaml
-    try: members = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e: raise InputError(f"is no panel ({e.__class__.__name__})", path, remedy="give a YAML list of scorers, or language: scorer") from None
+    members = read_yaml(path)
     specs = list(members.values()) if isinstance(members, dict) else members
     if not isinstance(specs, list) or not specs or not all(isinstance(s, str) for s in specs):
         raise InputError("is no panel", path, remedy="give a YAML list of scorers, or language: scorer")

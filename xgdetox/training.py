@@ -15,9 +15,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import yaml
 
-from .data import InputError, load_pairs, read_json, write_json
+from .data import InputError, load_pairs, read_json, read_yaml, write_json
 from .models import adapter_base, encode, load_model, load_tokenizer, token_ids, widths
 
 # %% auto #0
@@ -71,9 +70,7 @@ def load_recipe(name=None, **overrides) -> dict:
     if name is not None:
         path = next((p for p in (Path(str(name)), RECIPES/f"{name}.yaml") if p.suffix in (".yaml", ".yml") and p.exists()), None)
         if path is None: raise InputError(f"no recipe {str(name)!r}", field="recipe", remedy=f"shipped are {', '.join(recipes())}; or give a YAML file")
-        try: own = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as e:
-            raise InputError("is not YAML", path, getattr(getattr(e, "problem_mark", None), "line", -1) + 1, remedy="see the shipped recipes") from None
+        own = read_yaml(path) or {}
         if not isinstance(own, dict): raise InputError("is no list of settings", path, remedy="write `key: value` lines; see the shipped recipes")
         check_keys(own, path)
     check_keys(overrides)
@@ -127,7 +124,7 @@ def recipe_for(model) -> str:
     "The shipped recipe of a model, by its hub name or folder name; mGPT's, the paper's full fine-tuning, for others."
     name = str(model).rstrip("/").rpartition("/")[2].lower()
     for r in recipes():
-        if yaml.safe_load((RECIPES/f"{r}.yaml").read_text(encoding="utf-8"))["model"].rpartition("/")[2].lower() == name: return r
+        if read_yaml(RECIPES/f"{r}.yaml")["model"].rpartition("/")[2].lower() == name: return r
     return "world" if name.startswith(("world", "control")) else "mgpt"
 
 # %% ../nbs/01_training.ipynb #c0d1
