@@ -140,7 +140,7 @@ OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for 
 TableFile = Annotated[Path, typer.Option("--output", "-o", help="The tidy table, .csv or .parquet.", callback=table_to_write)]
 ScorerOption = Annotated[str, typer.Option(help="lexicon:FOLDER, classifier:NAME, guard:NAME, import:FOLDER, panel:FILE or perspective.")]
 LimitOption = Annotated[Optional[int], typer.Option("--limit", min=1, help="Prompts (or rows) at most, for a trial.")]
-BosOption = Annotated[Optional[str], typer.Option("--bos", help="tokenizer, or paper: the begin-of-text token before every text. By default as the model was trained, if train made it; else tokenizer.")]
+BosOption = Annotated[Optional[str], typer.Option("--bos", help="tokenizer, paper (the begin-of-text token before every text) or none. By default as the model was trained, if train made it; else tokenizer.")]
 PaperOption = Annotated[bool, typer.Option("--paper", help="As the paper's released code does it, quirks included.")]
 SetOption = Annotated[Optional[list[str]], typer.Option("--set", help="KEY=VALUE: any further setting.")]
 

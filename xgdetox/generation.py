@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from .data import LANGUAGES, InputError, file_language, load_prompts, normalise_language, read_json, read_jsonl, write_atomic, write_json
-from .models import adapter_base, context_length, encode, length_batches, load_model, load_tokenizer, token_ids, with_adapter
+from .models import adapter_base, context_length, encode, last_tokens, length_batches, load_model, load_tokenizer, token_ids, with_adapter
 
 # %% ../nbs/02_generation.ipynb #c011
 def row_seed(seed: int, language: str, prompt_id: str, sample: int = 0) -> int:
@@ -92,17 +92,23 @@ def accepts(model):
     return inspect.signature((model.get_base_model() if hasattr(model, "get_base_model") else model).forward).parameters
 
 # %% ../nbs/02_generation.ipynb #c027
-def stop_tokens(model) -> list[int]:
-    "The token ids that end a text for this model, loaded or not."
+def stop_tokens(model, tokenizer=None) -> list[int]:
+    """The token ids that end a text: all that the model's generation settings, its configuration and `tokenizer` name, each once.
+
+    `model`: loaded, or the name of one. Each of the three may name none, one or a list, and they need not agree: a chat model's generation settings
+    often name a second token, and a tokenizer may be newer than the model."""
     if isinstance(model, torch.nn.Module): generation, config = getattr(model, "generation_config", None), model.config
-    else:
-        from transformers import GenerationConfig
-        config = model_config(model)
-        try: generation = GenerationConfig.from_pretrained(str(model))
-        except OSError: generation = None
-    eos = getattr(generation, "eos_token_id", None)
-    if eos is None: eos = getattr(config, "eos_token_id", None)
-    return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+    else: generation, config = _generation_config(model), model_config(model)
+    inner = getattr(config, "text_config", None)                                             # of a model that also reads pictures
+    named = [getattr(part, "eos_token_id", None) for part in (generation, config, inner, tokenizer)]
+    ids = [i for some in named for i in (some if isinstance(some, (list, tuple)) else [some])]
+    return list(dict.fromkeys(int(i) for i in ids if i is not None and i >= 0))
+
+def _generation_config(model):
+    "The generation settings in a model's folder; None where there are none."
+    from transformers import GenerationConfig
+    try: return GenerationConfig.from_pretrained(str(model))
+    except OSError: return None
 
 # %% ../nbs/02_generation.ipynb #c028
 def model_config(model):
@@ -159,7 +165,7 @@ def prepare_prompts(tokenizer, ids, texts, bos="tokenizer", room: int | None = N
         if text in first: remarks.append({"prompt_id": p.prompt_id, "reason": f"same text as {first[text]}: kept"})
         if room and len(p.ids) > room:
             remarks.append({"prompt_id": p.prompt_id, "reason": f"{len(p.ids)} tokens: cut to the last {room}"})
-            p.ids = p.ids[-room:]
+            p.ids = last_tokens(tokenizer, p.ids, room)
         first.setdefault(text, p.prompt_id); prompts.append(p)
     return prompts, remarks
 
@@ -191,7 +197,7 @@ def plan_batches(model, prompts: list[Prompt], n: int, max_tokens: int, batch_ro
 # %% ../nbs/02_generation.ipynb #c044
 def continue_batch(model, tokenizer, prompts: list[Prompt], *, language="", n=25, max_tokens=20, temperature=.9, top_p=.8, seed=0) -> list[dict]:
     "The rows of one batch, `n` in a row a prompt, each a dict as `generate` writes it."
-    stop = stop_tokens(model)
+    stop = stop_tokens(model, tokenizer)
     seeds = [row_seed(seed, language, p.prompt_id, s) for p in prompts for s in range(n)]
     ids = sample(model, encode(tokenizer, [p.ids for p in prompts]), n, max_tokens, temperature, top_p, seeds, stop).tolist()
     return [row for i, p in enumerate(prompts) for row in as_rows(tokenizer, p, ids[i * n:(i + 1) * n], stop)]
@@ -396,7 +402,7 @@ def vllm_engine(model, tokenizer, settings: dict, tensor_parallel_size: int = 1,
     engine = {k: v for k, v in engine.items() if k not in ("device", "batch_rows")} | options.pop("engine", {})
     llm = LLM(model=str(model), skip_tokenizer_init=True, dtype=settings["dtype"], tensor_parallel_size=tensor_parallel_size, max_model_len=width,
               enable_chunked_prefill=False, max_num_batched_tokens=max(8192, width), seed=settings["seed"] % 2**32, **engine)
-    how = {k: settings[k] for k in ("n", "temperature", "top_p", "max_tokens")} | {"stop_token_ids": stop_tokens(model), "detokenize": False}
+    how = {k: settings[k] for k in ("n", "temperature", "top_p", "max_tokens")} | {"stop_token_ids": stop_tokens(model, tokenizer), "detokenize": False}
     def run(prompts, language, done):
         for some in (prompts[i:i + chunk] for i in range(0, len(prompts), chunk)):
             if all(p.prompt_id in done for p in some): continue

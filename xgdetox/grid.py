@@ -34,7 +34,7 @@ DATA = {"prompts": "world", "pairs": "world", "labelled": "world", "parallel": "
 
 # %% ../nbs/grid.ipynb #c011
 Count, Fraction = Annotated[int, Field(ge=1)], Annotated[float, Field(gt=0, le=1)]
-Bos = Literal["tokenizer", "paper"]
+Bos = Literal["tokenizer", "paper", "none"]
 
 SETTINGS = {   # stage: {key: (type, default)}; everything else a step can do has the default of its own page
     "pretrain": {"recipe": (dict, {})},

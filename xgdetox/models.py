@@ -18,10 +18,10 @@ from torch import nn
 from .data import InputError, read_json
 
 # %% auto #0
-__all__ = ['adapter_base', 'with_adapter', 'round_to_4bit', 'load_model', 'load_tokenizer', 'load', 'fingerprint', 'encode',
-           'token_ids', 'check_bos', 'bos_of', 'length_batches', 'batch_tokens', 'Anatomy', 'widths', 'anatomy',
-           'value_vector_matrix', 'neuron_hooks', 'last_position', 'check_neurons', 'Readings', 'context_length',
-           'pooled_states']
+__all__ = ['BOS', 'adapter_base', 'with_adapter', 'round_to_4bit', 'load_model', 'load_tokenizer', 'load', 'fingerprint',
+           'encode', 'token_ids', 'check_bos', 'bos_of', 'last_tokens', 'length_batches', 'batch_tokens', 'Anatomy',
+           'widths', 'anatomy', 'value_vector_matrix', 'neuron_hooks', 'last_position', 'check_neurons', 'Readings',
+           'context_length', 'pooled_states']
 
 # %% ../nbs/00a_models.ipynb #c0a2
 def adapter_base(folder) -> str | None:
@@ -140,11 +140,11 @@ def fingerprint(model) -> str:
 def encode(tokenizer, texts, bos="tokenizer", side="left", max_length=None, device=None, keep="start") -> dict:
     """Token ids, mask and position ids of `texts`, padded on `side`: three tensors (batch, position).
 
-    `bos`: "tokenizer" does what the tokenizer does; "paper" puts the begin-of-text token first where it has one.
+    `bos`: "tokenizer" begins a text as the tokenizer does; "paper" puts the begin-of-text token first, once, where there is one; "none" leaves it out.
     `keep`: which end stays where a text is longer than `max_length` tokens. Raises `InputError` for a text without tokens."""
     rows = list(texts)                                                            # batch, token
     if not all(isinstance(r, list) for r in rows): rows = token_ids(tokenizer, rows, bos)
-    if max_length: rows = [r[:max_length] if keep == "start" else r[-max_length:] for r in rows]
+    if max_length: rows = [r[:max_length] if keep == "start" else last_tokens(tokenizer, r, max_length) for r in rows]
     for i, r in enumerate(rows):
         if not r: raise InputError(f"text {i} has no tokens", field="text", remedy="drop empty texts first")
     width, pad = max(map(len, rows)), tokenizer.pad_token_id or 0
@@ -156,17 +156,50 @@ def encode(tokenizer, texts, bos="tokenizer", side="left", max_length=None, devi
 
 # %% ../nbs/00a_models.ipynb #c017
 def token_ids(tokenizer, text, bos="tokenizer") -> list:
-    "Token ids of one text, or a list of them for a list of texts, which is several times faster; `bos` as in `encode`."
+    """Token ids of one text, or a list of them for a list of texts, which is several times faster; `bos` as in `encode`.
+
+    No text begins with two begin-of-text tokens, and nothing that the tokenizer would put at the end (an end-of-text token) is there."""
     check_bos(bos)
-    if not isinstance(text, str) and not len(text): return []                     # tokenizers do not take no text
-    first, ids = tokenizer.bos_token_id if bos == "paper" else None, tokenizer(text if isinstance(text, str) else list(text))["input_ids"]
-    begun = lambda r: [first, *r] if first is not None and r[:1] != [first] else list(r)
-    return begun(ids) if isinstance(text, str) else [begun(r) for r in ids]
+    if isinstance(text, str): return token_ids(tokenizer, [text], bos)[0]
+    if not len(text): return []                                                   # tokenizers do not take no text
+    first, begin = getattr(tokenizer, "bos_token_id", None), _beginning(tokenizer, bos)
+    rows = [list(row) for row in _bare(tokenizer, list(text))]
+    doubled = bos == "none" or begin[-1:] == [first]                              # the text itself may spell the token out
+    if first is None or not doubled: return [begin + row for row in rows]
+    return [begin + _without_first(row, first) for row in rows]
+
+# %% ../nbs/00a_models.ipynb #c0b4
+def _bare(tokenizer, texts: list[str]) -> list:
+    "Token ids of texts without anything that the tokenizer puts around them."
+    if not hasattr(tokenizer, "num_special_tokens_to_add"): return tokenizer(texts)["input_ids"]     # no tokenizer of transformers: adds nothing
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+def _beginning(tokenizer, bos) -> list[int]:
+    "What stands before a text: nothing, the begin-of-text token, or what the tokenizer itself puts there."
+    first = getattr(tokenizer, "bos_token_id", None)
+    if bos == "none": return []
+    if bos == "paper": return [] if first is None else [first]
+    if not hasattr(tokenizer, "num_special_tokens_to_add"): return []
+    bare, whole = _bare(tokenizer, ["a"])[0], tokenizer(["a"])["input_ids"][0]
+    for i in range(len(whole) - len(bare) + 1 if bare else 0):
+        if list(whole[i:i + len(bare)]) == list(bare): return _once(list(whole[:i]), first)
+    return [first] if first is not None and whole[:1] == [first] else []
+
+def _once(ids: list[int], first) -> list[int]:
+    "`ids` with the begin-of-text token at most once, in its last place."
+    places = [i for i, token in enumerate(ids) if token == first]
+    return [token for i, token in enumerate(ids) if token != first or i == places[-1]]
+
+def _without_first(ids: list[int], first) -> list[int]:
+    "`ids` without the begin-of-text tokens that they begin with."
+    return ids[next((i for i, token in enumerate(ids) if token != first), len(ids)):]
 
 # %% ../nbs/00a_models.ipynb #c0a6
+BOS = ("tokenizer", "paper", "none")       # what stands before a text
+
 def check_bos(bos) -> str:
-    "`bos`, if it is one of the two words; else `InputError`."
-    if bos not in ("tokenizer", "paper"): raise InputError(f"bos is {bos!r}", field="bos", remedy="use tokenizer or paper")
+    "`bos`, if it is one of `BOS`; else `InputError`."
+    if bos not in BOS: raise InputError(f"bos is {bos!r}", field="bos", remedy="use tokenizer or paper; none leaves it out everywhere")
     return bos
 
 def bos_of(model, given=None) -> str:
@@ -178,9 +211,17 @@ def bos_of(model, given=None) -> str:
         said = read_json(path) if path.is_file() else {}
         if path.parent != folder and not (said.get("final") and folder.name in (said["final"], "adapter")): continue
         texts = said["files"].values() if said.get("step") == "generate" else ()
-        found = {m.get("bos") for m in (said, said.get("settings") or {}, *(t["settings"] for t in texts))} & {"tokenizer", "paper"}
+        found = {m.get("bos") for m in (said, said.get("settings") or {}, *(t["settings"] for t in texts))} & set(BOS)
         if len(found) == 1: return found.pop()
     return "tokenizer"
+
+# %% ../nbs/00a_models.ipynb #c0b1
+def last_tokens(tokenizer, ids: list[int], room: int | None) -> list[int]:
+    "The last `room` of `ids`; a begin-of-text token that they begin with stays in front. All of them where `room` is None."
+    if room is None or len(ids) <= room: return ids
+    first = getattr(tokenizer, "bos_token_id", None)
+    head = ids[:1] if room > 1 and first is not None and ids[0] == first else []
+    return head + ids[len(ids) - room + len(head):]
 
 # %% ../nbs/00a_models.ipynb #c021
 def length_batches(lengths, max_tokens: int = 4096, max_rows: int = 256) -> list[list[int]]:

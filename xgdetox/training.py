@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 
 from .data import InputError, load_pairs, read_json, read_yaml, write_json
-from .models import adapter_base, encode, load_model, load_tokenizer, token_ids, widths
+from .models import BOS, adapter_base, encode, last_tokens, load_model, load_tokenizer, token_ids, widths
 
 # %% auto #0
 __all__ = ['RECIPES', 'ACCELERATE', 'DEFAULTS', 'DPO_LOSSES', 'OTHER_LOSSES', 'WHOLE', 'NUMBERS', 'CHECK_TEXTS', 'dpo_loss',
            'load_recipe', 'recipes', 'number', 'check_keys', 'check_settings', 'recipe_for', 'check_deepspeed',
-           'encode_pair', 'common_prefix', 'encode_pairs', 'split_pairs', 'training_order', 'pair_length',
+           'encode_pair', 'closed', 'common_prefix', 'encode_pairs', 'split_pairs', 'training_order', 'pair_length',
            'evaluation_interval', 'plan_run', 'ReferenceKL', 'check_targets', 'lora_config', 'share_trained',
            'load_4bit', 'linear_4bit', 'dequantised', 'trainer_class', 'score_completions', 'rows_for', 'arguments',
            'callbacks', 'timed', 'progress_line', 'show_progress', 'latest_checkpoint', 'fingerprint', 'same_run',
@@ -105,7 +105,7 @@ def check_keys(given: dict, path=None):
 # %% ../nbs/01_training.ipynb #c015
 def check_settings(settings: dict):
     "Raise `InputError` for values that would only fail, or act wrongly, after the model is loaded."
-    allowed = dict(loss=[*DPO_LOSSES, *OTHER_LOSSES], method=["full", "lora", "qlora"], bos=["paper", "tokenizer"],
+    allowed = dict(loss=[*DPO_LOSSES, *OTHER_LOSSES], method=["full", "lora", "qlora"], bos=list(BOS),
                    merge=["dequantised", "16bit", "none"], quantisation=["nf4", "fp4"], precision=["auto", "fp32", "bf16"],
                    accelerate=sorted(p.stem for p in ACCELERATE.glob("*.yaml")))
     for key, values in allowed.items():
@@ -135,18 +135,24 @@ def check_deepspeed(configuration: str):
 
 # %% ../nbs/01_training.ipynb #c025
 def encode_pair(tokenizer, prompt: str, chosen: str, rejected: str, bos="tokenizer", max_length=256, max_prompt_length=None) -> dict | None:
-    """Token ids of a pair: `prompt_ids`, `chosen_ids`, `rejected_ids`, the last two closed by the end-of-text token.
+    """Token ids of a pair: `prompt_ids`, `chosen_ids`, `rejected_ids`, the last two closed by exactly one end-of-text token.
 
     `bos` as in `models.encode`. Where tokens merge across the boundary, the continuation starts at the first token that differs. A prompt of more
-    than `max_prompt_length` tokens keeps its end, as upstream's. None where nothing of a continuation is left within `max_length`."""
-    head = token_ids(tokenizer, prompt, bos)
-    wholes = [token_ids(tokenizer, prompt + text, bos) for text in (chosen, rejected)]
+    than `max_prompt_length` tokens keeps its begin-of-text token and its end. None where nothing of a continuation is left within `max_length`."""
+    head, *wholes = token_ids(tokenizer, [prompt, prompt + chosen, prompt + rejected], bos)
     cut = min(common_prefix(head, whole) for whole in wholes)
-    start = max(0, cut - max_prompt_length) if max_prompt_length and max(map(len, wholes)) >= max_length else 0
-    room, end = max_length - (cut - start), [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    if room < 1: return None
-    chosen_ids, rejected_ids = ((whole[cut:] + end)[:room] for whole in wholes)
-    return dict(prompt_ids=head[start:cut], chosen_ids=chosen_ids, rejected_ids=rejected_ids) if cut > start else None
+    too_long = max_prompt_length and max(map(len, wholes)) >= max_length
+    prompt_ids = last_tokens(tokenizer, head[:cut], max_prompt_length if too_long else None)
+    room = max_length - len(prompt_ids)
+    if room < 1 or not prompt_ids: return None
+    chosen_ids, rejected_ids = (closed(whole[cut:], tokenizer.eos_token_id)[:room] for whole in wholes)
+    return dict(prompt_ids=prompt_ids, chosen_ids=chosen_ids, rejected_ids=rejected_ids)
+
+def closed(ids: list[int], end: int | None) -> list[int]:
+    "`ids` with the end-of-text token `end` after them once, also where the text itself spells it out; as they are where `end` is None."
+    if end is None: return ids
+    while ids and ids[-1] == end: ids = ids[:-1]
+    return [*ids, end]
 
 # %% ../nbs/01_training.ipynb #c026
 def common_prefix(a: list, b: list) -> int:

@@ -14,7 +14,7 @@ import torch
 
 from .data import InputError, normalise_language, read_json, write_atomic
 from .generation import sample
-from .models import anatomy, check_neurons, context_length, encode, length_batches, load, neuron_hooks, token_ids, value_vector_matrix
+from .models import anatomy, check_neurons, context_length, encode, last_tokens, length_batches, load, neuron_hooks, token_ids, value_vector_matrix
 from .probe import load_probe
 from .stats import bootstrap_mean, permutation_test, tidy
 from .toxicity import word_pieces
@@ -84,7 +84,8 @@ def continuation_activations(model, tokenizer, prompts, neurons, n_tokens: int =
 def _prompt_rows(model, tokenizer, prompts, bos, n_tokens):
     "Token ids of the prompts, the end of each where it would not fit the context with `n_tokens` more."
     room = context_length(model)
-    return [r[-(room - n_tokens) if room else 0:] for r in token_ids(tokenizer, prompts, bos)]
+    left = room and max(1, room - n_tokens)
+    return [last_tokens(tokenizer, r, left or None) for r in token_ids(tokenizer, prompts, bos)]
 
 # %% ../nbs/06_value_vectors.ipynb #c018
 def select_sources(model, tokenizer, candidates, prompts, n_tokens: int = 20, bos="tokenizer") -> pd.DataFrame:
