@@ -201,7 +201,7 @@ def test_the_shuffled_control_of_the_probe(little, tmp_path):
     read = {c: pd.read_csv(path) for c, path in files.items()}
     x = {c: pooled_features(model, tokenizer, list(t.text))[:, 0].astype(np.float32) for c, t in read.items()}
     z = (x["en"] - x["en"].mean(0))/x["en"].std()
-    w = LogisticRegression(C=facts["C"], max_iter=5000).fit(z, np.random.default_rng(0).permutation(read["en"].label)).coef_[0]
+    w = LogisticRegression(C=facts["C"], max_iter=50000, tol=1e-12).fit(z.astype(float), np.random.default_rng(0).permutation(read["en"].label)).coef_[0]
     for c in files:
         assert one.null_mean[c] == pytest.approx(roc_auc_score(read[c].label, x[c] @ w)) and one.value[c] == pytest.approx(roc_auc_score(read[c].label, x[c] @ weight[0]))
         assert one.value[c] == many.value[c] and many.low[c] <= many.value[c] <= many.high[c] and many.null_low[c] < many.null_mean[c] < many.null_high[c]

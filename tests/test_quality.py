@@ -143,7 +143,8 @@ def test_blanks_follow_the_rule(tmp_path):
 def test_table_is_tidy_and_values_are_saved(mixed, tmp_path):
     table = q.quality_table(mixed, metrics=["length", "diversity", "language"], model="m", tuning="dpo", seed=3, output=tmp_path / "q.csv")
     assert list(table.columns[:10]) == ["model", "tuning", "seed", "language", "metric", "value", "low", "high", "n", "scorer"]
-    assert set(table.tuning) == {"dpo"} and (table.scorer[table.metric == "dist_1"] == "words").all()
+    assert set(table.tuning) == {"dpo"} and (table.measured_by[table.metric == "dist_1"] == "words").all()
+    assert set(table.measured_by) == {"", "words", "py3langid"} and (table.scorer == "").all(), "scorer names what judged toxicity and nothing else"
     told = table[table.low.notna()]
     assert ((told.low <= told.value) & (told.value <= told.high)).all()
     per_prompt = pd.read_parquet(tmp_path / "q-prompts.parquet")

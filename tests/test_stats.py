@@ -8,8 +8,8 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats as scipy_stats
 from xgdetox.data import InputError
-from xgdetox.stats import (COLUMNS, bootstrap_mean, bootstrap_means, combine_seeds, correlation, correlation_p, fisher_interval, holm,
-                           matched_random_neurons, paired_difference, partial_correlation, permutation_test, read_table, relative_drop, tidy,
+from xgdetox.stats import (COLUMNS, bootstrap_mean, bootstrap_means, bootstrap_share, chance, combine_seeds, compare_groups, correlation, correlation_p, fisher_interval, holm,
+                           matched_random_neurons, paired_difference, partial_correlation, permutation_test, proportion_interval, read_table, relative_drop, tidy,
                            why_no_interval, write_table)
 
 numbers = st.floats(-1e3, 1e3, allow_nan=False) | st.just(math.nan)
@@ -161,3 +161,38 @@ def test_seeds_are_combined_with_both_kinds_of_noise():
     assert (one_model.low, one_model.high) == pytest.approx((three.low, three.high))
     empty = combine_seeds(t([math.nan]), ["language"]).iloc[0]
     assert math.isnan(empty.value) and empty.seeds == 0
+
+
+def test_a_share_has_an_interval_even_of_none_and_of_all():
+    "Clopper-Pearson's ends from quantiles of beta distributions, as textbooks have them."
+    for k, n in ((0, 40), (40, 40), (1, 40), (17, 64)):
+        low = 0 if k == 0 else scipy_stats.beta.ppf(.025, k, n - k + 1)
+        high = 1 if k == n else scipy_stats.beta.ppf(.975, k + 1, n - k)
+        assert proportion_interval(k, n) == pytest.approx((low, high))
+    assert bootstrap_share([1, 1, math.nan, 1])[1] == pytest.approx(.025 ** (1 / 3)) and all(map(math.isnan, bootstrap_share([])))
+    assert all(map(math.isnan, bootstrap_share([.5, .5])[1:])), "halves are no counts"
+    assert all(map(math.isnan, proportion_interval(0, 0)))
+
+
+def test_where_all_is_gone_the_drop_is_not_certain():
+    d = relative_drop([1, 0, 1, 1], [0, 0, 0, 0])
+    assert d["value"] == d["high"] == 1 and d["low"] == pytest.approx(1 - (1 - .025 ** .25) / .75) and "nothing is left" in d["reason"]
+    assert math.isnan(relative_drop([.2, .4], [0, 0])["low"]), "of scores that are no counts nothing is known"
+
+
+def test_groups_of_models_are_compared_by_welch_and_by_counting():
+    a, b = [.71, .59, .19, .81, .59, .73], [.14, .2, .11, .19, .19, .16]
+    d, values = compare_groups(a, b), np.array(a + b)
+    va, vb = np.var(a, ddof=1) / 6, np.var(b, ddof=1) / 6
+    df, error = (va + vb) ** 2 / (va ** 2 / 5 + vb ** 2 / 5), math.sqrt(va + vb)
+    half = scipy_stats.t.ppf(.975, df) * error
+    assert (d["value"], d["low"], d["high"]) == pytest.approx((np.mean(a) - np.mean(b), np.mean(a) - np.mean(b) - half, np.mean(a) - np.mean(b) + half))
+    assert d["p"] == pytest.approx(2 * scipy_stats.t.sf(d["value"] / error, df))
+    sums = np.array([values[list(i)].sum() for i in itertools.combinations(range(12), 6)])
+    share = min((sums >= sum(a) - 1e-12).mean(), (sums <= sum(a) + 1e-12).mean())
+    assert d["p_exact"] == pytest.approx(2 * share) and d["dealings"] == len(sums) == 924
+    assert compare_groups([1, 1], [1, 1])["reason"] and compare_groups([1], a)["reason"] and compare_groups([math.nan, 1, 2], [0, 0])["n_a"] == 2
+
+
+def test_a_p_is_printed_from_a_thousand_sets_on():
+    assert chance(1 / 201, 200) == "as extreme: 0 of 200 sets" and chance(1 / 1001, 1000) == "p 0.001" and chance(.5, math.nan) == "-"

@@ -117,7 +117,7 @@ def _permuted(before, after, drops, flat, neurons, parts, sets, seed, columns) -
     everywhere = np.mean([(drop[:, at].mean(1) > 0).all() for at in random])
     test, rng = permutation_test(drop[:, flat].mean(), null, "greater"), np.random.default_rng(seed)
     redrawn = np.mean([d[rng.integers(len(d), size=(2000, len(d)))].mean(1) for d in drops], axis=0)         # prompts drawn anew in each language
-    observed = dict(columns, metric="activation_drop", value=float(drop[:, flat].mean()), **dict(zip(("low", "high"), np.quantile(redrawn, [.025, .975]))), n=len(drop), p=test["p"], null_mean=test["null_mean"], null_low=test["null_low"], null_high=test["null_high"])
+    observed = dict(columns, metric="activation_drop", value=float(drop[:, flat].mean()), **dict(zip(("low", "high"), np.quantile(redrawn, [.025, .975]))), n=len(drop), p=test["p"], null_mean=test["null_mean"], null_low=test["null_low"], null_high=test["null_high"], sets=test["n"])
     falls = dict(columns, metric="languages_falling", value=float((drop[:, flat].mean(1) > 0).sum()), n=len(drop), null_mean=float(everywhere))
     return [observed, falls]
 

@@ -14,7 +14,7 @@ import pandas as pd
 from .data import InputError, load_lexicon, load_prompts, normalise_language, write_json
 from .generation import generate
 from .models import anatomy, check_neurons, load, neuron_hooks
-from .stats import bootstrap_mean, paired_difference, permutation_test, relative_drop, tidy, write_table
+from .stats import LEAST_SHUFFLES, bootstrap_mean, paired_difference, permutation_test, relative_drop, tidy, write_table
 from .toxicity import load_scorer, score_generations, toxic_mass, toxicity_table
 from .value_vectors import all_activations, matched_neurons
 
@@ -92,7 +92,7 @@ def mass_curve(model, neurons, offsets, prompt_files: dict, lexicon, *, activati
     """Toxic mass at each offset, a language and over "all": for `neurons`, and what `sets` random twin sets do under the same push.
 
     Tidy table: toxic_mass with its interval over prompts; toxic_mass_change, paired with offset 0 over prompts, with null_mean, null_low, null_high of the
-    twins' changes and p, two-sided about their mean."""
+    twins' changes and, from 1,000 `sets` on, p, two-sided about their mean."""
     model, tokenizer = load(model, tokenizer)
     if activation is None: activation = all_activations(model, tokenizer, _prompts(prompt_files, "en", limit), bos=bos)
     head, codes = dict(model=label or str(getattr(model, "name_or_path", "")), tuning=tuning, seed=seed), {normalise_language(k): k for k in prompt_files}
@@ -110,6 +110,7 @@ def mass_curve(model, neurons, offsets, prompt_files: dict, lexicon, *, activati
             rows.append(dict(base, metric="toxic_mass", **dict(zip(("value", "low", "high"), bootstrap_mean(pick(after))))))
             change = paired_difference(pick(before), pick(after))
             test = permutation_test(change["value"], [np.nanmean(pick(m) - pick(before)) for m in null], "two-sided")
+            if sets < LEAST_SHUFFLES: test["p"] = np.nan
             rows.append(dict(base, metric="toxic_mass_change", **{k: change[k] for k in ("value", "low", "high")}, **{k: test[k] for k in ("p", "null_mean", "null_low", "null_high")}))
     return tidy(rows)
 

@@ -207,7 +207,7 @@ def write_table_of_scores(path, scores, labels) -> Path:
     return write_csv(path, dict(text=range(len(scores)), score=scores, label=list(labels)))
 
 # %% ../nbs/05_probe.ipynb #c050
-def shuffled_control(model, probe, train_file, files: dict, *, shuffles: int = 100, tokenizer=None, cache=None, limit=None, label: str = "", tuning: str = "base", seed: int = 0) -> pd.DataFrame:
+def shuffled_control(model, probe, train_file, files: dict, *, shuffles: int = 1000, tokenizer=None, cache=None, limit=None, label: str = "", tuning: str = "base", seed: int = 0) -> pd.DataFrame:
     """The probe's AUC in each language beside that of `shuffles` probes of the same texts, features and regularisation whose training labels were shuffled.
 
     Tidy: a row a language (`files`: {language: path}), probe_auc with its interval over texts; null_mean, null_low, null_high (95% of the shuffles), p: how often one does as well."""
@@ -219,7 +219,9 @@ def shuffled_control(model, probe, train_file, files: dict, *, shuffles: int = 1
         return x[keep := ~np.isnan(x[:, 0])], np.array(texts["label"])[keep]
     x, y = features(train_file)
     x = (x - x.mean(0))/(float(x.std()) or 1.0)
-    fits = [LogisticRegression(C=facts.get("C", 1.0), max_iter=5000).fit(x, rng.permutation(y)).coef_[0] for _ in range(shuffles)]
+    solver = "newton-cholesky" if x.shape[1] < len(x) else "lbfgs"             # the same optimum; the first needs a few steps where texts outnumber features
+    fit = LogisticRegression(C=facts.get("C", 1.0), max_iter=5000, solver=solver).fit
+    fits = [fit(x, rng.permutation(y)).coef_[0].copy() for _ in range(shuffles)]
     for language, path in files.items():
         x, y = features(path)
         value, low, high = auc_interval(x @ weight[0], y)

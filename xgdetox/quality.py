@@ -193,7 +193,7 @@ def language_accuracy(texts: dict, words: int | None = None) -> dict[str, float]
 
 # %% ../nbs/04_quality.ipynb #c050
 METRICS = ("perplexity", "diversity", "length", "language")
-Measured = namedtuple("Measured", "language metric values scorer statistic variant", defaults=("", "mean", ""))   # values: a Series, index = prompt id
+Measured = namedtuple("Measured", "language metric values measured_by statistic variant", defaults=("", "mean", ""))   # values: a Series, index = prompt id
 
 # %% ../nbs/04_quality.ipynb #c051
 def median_interval(values: pd.Series) -> tuple[float, float, float]:
@@ -213,7 +213,7 @@ def median_interval(values: pd.Series) -> tuple[float, float, float]:
 # %% ../nbs/04_quality.ipynb #c054
 def row_of(m: Measured) -> dict:
     "The table's row of one metric: `n` counts texts for a median, prompts for a mean; a single number has no interval."
-    same = dict(language=m.language, metric=m.metric, scorer=m.scorer, variant=m.variant)
+    same = dict(language=m.language, metric=m.metric, measured_by=m.measured_by, variant=m.variant)
     v = m.values.dropna()
     if m.statistic in ("q1", "q3"):
         return same | dict(value=float(np.percentile(v, {"q1": 25, "q3": 75}[m.statistic], method="midpoint")) if len(v) else math.nan, n=len(v))
@@ -228,7 +228,7 @@ def prompt_values(m: Measured) -> pd.DataFrame:
     "One value a prompt: the mean of its texts, or their median where the table takes a median."
     grouped = m.values.groupby(level=0, sort=False)
     v = grouped.median() if m.statistic == "median" else grouped.mean()
-    return pd.DataFrame({"language": m.language, "metric": m.metric, "prompt_id": v.index.astype(str), "value": v.to_numpy(), "scorer": m.scorer})
+    return pd.DataFrame({"language": m.language, "metric": m.metric, "prompt_id": v.index.astype(str), "value": v.to_numpy(), "measured_by": m.measured_by})
 
 # %% ../nbs/04_quality.ipynb #c058
 def perplexity_values(df, language, lm, lm_name, paper=False, outlier: float = 1e4, bos="tokenizer"):
@@ -337,7 +337,7 @@ def texts_path(output, what: str = "texts") -> Path:
 
 # %% ../nbs/04_quality.ipynb #c066
 def _name(x) -> str:
-    "The name of a model or tokenizer for the `scorer` column."
+    "The name of a model or tokenizer for the column `measured_by`."
     if isinstance(x, tuple): x = x[0]
     if x is None: return ""
     return Path(str(getattr(x, "name_or_path", None) or x)).name
@@ -361,14 +361,15 @@ def compare_quality(before, after, *, model="", tuning="", seed=0, output=None) 
     Only prompts with a value on both sides count (`n`); `lost` counts the others. p: sign-flip permutation test; Holm over the languages of a metric.
     Raises `InputError` where two judges measured the same metric."""
     old, new = by_prompt(before), by_prompt(after)
-    judged = [t[t.value.notna()].groupby("metric").scorer.agg(set) for t in (old, new)]
+    judged = [t[t.value.notna()].groupby("metric").measured_by.agg(set) for t in (old, new)]
     for m in judged[0].index.intersection(judged[1].index):
         if judged[0][m] != judged[1][m]:
             raise InputError(f"{m} was judged by {', '.join(judged[0][m])} before and by {', '.join(judged[1][m])} after", after, remedy="measure both with the same --lm")
-    rows, both = [], old.merge(new, on=["language", "metric", "prompt_id", "scorer"], how="outer", suffixes=("_before", "_after"))
-    for (metric, language, scorer), g in both.groupby(["metric", "language", "scorer"], sort=False):
+    same = ["metric", "language", "measured_by"]
+    rows, both = [], old.merge(new, on=[*same, "prompt_id"], how="outer", suffixes=("_before", "_after"))
+    for (metric, language, measured_by), g in both.groupby(same, sort=False):
         d = paired_difference(g.value_before.to_numpy(), g.value_after.to_numpy())
-        rows.append(dict(model=model, tuning=tuning, seed=seed, language=language, metric=f"{metric}_change", scorer=scorer, lost=len(g) - d["n"],
+        rows.append(dict(model=model, tuning=tuning, seed=seed, language=language, metric=f"{metric}_change", measured_by=measured_by, lost=len(g) - d["n"],
                          **{k: d[k] for k in ("value", "low", "high", "n", "p")}))
     table = tidy(rows)
     table["p_holm"] = table.groupby("metric", sort=False).p.transform(holm)
@@ -451,6 +452,6 @@ def capability_table(results, *, model="", tuning="", seed=0, output=None) -> pd
             if not isinstance(value, (int, float)) or "stderr" in measure or not filtered: continue
             error = values.get(f"{measure}_stderr,{filtered}"); error = error if isinstance(error, (int, float)) else math.nan
             rows.append(dict(model=model, tuning=tuning, seed=seed, language=language, metric=f"{head}_{measure}", value=value, n=n,
-                             low=value - 1.96 * error, high=value + 1.96 * error, scorer="lm-evaluation-harness"))
+                             low=value - 1.96 * error, high=value + 1.96 * error, measured_by="lm-evaluation-harness"))
     if output is not None: write_table(tidy(rows), output)
     return tidy(rows)

@@ -12,24 +12,28 @@ import pandas as pd
 from .data import InputError, read_csv, write_atomic, write_csv
 
 # %% auto #0
-__all__ = ['COLUMNS', 'TEXT', 'tidy', 'write_table', 'read_table', 'why_no_interval', 'bootstrap_mean', 'bootstrap_means',
-           'paired_difference', 'relative_drop', 'holm', 'fisher_interval', 'correlation_p', 'correlation',
-           'partial_correlation', 'matched_random_neurons', 'permutation_test', 'combine_seeds']
+__all__ = ['COLUMNS', 'TEXT', 'NAMES', 'LEAST_SHUFFLES', 'tidy', 'write_table', 'read_table', 'why_no_interval', 'bootstrap_mean',
+           'proportion_interval', 'bootstrap_share', 'bootstrap_means', 'paired_difference', 'relative_drop', 'holm',
+           'fisher_interval', 'correlation_p', 'correlation', 'partial_correlation', 'matched_random_neurons',
+           'permutation_test', 'chance', 'compare_groups', 'combine_seeds']
 
 # %% ../nbs/00c_stats.ipynb #c006
 COLUMNS = ["model", "tuning", "seed", "language", "metric", "value", "low", "high", "n", "scorer"]
 TEXT = ("model", "tuning", "language", "metric", "scorer")
+NAMES = (*TEXT, "measured_by")                     # columns of text; a table has measured_by where it needs one
 
 # %% ../nbs/00c_stats.ipynb #c007
 def tidy(rows) -> pd.DataFrame:
     """Rows (dicts, or a DataFrame) as the tidy table: `COLUMNS` first, what a page adds after.
 
-    A column that no row has is there and empty. Text columns hold "" and number columns NaN where nothing is known."""
+    `scorer` names what judged toxicity and nothing else; the model or tool that measured perplexity, diversity or language stands in
+    `measured_by`. A column that no row has is there and empty. Text columns hold "" and number columns NaN where nothing is known."""
     df = pd.DataFrame(rows).copy()
     for c in COLUMNS:
         if c not in df: df[c] = "" if c in TEXT else np.nan
-    for c in COLUMNS:
-        df[c] = df[c].fillna("").astype(str) if c in TEXT else pd.to_numeric(df[c])
+    for c in (*COLUMNS, "measured_by"):
+        if c in NAMES and c in df: df[c] = df[c].fillna("").astype(str)
+        elif c in df: df[c] = pd.to_numeric(df[c])
     return df[COLUMNS + [c for c in df.columns if c not in COLUMNS]].reset_index(drop=True)
 
 # %% ../nbs/00c_stats.ipynb #c010
@@ -49,7 +53,7 @@ def read_table(path) -> pd.DataFrame:
     if not path.exists(): raise InputError("no such table", path=path, remedy="run the step that writes it")
     try:
         if path.suffix == ".parquet": df = pd.read_parquet(path)
-        else: df = read_csv(path, dtype={c: str for c in TEXT})
+        else: df = read_csv(path, dtype={c: str for c in NAMES})
         missing = [c for c in COLUMNS if c not in df]
         if not missing: return tidy(df)
     except (ValueError, pd.errors.ParserError) as e:
@@ -91,6 +95,24 @@ def bootstrap_mean(values, statistic: Callable = np.mean, n_resamples: int = 200
     if why_no_interval(v): return value, math.nan, math.nan
     return value, *_resample((v,), statistic, n_resamples, seed, level)
 
+# %% ../nbs/00c_stats.ipynb #c059
+def proportion_interval(count: int, n: int, level: float = .95) -> tuple[float, float]:
+    "The exact (Clopper-Pearson) interval of `count` of `n`: (low, high), from `scipy.stats.binomtest`. NaN without any."
+    from scipy.stats import binomtest
+    if not n > 0: return math.nan, math.nan
+    found = binomtest(int(count), int(n)).proportion_ci(level, method="exact")
+    return float(found.low), float(found.high)
+
+def bootstrap_share(values, n_resamples: int = 2000, seed: int = 0, level: float = .95) -> tuple[float, float, float]:
+    """The share of ones among `values` (0 or 1, one a PROMPT) with its interval: (value, low, high).
+
+    `bootstrap_mean`'s interval where both 0 and 1 occur, else the exact one of `proportion_interval`. NaN values are left out."""
+    v = np.asarray(values, float)
+    v = v[~np.isnan(v)]
+    value, low, high = bootstrap_mean(v, n_resamples=n_resamples, seed=seed, level=level)
+    if len(v) and np.isin(v, (0, 1)).all() and np.ptp(v) == 0: low, high = proportion_interval(v.sum(), len(v), level)
+    return value, low, high
+
 # %% ../nbs/00c_stats.ipynb #c022
 def bootstrap_means(values, n_resamples: int = 1000, seed: int = 0, level: float = .95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means of the rows of `values` (row, item) with percentile bootstrap intervals, the same draws of items for every row: three arrays (row,).
@@ -128,7 +150,8 @@ def paired_difference(before, after, n_resamples: int = 2000, seed: int = 0, lev
 def relative_drop(before, after, n_resamples: int = 2000, seed: int = 0, level: float = .95) -> dict:
     """The share of the mean that is gone, 1 - mean(after) / mean(before): dict(value, low, high, n, reason).
 
-    One value a prompt, resampled in pairs (the paper's "% decrease", Figure 4). NaN where nothing was there to lose."""
+    One value a prompt, resampled in pairs (the paper's "% decrease", Figure 4). NaN where nothing was there to lose. Where nothing is left,
+    the draws have no spread: of 0/1 values, `low` comes from the exact upper end of 0 of n, with the mean before taken as it is."""
     b, a = _pairs(before, after)
     drop = lambda b, a, axis=-1: 1 - np.mean(a, axis=axis) / np.mean(b, axis=axis)
     reason = "no value" if not len(b) else "the mean before is zero" if not b.mean() > 0 else ""
@@ -136,6 +159,9 @@ def relative_drop(before, after, n_resamples: int = 2000, seed: int = 0, level: 
     value, low, high = float(drop(b, a)), math.nan, math.nan
     with np.errstate(all="ignore"): same = bool(np.all(b > 0)) and np.ptp(a / b) == 0
     if len(b) < 2: reason = "1 pair: at least 2 are needed"
+    elif not a.any():
+        reason = f"nothing is left in any of {len(b)} prompts"
+        if np.isin(b, (0, 1)).all(): low, high = 1 - proportion_interval(0, len(b), level)[1] / float(b.mean()), 1.
     elif same: reason = f"all {len(b)} pairs have the same ratio"
     else: low, high = _resample((b, a), drop, n_resamples, seed, level)
     return dict(value=value, low=low, high=high, n=len(b), reason=reason)
@@ -242,10 +268,12 @@ def matched_random_neurons(neurons, n_neurons: int, seed: int = 0, eligible=None
     return out
 
 # %% ../nbs/00c_stats.ipynb #c049
+LEAST_SHUFFLES = 1000                              # random sets, or shuffles, that a printed p needs
+
 def permutation_test(observed: float, null, tail: str = "less") -> dict:
     """How often `null` (the statistic of random sets) is as extreme as `observed`: dict(p, n, null_mean, null_low, null_high).
 
-    `tail`: "less", "greater" or "two-sided" (about the null's mean). p = (1 + as extreme) / (1 + n), so never 0."""
+    `tail`: "less", "greater" or "two-sided" (about the null's mean). p = (1 + as extreme) / (1 + n), so never 0. Print it with `chance`."""
     null = np.asarray(null, float); null = null[~np.isnan(null)]; n = len(null); nan = math.nan
     if not n or math.isnan(observed): return dict(p=nan, n=n, null_mean=nan, null_low=nan, null_high=nan)
     centre = null.mean()
@@ -253,6 +281,29 @@ def permutation_test(observed: float, null, tail: str = "less") -> dict:
                "two-sided": abs(null - centre) >= abs(observed - centre)}[tail].sum()
     low, high = np.quantile(null, [.025, .975])
     return dict(p=float((1 + extreme) / (1 + n)), n=n, null_mean=float(centre), null_low=float(low), null_high=float(high))
+
+def chance(p: float, sets: float) -> str:
+    "How a permutation test is printed: its p from `LEAST_SHUFFLES` random `sets` on, else how many of the sets are as extreme."
+    if math.isnan(p): return "-"
+    if sets >= LEAST_SHUFFLES: return f"p {p:.2g}"
+    return f"as extreme: {round(p * (sets + 1)) - 1:.0f} of {sets:.0f} sets" if sets > 0 else "-"
+
+# %% ../nbs/00c_stats.ipynb #c063
+def compare_groups(a, b, level: float = .95) -> dict:
+    """Mean of `a` minus mean of `b` (one value a MODEL): dict(value, low, high, p, p_exact, dealings, n_a, n_b, reason).
+
+    `low`, `high`, `p`: Welch's t. `p_exact`: two-sided permutation over all `dealings`. At least 2 values and some spread on a side, else NaN and a reason."""
+    from scipy.stats import permutation_test as dealt, ttest_ind
+    a, b = (v[~np.isnan(v)] for v in (np.asarray(x, float) for x in (a, b)))
+    out = dict(value=math.nan, low=math.nan, high=math.nan, p=math.nan, p_exact=math.nan, dealings=0, n_a=len(a), n_b=len(b), reason="")
+    if min(len(a), len(b)) < 2: return out | dict(reason="at least 2 models are needed on each side")
+    out["value"] = float(a.mean() - b.mean())
+    if np.ptp(a) == 0 and np.ptp(b) == 0: return out | dict(reason="no spread on either side")
+    test = ttest_ind(a, b, equal_var=False)
+    span = test.confidence_interval(level)
+    exact = dealt((a, b), lambda x, y, axis: x.mean(axis) - y.mean(axis), n_resamples=math.inf, vectorized=True)
+    dealings = math.comb(len(a) + len(b), len(a))
+    return out | dict(low=float(span.low), high=float(span.high), p=float(test.pvalue), p_exact=float(exact.pvalue), dealings=dealings)
 
 # %% ../nbs/00c_stats.ipynb #c053
 def _combine(v, low, high, level) -> tuple[float, float, float]:

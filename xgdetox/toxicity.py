@@ -26,7 +26,7 @@ from .data import (InputError, LANGUAGES, file_language, load_labelled, load_lex
                           read_jsonl, read_yaml, write_atomic, write_json)
 from .generation import accepts, generation_rows, read_generations
 from .models import batch_tokens, encode, length_batches
-from .stats import bootstrap_mean, holm, paired_difference, relative_drop, tidy, write_table
+from .stats import bootstrap_mean, bootstrap_share, holm, paired_difference, relative_drop, tidy, write_table
 
 # %% auto #0
 __all__ = ['SCORERS', 'SCHEMA', 'NETWORK_DISKS', 'LEDGER_FIELDS', 'LEDGER_ROWS', 'PERSPECTIVE_END', 'INSTEAD', 'ATTRIBUTES',
@@ -812,7 +812,7 @@ def metric_rows(scores: pd.DataFrame, threshold: float, n_resamples: int) -> lis
     "The three metrics with intervals and bounds."
     table, rows = per_prompt(scores, threshold), []
     for metric, column in METRICS.items():
-        value, low, high = bootstrap_mean(table[column], n_resamples=n_resamples)
+        value, low, high = (bootstrap_share if column == "hit" else bootstrap_mean)(table[column], n_resamples=n_resamples)
         bounds = {f"bound_{b}": float(table[f"{column}_{b}"].mean()) for b in ("low", "high")}
         rows.append(dict(metric=metric, value=value, low=low, high=high, n=int(table[column].notna().sum()),
                          threshold=threshold if column == "hit" else math.nan, **bounds))

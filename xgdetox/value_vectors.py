@@ -199,16 +199,16 @@ def effective_number(weights) -> float:
     return float(np.exp(-(p*np.log(p)).sum())) if len(p) else 0.0
 
 # %% ../nbs/06_value_vectors.ipynb #c036
-def multilinguality_test(model, tokenizer, neurons, activation, rude: dict, k: int = 30, sets: int = 200, seed: int = 0, norm: bool = False) -> pd.DataFrame:
+def multilinguality_test(model, tokenizer, neurons, activation, rude: dict, k: int = 30, sets: int = 1000, seed: int = 0, norm: bool = False) -> pd.DataFrame:
     """The mean of each column of `multilinguality` over `neurons`, against `sets` sets of random ones matched for layer and activation.
 
-    One row a measure: value, null_mean, null_low, null_high, p (how often a random set has as much)."""
+    One row a measure: value, null_mean, null_low, null_high, p (how often a random set has as much), sets."""
     random = [matched_neurons(activation, neurons, seed + i) for i in range(sets)]
     every = list(dict.fromkeys(tuple(n) for some in [neurons, *random] for n in some))
     table = multilinguality(promoted_tokens(model, tokenizer, every, k, norm, rude)).set_index(["layer", "neuron"])
     means = lambda some: table.loc[[tuple(n) for n in some]].mean()
     observed, null = means(neurons), pd.DataFrame([means(some) for some in random])
-    return pd.DataFrame([dict(measure=m, value=observed[m], **permutation_test(observed[m], null[m], "greater")) for m in table.columns])
+    return pd.DataFrame([dict(measure=m, value=observed[m], sets=sets, **permutation_test(observed[m], null[m], "greater")) for m in table.columns])
 
 # %% ../nbs/06_value_vectors.ipynb #c038
 def token_table(tokens: pd.DataFrame, sources: pd.DataFrame | None = None, show_rude: bool = False, first: int = 12) -> pd.DataFrame:
