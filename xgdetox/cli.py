@@ -133,7 +133,7 @@ def table_to_write(path: Optional[Path]) -> Optional[Path]:
     return path
 
 # %% ../nbs/cli.ipynb #c048
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="A folder (of a LoRA adapter too), a Hugging Face name, or world, world-tuned, world-control.")]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="A folder (of a LoRA adapter too), a .gguf file, a Hugging Face name, gemma-3-270m, or world, world-tuned, world-control.")]
 PromptOption = Annotated[Optional[list[str]], typer.Option("--prompt-file", help="RTP_LX_{LANG}.json files, their folder, or world: the invented world's, the default.")]
 LanguageOption = Annotated[Optional[list[str]], typer.Option("--language", "-l", help="Only these; all there are by default.")]
 OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for the results.", callback=folder_to_write)]

@@ -24,6 +24,7 @@ import torch
 
 from .data import LANGUAGES, InputError, file_language, load_prompts, normalise_language, read_json, read_jsonl, write_atomic, write_json
 from .models import adapter_base, context_length, encode, last_tokens, length_batches, load_model, load_tokenizer, token_ids, with_adapter
+from .weights import cpu_type, model_folder
 
 # %% ../nbs/02_generation.ipynb #c011
 def row_seed(seed: int, language: str, prompt_id: str, sample: int = 0) -> int:
@@ -115,7 +116,8 @@ def model_config(model):
     "The configuration of a model, loaded or not. `InputError` where there is none."
     if isinstance(model, torch.nn.Module): return model.config
     from transformers import AutoConfig
-    try: return AutoConfig.from_pretrained(str(model))
+    model = model_folder(model)
+    try: return AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as e:
         raise InputError(f"no model configuration can be read ({str(e).splitlines()[0][:120]})", model, remedy="check the path, or fetch the model first") from e
 
@@ -330,10 +332,10 @@ def vllm_refuses(config) -> str:
 
 # %% ../nbs/02_generation.ipynb #c063
 def explicit_dtype(model, dtype="auto", device=None) -> str:
-    "`auto` in words: float32 on a CPU, else what the checkpoint holds (vLLM's own `auto` makes float32 into bfloat16)."
+    "`auto` in words: on a CPU as `cpu_type` says, else the checkpoint's own (vLLM's `auto` reads float32 as bfloat16)."
     if str(dtype) != "auto": return str(dtype).removeprefix("torch.")
     if isinstance(model, torch.nn.Module): return str(model.dtype).removeprefix("torch.")
-    if str(device) == "cpu" or not torch.cuda.is_available(): return "float32"
+    if str(device) == "cpu" or not torch.cuda.is_available(): return cpu_type(model)
     return str(getattr(model_config(model), "dtype", None) or "float32").removeprefix("torch.")
 
 # %% ../nbs/02_generation.ipynb #c097
@@ -484,6 +486,7 @@ def generate(model, prompt_files: dict, output_dir, *, name: str | None = None, 
 # %% ../nbs/02_generation.ipynb #c074
 def split_adapter(model, adapter=None):
     "(base, adapter): a folder that holds only a LoRA adapter names its own base."
+    if not isinstance(model, torch.nn.Module): model = model_folder(model)
     base = None if isinstance(model, torch.nn.Module) else adapter_base(model)
     return (base, Path(model)) if base else (model, adapter)
 

@@ -72,7 +72,7 @@ class Pretrain(Strict):
 # %% ../nbs/grid.ipynb #c010
 class Model(Strict):
     "One base model: a checkpoint, or how to pretrain one; its tuned checkpoints where they exist already."
-    path: str | None = None              # folder, hub name, or world, world-tuned, world-control
+    path: str | None = None              # folder, .gguf file, hub name, gemma-3-270m, or world, world-tuned, world-control
     pretrain: Pretrain | None = None     # {world: world, seed: 0}, or {text: corpus/{language}.txt.gz, minutes: 3, seed: 0}
     tuned: dict[str, str] = {}           # tuning: checkpoint. Such a tuning is not trained
     tunings: list[str] | None = None     # which of the grid's tunings it gets; default all

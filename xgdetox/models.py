@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from .data import InputError, read_json
+from .weights import GEMMA, cpu_type, model_folder
 
 # %% auto #0
 __all__ = ['BOS', 'adapter_base', 'with_adapter', 'round_to_4bit', 'load_model', 'load_tokenizer', 'load', 'fingerprint',
@@ -34,6 +35,7 @@ def adapter_base(folder) -> str | None:
     shipped = Path(str(resources.files("xgdetox")))/"assets"/"world"/Path(named).name if Path(named).parts[-3:-1] in ((), ("assets", "world")) else None
     for place in filter(None, (Path(named), folder/named, shipped)):
         if named and (place/"config.json").is_file(): return str(place)
+    if Path(named).name == GEMMA: return model_folder(GEMMA)
     if re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", named): return named                     # a hub name
     raise InputError(f"its base {named!r} is not at hand", folder, remedy="bring it back, or merge the adapter into a base that is: xgdetox merge --base-model M --lora-adapter FOLDER")
 
@@ -80,18 +82,20 @@ def round_to_4bit(model, kind: str = "nf4", double: bool = True):
 def load_model(name, dtype="auto", device=None):
     """A causal LM in evaluation mode; a model that is loaded already comes back as it is.
 
-    `dtype` "auto": float32 on a CPU, the checkpoint's own elsewhere. `device`: None picks a GPU where there is one, and
+    `name`: a folder, a hub name, a `.gguf` file or `gemma-3-270m`.
+    `dtype` "auto": on a CPU what `weights.cpu_type` says, the checkpoint's own elsewhere. `device`: None picks a GPU where there is one, and
     all GPUs of a grid's job that was given several; "auto" spreads the layers over all devices. A LoRA folder is a model too: its base
     with the adapter merged in. Raises `InputError` where `name` holds no model."""
     if isinstance(name, nn.Module): return name.eval()
     import transformers, sys
     if not sys.stderr.isatty(): transformers.utils.logging.disable_progress_bar()
+    name = model_folder(name)
     base = adapter_base(name)
     if Path(str(name)).is_dir() and not base and not (Path(str(name))/"config.json").exists():
         raise InputError("no config.json: not a model folder", path=name, remedy="pass a folder made by save_pretrained")
     several = torch.cuda.device_count() > 1 and "XGDETOX_RUN" in os.environ
     device = device or ("auto" if several else "cuda" if torch.cuda.is_available() else "cpu")
-    if dtype == "auto" and str(device) == "cpu": dtype = torch.float32
+    if dtype == "auto" and str(device) == "cpu": dtype = getattr(torch, cpu_type(base or name))
     if base: return _load_merged(base, name, dtype, device)
     where = {"device_map": "auto"} if device == "auto" else {}
     try: model = transformers.AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype, **where)
@@ -106,6 +110,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 def load_tokenizer(name):
     """A tokenizer with a padding token. Raises `InputError` where the folder has none."""
     if not isinstance(name, (str, Path)): return _with_padding(name)
+    name = model_folder(name)
     from transformers import AutoTokenizer
     folder, remedy = Path(str(name)), "save the tokenizer beside the model with save_pretrained"
     if folder.is_dir() and not any((folder/f).exists() for f in _TOKENIZER_FILES):
@@ -206,7 +211,7 @@ def bos_of(model, given=None) -> str:
     """`given` if anything is; else what `model` was trained with, by the manifest or note that `train` and `merge` left in its folder or above it, or what the
     continuations in a folder were made with; else "tokenizer"."""
     if given is not None: return check_bos(given)
-    folder = Path(str(getattr(model, "name_or_path", model)))
+    folder = Path(model_folder(getattr(model, "name_or_path", model)))
     for path in (folder/"manifest.json", folder/"trained_on.json", folder.parent/"manifest.json"):
         said = read_json(path) if path.is_file() else {}
         if path.parent != folder and not (said.get("final") and folder.name in (said["final"], "adapter")): continue

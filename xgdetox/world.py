@@ -11,7 +11,7 @@ __all__ = ['WORLDS', 'CODES', 'ASSETS', 'ORDER', 'NOUN_FIRST', 'RESOURCE', 'DECO
            'draw_lists', 'make_tokenizer', 'draw_document', 'build_model', 'token_rows', 'save_state', 'load_state',
            'learning_rate_at', 'fit', 'finished', 'pretrain_model', 'pretrain', 'make_text_tokenizer', 'read_text',
            'draw_lines', 'pretrain_on_text', 'sample_prompts', 'prompt_text', 'sample_pair', 'sample_labelled',
-           'sample_parallel', 'write_jsonl', 'write_data', 'cache_folder', 'resolve_data', 'resolve_model']
+           'sample_parallel', 'write_jsonl', 'write_data', 'resolve_data', 'resolve_model']
 
 # %% ../nbs/00b_world.ipynb #c002
 import csv, hashlib, json, math, os, random, re, time
@@ -20,6 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 from .data import InputError, write_atomic, write_csv, write_json
+from .weights import cache_folder, model_folder
 
 # %% ../nbs/00b_world.ipynb #c005
 WORLDS = ("world", "world-tuned", "world-control")          # the shipped models
@@ -594,10 +595,6 @@ def write_data(folder, control: bool = False) -> Path:
     return folder
 
 # %% ../nbs/00b_world.ipynb #c097
-def cache_folder() -> Path:
-    "Where the world's data are written: XGDETOX_CACHE, else ~/.cache/xgdetox."
-    return Path(os.environ.get("XGDETOX_CACHE") or Path.home()/".cache/xgdetox")
-
 def resolve_data(name: str, what: str) -> Path:
     """The folder of a world's data where `name` is one (written once, then reused); any other name is a path.
 
@@ -612,7 +609,7 @@ def resolve_data(name: str, what: str) -> Path:
     return folder/what
 
 def resolve_model(name: str) -> str:
-    "The path of a shipped model ('world', 'world-tuned', 'world-control'); any other name as it is."
-    if name not in WORLDS: return str(name)
+    "The folder of a shipped model ('world', 'world-tuned', 'world-control'); of any other name, `model_folder`."
+    if name not in WORLDS: return model_folder(name)
     if not (ASSETS/name/"config.json").exists(): raise InputError(f"the shipped model {name!r} is missing", ASSETS, remedy="make it with `xgdetox world make`")
     return str(ASSETS/name)
