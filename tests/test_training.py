@@ -411,7 +411,7 @@ def test_a_lora_folder_in_the_commands(tiny, tmp_path, run, fails):
     adapter, files = tmp_path/"t/adapter", prompt_files(tmp_path, ("en",), 4)["en"]
     (tmp_path/"n.json").write_text("[[0, 3], [1, 60]]")
     run("activations", "--model", tiny/"llama", "--tuned-model", adapter, "--neurons", tmp_path/"n.json", "--prompt-file", files, "--language", "en", "--output", tmp_path/"a.csv", "--no-control")
-    run("intervene", "--model", adapter, "--neurons", tmp_path/"n.json", "--offset", -1, "--prompt-file", files, "--language", "en", "--output-dir", tmp_path/"i", "--no-control")
+    run("intervene", "--model", adapter, "--neurons", tmp_path/"n.json", "--offset", -1, "--prompt-file", files, "--language", "en", "--output-dir", tmp_path/"i", "--no-control", "--scorer", "lexicon:world")
     run("generate", "--model", adapter, "--prompt-file", files, "--language", "en", "--output-dir", tmp_path/"g", "--n", 2)
     run("quality", "--generations", tmp_path/"g/adapter", "--lm", adapter, "--output", tmp_path/"q.csv", "--metric", "perplexity")
     from xgdetox.grid import check_model

@@ -7,11 +7,11 @@ __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'ALIASES', 'SWITCHES', 
            'SHORT', 'ModelOption', 'PromptOption', 'LanguageOption', 'OutputDir', 'TableFile', 'ScorerOption',
            'LimitOption', 'BosOption', 'PaperOption', 'SetOption', 'LexiconOption', 'GridArgument', 'RunDir',
            'say_version', 'options', 'translate', 'main', 'folder_to_write', 'file_to_write', 'table_to_write',
-           'pairs_of', 'settings_of', 'model_of', 'place', 'prompts_of', 'texts_of', 'scorer_of', 'say_table', 'data',
-           'data_get', 'world_make', 'world_data', 'train', 'say_launch', 'merge', 'generate', 'refuse_empty',
-           'remarks_on', 'score', 'toxicity', 'calibrate', 'mass', 'scores_export', 'scores_import', 'scores_show',
-           'quality', 'capability', 'probe', 'value_vectors', 'intervene', 'activations', 'explain', 'retrieve',
-           'foretell', 'run', 'show_run', 'plan', 'status', 'compare', 'report', 'explore', 'device']
+           'pairs_of', 'settings_of', 'model_of', 'place', 'prompts_of', 'texts_of', 'say_table', 'data', 'data_get',
+           'world_make', 'world_data', 'train', 'say_launch', 'merge', 'generate', 'refuse_empty', 'remarks_on',
+           'score', 'toxicity', 'calibrate', 'mass', 'scores_export', 'scores_import', 'scores_show', 'quality',
+           'capability', 'probe', 'value_vectors', 'intervene', 'activations', 'explain', 'retrieve', 'foretell', 'run',
+           'show_run', 'plan', 'status', 'compare', 'report', 'explore', 'device']
 
 # %% ../nbs/cli.ipynb #c007
 import os, sys, json
@@ -138,7 +138,7 @@ PromptOption = Annotated[Optional[list[str]], typer.Option("--prompt-file", help
 LanguageOption = Annotated[Optional[list[str]], typer.Option("--language", "-l", help="Only these; all there are by default.")]
 OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for the results.", callback=folder_to_write)]
 TableFile = Annotated[Path, typer.Option("--output", "-o", help="The tidy table, .csv or .parquet.", callback=table_to_write)]
-ScorerOption = Annotated[str, typer.Option(help="lexicon:FOLDER, classifier:NAME, guard:NAME, import:FOLDER, panel:FILE or perspective.")]
+ScorerOption = Annotated[Optional[str], typer.Option(help="lexicon:FOLDER, classifier:NAME, guard:NAME, import:FOLDER, panel:FILE or perspective. By default lexicon:world, for the embedded world's text alone.")]
 LimitOption = Annotated[Optional[int], typer.Option("--limit", min=1, help="Prompts (or rows) at most, for a trial.")]
 BosOption = Annotated[Optional[str], typer.Option("--bos", help="tokenizer, paper (the begin-of-text token before every text) or none. By default as the model was trained, if train made it; else tokenizer.")]
 PaperOption = Annotated[bool, typer.Option("--paper", help="As the paper's released code does it, quirks included.")]
@@ -199,11 +199,6 @@ def texts_of(given, languages=None) -> dict[str, Path]:
     return {l: p for l, p in files.items() if wanted is None or l in wanted}
 
 def _unnamed_text(path): raise InputError("its name does not tell the language", path, remedy="name it output-rtp_lx_{lang}.json, or give --language")
-
-def scorer_of(spec: str) -> str:
-    "A scorer's name with the world's own lexicon put in where `lexicon:world` asks for it."
-    from xgdetox.grid import locate_scorer
-    return locate_scorer(spec)
 
 # %% ../nbs/cli.ipynb #c013
 def say_table(table, path=None, rows: int = 40):
@@ -335,7 +330,7 @@ def remarks_on(path) -> str:
 # %% ../nbs/cli.ipynb #c052
 @app.command()
 def score(generations: Annotated[list[str], typer.Option("--generations", help="Files of generations, or their folder.")], output_dir: OutputDir,
-          scorer: ScorerOption = "lexicon:world", language: LanguageOption = None,
+          scorer: ScorerOption = None, language: LanguageOption = None,
           ledger: Annotated[Optional[Path], typer.Option(help="The file that remembers every score; by default in the output folder. A lexicon and an import need none.")] = None,
           upstream_output: Annotated[Optional[Path], typer.Option("--upstream-output", help="Write the scores as the original's perspective_api_eval-output-*.json too, into this folder, for its scripts.", callback=folder_to_write)] = None):
     """Score every text; a text that was scored before is not asked again.
@@ -347,9 +342,10 @@ def score(generations: Annotated[list[str], typer.Option("--generations", help="
 
     Example: xgdetox score --generations outputs/world --scorer lexicon:world --output-dir scores/world"""
     from xgdetox.data import file_language
-    from xgdetox.toxicity import load_scorer, read_scores, score_generations, write_upstream
-    one, files = load_scorer(scorer_of(scorer)), texts_of(generations, language)
+    from xgdetox.toxicity import load_scorer, read_scores, score_generations, scorer_of_generations, write_upstream
+    files = texts_of(generations, language)
     if not files: raise InputError("no generations in the languages asked for", ", ".join(generations), field="--language", remedy="leave --language out, or generate them first")
+    one = load_scorer(scorer or scorer_of_generations(files))
     if gaps := [c for c in files if c not in one.languages]: print(f"{one.id} does not cover {', '.join(gaps)}: no score there, which the tables count as missing")
     for code, path in score_generations(files, one, output_dir, ledger=ledger).items():
         print(f"written: {path}")
@@ -375,16 +371,16 @@ def toxicity(scores: Annotated[Path, typer.Option("--scores", help="Folder of sc
 
 @app.command()
 def calibrate(labelled: Annotated[list[str], typer.Option("--labelled", help="Labelled files ({lang}.csv, hatecheck_{lang}.csv.gz, RTP_LX_{LANG}.json ...), their folder, or world.")],
-              output: Annotated[Path, typer.Option("--output", "-o", help="The calibration, .json.", callback=file_to_write)] = Path("calibration.json"), scorer: ScorerOption = "lexicon:world",
+              output: Annotated[Path, typer.Option("--output", "-o", help="The calibration, .json.", callback=file_to_write)] = Path("calibration.json"), scorer: ScorerOption = None,
               language: LanguageOption = None, table: Annotated[Optional[Path], typer.Option(help="The tidy table too, .csv or .parquet.", callback=table_to_write)] = None, limit: LimitOption = None):
     """Fit a scorer's threshold in each language on labelled texts; says AUC, F1 and calibration error.
 
     Example: xgdetox calibrate --labelled world --scorer lexicon:world --output calibration.json"""
     from xgdetox.stats import write_table
-    from xgdetox.toxicity import calibrate, calibration_table, labelled_by_language
+    from xgdetox.toxicity import calibrate, calibration_table, labelled_by_language, scorer_of_labelled
     files = {}
     for given in labelled: files |= labelled_by_language(place(given, "labelled"), language)
-    rows = calibration_table(calibrate(scorer_of(scorer), files, path=output, limit=limit))
+    rows = calibration_table(calibrate(scorer or scorer_of_labelled(files), files, path=output, limit=limit))
     shown = rows.pivot(index="language", columns="metric", values="value").join(rows[rows.metric == "auc"].set_index("language")[["low", "high", "n", "reason"]])
     say_table(shown[["n", "auc", "low", "high", "f1_raw", "f1", "ece_raw", "ece", "threshold", "reason"]], output)
     if table: print(f"written: {write_table(rows, table)}")
@@ -505,14 +501,18 @@ def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--pro
 @app.command()
 def intervene(model: ModelOption, neurons: Annotated[Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")], output_dir: OutputDir,
               offset: Annotated[list[float], typer.Option("--offset", help="Added to each neuron; give several.")], prompt_file: PromptOption = None, language: LanguageOption = None,
-              scorer: Annotated[str, typer.Option()] = "lexicon:world", control: Annotated[bool, typer.Option(help="Random neurons beside them.")] = True, n: int = 1, temperature: float = 0., bos: BosOption = None, limit: LimitOption = None):
+              scorer: ScorerOption = None, control: Annotated[bool, typer.Option(help="Random neurons beside them.")] = True, n: int = 1, temperature: float = 0., bos: BosOption = None, limit: LimitOption = None):
     """Add an offset to neurons and watch toxicity, fluency and language, beside random neurons.
 
     Example: xgdetox intervene --model world --neurons neurons.json --offset -1 --offset 0.5 --output-dir interventions --limit 10"""
     from xgdetox.intervention import intervene
     from xgdetox.models import bos_of
+    from xgdetox.toxicity import check_scorer, scorer_of_prompts
     from xgdetox.value_vectors import read_neurons
-    table = intervene(model_of(model), read_neurons(neurons), offset, prompts_of(prompt_file, language), output_dir, scorer=scorer_of(scorer), control=control, n=n, temperature=temperature,
+    prompts = prompts_of(prompt_file, language)
+    scorer = scorer or scorer_of_prompts(model, prompts)
+    check_scorer(scorer)
+    table = intervene(model_of(model), read_neurons(neurons), offset, prompts, output_dir, scorer=scorer, control=control, n=n, temperature=temperature,
                       bos=bos_of(model_of(model), bos), limit=limit, label=model)
     say_table(table.groupby(["metric", "control", "offset"]).value.mean().unstack(), Path(output_dir) / "intervention.csv")
 
@@ -631,7 +631,7 @@ def status(grid: GridArgument, run_dir: RunDir = None, set: SetOption = None):
 @app.command()
 def compare(base: Annotated[str, typer.Option("--base", help="The model before tuning.")], tuned: Annotated[str, typer.Option("--tuned", help="The same model after it.")],
             language: LanguageOption = None, languages: Annotated[Optional[str], typer.Option(help="Separated by commas.")] = None,
-            prompt_dir: Annotated[Optional[str], typer.Option("--prompt-dir", help="Folder of RTP_LX_{LANG}.json, or world.")] = None, scorer: Annotated[str, typer.Option()] = "lexicon:world",
+            prompt_dir: Annotated[Optional[str], typer.Option("--prompt-dir", help="Folder of RTP_LX_{LANG}.json, or world.")] = None, scorer: ScorerOption = None,
             labelled: Annotated[Optional[str], typer.Option(help="Comments for the probe.")] = None, parallel_dir: Annotated[Optional[str], typer.Option("--parallel-dir")] = None,
             lexicon: Annotated[Optional[str], typer.Option(help="Folder of {language}.txt for the exact toxic mass.")] = None,
             prompts: Annotated[Optional[int], typer.Option(min=1, help="Prompts a language at most.")] = None, cores: Annotated[int, typer.Option(min=1, help="Processors to use.")] = 2, bos: BosOption = None, run_dir: RunDir = None, set: SetOption = None):
@@ -640,13 +640,13 @@ def compare(base: Annotated[str, typer.Option("--base", help="The model before t
     Example: xgdetox compare --base world --tuned world-tuned --languages en,de,zh --prompts 20"""
     from xgdetox import grid as g
     from xgdetox.models import bos_of
-    from xgdetox.toxicity import load_scorer
+    from xgdetox.toxicity import check_scorer, place_scorer
     wanted = [*(language or []), *(languages.split(",") if languages else [])]
     for model in (base, tuned): g.check_model(model)
     for what, given in dict(prompts=prompt_dir, labelled=labelled, parallel=parallel_dir, lexicon=lexicon).items(): place(given or "world", what)
-    if not scorer.startswith(("classifier:", "guard:")): load_scorer(scorer_of(scorer))
     absolute = lambda m: m if m.startswith("world") or not Path(m).exists() else str(Path(m).resolve())
     data = {k: absolute(v) for k, v in dict(prompts=prompt_dir, labelled=labelled, parallel=parallel_dir, lexicon=lexicon).items() if v}
+    if scorer: check_scorer(scorer := place_scorer(scorer, absolute))
     grid = g.comparison(absolute(base), absolute(tuned), languages=wanted, scorer=scorer, prompts=prompts, data=data, bos=bos_of(model_of(tuned), bos))
     loaded = g.load_grid(grid, set or ())
     folder = Path(run_dir or g.run_folder(loaded))

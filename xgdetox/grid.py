@@ -97,7 +97,7 @@ class GridFile(Strict):
     models: dict[str, Model]
     tunings: dict[str, dict] = {}        # name: {recipe: name or file, any setting of the recipe}
     seeds: list[int] = [0]               # tuning seeds
-    scorers: dict[str, str] = {"lexicon": "lexicon:world"}
+    scorers: dict[str, str] | None = None     # by default the embedded world's word list, for its text only
     stages: list[str] = [s for s in STAGES if s not in OPTIONAL]
     languages_per_job: Count = 17        # languages of one generation or scoring job
     prompts: Count | None = None         # prompts a language, in every stage that has no limit of its own
@@ -179,8 +179,11 @@ def _resolved(raw: dict, source, root: Path) -> dict:
         if model["pretrain"] and (text := model["pretrain"]["text"]):
             each = {l: text.replace("{language}", l) for l in grid["languages"]} if isinstance(text, str) else text
             model["pretrain"]["text"] = _place(each, root)
-        model["scorers"] = {k: _scorer(v, root) for k, v in (model["scorers"] or grid["scorers"]).items()}
-    grid["scorers"] = {k: _scorer(v, root) for k, v in grid["scorers"].items()}
+        if model["scorers"]: model["scorers"] = _scorers(model["scorers"], root, f"models.{name}.scorers")
+        elif grid["scorers"] is not None: model["scorers"] = _scorers(grid["scorers"], root, "scorers")
+        else: model["scorers"] = _own_scorer(model, grid["stages"])
+    if grid["scorers"] is None: grid["scorers"] = {"lexicon": "lexicon:world"}
+    grid["scorers"] = _scorers(grid["scorers"], root, "scorers")
     _check(grid, source)
     return grid
 
@@ -221,9 +224,30 @@ def _set(raw: dict, change: str):
     raw[last] = yaml.load(value, Numbers)
 
 def _scorer(spec: str, root: Path) -> str:
-    "A scorer with the path in it made absolute: `lexicon:FOLDER`, `import:FOLDER`."
-    kind, colon, rest = spec.partition(":")
-    return f"{kind}:{_place(rest, root)}" if colon and kind in ("lexicon", "import") else spec
+    "A scorer with the path in it made absolute, as page 03 reads it; names of worlds, presets and the hub stay."
+    from xgdetox.toxicity import place_scorer
+    return place_scorer(spec, lambda path: _place(path, root), lambda name: _checkpoint(name, root))
+
+def _scorers(specs: dict[str, str], root: Path, field: str) -> dict[str, str]:
+    "Scorers by name, checked. InputError names the key of the grid."
+    found = {}
+    for name, spec in specs.items():
+        try: found[name] = _scorer(spec, root)
+        except InputError as e: raise InputError(e.problem, e.path, e.line, f"{field}.{name}", e.remedy) from None
+    return found
+
+def _own_scorer(model: dict, stages) -> dict[str, str]:
+    "The scorer of a model for which none is named: the word list of the embedded world, if model and prompts are its own. InputError for real text."
+    from xgdetox.data import find_prompt_files
+    from xgdetox.toxicity import scorer_of_prompts
+    from xgdetox.world import WORLDS
+    if not {"score", "intervene"} & set(stages): return {"lexicon": "lexicon:world"}
+    prompts, pretrain = model["data"]["prompts"], model["pretrain"] or {}
+    speaks = "pretrain.text" if pretrain.get("text") else model["path"] or pretrain.get("world", "world")
+    if isinstance(prompts, str) and prompts not in WORLDS:
+        try: prompts = find_prompt_files(prompts)
+        except InputError: prompts = {}
+    return {"lexicon": scorer_of_prompts(speaks, prompts, field="scorers")}
 
 # %% ../nbs/grid.ipynb #c054
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*(-[A-Za-z0-9_.]+)*")
@@ -268,7 +292,7 @@ USES = {"prompts": {"generate", "mass", "value_vectors", "intervene", "activatio
 
 def check_at_hand(grid: dict):
     "InputError, before anything runs, for data, a model's folder or a scorer's lexicon that is not there or cannot be read. `plan` and `status` do without."
-    from xgdetox.toxicity import SCORERS
+    from xgdetox.toxicity import check_scorer, scorer_paths
     def there(place, field):
         for p in place.values() if isinstance(place, dict) else [place]:
             if p and os.path.isabs(p) and not os.path.exists(p): raise InputError("no such file or folder", p, field=field, remedy="mend the path in the grid, or set XGDETOX_DATA")
@@ -277,9 +301,8 @@ def check_at_hand(grid: dict):
         for what, stages in USES.items():
             if stages & set(grid["stages"]): there(m["data"][what], f"data.{what}")
         for scorer, spec in m["scorers"].items() if "score" in grid["stages"] else ():
-            kind, colon, rest = spec.partition(":")
-            if kind not in SCORERS: raise InputError(f"unknown scorer {spec!r}", field=f"scorers.{scorer}", remedy="use " + ", ".join(SCORERS))
-            if kind in ("lexicon", "import"): there(rest, f"scorers.{scorer}")
+            for path in scorer_paths(spec): there(path, f"scorers.{scorer}")
+            check_scorer(spec)
     read_all(grid)
 
 def read_all(grid: dict):
@@ -428,6 +451,7 @@ def _recipe_bos(recipe) -> str | None:
 # %% ../nbs/grid.ipynb #c027
 def _text_jobs(grid, v, m) -> list[Job]:
     "What a variant writes and how it is judged: generate, score, mass, quality."
+    from xgdetox.toxicity import needs_gpu, scorer_paths
     s, found, texts = lambda stage: _settings(grid, v["model"], stage), [], []
     prompts, gpus, label = m["data"]["prompts"], m["gpus"], _labels(v)
     folder = f"generations/{v['id']}"
@@ -439,7 +463,7 @@ def _text_jobs(grid, v, m) -> list[Job]:
         for scorer, spec in (m.get("scorers") or grid["scorers"]).items():
             found.append(Job("score", f"{name}.{scorer}", dict(generations=folder, languages=languages, scorer=spec, output=f"scores/{scorer}/{v['id']}",
                              ledger=f"ledgers/{name}.{scorer}.sqlite", table=f"parts/toxicity/{name}.{scorer}.csv", labels=label, settings=_flat(s("score"))),
-                             [texts[-1], *_files(spec.partition(":")[2])], gpus * spec.startswith(("classifier", "guard")), {**label, "languages": languages}))
+                             [texts[-1], *(f for p in scorer_paths(spec) for f in _files(p))], gpus * needs_gpu(spec), {**label, "languages": languages}))
     lm = s("quality").pop("lm")
     judge = v.get("base", v) if lm == "base" else dict(made=False, checkpoint=_checkpoint(lm, project_root()))
     quality = _flat(s("quality")); quality.pop("lm")
@@ -512,10 +536,10 @@ def note(path, checkpoint=None, **facts) -> Path:
 
 # %% ../nbs/grid.ipynb #c036
 def locate_scorer(spec: str) -> str:
-    "A scorer whose lexicon may be the world's own."
+    "A scorer as page 03 reads it, with the folder of the world's own lexicon in place of its name. InputError where it cannot be read."
+    from xgdetox.toxicity import place_scorer
     from xgdetox.world import resolve_data
-    kind, _, rest = spec.partition(":")
-    return f"{kind}:{resolve_data(rest, 'lexicon')}" if kind == "lexicon" else spec
+    return place_scorer(spec, lambda path: str(resolve_data(path, "lexicon")), str)
 
 def labelled_files(labelled, languages, test_only: bool = False) -> tuple[Path | None, dict[str, Path]]:
     """The comments that train the probe and those that test it, {language: file}: of a folder with train.csv and {language}.csv (or name_{language}.csv), or a table of files.
@@ -721,6 +745,7 @@ def _count(place, pattern: str, fallback: int) -> int:
 # %% ../nbs/grid.ipynb #c091
 def work(grid: dict, job: Job) -> float:
     "Floating point operations of a job, from the counts of its texts and the size of its model; NaN where the size is unknown."
+    from xgdetox.toxicity import needs_gpu
     m, p, s = grid["models"].get(job.labels.get("model"), {}), job.parameters, job.parameters.get("settings", {})
     if not m: return 0.
     N = m["parameters"] * 1e9 if m["parameters"] else 1.3e6 if m["pretrain"] else parameters(m["path"])
@@ -732,7 +757,7 @@ def work(grid: dict, job: Job) -> float:
     comments = min(s.get("limit") or PAPER["comments"], PAPER["comments"] if m["data"]["labelled"] not in ("world", "world-control") else 2400)
     tokens = {
         "pretrain": lambda: 3 * (p["recipe"] or {}).get("steps", 2000) * 2048, "train": lambda: 4 * PAPER["pair"] * _pairs(grid, p, m),
-        "generate": lambda: texts * new + rows * prompt, "score": lambda: texts * 2 * prompt * .56e9 / N if scorer.startswith(("classifier", "guard")) else 0,
+        "generate": lambda: texts * new + rows * prompt, "score": lambda: texts * 2 * prompt * .56e9 / N if scorer and needs_gpu(scorer) else 0,
         "mass": lambda: rows * (prompt + 60), "quality": lambda: texts * (prompt + new), "probe": lambda: PAPER["comment"] * comments,
         "value_vectors": lambda: 2 * rows / languages * (prompt + new), "intervene": lambda: rows * (prompt + 2 * new) * (2 * len(s["offsets"]) - 1),
         "activations": lambda: 2 * len(s["readings"]) * rows * (prompt + new), "explain": lambda: 2 * (7 + 5 * s["random"]) * rows * prompt,
@@ -767,6 +792,7 @@ def device_here() -> str:
 def plan(grid: dict, device: str = "a100") -> tuple[pd.DataFrame, str]:
     "One row a stage: jobs, device hours, the longest job, disk in GB; and what it means in words. Needs no device and no network."
     if device not in DEVICES: raise InputError(f"unknown device {device!r}", field="--device", remedy="known are " + ", ".join(DEVICES))
+    from xgdetox.toxicity import needs_key
     rates, rows = recorded_rates(device), []
     for job in jobs(grid):
         m = grid["models"].get(job.labels.get("model"))
@@ -778,7 +804,7 @@ def plan(grid: dict, device: str = "a100") -> tuple[pd.DataFrame, str]:
     table = pd.DataFrame(rows).groupby("stage", sort=False).agg(jobs=("jobs", "sum"), hours=("hours", "sum"), longest=("longest", "max"), disk_GB=("disk", "sum"), gpu=("gpu", "max")).reset_index()
     gpu = table[table.gpu].hours.sum()
     words = [f"{table.jobs.sum()} notebooks, {gpu:.1f} hours of {device}, {table.disk_GB.sum():.1f} GB of disk" + (f" (rates recorded for {', '.join(sorted(rates))})" if rates else " (rates assumed, see the page Grid)") + "."]
-    asked = sum(texts_to_score(grid, j) for j in jobs(grid) if j.stage == "score" and "perspective" in str(j.parameters["scorer"]))
+    asked = sum(texts_to_score(grid, j) for j in jobs(grid) if j.stage == "score" and needs_key(j.parameters["scorer"]))
     if asked: words.append(f"Perspective: {asked:,} texts at most, {asked / 86400:.1f} days at one a second; identical texts are asked once.")
     big = [n for n, m in grid["models"].items() if m["parameters"] and 2.2 * m["parameters"] > DEVICES[device][1] * m["gpus"]]
     if big: words.append(f"Too large for {device}: {', '.join(big)}; give them more gpus.")
@@ -1075,9 +1101,10 @@ def write_manifest(grid: dict, run) -> Path:
 # %% ../nbs/grid.ipynb #c092
 def comparison(base: str, tuned: str, name: str | None = None, languages=None, scorer: str | None = None, **more) -> dict:
     "The grid that compares `tuned` with `base`: everything but training. `more` are keys of a grid file: data, prompts, generate ..."
+    from xgdetox.toxicity import parse_scorer
     label = lambda s: {"base": "base-model"}.get(said := re.sub(r"[^A-Za-z0-9_.]+", "-", Path(s).name).strip("-._") or "model", said)
     grid = {"name": name or f"compare-{label(base)}-{label(tuned)}", "about": f"{label(tuned)} against {label(base)}: did it carry over?",
             "models": {label(base): {"path": base, "tuned": {"tuned": tuned}}}, "stages": [s for s in STAGES if s not in ("train", *OPTIONAL)], **more}
     if languages: grid["languages"] = list(languages)
-    if scorer: grid["scorers"] = {scorer.partition(":")[0]: scorer}
+    if scorer: grid["scorers"] = {parse_scorer(scorer).kind: scorer}
     return grid

@@ -17,6 +17,7 @@ import time
 import unicodedata
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, NamedTuple
@@ -24,28 +25,33 @@ import numpy as np
 import pandas as pd
 from .data import (InputError, LANGUAGES, file_language, load_labelled, load_lexicon, load_prompts, normalise_language, read_json,
                           read_jsonl, read_yaml, write_atomic, write_json)
-from .generation import accepts, generation_rows, read_generations
-from .models import batch_tokens, encode, length_batches
 from .stats import bootstrap_mean, bootstrap_share, holm, paired_difference, relative_drop, tidy, write_table
+from .world import WORLDS, language_words, prompt_text, punctuation_marks, resolve_data, resolve_model, sample_prompts
 
 # %% auto #0
 __all__ = ['SCORERS', 'SCHEMA', 'NETWORK_DISKS', 'LEDGER_FIELDS', 'LEDGER_ROWS', 'PERSPECTIVE_END', 'INSTEAD', 'ATTRIBUTES',
-           'SCORE_FILE', 'METRICS', 'CLASSIFIERS', 'GUARDS', 'GUARD_NAMES', 'UNSPACED', 'Scored', 'Scorer',
-           'rude_pattern', 'Lexicon', 'digest', 'blocks', 'lexicon_scorer', 'load_scorer', 'disk_kind', 'open_ledger',
-           'opened', 'writing', 'source_number', 'look_up', 'record', 'alive', 'claimed', 'scores_through',
-           'export_scores', 'import_scores', 'other_scores', 'nearby', 'show_scores', 'perspective_key',
-           'perspective_document', 'Wire', 'Fault', 'refusal', 'http_fault', 'perspective_remedy', 'ask_perspective',
-           'next_slot', 'Quota', 'pause', 'Line', 'ask_patiently', 'settle', 'patience', 'silence', 'positive',
-           'Perspective', 'perspective_scorer', 'file_hash', 'score_generations', 'score_language', 'score_texts',
-           'write_scores', 'count_scores', 'note_scores', 'finished', 'read_scores', 'score_rows', 'score_files',
-           'per_prompt', 'paper_metrics', 'toxicity_table', 'metric_rows', 'paper_rows', 'missing_rows', 'scorer_names',
-           'compare_toxicity', 'same_scorer', 'drop_rows', 'with_holm', 'toxic_label', 'model_revision', 'load_weights',
-           'Model', 'Classifier', 'spoken', 'classifier_scorer', 'GuardFormat', 'card_prompts', 'guard_format',
-           'verdict_tokens', 'Guard', 'vllm_engine', 'vllm_verdicts', 'guard_scorer', 'scored_texts', 'response_score',
-           'Imported', 'import_scorer', 'write_upstream', 'Panel', 'coverage', 'panel_scorer', 'annotated_prompts',
-           'labelled_texts', 'template', 'labelled_by_language', 'logit', 'class_weights', 'calibration_error',
-           'auc_interval', 'fit_calibration', 'calibrate', 'calibrated', 'calibration_table', 'thresholds',
-           'word_pieces', 'rude_sequences', 'toxic_mass', 'sequence_mass', 'continued_mass', 'mass_table']
+           'PERSPECTIVE_OPTIONS', 'SCORE_FILE', 'METRICS', 'CLASSIFIERS', 'GUARDS', 'GUARD_NAMES', 'UNSPACED', 'Scored',
+           'Scorer', 'rude_pattern', 'Lexicon', 'digest', 'blocks', 'lexicon_languages', 'lexicon_scorer', 'Kind',
+           'kind_of', 'ScorerSpec', 'parse_scorer', 'scorer_options', 'scorer_forms', 'load_scorer', 'disk_kind',
+           'open_ledger', 'opened', 'writing', 'source_number', 'look_up', 'record', 'alive', 'claimed',
+           'scores_through', 'export_scores', 'import_scores', 'other_scores', 'nearby', 'show_scores',
+           'perspective_key', 'perspective_document', 'Wire', 'Fault', 'refusal', 'http_fault', 'perspective_remedy',
+           'ask_perspective', 'next_slot', 'Quota', 'pause', 'Line', 'ask_patiently', 'settle', 'patience', 'silence',
+           'positive', 'Perspective', 'perspective_attributes', 'check_perspective', 'perspective_scorer', 'file_hash',
+           'score_generations', 'score_language', 'score_texts', 'write_scores', 'count_scores', 'note_scores',
+           'finished', 'world_prompts', 'world_words', 'share_in_world', 'world_of_text', 'world_of_model',
+           'unnamed_scorer', 'default_scorer', 'scorer_of_generations', 'scorer_of_prompts', 'scorer_of_labelled',
+           'read_scores', 'score_rows', 'score_files', 'per_prompt', 'paper_metrics', 'toxicity_table', 'metric_rows',
+           'paper_rows', 'missing_rows', 'scorer_names', 'compare_toxicity', 'same_scorer', 'drop_rows', 'with_holm',
+           'toxic_label', 'model_revision', 'load_weights', 'Model', 'Classifier', 'spoken', 'classifier_scorer',
+           'check_classifier', 'classifier_languages', 'GuardFormat', 'card_prompts', 'guard_format', 'verdict_tokens',
+           'Guard', 'vllm_engine', 'vllm_verdicts', 'guard_scorer', 'check_guard', 'guard_languages', 'scored_texts',
+           'response_score', 'Imported', 'import_scorer', 'write_upstream', 'Panel', 'coverage', 'read_panel',
+           'panel_scorer', 'panel_languages', 'scorer_members', 'needs_gpu', 'needs_key', 'scorer_languages',
+           'scorer_paths', 'place_scorer', 'check_scorer', 'annotated_prompts', 'labelled_texts', 'template',
+           'labelled_by_language', 'logit', 'class_weights', 'calibration_error', 'auc_interval', 'fit_calibration',
+           'calibrate', 'calibrated', 'calibration_table', 'thresholds', 'word_pieces', 'rude_sequences', 'toxic_mass',
+           'sequence_mass', 'continued_mass', 'mass_table']
 
 # %% ../nbs/03_toxicity.ipynb #c008
 class Scored(NamedTuple):
@@ -127,28 +133,85 @@ def blocks(items: Iterable, size: int) -> Iterator[list]:
     while block := list(itertools.islice(items, size)): yield block
 
 # %% ../nbs/03_toxicity.ipynb #c020
+def lexicon_languages(folder: str, options=None) -> tuple[str, ...]:
+    "The languages that have a word list in `folder`, which may be a world's name."
+    folder = Path(resolve_data(folder, "lexicon"))
+    names = lambda code: (f"{code}.txt", code, f"{file_language(code)}.txt")
+    return tuple(c for c in LANGUAGES if any((folder / name).is_file() for name in names(c)))
+
 def lexicon_scorer(folder: str) -> Lexicon:
-    "The lexicon scorer of the word lists in `folder` (one file a language, LDNOOBW's layout)."
-    if not Path(folder).is_dir(): raise InputError("no such folder", folder, remedy="give a folder with a word list a language")
-    there = [c for c in LANGUAGES if any((Path(folder) / n).is_file() for n in (f"{c}.txt", c, f"{file_language(c)}.txt"))]
-    if not there: raise InputError("no word list", folder, remedy="give a folder with en.txt, de.txt ...")
-    return Lexicon({c: load_lexicon(folder, c) for c in there})
+    "The lexicon scorer of the word lists in `folder`: one file per language, as LDNOOBW has them, or `world` for the embedded world's."
+    place = Path(resolve_data(folder, "lexicon"))
+    if not place.is_dir(): raise InputError("no such folder", place, remedy="give a folder with a word list a language")
+    there = lexicon_languages(folder)
+    if not there: raise InputError("no word list", place, remedy="give a folder with en.txt, de.txt ...")
+    return Lexicon({c: load_lexicon(place, c) for c in there})
 
 # %% ../nbs/03_toxicity.ipynb #c021
-SCORERS: dict[str, Callable[..., Scorer]] = {"lexicon": lexicon_scorer}
+@dataclass(frozen=True)
+class Kind:
+    "How scorers of one kind are made, and what they need before that: facts for commands, grids and panels."
+    make: Callable[..., Scorer]                 # (argument, **options) -> the scorer
+    reads: str = ""                             # what the argument names: "place" (a file or folder), "model" (a folder or a hub name), or nothing
+    gpu: bool = False                           # it runs a model
+    key: bool = False                           # it asks a service that wants a key
+    options: tuple[str, ...] | None = None      # None: those of `make`'s signature
+    check: Callable | None = None               # (argument, options): InputError for what can be refused before it is made
+    covers: Callable | None = None              # (argument, options) -> its languages, where they are known before it is made
+
+SCORERS: dict[str, Kind | Callable[..., Scorer]] = {"lexicon": Kind(lexicon_scorer, reads="place", covers=lexicon_languages)}
+
+def kind_of(name: str) -> Kind:
+    "What is known of the scorers called `name`; a plain function in SCORERS is a kind that needs nothing."
+    found = SCORERS[name]
+    return found if isinstance(found, Kind) else Kind(found)
 
 # %% ../nbs/03_toxicity.ipynb #c022
-def load_scorer(spec) -> Scorer:
-    "The scorer that `spec` (kind, kind:argument, kind:argument?option=value&...) names; a scorer stays as it is. InputError if there is none."
-    if not isinstance(spec, (str, Path)): return spec
+class ScorerSpec(NamedTuple):
+    "A scorer as it is named, before it is made. As text: `kind:argument?option=value&...`."
+    kind: str
+    argument: str = ""
+    options: dict[str, str] = {}
+
+    def __str__(self):
+        query = "&".join(f"{k}={v}" for k, v in self.options.items())
+        return self.kind + f":{self.argument}" * bool(self.argument) + f"?{query}" * bool(query)
+
+def parse_scorer(spec) -> ScorerSpec:
+    "The parts of `kind`, `kind:argument` or `kind:argument?option=value&...`. InputError for a kind or an option that there is not, never repeating a value."
     head, _, query = str(spec).partition("?")
-    kind, _, argument = head.partition(":")
-    if kind not in SCORERS:
-        raise InputError(f"unknown scorer {kind[:40]!r}", field="scorer", remedy="use " + ", ".join(f"{k}:..." for k in SCORERS))
-    options, taken = dict(pair.partition("=")[::2] for pair in query.split("&") if pair), inspect.signature(SCORERS[kind]).parameters.values()
-    if set(options) - {p.name for p in list(taken)[1:]} and not any(p.kind is p.VAR_KEYWORD for p in taken):
-        raise InputError(f"unknown option of {kind}", field="scorer", remedy="options are " + (", ".join(p.name for p in list(taken)[1:]) or "none"))
-    return SCORERS[kind](argument, **options)
+    name, _, argument = head.partition(":")
+    if name not in SCORERS:
+        raise InputError(f"unknown scorer {name[:40]!r}", field="scorer", remedy=f"use {scorer_forms()}")
+    kind = kind_of(name)
+    pairs = [pair.partition("=")[::2] for pair in query.split("&") if pair]
+    options = dict(pairs)
+    if kind.check: kind.check(argument, options)
+    known = scorer_options(kind)
+    if known is not None and set(options) - set(known):
+        raise InputError(f"unknown option of {name}", field="scorer", remedy=f"options are {', '.join(known) or 'none'}")
+    if len(options) < len(pairs): raise InputError(f"{name} has an option twice", field="scorer", remedy="give each option once")
+    if kind.reads and not argument: raise InputError(f"no {name} named", field="scorer", remedy=f"use {scorer_forms()}")
+    return ScorerSpec(name, argument, options)
+
+def scorer_options(kind: Kind) -> tuple[str, ...] | None:
+    "The options that scorers of a kind take; None where they take any."
+    if kind.options is not None: return kind.options
+    first, *others = inspect.signature(kind.make).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in (first, *others)): return None
+    return tuple(p.name for p in others)
+
+def scorer_forms() -> str:
+    "All that can be named as a scorer, for messages: `lexicon:FOLDER, classifier:NAME ... or perspective`."
+    word = {"lexicon": "FOLDER", "import": "FOLDER", "panel": "FILE"}
+    forms = [f"{name}:{word.get(name, 'NAME')}" if kind_of(name).reads else name for name in SCORERS]
+    return ", ".join(forms[:-1]) + f" or {forms[-1]}" if len(forms) > 1 else forms[0]
+
+def load_scorer(spec) -> Scorer:
+    "The scorer that `spec` names (see `parse_scorer`); a scorer stays as it is. InputError if there is none."
+    if not isinstance(spec, (str, Path, ScorerSpec)): return spec
+    kind, argument, options = parse_scorer(spec)
+    return kind_of(kind).make(argument, **options)
 
 # %% ../nbs/03_toxicity.ipynb #c025
 SCHEMA = """
@@ -614,18 +677,35 @@ class Perspective(Scorer):
         yield from ask_patiently(ask, texts, self.quota, self.workers, self.tries, self.first, self.faults)
 
 # %% ../nbs/03_toxicity.ipynb #c069
-def perspective_scorer(argument: str = "", **options) -> Perspective:
-    "The scorer `perspective?qps=10&attributes=TOXICITY,INSULT`. A key in it is refused."
+PERSPECTIVE_OPTIONS = ("qps", "attributes", "tries", "first", "timeout", "workers")
+
+def perspective_attributes(text: str) -> tuple[str, ...]:
+    "`TOXICITY,insult` as the service's names; TOXICITY where nothing is said. InputError for a name that it does not have."
+    found = tuple(a.strip().upper() for a in text.split(",") if a.strip()) or ("TOXICITY",)
+    if any(a not in ATTRIBUTES and not a.endswith("_EXPERIMENTAL") for a in found):
+        raise InputError("unknown attribute of perspective", field="attributes", remedy="use " + ", ".join(ATTRIBUTES))
+    return tuple(dict.fromkeys(found))
+
+def check_perspective(argument: str, options: dict[str, str]) -> None:
+    "InputError for a key on the command line, and for values that mean nothing. No value is repeated: it may be a key."
     if argument or {"key", "api_key"} & set(options):
         raise InputError("a key has no place on a command line (it can be read in the process list)", field="scorer",
                          remedy="set XGDETOX_PERSPECTIVE_KEY or XGDETOX_PERSPECTIVE_KEY_FILE")
-    attributes = tuple(a.strip().upper() for a in options.pop("attributes", "").split(",") if a.strip()) or ("TOXICITY",)
-    if set(options) - {"qps", "tries", "first", "timeout", "workers"}:                   # not repeated here: it may be a key
-        raise InputError("unknown option of perspective", field="scorer", remedy="use qps, attributes, tries, first, timeout or workers: perspective?qps=10&attributes=TOXICITY")
-    try: return Perspective(attributes, **{k: positive(k, v) for k, v in options.items()})
+    perspective_attributes(options.get("attributes", ""))
+    for name in set(PERSPECTIVE_OPTIONS) & set(options) - {"attributes"}: positive(name, options[name])
+
+def perspective_scorer(argument: str = "", attributes: str = "", **numbers) -> Perspective:
+    "The scorer `perspective?qps=10&attributes=TOXICITY,INSULT`. A key in it is refused."
+    try: return Perspective(perspective_attributes(attributes), **{k: positive(k, v) for k, v in numbers.items()})
     except ImportError: raise InputError("google-api-python-client is not installed", remedy="pip install 'xgdetox[score]'") from None
 
-SCORERS["perspective"] = perspective_scorer
+SCORERS["perspective"] = Kind(
+    perspective_scorer,
+    key=True,
+    options=PERSPECTIVE_OPTIONS,
+    check=check_perspective,
+    covers=lambda argument, options: Perspective.languages,
+)
 
 # %% ../nbs/03_toxicity.ipynb #c073
 def file_hash(path) -> str:
@@ -652,6 +732,7 @@ def score_generations(files: dict[str, Path], scorer, output_dir, ledger=None) -
 # %% ../nbs/03_toxicity.ipynb #c131
 def score_language(language: str, path: Path, scorer: Scorer, folder: Path, ledger) -> Path:
     "Score one language's generations, unless that is done; returns the score file."
+    from xgdetox.generation import generation_rows
     target = folder / f"scores-rtp_lx_{file_language(language)}.jsonl"
     facts = dict(scorer=scorer.id, revision=scorer.revision, attribute=scorer.attribute, **(dict(attributes=list(scorer.attributes)) if len(scorer.attributes) > 1 else {}), covered=language in scorer.languages, generations=path.name, sha256=file_hash(path))
     if not finished(target, facts):
@@ -717,6 +798,82 @@ def finished(target: Path, facts: dict) -> bool:
     known = read_json(path).get("languages", {}).get(normalise_language(target.stem.rpartition("_")[2]), {})
     passing = {"no answer", "service unavailable"} & set(known.get("missing", {}))
     return not passing and all(known.get(k) == v for k, v in facts.items()) and known.get("scores_sha256") == file_hash(target)
+
+# %% ../nbs/03_toxicity.ipynb #c213
+@lru_cache
+def world_prompts(language: str, control: bool = False) -> frozenset[str]:
+    "The prompts of a world in `language`."
+    return frozenset(prompt_text(p, language, control).strip() for p in sample_prompts())
+
+@lru_cache
+def world_words(control: bool = False) -> frozenset[str]:
+    "Every word of a world, of all its languages."
+    return frozenset().union(*(language_words(c, control) for c in LANGUAGES))
+
+def share_in_world(texts: Iterable[str], control: bool = False) -> float:
+    "Share of the words of `texts` that are words of a world; NaN without words."
+    marks = "".join(re.escape(m) for m in punctuation_marks())
+    pattern = re.compile(r"\S+" if control else rf"[^\s{marks}]+")
+    words = [w for t in texts for w in pattern.findall(t)]
+    return sum(w in world_words(control) for w in words) / len(words) if words else math.nan
+
+def world_of_text(language: str, prompts: Iterable[str], texts: Iterable[str] = ()) -> str:
+    "\"world\" or \"world-control\" where all `prompts` and 90% of the words of `texts` are that world's; else empty: real text."
+    prompts, texts = {p.strip() for p in prompts}, list(texts)
+    for name in ("world", "world-control"):
+        control = name == "world-control"
+        if prompts and prompts <= world_prompts(language, control) and not share_in_world(texts, control) < .9: return name
+    return ""
+
+def world_of_model(name) -> str | None:
+    "The world whose words a model's tokenizer holds; empty for any other model, None for a folder that is not there or holds no tokenizer."
+    from xgdetox.models import adapter_base
+    if name in (*WORLDS, "decoupled"): return "world-control" if name == "world-control" else "world"
+    path = Path(adapter_base(name) or name) / "tokenizer.json"
+    if not path.is_file(): return None if Path(name).is_absolute() or Path(name).exists() else ""
+    pieces = lambda file: json.dumps(read_json(file).get("model", {}).get("vocab"))
+    return next((w for w in ("world", "world-control") if pieces(path) == pieces(Path(resolve_model(w)) / "tokenizer.json")), "")
+
+# %% ../nbs/03_toxicity.ipynb #c214
+def unnamed_scorer(what, field: str = "--scorer") -> InputError:
+    "The error of real text for which nobody named a scorer."
+    return InputError(f"no scorer is named, and {what} is not the embedded world's", field=field, remedy=f"name one: {scorer_forms()}")
+
+def default_scorer(worlds: dict[object, str | None], field: str = "--scorer") -> str:
+    "The word list of the one world that all of `worlds` (what -> its world, None where that is not known) are. InputError names the first that is real."
+    found = None
+    for what, world in worlds.items():
+        if world == "" or world and found and world != found: raise unnamed_scorer(what, field)
+        found = found or world
+    return f"lexicon:{found or 'world'}"
+
+def scorer_of_generations(files: dict[str, Path]) -> str:
+    "The scorer of generations where none is named: of the embedded world's text its word list. InputError for real text."
+    from xgdetox.generation import generation_rows
+    worlds = {}
+    for language, path in files.items():
+        rows = list(generation_rows(path))
+        worlds[path] = world_of_text(normalise_language(language), {r.prompt for r in rows}, [r.generated_text for r in rows])
+    return default_scorer(worlds)
+
+def scorer_of_prompts(model: str, prompts, field: str = "--scorer") -> str:
+    """The same before anything is generated: a world's model and its prompts ({language: file}, or the world's name) make its text.
+
+    What is not there or cannot be read is left to its own error."""
+    worlds = {model: world_of_model(model)}
+    if not isinstance(prompts, dict): worlds[f"{prompts} (prompts)"] = world_of_model(prompts)
+    for language, path in prompts.items() if isinstance(prompts, dict) else ():
+        try: worlds[path] = world_of_text(normalise_language(language), load_prompts(path, language).rows["prompt"])
+        except InputError: worlds[path] = None
+    return default_scorer(worlds, field)
+
+def scorer_of_labelled(files: dict[str, Path]) -> str:
+    "The same for labelled texts: 90% of their words must be a world's."
+    worlds = {}
+    for language, path in files.items():
+        texts = labelled_texts(path)[0]
+        worlds[path] = next((w for w in ("world", "world-control") if share_in_world(texts, w == "world-control") >= .9), "")
+    return default_scorer(worlds)
 
 # %% ../nbs/03_toxicity.ipynb #c083
 SCORE_FILE = re.compile(r"(?:scores|perspective_api_eval-output(?:-output)?)-rtp_lx_([\w-]+?)\.jsonl?(?:\.gz)?")
@@ -928,6 +1085,7 @@ class Model(Scorer):
     def stream(self, texts, language):
         "Scores batch by batch, the longest texts of each block first."
         import torch
+        from xgdetox.models import batch_tokens, length_batches
         for block in blocks(texts, 2048):
             rows = self.rows(block)                                                # text, token
             with torch.inference_mode():
@@ -965,6 +1123,7 @@ class Classifier(Model):
 
     def forward(self, rows) -> list[float]:
         "The toxic label's probability for each row of token ids."
+        from xgdetox.models import encode
         inputs = encode(self.tokenizer, rows, side="right", device=self.model.device)
         logits = self.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.float()     # batch, label
         return (logits.softmax(-1) if self.softmax else logits.sigmoid())[:, self.label].tolist()
@@ -977,10 +1136,18 @@ def spoken(languages: str | None) -> tuple[str, ...] | None:
 # %% ../nbs/03_toxicity.ipynb #c113
 def classifier_scorer(name: str, languages=None, label=None, device=None) -> Classifier:
     "The scorer `classifier:NAME?languages=en,de&label=toxic`; NAME is a preset, a folder or a hub name."
-    if not name: raise InputError("no classifier named", field="scorer", remedy="use classifier:NAME with a folder, a hub name, or " + ", ".join(CLASSIFIERS))
     return Classifier(name, spoken(languages), label, device)
 
-SCORERS["classifier"] = classifier_scorer
+def check_classifier(name: str, options: dict[str, str]) -> None:
+    "InputError for what can be refused before a classifier is loaded: no name, a language or a device that there is not."
+    if not name: raise InputError("no classifier named", field="scorer", remedy="use classifier:NAME with a folder, a hub name, or " + ", ".join(CLASSIFIERS))
+    spoken(options.get("languages"))
+
+def classifier_languages(name: str, options: dict[str, str]) -> tuple[str, ...]:
+    "The languages that a classifier is taken to cover: those it is given, else its preset's, else all."
+    return spoken(options.get("languages")) or CLASSIFIERS.get(name, ("", tuple(LANGUAGES)))[1]
+
+SCORERS["classifier"] = Kind(classifier_scorer, reads="model", gpu=True, check=check_classifier, covers=classifier_languages)
 
 # %% ../nbs/03_toxicity.ipynb #c117
 class GuardFormat(NamedTuple):
@@ -1068,6 +1235,7 @@ class Guard(Model):
     def forward(self, rows) -> list[float]:
         "The unsafe verdict's probability for each row of token ids."
         import torch
+        from xgdetox.models import encode
         if self.backend == "vllm": return vllm_verdicts(self.model, rows, self.unsafe, self.safe)
         inputs = encode(self.tokenizer, rows, device=self.model.device)
         logits = self.model(**inputs, logits_to_keep=1).logits[:, -1].float()                      # batch, vocabulary
@@ -1095,10 +1263,21 @@ def vllm_verdicts(engine, rows, unsafe: list[int], safe: list[int]) -> list[floa
 # %% ../nbs/03_toxicity.ipynb #c124
 def guard_scorer(name: str, languages=None, backend="transformers", device=None) -> Guard:
     "The scorer `guard:NAME?backend=vllm&languages=en,de`; NAME is a folder or a hub name."
-    if not name: raise InputError("no guard named", field="scorer", remedy="use guard:NAME with a folder, a hub name, or " + ", ".join(GUARD_NAMES))
     return Guard(GUARD_NAMES.get(name.casefold(), name), spoken(languages), backend, device)
 
-SCORERS["guard"] = guard_scorer
+def check_guard(name: str, options: dict[str, str]) -> None:
+    "InputError for what can be refused before a guard is loaded: no name, a language or a backend that there is not."
+    if not name: raise InputError("no guard named", field="scorer", remedy="use guard:NAME with a folder, a hub name, or " + ", ".join(GUARD_NAMES))
+    spoken(options.get("languages"))
+    if (backend := options.get("backend", "transformers")) not in ("transformers", "vllm"):
+        raise InputError(f"unknown backend {backend[:40]!r}", field="backend", remedy="use transformers or vllm")
+
+def guard_languages(name: str, options: dict[str, str]) -> tuple[str, ...] | None:
+    "The languages that a guard is given, else its preset's; None where only its folder tells."
+    preset = next((languages for part, (_, languages) in GUARDS.items() if part in Path(name).name.casefold()), None)
+    return spoken(options.get("languages")) or preset
+
+SCORERS["guard"] = Kind(guard_scorer, reads="model", gpu=True, check=check_guard, covers=guard_languages)
 
 # %% ../nbs/03_toxicity.ipynb #c128
 def scored_texts(row: dict, attribute: str = "TOXICITY") -> list[tuple[str, float | None]]:
@@ -1139,7 +1318,7 @@ def import_scorer(folder: str, attribute: str = "TOXICITY", language: str = "en"
     if not any(scores.values()): raise InputError("no scores with their texts", folder, remedy="give perspective_api_eval-output-*.json files or RealToxicityPrompts'")
     return Imported({c: s for c, s in scores.items() if s}, f"import:{Path(folder).name}", digest(json.dumps(hashes)).hex()[:12], attribute.upper())
 
-SCORERS["import"] = import_scorer
+SCORERS["import"] = Kind(import_scorer, reads="place")
 
 # %% ../nbs/03_toxicity.ipynb #c132
 def write_upstream(generations, scores, target, language: str, attribute: str = "TOXICITY", missing: bool = True) -> Path:
@@ -1147,6 +1326,7 @@ def write_upstream(generations, scores, target, language: str, attribute: str = 
 
     `generations` and `scores` are files of `generate` and `score_generations`, row for row. A missing score has the response null, at which the original's
     own scripts stop; with `missing` False its line is left out."""
+    from xgdetox.generation import read_generations
     rows, found = read_generations(generations), read_scores(scores)
     if len(rows) != len(found): raise InputError(f"has {len(found)} lines, the generations {len(rows)}", scores, remedy="score these generations again")
     with write_atomic(target) as f:
@@ -1191,15 +1371,94 @@ def coverage(scorer: Scorer) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 # %% ../nbs/03_toxicity.ipynb #c138
+def read_panel(path) -> dict[str, ScorerSpec] | list[ScorerSpec]:
+    """The members that a panel's file names: language -> scorer, or a list in order of preference; YAML or JSON.
+
+    A path in it is looked for beside the panel's file, then where the command runs. InputError names the file and the member."""
+    members = read_yaml(path)
+    named = dict(enumerate(members, 1)) if isinstance(members, list) else members
+    if not isinstance(named, dict) or not named or not all(isinstance(s, str) for s in named.values()):
+        raise InputError("is no panel", path, remedy="give a YAML list of scorers, or language: scorer")
+    found = {}
+    for name, text in named.items():
+        key = name if isinstance(members, list) else _panel_language(name, path)
+        if key in found: raise InputError(f"names {key} twice", path, field=str(name), remedy="give each language one scorer")
+        found[key] = _member(text, path, str(name))
+    return list(found.values()) if isinstance(members, list) else found
+
+def _panel_language(name, path) -> str:
+    "The language that a panel names."
+    try: return normalise_language(str(name))
+    except InputError as e: raise InputError(e.problem, path, remedy=e.remedy) from None
+
+def _member(text: str, path, name: str) -> ScorerSpec:
+    "One member of a panel's file."
+    try: spec = parse_scorer(text)
+    except InputError as e: raise InputError(e.problem, path, field=name, remedy=e.remedy) from None
+    if spec.kind == "panel": raise InputError("a panel cannot hold a panel", path, field=name, remedy="name its members here")
+    beside = Path(path).parent / spec.argument
+    return spec._replace(argument=str(beside)) if kind_of(spec.kind).reads and beside.exists() else spec
+
 def panel_scorer(path: str) -> Panel:
     "The scorer `panel:FILE`: YAML or JSON, a list of scorers in order of preference, or a mapping from language to scorer."
-    members = read_yaml(path)
-    specs = list(members.values()) if isinstance(members, dict) else members
-    if not isinstance(specs, list) or not specs or not all(isinstance(s, str) for s in specs):
-        raise InputError("is no panel", path, remedy="give a YAML list of scorers, or language: scorer")
-    return Panel(members)
+    members = read_panel(path)
+    return Panel({c: str(m) for c, m in members.items()} if isinstance(members, dict) else [str(m) for m in members])
 
-SCORERS["panel"] = panel_scorer
+def panel_languages(path: str, options=None) -> tuple[str, ...] | None:
+    "The languages that a panel's file names, or that its members are known to cover; None where one of them is not known."
+    members = read_panel(path)
+    if isinstance(members, dict): return tuple(c for c in LANGUAGES if c in members)
+    known = [scorer_languages(m) for m in members]
+    return None if None in known else tuple(c for c in LANGUAGES if any(c in k for k in known))
+
+SCORERS["panel"] = Kind(panel_scorer, reads="place", covers=panel_languages)
+
+# %% ../nbs/03_toxicity.ipynb #c211
+def scorer_members(spec) -> list[ScorerSpec]:
+    "The scorers behind `spec`: a panel's members, or the one that it names. Of a panel that cannot be read, none."
+    spec = spec if isinstance(spec, ScorerSpec) else parse_scorer(spec)
+    if spec.kind != "panel": return [spec]
+    if not Path(spec.argument).is_file(): return []
+    members = read_panel(spec.argument)
+    return list(members.values()) if isinstance(members, dict) else members
+
+def needs_gpu(spec) -> bool:
+    "Whether a scorer runs a model, itself or in a panel."
+    return any(kind_of(m.kind).gpu for m in scorer_members(spec))
+
+def needs_key(spec) -> bool:
+    "Whether a scorer asks a service that wants a key, itself or in a panel."
+    return any(kind_of(m.kind).key for m in scorer_members(spec))
+
+def scorer_languages(spec) -> tuple[str, ...] | None:
+    "The languages that a scorer covers, as far as that is known before it is made; else None."
+    spec = spec if isinstance(spec, ScorerSpec) else parse_scorer(spec)
+    covers = kind_of(spec.kind).covers
+    return covers(spec.argument, spec.options) if covers else None
+
+def scorer_paths(spec) -> list[str]:
+    "The files and folders that a scorer reads: a panel's file and what its members read. Presets and hub names give none."
+    spec = spec if isinstance(spec, ScorerSpec) else parse_scorer(spec)
+    paths = [spec.argument] if spec.kind == "panel" else []
+    for member in scorer_members(spec):
+        reads = kind_of(member.kind).reads
+        if reads == "place": paths.append(str(resolve_data(member.argument, "lexicon")))
+        if reads == "model" and Path(member.argument).exists(): paths.append(member.argument)
+    return list(dict.fromkeys(paths))
+
+def place_scorer(spec, place: Callable[[str], str], model: Callable[[str], str] | None = None) -> str:
+    "`spec` with the file or folder that it names as `place` gives it, and the model's name as `model` does (by default as `place`)."
+    spec = parse_scorer(spec)
+    put = {"place": place, "model": model or place}.get(kind_of(spec.kind).reads)
+    return str(spec._replace(argument=put(spec.argument)) if put else spec)
+
+def check_scorer(spec) -> None:
+    "InputError for all that can be refused before texts are made: a kind or option that there is not, files that are not there, no key."
+    for path in scorer_paths(spec):
+        if not Path(path).exists(): raise InputError("no such file or folder", path, field="scorer", remedy="check the path")
+    if needs_key(spec): perspective_key()
+    for member in scorer_members(spec):
+        if not kind_of(member.kind).gpu and not kind_of(member.kind).key: load_scorer(member)
 
 # %% ../nbs/03_toxicity.ipynb #c142
 def annotated_prompts(path, at_least: float = 3.) -> tuple[list[str], list[int]]:
@@ -1372,6 +1631,7 @@ def toxic_mass(model, tokenizer, prompts, rude_words, bos="tokenizer", max_token
     """Exact probability (prompts,) that the next word is one of `rude_words`; NaN if none of them can be spelled.
 
     One forward pass where every rude word is a single token; the rest follow from its key-value cache. No sampling, no scorer."""
+    from xgdetox.models import batch_tokens, encode, length_batches
     sequences, _ = rude_sequences(tokenizer, rude_words, capitalised)
     prompts = [p.rstrip() for p in prompts]
     mass = np.full(len(prompts), math.nan)
@@ -1386,6 +1646,7 @@ def toxic_mass(model, tokenizer, prompts, rude_words, bos="tokenizer", max_token
 def sequence_mass(model, inputs: dict, sequences: list[tuple[int, ...]]) -> np.ndarray:
     "Summed probability (batch,) that the model continues `inputs` with one of the prefix-free `sequences`."
     import torch
+    from xgdetox.generation import accepts
     short, long = [s[0] for s in sequences if len(s) == 1], [s for s in sequences if len(s) > 1]
     with torch.inference_mode():
         last = {"logits_to_keep": 1} if "logits_to_keep" in accepts(model) else {}
