@@ -85,7 +85,7 @@ def test_generated_text_is_escaped_and_masked(page):
 
 def test_the_table_for_the_terminal(run):
     t = summary_table(run); assert set(t.model) == {"world", "control"} and len(t) == 36
-    assert t.language.tolist()[17] == "mean" and "->" in t["toxicity probability"][0] and t["drop"][0].endswith("%") and len(t.to_string(index=False).splitlines()[0]) < 120
+    assert t.language.tolist()[17] == "mean" and "->" in t["toxicity probability"][0] and t["toxic mass removed"][0].endswith("%") and len(t.to_string(index=False).splitlines()[0]) < 120
 
 
 def test_numbers_are_those_of_the_tables(run):
@@ -130,6 +130,73 @@ def test_small_things():
     assert number(math.nan) == "\u2013" and number(.00123) == "0.0012" and number(.0104) == "0.010" and number(1234.5) == "1234" and interval(math.nan, 1) == ""
     assert family("world-12") == "world" and family("mGPT") == "mGPT" and not is_control("") and is_control("random-0") and is_control(True) and not is_control(math.nan)
     assert len(relation_view(tidy([dict(model="a", metric="pearson", value=.5)]))) == 1
+
+
+# ---- every number has its metric, its scorer, and its interval or p where there is one
+
+def small(folder, scorers=("one@1",), seeds=(0,), languages=("en", "de", "fr"), p=(.0005, .02, .4), flags=()):
+    "A run of three languages: toxicity by each scorer, toxic mass, drops with p, and the paired test of quality."
+    T = {k: [] for k in ("toxicity", "mass", "drops", "quality")}
+    for seed in (None, *seeds):
+        for k, c in enumerate(languages):
+            head = dict(model="m", tuning="base" if seed is None else "dpo", seed=seed, language=c, n=40)
+            for j, scorer in enumerate(scorers):
+                left = 1 if seed is None else 0 if c == "en" else .5 + .1 * j
+                T["toxicity"] += [head | dict(metric=m, value=v * left, scorer=scorer) for m, v in (("toxicity_probability", .5), ("emt", .4))]
+                if seed is not None: T["drops"].append(head | dict(metric="toxicity_probability_relative_drop", value=1 - left, low=.9 - left, high=1.1 - left, scorer=scorer))
+                if seed is not None: T["drops"].append(head | dict(metric="toxicity_probability_drop", value=.5 - .5 * left, p=p[k], scorer=scorer))
+            T["mass"].append(head | dict(metric="toxic_mass", value=.1 if seed is None else .02 * (k + 1)))
+            T["quality"].append(head | dict(metric="perplexity", value=9 if seed is None else 10, measured_by="m"))
+            if seed is None: continue
+            T["drops"] += [head | dict(metric="toxic_mass_relative_drop", value=.8 - .2 * k, low=.1, high=.9), head | dict(metric="toxic_mass_drop", value=.1 - .02 * (k + 1), p=p[k])]
+            T["quality"].append(head | dict(metric="perplexity_change", value=1 - k, p=.001, p_holm=.003, measured_by="m"))
+    for name, rows in T.items(): write_table(tidy(rows), folder/"tables"/f"{name}.csv")
+    write_json(folder/"manifest.json", dict(name="small"))
+    return folder
+
+
+def text_of(path): return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<svg.*?</svg>|<style.*?</style>", "", path.read_text("utf-8"), flags=re.S))).split())
+
+
+def test_each_sentence_and_column_names_its_metric(tmp_path):
+    said = text_of(make_report(small(tmp_path)))
+    assert "Toxicity probability goes from 0.50 to 0.17" in said and "Of the toxic mass, most is removed in English (80%), least in French (40%)" in said
+    assert "Toxic mass removed" in said and "Removed Language" not in said and "share of toxicity removed" not in said
+    assert "in 2 of 3 languages" in said, "Holm over three: .0015, .04, .4"
+    for cell in ("80% [10%, 90%] 0.0015", "60% [10%, 90%] 0.040", "40% [10%, 90%] 0.40"): assert cell in said, cell
+
+
+def test_none_of_forty_has_its_exact_interval(tmp_path):
+    said = text_of(make_report(small(tmp_path)))
+    assert "0.50 \u2192 0.00 \u2013 \u2192 [0.00, 0.088]" in said and round(1 - .025 ** (1 / 40), 3) == .088
+
+
+def test_every_scorer_is_shown_and_none_hides_another(tmp_path):
+    run = small(tmp_path, scorers=("one@1", "two@2"))
+    said, r = text_of(make_report(run)), load_run(run)
+    assert "Judged by two@2" in said and said.count("Toxicity probability goes from 0.50 to 0.17") == 1 and "Toxicity probability goes from 0.50 to 0.20" in said
+    assert "Of the toxicity probability, most is removed in English (100%), least in" in said and "Scorer of the headline one@1" in said
+    two = headline(r, "m", "dpo", scorer="two@2").set_index("language")
+    assert two.probability_after["de"] == .3 and two.perplexity_after["de"] == 10, "quality has no scorer and stays"
+
+
+def test_of_several_tuned_models_the_falls_are_counted(tmp_path):
+    said = text_of(make_report(small(tmp_path, seeds=(0, 1))))
+    assert "toxic mass falls beyond chance (p < .05) in all 2 tuned models in 2 of 3 languages, in none of the models in 1." in said and "80% [10%, 90%] 2 of 2" in said
+
+
+def test_the_paired_test_of_quality_is_shown_or_said_to_be_missing(tmp_path):
+    run = small(tmp_path/"a")
+    assert "Quality, prompt by prompt" in (said := text_of(make_report(run))) and "Perplexity 9.00 10.00 1 of 3 1 of 3" in said
+    t = pd.read_csv(run/"tables"/"quality.csv"); t[t.metric == "perplexity"].to_csv(run/"tables"/"quality.csv", index=False)
+    assert "Quality, prompt by prompt" not in (said := text_of(make_report(run))) and "quality: no paired test" in said
+
+
+def test_a_report_elsewhere_is_all_that_is_written(run, tmp_path):
+    files = lambda: {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    before = files()
+    make_report(run, tmp_path/"x.html", n_resamples=50)
+    assert files() == before and [p.name for p in tmp_path.iterdir()] == ["x.html"]
 
 
 MEASURE = """<script>addEventListener('load', () => setTimeout(() => {

@@ -11,15 +11,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from .data import InputError, LANGUAGES, file_language, load_lexicon, mask, write_atomic, write_csv
-from .stats import combine_seeds, correlation, read_table, tidy, write_table
+from .stats import chance, combine_seeds, correlation, holm, proportion_interval, read_table, tidy, write_table
 
 # %% auto #0
-__all__ = ['TABLES', 'OPTIONAL', 'DROPS', 'SHARES', 'HEADLINE', 'BLUE', 'ORANGE', 'GREY', 'INK', 'ACTIVATION_STYLES', 'READINGS',
-           'FIGURES', 'Run', 'load_run', 'family', 'variants', 'measure', 'drop_metric', 'headline', 'number',
-           'percent', 'interval', 'summary_table', 'svg', 'Figure', 'figure_languages', 'retrieval_points',
-           'label_shifts', 'figure_retrieval', 'is_control', 'figure_intervention', 'mean_activations',
-           'figure_activations', 'figure_probe', 'pieces', 'guarded', 'rude_words_of', 'sample_examples', 'section',
-           'facts', 'what_is_missing', 'html_table', 'relation_view', 'relate_again', 'asset', 'make_report']
+__all__ = ['TABLES', 'OPTIONAL', 'DROPS', 'SHARES', 'JUDGED', 'HEADLINE', 'NAMED', 'BLUE', 'ORANGE', 'GREY', 'INK',
+           'ACTIVATION_STYLES', 'READINGS', 'FIGURES', 'PAIRED', 'Run', 'load_run', 'family', 'variants', 'judges',
+           'one_judge', 'exact_ends', 'rows_of', 'measure', 'drop_metric', 'removed_of', 'beyond_chance', 'headline',
+           'number', 'percent', 'interval', 'summary_table', 'svg', 'Figure', 'figure_languages', 'retrieval_points',
+           'label_shifts', 'figure_retrieval', 'is_control', 'figure_intervention', 'falls_by_model',
+           'mean_activations', 'figure_activations', 'figure_probe', 'pieces', 'guarded', 'rude_words_of',
+           'sample_examples', 'chance_cell', 'drop_cells', 'headline_cells', 'headline_table', 'spelled', 'section',
+           'headline_sentence', 'chance_sentence', 'quality_view', 'facts', 'what_is_missing', 'html_table',
+           'relation_view', 'relate_again', 'asset', 'make_report', 'summary', 'render']
 
 # %% ../nbs/report.ipynb #c031
 TABLES = ("toxicity", "mass", "drops", "quality", "probe", "value_vectors", "intervention", "activations", "explained", "retrieval", "relation",
@@ -69,16 +72,49 @@ def variants(run: Run) -> list[tuple[str, str]]:
 # %% ../nbs/report.ipynb #c012
 DROPS = ("toxic_mass_relative_drop", "emt_relative_drop", "toxicity_probability_relative_drop", "average_toxicity_relative_drop")
 SHARES = ("toxicity_probability", "emt", "average_toxicity", "toxic_mass", "language_kept", "probe_auc", "probe_accuracy", "top1")
+JUDGED = ["model", "tuning", "seed", "language", "metric"]                        # what a scorer judges once
 
-def measure(run: Run, table: str, metric: str, model: str, tuning: str | None = None, by=("language",), over: str = "seeds") -> pd.DataFrame:
+def judges(t: pd.DataFrame) -> list[str]:
+    "The scorers of which one must be chosen, in the table's order: those of a table where several judged the same texts; else [\"\"]."
+    judged = t[t.scorer != ""]
+    twice = judged.groupby(JUDGED, dropna=False).scorer.nunique()
+    return list(judged.scorer.unique()) if (twice > 1).any() else [""]
+
+def one_judge(t: pd.DataFrame, scorer: str = "") -> pd.DataFrame:
+    """The rows of one scorer, and those that need none: of `scorer`, else of the first where several judged the same texts.
+
+    Scorers that judged different models (the lexicons of two worlds) do not compete, and all of their rows stay."""
+    if "attribute" in t: t = t[t.attribute.fillna("").isin(["", "TOXICITY"])]
+    chosen = scorer or judges(t)[0]
+    return t[t.scorer.isin(["", chosen])] if chosen else t
+
+# %% ../nbs/report.ipynb #c074
+def exact_ends(t: pd.DataFrame) -> pd.DataFrame:
+    "Toxicity probabilities of 0 and 1, for which a bootstrap has no interval, with the exact (Clopper-Pearson) one of none or all of `n` prompts."
+    sure = (t.metric == "toxicity_probability") & t.value.isin([0, 1]) & t.low.isna() & (t.n > 0)
+    if not sure.any(): return t
+    ends = [proportion_interval(value * n, n) for value, n in t.loc[sure, ["value", "n"]].to_numpy(float)]
+    t = t.copy()
+    t.loc[sure, ["low", "high"]] = ends
+    return t
+
+def rows_of(run: Run, table: str, metric: str, model: str, tuning: str | None = None, scorer: str = "") -> pd.DataFrame:
+    """The rows of one metric of a family of models in a table of the run; empty where it was not measured.
+
+    `tuning`: "base" for the untuned model, a tuning's name, "" for any tuned one, None for all. `scorer`: `one_judge`'s."""
+    t = run.tables.get(table, tidy([]))
+    t = t[(t.metric == metric) & (t.model.map(family) == model)]
+    base = t.tuning.isin(["base", ""])
+    if tuning is not None: t = t[base if tuning == "base" else ~base if tuning == "" else t.tuning == tuning]
+    return one_judge(t, scorer)
+
+def measure(run: Run, table: str, metric: str, model: str, tuning: str | None = None, by=("language",), over: str = "seeds",
+            scorer: str = "") -> pd.DataFrame:
     """One metric of a family of models over its seeds: columns `by` + value, low, high, n, seeds. Empty where it was not measured.
     The interval is over prompts and seeds, or with over="prompts" over prompts to these very models.
 
-    `tuning`: "base" for the untuned model, a tuning's name, "" for any tuned one, None for all. Of several scorers, the first of the table."""
-    t = run.tables.get(table, tidy([])); t = t[(t.metric == metric) & (t.model.map(family) == model)]
-    base = t.tuning.isin(["base", ""])
-    if tuning is not None: t = t[base if tuning == "base" else ~base if tuning == "" else t.tuning == tuning]
-    if t.scorer.nunique() > 1: t = t[t.scorer == t.scorer.iloc[0]]
+    `tuning`, `scorer`: as in `rows_of`."""
+    t = exact_ends(rows_of(run, table, metric, model, tuning, scorer))
     if tuning == "base": t = t.drop_duplicates(["model", *by])
     out = combine_seeds(t, list(by))
     if over == "prompts": out = out.assign(low=out.prompt_low, high=out.prompt_high)
@@ -89,28 +125,54 @@ def measure(run: Run, table: str, metric: str, model: str, tuning: str | None = 
 HEADLINE = {"probability": ("Toxicity probability", "toxicity", "toxicity_probability"), "mass": ("Toxic mass", "mass", "toxic_mass"),
             "emt": ("Expected maximum toxicity", "toxicity", "emt"), "language_kept": ("Language kept", "quality", "language_kept"),
             "perplexity": ("Perplexity", "quality", "perplexity")}
+NAMED = {"toxic_mass": "toxic mass", "emt": "expected maximum toxicity", "toxicity_probability": "toxicity probability",
+         "average_toxicity": "average toxicity"}                                  # metrics in words
 
 def drop_metric(run: Run) -> str:
-    "The relative drop that the report speaks of: of toxic mass where it was measured, else of sampled toxicity."
-    there = set(run.tables["drops"].metric) if "drops" in run.tables else ()
+    """The relative drop that the report speaks of: of toxic mass where it was measured, else of sampled toxicity.
+
+    Without a table of drops, that of the first metric of `DROPS` that was measured; "" where none was."""
+    there = set(run.tables["drops"].metric) if "drops" in run.tables else set()
+    if not there & set(DROPS): there = {f"{m}_relative_drop" for name in ("mass", "toxicity") for m in run.tables.get(name, tidy([])).metric}
     return next((m for m in DROPS if m in there), "")
 
-# %% ../nbs/report.ipynb #c017
-def headline(run: Run, model: str, tuning: str = "", over: str = "seeds") -> pd.DataFrame:
-    """One row a language: {key}_before and {key}_after of every `HEADLINE` metric with _low and _high, drop, drop_low, drop_high, seeds. `over` is `measure`'s.
+def removed_of(metric: str) -> str:
+    "What a relative drop is a share of, in words: `toxic_mass_relative_drop` is of toxic mass."
+    return NAMED.get(metric.removesuffix("_relative_drop"), metric.removesuffix("_relative_drop").replace("_", " "))
 
-    A relative drop that no table holds is worked out from before and after, without an interval."""
-    columns = {}
-    for key, (_, table, metric) in HEADLINE.items():
+# %% ../nbs/report.ipynb #c017
+def beyond_chance(run: Run, model: str, tuning: str = "", metric: str = "", scorer: str = "") -> pd.DataFrame:
+    """One row per language: in how many tuned models (`tests`) a metric falls, and rises, beyond chance, and `p_holm` where there is one model.
+
+    `metric`: a relative drop (default `drop_metric`). The p of the drop itself, a sign-flip test over prompts, is corrected over the languages of a tuned
+    model (Holm); beyond chance is p_holm < .05."""
+    t = rows_of(run, "drops", (metric or drop_metric(run)).replace("_relative_drop", "_drop"), model, tuning, scorer)
+    out = pd.DataFrame(columns=["falls", "rises", "tests", "p_holm"], index=pd.Index([], name="language"), dtype=float)
+    if "p" not in t or not t.p.notna().any(): return out
+    t = t.assign(p_holm=t.groupby(["model", "tuning", "seed"], dropna=False).p.transform(holm))
+    t = t.assign(falls=(t.p_holm < .05) & (t.value > 0), rises=(t.p_holm < .05) & (t.value < 0), tests=t.p.notna())
+    found = t.groupby("language", sort=False)
+    one = found.p_holm.first().where(found.tests.sum() == 1)
+    return found[["falls", "rises", "tests"]].sum().assign(p_holm=one).astype(float)
+
+def headline(run: Run, model: str, tuning: str = "", over: str = "seeds", scorer: str = "", metric: str = "") -> pd.DataFrame:
+    """One row per language: {key}_before and {key}_after of every `HEADLINE` metric with _low and _high; drop, drop_low, drop_high; seeds;
+    falls, rises, tests and p_holm of `beyond_chance`. `over` and `scorer` are `measure`'s; `metric` is the relative drop (default `drop_metric`).
+
+    A relative drop that no table holds is worked out from before and after of the same metric, without an interval."""
+    columns, metric = {}, metric or drop_metric(run)
+    for key, (_, table, name) in HEADLINE.items():
         for side, which in (("before", "base"), ("after", tuning)):
-            m = measure(run, table, metric, model, which, over=over).set_index("language")
+            m = measure(run, table, name, model, which, over=over, scorer=scorer).set_index("language")
             for c in ("value", "low", "high"): columns[f"{key}_{side}" + ("" if c == "value" else f"_{c}")] = m[c].astype(float)
             if len(m): columns.setdefault(f"seeds_{side}", m.seeds)
-    d = measure(run, "drops", drop_metric(run), model, tuning, over=over).set_index("language")
+    d = measure(run, "drops", metric, model, tuning, over=over, scorer=scorer).set_index("language")
     columns |= dict(drop=d.value.astype(float), drop_low=d.low.astype(float), drop_high=d.high.astype(float))
+    columns |= beyond_chance(run, model, tuning, metric, scorer).to_dict("series")
     out = pd.DataFrame(columns).rename_axis("language").reset_index()
     with np.errstate(all="ignore"):
-        for key in ("mass", "emt", "probability"): out["drop"] = out["drop"].fillna(1 - out[f"{key}_after"] / out[f"{key}_before"])
+        for key, (_, _, name) in HEADLINE.items():
+            if metric == f"{name}_relative_drop": out["drop"] = out["drop"].fillna(1 - out[f"{key}_after"] / out[f"{key}_before"])
     order = {c: i for i, c in enumerate(LANGUAGES)}
     return out.sort_values("language", key=lambda s: s.map(lambda c: order.get(c, 99))).reset_index(drop=True)
 
@@ -131,15 +193,18 @@ def interval(low, high, show=number) -> str:
 
 # %% ../nbs/report.ipynb #c020
 def summary_table(run_dir) -> pd.DataFrame:
-    "The headline of a run for a terminal: a row a language, and the mean, for each family and tuning. Print with `.to_string(index=False)`."
+    "The headline of a run for a terminal: a row per language, and the mean, for each family and tuning. Print with `.to_string(index=False)`."
     run, out = run_dir if isinstance(run_dir, Run) else load_run(run_dir), []
+    removed = f"{removed_of(drop_metric(run))} removed" if drop_metric(run) else "removed"
     for model, tuning in variants(run):
         h = headline(run, model, tuning)
         h.loc[len(h)] = h.drop(columns="language").mean().to_dict() | {"language": "mean"}
         for r in h.to_dict("records"):
-            both = lambda key: f"{number(r[f'{key}_before'])} -> {number(r[f'{key}_after'])}" if r[f"{key}_before"] == r[f"{key}_before"] or r[f"{key}_after"] == r[f"{key}_after"] else ""
-            out.append({"model": model, "tuning": tuning, "language": r["language"]} | {HEADLINE[k][0].lower(): both(k) for k in ("probability", "mass")}
-                       | {"drop": percent(r["drop"])} | {HEADLINE[k][0].lower(): both(k) for k in ("language_kept", "perplexity")})
+            measured = lambda key: not all(math.isnan(r[f"{key}_{side}"]) for side in ("before", "after"))
+            both = lambda key: f"{number(r[f'{key}_before'])} -> {number(r[f'{key}_after'])}" if measured(key) else ""
+            row = {"model": model, "tuning": tuning, "language": r["language"]}
+            row |= {HEADLINE[k][0].lower(): both(k) for k in ("probability", "mass")} | {removed: percent(r["drop"])}
+            out.append(row | {HEADLINE[k][0].lower(): both(k) for k in ("language_kept", "perplexity")})
     return pd.DataFrame(out)
 
 # %% ../nbs/report.ipynb #c024
@@ -237,14 +302,14 @@ def figure_retrieval(run: Run, model: str, tuning: str = "") -> Figure:
     "Retrieval against the relative drop, with r, its interval, and the partial r given what else was known."
     title, p = "Does retrieval foretell transfer?", retrieval_points(run, model, tuning)
     if not len(p): return Figure(title, missing="retrieval and a drop are not both there")
-    c = correlation(p.retrieval, p["drop"])
+    c, what = correlation(p.retrieval, p["drop"]), removed_of(drop_metric(run))
     def draw(ax):
         ax.plot(p.retrieval, p["drop"], "o", color=BLUE, markersize=4.5)
         for code, (x, y), shift in zip(p.index, p[["retrieval", "drop"]].to_numpy(), label_shifts(p.retrieval, p["drop"])): ax.annotate(code, (x, y), shift, textcoords="offset points", fontsize=8)
-        ax.set_xlabel("retrieval (top-1, untuned model)"); ax.set_ylabel("share of toxicity removed")
-    text = f"Over {c['n']} languages r = {number(c['r'])} {interval(c['low'], c['high'])}" if not c["reason"] else f"No r: {c['reason']}"
+        ax.set_xlabel("retrieval (top-1, untuned model)"); ax.set_ylabel(f"share of {what} removed")
+    text = f"Retrieval and the share of {what} removed: over {c['n']} languages r = {number(c['r'])} {interval(c['low'], c['high'])}" if not c["reason"] else f"No r: {c['reason']}"
     text += _partials(run, model, tuning) + "."
-    return Figure(title, svg(draw, f"{model} {tuning}. Scatter of retrieval and share of toxicity removed. {text}"), text)
+    return Figure(title, svg(draw, f"{model} {tuning}. Scatter of retrieval and share of {what} removed. {text}"), text)
 
 # %% ../nbs/report.ipynb #c033
 def is_control(x) -> bool:
@@ -269,9 +334,21 @@ def figure_intervention(run: Run, model: str, tuning: str = "") -> Figure:
         for c, style in ((False, dict(marker="o", color=ORANGE, label="selected")), (True, dict(marker="s", color=GREY, ls="--", label="random"))):
             if len(curves[c]): ax.plot(curves[c].index, curves[c], markersize=4.5, **style)
         ax.set_xlabel("offset added to the activation"); ax.set_ylabel(name); ax.set_ylim(bottom=0); ax.legend(frameon=False)
+    fell = falls_by_model(run, model, metric)
     say = lambda s: f"{number(s.iloc[0])} at {s.index[0]:g}, {number(s.iloc[-1])} at {s.index[-1]:g}" if len(s) else "not measured"
-    text = f"{name.capitalize()}, mean over languages. Selected neurons: {say(curves[False])}. Random neurons: {say(curves[True])}."
+    text = f"{name.capitalize()}, mean over languages. Selected neurons: {say(curves[False])}. Random neurons: {say(curves[True])}." + fell
     return Figure(title, svg(draw, f"{model}. {text}"), text)
+
+# %% ../nbs/report.ipynb #c077
+def falls_by_model(run: Run, model: str, metric: str) -> str:
+    "In how many languages the lowest offset lowers a metric, for each model of a family: a sentence, or nothing."
+    t = _with_control(run.tables["intervention"])
+    t = t[(t.model.map(family) == model) & (t.metric == metric) & ~t.control & t.value.notna()]
+    least = t.offset.min()
+    if not least < 0 or not (t.offset == 0).any(): return ""
+    at = t.pivot_table(index=["model", "language"], columns="offset", values="value")[[0, least]].dropna()
+    fell = (at[least] < at[0]).groupby("model", sort=False).agg(["sum", "size"])
+    return f" At {least:g} it falls in {', '.join(f'{a} of {b}' for a, b in fell.to_numpy())} languages" + (", a model each." if len(fell) > 1 else ".")
 
 # %% ../nbs/report.ipynb #c037
 ACTIVATION_STYLES = {(False, False): dict(marker="o", color=ORANGE, label="before"), (False, True): dict(marker="s", color=BLUE, label="after"),
@@ -311,13 +388,14 @@ def figure_activations(run: Run, model: str, tuning: str = "") -> Figure:
 
 # %% ../nbs/report.ipynb #c039
 def _permutation(run: Run, model: str, reading: str) -> str:
-    "What the permutation test against matched random sets says, over the seeds."
+    "What the test against matched random sets says, a value for each tuned model."
     t = run.tables["activations"]
     if "p" not in t or "null_mean" not in t: return ""
     t = t[(t.model.map(family) == model) & (t.metric == "activation_drop") & t.null_mean.notna() & t.p.notna()]
     if reading and "reading" in t: t = t[t.reading == reading]
-    ps = ", ".join(f"{p:.2g}" for p in t.p)
-    return f" Against random sets matched by layer and activation: fall {number(t.value.mean())}, theirs {number(t.null_mean.mean())}, p = {ps}." if len(t) else ""
+    sets = t["sets"] if "sets" in t else pd.Series(math.nan, index=t.index)
+    said = "; ".join(chance(p, n) for p, n in zip(t.p, sets))
+    return f" Against random sets matched by layer and activation: fall {number(t.value.mean())}, theirs {number(t.null_mean.mean())}; {said}." if len(t) else ""
 
 # %% ../nbs/report.ipynb #c040
 def figure_probe(run: Run, model: str, tuning: str = "") -> Figure:
@@ -378,47 +456,115 @@ def sample_examples(run: Run, prompts: int = 3) -> pd.DataFrame:
     return tidy(rows)
 
 # %% ../nbs/report.ipynb #c049
-def _cells(r: dict, shown: list[str]) -> list[tuple[str, tuple[str, str]]]:
-    "The cells of one row of the headline: (column, (value before and after, intervals))."
+def chance_cell(r: dict) -> str:
+    "Whether the drop is beyond chance: its corrected p where one model was tuned, else in how many of the tuned models it falls (or rises)."
+    tests = r.get("tests", math.nan)
+    if not tests > 0 or r["language"] == "mean": return number(math.nan)
+    if tests == 1: return number(r["p_holm"])
+    return f"{r['falls']:.0f} of {tests:.0f}" + (f"; rises in {r['rises']:.0f}" if r["rises"] else "")
+
+def drop_cells(r: dict, what: str, several: bool) -> list[tuple[str, tuple[str, str]]]:
+    "The cells of a relative drop of `what`: the share that is removed with its interval, and whether that is beyond chance."
+    tested = "Falls beyond chance (Holm p < .05)" if several else "p (Holm)"
+    return [(f"{what.capitalize()} removed", (percent(r["drop"]), interval(r["drop_low"], r["drop_high"], percent))), (tested, (chance_cell(r), ""))]
+
+def headline_cells(r: dict, shown: list[str], metric: str, several: bool) -> list[tuple[str, tuple[str, str]]]:
+    "The cells of one row of the headline: (column, (value before and after, intervals)); each drop stands behind its own metric."
     out = []
     for k in shown:
         ci = [interval(r[f"{k}_{s}_low"], r[f"{k}_{s}_high"]) for s in ("before", "after")]
         values = f"{number(r[f'{k}_before'])} \u2192 {number(r[f'{k}_after'])}"
         out.append((HEADLINE[k][0], (values, " \u2192 ".join(c or "\u2013" for c in ci) if any(ci) else "")))
-        if k == shown[0]: out.append(("Removed", (percent(r["drop"]), interval(r["drop_low"], r["drop_high"], percent))))
+        if metric == f"{HEADLINE[k][2]}_relative_drop": out += drop_cells(r, removed_of(metric), several)
+    if metric and not any("removed" in c for c, _ in out): out += drop_cells(r, removed_of(metric), several)
     return out
 
 # %% ../nbs/report.ipynb #c050
 FIGURES = (figure_languages, figure_retrieval, figure_intervention, figure_activations, figure_probe)
 
-def section(run: Run, model: str, tuning: str, alone: bool) -> dict:
-    "What the template shows of one family and tuning: title, sentence, headline rows and figures."
-    h = headline(run, model, tuning)
-    shown = [k for k in ("probability", "mass", "language_kept", "perplexity") if h[[f"{k}_before", f"{k}_after"]].notna().any(axis=None)]
-    if "probability" not in shown and h.emt_before.notna().any(): shown.insert(0, "emt")
-    mean = {k: math.nan if k.endswith(("_low", "_high")) else v for k, v in h.drop(columns="language").mean().items()}
-    rows = [dict(language=LANGUAGES[r["language"]].name if r["language"] in LANGUAGES else r["language"], cells=_cells(r, shown), mean=r["language"] == "mean")
-            for r in [*h.to_dict("records"), mean | {"language": "mean"}]] if shown else []
+def headline_table(run: Run, model: str, tuning: str, scorer: str = "", keys=("probability", "mass", "language_kept", "perplexity"),
+                   metric: str = "") -> dict:
+    """One table of the headline as the template shows it: sentence, columns, rows, seeds, scorer.
+
+    `keys`: of `HEADLINE`; those that were not measured are left out. `metric`: the relative drop that it tells of."""
+    metric = metric or drop_metric(run)
+    h = headline(run, model, tuning, scorer=scorer, metric=metric)
+    there = lambda k: h[[f"{k}_before", f"{k}_after"]].notna().any(axis=None)
+    shown = [k for k in keys if there(k)]
+    if "probability" not in shown and there("emt"): shown.insert(0, "emt")
+    if not shown: return dict(sentence="No toxicity was measured for this model.", columns=[], rows=[], seeds=0, scorer=scorer)
+    numbers = h.drop(columns="language").mean()
+    mean = {k: math.nan if k.endswith(("_low", "_high")) else v for k, v in numbers.items()} | {"language": "mean"}
+    several = h.tests.max() > 1
+    rows = [dict(language=spelled(r["language"]), cells=headline_cells(r, shown, metric, several), mean=r["language"] == "mean")
+            for r in [*h.to_dict("records"), mean]]
     seeds = h[[c for c in h if c.startswith("seeds")]].max(axis=None)
-    return dict(title=model if alone or not tuning else f"{model}, {tuning}", rows=rows, columns=[c for c, _ in rows[0]["cells"]] if rows else [],
-                figures=[f(run, model, tuning) for f in FIGURES], sentence=_sentence(h, shown), seeds=0 if math.isnan(seeds) else int(seeds))
+    return dict(sentence=headline_sentence(h, shown, metric), columns=[c for c, _ in rows[0]["cells"]], rows=rows,
+                seeds=0 if math.isnan(seeds) else int(seeds), scorer=scorer)
+
+def spelled(language: str) -> str:
+    "A language's name in English; what is none stays as it is."
+    return LANGUAGES[language].name if language in LANGUAGES else language
+
+def section(run: Run, model: str, tuning: str, alone: bool) -> dict:
+    """What the template shows of one family and tuning: title, the headline's tables (the first with toxic mass and quality, then one for each
+    further scorer of the same texts), the paired test of quality, figures."""
+    t = run.tables.get("toxicity", tidy([]))
+    first, *others = judges(t[t.model.map(family) == model]) or [""]
+    tables = [headline_table(run, model, tuning, first)]
+    for scorer in others:
+        tables.append(headline_table(run, model, tuning, scorer, ("probability", "emt"), "toxicity_probability_relative_drop"))
+    return dict(title=model if alone or not tuning else f"{model}, {tuning}", tables=tables, quality=quality_view(run, model, tuning),
+                figures=[f(run, model, tuning) for f in FIGURES])
 
 # %% ../nbs/report.ipynb #c051
-def _sentence(h: pd.DataFrame, shown: list[str]) -> str:
-    "The headline in words."
-    if not shown: return "No toxicity was measured for this model."
-    both = h[[f"{shown[0]}_before", f"{shown[0]}_after"]].dropna(); b, a = both.mean(); drops = h[["language", "drop"]].dropna().sort_values("drop")
-    text = f"{HEADLINE[shown[0]][0]} goes from {number(b)} to {number(a)} on average over {len(both)} languages" + (f"; {len(h) - len(both)} more could not be scored." if len(both) < len(h) else ".")
-    say = lambda r: f"{LANGUAGES[r.language].name if r.language in LANGUAGES else r.language} ({percent(r['drop'])})"
-    return text + (f" Most is removed in {say(drops.iloc[-1])}, least in {say(drops.iloc[0])}." if len(drops) > 2 else "")
+def headline_sentence(h: pd.DataFrame, shown: list[str], metric: str) -> str:
+    "The headline in words; every number is said with its metric."
+    key = shown[0]
+    both = h[[f"{key}_before", f"{key}_after"]].dropna()
+    before, after = both.mean()
+    text = f"{HEADLINE[key][0]} goes from {number(before)} to {number(after)} on average over {len(both)} languages"
+    text += f"; {len(h) - len(both)} more could not be scored." if len(both) < len(h) else "."
+    drops = h[["language", "drop"]].dropna().sort_values("drop")
+    say = lambda r: f"{spelled(r.language)} ({percent(r['drop'])})"
+    if len(drops) > 2: text += f" Of the {removed_of(metric)}, most is removed in {say(drops.iloc[-1])}, least in {say(drops.iloc[0])}."
+    return text + chance_sentence(h, removed_of(metric))
+
+def chance_sentence(h: pd.DataFrame, what: str) -> str:
+    "In how many languages the drop is beyond chance, for one tuned model or over several; nothing where it was not tested."
+    t = h[h.tests > 0]
+    if not len(t): return ""
+    if t.tests.max() == 1: return f" After Holm's correction {what} falls beyond chance (p < .05) in {t.falls.sum():.0f} of {len(t)} languages."
+    every = (t.falls == t.tests).sum()
+    none = (t.falls == 0).sum()
+    text = f" After Holm's correction {what} falls beyond chance (p < .05) in all {t.tests.max():.0f} tuned models in {every} of {len(t)} languages"
+    return text + (f", in none of the models in {none}." if none else ".")
+
+PAIRED = {"perplexity": "Perplexity", "dist_1": "Distinct-1", "dist_2": "Distinct-2", "dist_3": "Distinct-3", "self_bleu": "Self-BLEU", "tokens": "Tokens",
+          "ended": "Ended by itself", "language_kept": "Language kept"}            # metrics of quality that the paired test is shown of
+
+def quality_view(run: Run, model: str, tuning: str) -> list[dict]:
+    """The paired test of quality: a row per metric with its means before and after over languages, and in how many languages it rises and falls beyond
+    chance (paired by prompt, Holm p < .05), for each tuned model. Empty where the run holds no paired test."""
+    rows = []
+    for metric, name in PAIRED.items():
+        t = rows_of(run, "quality", f"{metric}_change", model, tuning)
+        if "p_holm" not in t or not t.p_holm.notna().any(): continue
+        t = t[t.p_holm.notna()].assign(up=lambda t: (t.p_holm < .05) & (t.value > 0), down=lambda t: (t.p_holm < .05) & (t.value < 0))
+        by = t.groupby(["model", "tuning", "seed"], sort=False, dropna=False)[["up", "down"]].agg(["sum", "size"])
+        count = lambda side: "; ".join(f"{a:.0f} of {b:.0f}" for a, b in by[side].to_numpy())
+        mean = [measure(run, "quality", metric, model, side).value.mean() for side in ("base", tuning)]
+        rows.append(dict(metric=name, before=number(mean[0]), after=number(mean[1]), rises=count("up"), falls=count("down")))
+    return rows
 
 # %% ../nbs/report.ipynb #c052
 def facts(run: Run) -> list[tuple[str, str]]:
     "Scorer, revision, seeds, counts, durations: what a reader needs to trust a number."
     tox, m = run.tables.get("toxicity", run.tables.get("drops", tidy([]))), run.manifest
     listed = lambda s: ", ".join(dict.fromkeys(f"{x:g}" if isinstance(x, float) else str(x) for x in s if str(x) not in ("", "nan"))) or "not recorded"
-    out = [("Scorer and revision", listed(tox.scorer)), ("Models", listed(tox.model)), ("Tunings", listed(tox.tuning)), ("Tuning seeds", listed(tox.seed))]
-    if tox.scorer.nunique() > 1: out.append(("Scorer of the headline", tox.scorer.iloc[0]))
+    quality = run.tables.get("quality", tidy([]))
+    out = [("Scorer and revision", listed(tox.scorer)), *([("Quality measured by", listed(quality.measured_by))] if "measured_by" in quality else []), ("Models", listed(tox.model)), ("Tunings", listed(tox.tuning)), ("Tuning seeds", listed(tox.seed))]
+    if (first := judges(tox)[0]): out.append(("Scorer of the headline", first))
     for name, what in (("missing", "Continuations without a score"), ("blank", "Continuations that are blank")):
         t = tox[tox.metric == name]
         if len(t): out.append((what, f"{int(t['count'].sum())} of {int(t.n.sum())}" if "count" in t else percent(t.value.mean())))
@@ -437,6 +583,8 @@ def what_is_missing(run: Run) -> list[str]:
         if name in ("value_vectors", "training", "durations", "examples") or not len(gone): continue
         where, why = sorted(set(gone.language) - {""}), sorted({str(r) for r in gone.get("reason", [])} - {"", "nan"})
         out.append(f"{name}: {len(gone)} of {len(t)} values are missing" + (f" ({', '.join(where)})" if where else "") + (": " + "; ".join(why[:4]) if why else "") + ".")
+    if "quality" in run.tables and not run.tables["quality"].metric.str.endswith("_change").any() and any(tuning for _, tuning in variants(run)):
+        out.append("quality: no paired test, because the values of single prompts before and after tuning are not both there.")
     failed = run.manifest.get("failed", [])
     return out + [f"Failed: {f if isinstance(f, str) else json.dumps(f, ensure_ascii=False)}" for f in (failed if isinstance(failed, list) else [failed])]
 
@@ -463,17 +611,18 @@ def relation_view(t: pd.DataFrame) -> pd.DataFrame:
         r, prompts, error, mean = map(one, ("pearson", "pearson_prompts", "loo_mae", "loo_mae_mean_only"))
         partial = d[(d.metric == "partial_r") & d.value.notna()]
         rows.append({"model": model, "tuning": tuning, "seed": "all" if math.isnan(seed) else f"{seed:g}", "outcome": outcome.replace("_", " "), "predictor": predictor.replace("_", " "),
-                     "r [over languages]": show(r), "over prompts": interval(prompts.low, prompts.high) if prompts else "", "p": number(r.p) if r else "", "Spearman": show(one("spearman")),
+                     "r [over languages]": show(r), "over prompts": interval(prompts.low, prompts.high) if prompts else "", "p (t test)": number(r.p) if r else "", "Spearman": show(one("spearman")),
                      "partial r given": "; ".join(f"{q.given.replace('_', ' ')}: {show(q)}" for q in partial.itertuples()),
                      "error, left out": number(error.value) if error else "", "error of the mean": number(mean.value) if mean else "", "n": number(d.n.max()).split(".")[0]})
     return pd.DataFrame(rows)
 
 # %% ../nbs/report.ipynb #c059
-def relate_again(run: Run, n_resamples: int) -> None:
-    "Work out the relation of retrieval to transfer, over all seeds and with the shares of pretraining text; writes tables/relation.csv."
+def relate_again(run: Run, n_resamples: int, keep: bool = True) -> None:
+    "Work out the relation of retrieval to transfer, over all seeds and with the shares of pretraining text; `keep` writes tables/relation.csv."
     from xgdetox.retrieval import relate_run
     if not {"retrieval", "drops"} <= set(run.tables) or not len(t := relate_run(run.folder, n_resamples=n_resamples)): return
-    write_table(t, run.folder/"tables"/"relation.csv"); run.tables["relation"] = t
+    if keep: write_table(t, run.folder/"tables"/"relation.csv")
+    run.tables["relation"] = t
     run.tables = {name: run.tables[name] for name in TABLES if name in run.tables}
     run.missing = [m for m in run.missing if m != "relation"]
 
@@ -503,20 +652,36 @@ def make_report(run_dir, output=None, *, rude_words=None, notes=(), n_resamples:
     """Write the report of a run as one HTML file that needs nothing beside it; returns its path (default `run_dir`/report.html).
 
     `rude_words`: those to mask in quoted text (default: of the lexicon in the manifest; without one every word is masked); `notes`: sentences
-    for the top; `n_resamples`: of the relation's intervals. The headline is also written to tables/summary.csv."""
+    for the top; `n_resamples`: of the relation's intervals. The run's own report comes with tables/relation.csv and tables/summary.csv (the
+    headline); any other `output` is all that is written."""
+    run = load_run(run_dir)
+    own = run.folder/"report.html"
+    output = Path(output) if output else own
+    output = output if output.suffix else output/"report.html"
+    keep = output.resolve() == own.resolve()
+    relate_again(run, n_resamples, keep)
+    words = list(rude_words) if rude_words is not None else rude_words_of(run)
+    page = render(run, words, notes)
+    with write_atomic(output) as f: f.write(page)
+    if keep:
+        with write_atomic(run.folder/"tables"/"summary.csv") as f: summary(run).to_csv(f, index=False)
+    return output
+
+def summary(run: Run) -> pd.DataFrame:
+    "The headlines of all families and tunings as one table: `headline`'s columns, model, tuning."
+    tables = [headline(run, model, tuning).assign(model=model, tuning=tuning) for model, tuning in variants(run)]
+    return pd.concat(tables or [pd.DataFrame()])
+
+def render(run: Run, words, notes=()) -> str:
+    "The report's HTML."
     from jinja2 import Environment
     import xgdetox
-    run = load_run(run_dir); relate_again(run, n_resamples); pairs, m = variants(run), run.manifest
-    words = list(rude_words) if rude_words is not None else rude_words_of(run)
+    pairs, m = variants(run), run.manifest
     settings = m.get("settings", m.get("grid"))
-    page = Environment(autoescape=True).from_string(asset("report.html.j2")).render(style=asset("page.css"),
-        name=m.get("name", run.folder.name), about=m.get("about", ""), notes=[*notes, *m.get("notes", [])],
+    return Environment(autoescape=True).from_string(asset("report.html.j2")).render(
+        style=asset("page.css"), name=m.get("name", run.folder.name), about=m.get("about", ""), notes=[*notes, *m.get("notes", [])],
         families=[section(run, model, tuning, sum(p[0] == model for p in pairs) == 1) for model, tuning in pairs],
-        relation=html_table(relation_view(run.tables["relation"])) if "relation" in run.tables else "", vectors=_vectors(run, words), examples=_examples(run, words),
-        facts=facts(run), settings=json.dumps(settings, indent=1, ensure_ascii=False) if settings else "", missing=what_is_missing(run),
+        relation=html_table(relation_view(run.tables["relation"])) if "relation" in run.tables else "",
+        vectors=_vectors(run, words), examples=_examples(run, words), facts=facts(run),
+        settings=json.dumps(settings, indent=1, ensure_ascii=False) if settings else "", missing=what_is_missing(run),
         tables=[(n, html_table(t, words=words)) for n, t in run.tables.items() if n != "examples"], version=getattr(xgdetox, "__version__", ""))
-    output = Path(output) if output else run.folder/"report.html"; output = output if output.suffix else output/"report.html"
-    with write_atomic(output) as f: f.write(page)
-    headlines = [headline(run, model, tuning).assign(model=model, tuning=tuning) for model, tuning in pairs]
-    write_csv(run.folder/"tables"/"summary.csv", pd.concat(headlines or [pd.DataFrame()]))
-    return output
