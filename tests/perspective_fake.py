@@ -26,9 +26,9 @@ def true_score(text):
 class Service(ThreadingHTTPServer):
     daemon_threads, request_queue_size = True, 128
 
-    def __init__(self, faults=None, delay=0.0, slow=1.0, seed=0, log_path=None, ended=False):
+    def __init__(self, faults=None, delay=0.0, slow=1.0, seed=0, log_path=None, ended=False, retry_after="0.05"):
         super().__init__(("127.0.0.1", 0), Answer)
-        self.faults, self.delay, self.slow, self.ended = faults or {}, delay, slow, ended
+        self.faults, self.delay, self.slow, self.ended, self.retry_after = faults or {}, delay, slow, ended, retry_after
         self.random, self.lock, self.log = random.Random(seed), threading.Lock(), []
         self.file = open(log_path, "a", buffering=1) if log_path else None
         self.url = f"http://127.0.0.1:{self.server_address[1]}/"
@@ -66,6 +66,15 @@ class Answer(BaseHTTPRequestHandler):
         self.wfile.write(body)
         self.wfile.flush()
 
+    def trickle(self, head):
+        "A byte now and then, without end: of the body, or of the headers."
+        self.close_connection = True
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n" + (b"X-Long: " if head else b"Content-Type: application/json\r\n\r\n"))
+        for _ in range(200):
+            self.wfile.write(b" ")
+            self.wfile.flush()
+            time.sleep(.05)
+
     def refuse(self, status, word):
         self.send(status, {"error": {"code": status, "message": f"refused {self.path}", "status": word, "details": [{"errorType": word}]}})
 
@@ -79,7 +88,7 @@ class Answer(BaseHTTPRequestHandler):
         kind = service.fault()
         if kind:
             service.note(text, kind)
-            if kind == "429": return self.send(429, {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}}, Retry_After="0.05")
+            if kind == "429": return self.send(429, {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}}, Retry_After=service.retry_after)
             if kind == "500": return self.send(500, b"<html>oops " + self.path.encode() + b"</html>")
             if kind == "reset":
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -87,6 +96,12 @@ class Answer(BaseHTTPRequestHandler):
                 return self.connection.close()
             if kind == "slow": time.sleep(service.slow)
             if kind == "half": self.send_response(200); self.send_header("Content-Length", "500"); self.end_headers(); self.wfile.write(b'{"attr'); self.close_connection = True; return
+            if kind == "proxy": return self.send(400, b"<html>400 Bad Request: " + self.path.encode() + b"</html>", Content_Type="text/html")
+            if kind == "echo": return self.refuse(400, KEY)
+            if kind == "shout": return self.refuse(400, "THE_KEY_IS_" + KEY.upper())
+            if kind == "deep": return self.send(200, b"[" * 200_000)
+            if kind == "huge": return self.send(200, b" " * (3 << 20))
+            if kind in ("trickle", "slow head"): return self.trickle(kind == "slow head")
             if kind == "bad json": return self.send(200, b'{"attributeScores": {')
             if kind == "odd score": return self.send(200, {"attributeScores": {a: {"summaryScore": {"value": 7.0}} for a in asked["requestedAttributes"]}})
         for prefix, word in UNSCORABLE.items():

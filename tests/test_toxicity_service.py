@@ -280,3 +280,100 @@ def test_twenty_kills_lose_no_score(tmp_path, key, monkeypatch):
         again.append(sum(t in seen for t in now)); seen |= set(now); start = end
     assert max(again) <= workers, again
     print("repeated after each kill:", again)
+
+
+@pytest.mark.parametrize("fault, kind, said", [
+    ("proxy", "400", "is hidden by something that answers 400 with a page of its own"), ("429", "429", "answers 429, too many requests"), ("500", "500", "answers 500, a fault of its own"),
+    ("bad json", "bad answer", "answers with what is not its JSON"), ("deep", "bad answer", "answers with what is not its JSON"), ("huge", "too large", "answers with more than 1 MiB"),
+    ("reset", "connection", "does not answer")])
+def test_what_passes_is_never_recorded_as_lasting(tmp_path, key, monkeypatch, fault, kind, said):
+    "Sixty texts through something that is not the service: nothing is stored, the message says what it did, and later all of them are scored."
+    with Service({fault: 1.}) as service:
+        ledger, scorer = open_ledger(tmp_path / "l.sqlite"), client(service, monkeypatch, first=.001)
+        with pytest.raises(InputError, match=said) as e: scores_through(ledger, scorer, "en", texts(60))
+        assert KEY not in str(e.value) and set(scorer.faults) == {kind}
+        assert ledger.execute("SELECT (SELECT count(*) FROM scores) + (SELECT count(*) FROM claims)").fetchone() == (0,)
+        service.faults = {}
+        assert {t: s.score for t, s in scores_through(ledger, client(service, monkeypatch), "en", texts(60)).items()} == {t: true_score(t) for t in texts(60)}
+
+
+@pytest.mark.parametrize("fault", ["trickle", "slow head"])
+def test_an_answer_has_a_deadline_in_all(key, monkeypatch, fault):
+    "A byte every twentieth of a second would last ten seconds; half a second is allowed."
+    from xgdetox.toxicity import Fault, ask_perspective
+    with Service({fault: 1.}) as service:
+        scorer, since = client(service, monkeypatch, timeout=.5), time.monotonic()
+        assert ask_perspective(scorer.service, "a", "en", ("TOXICITY",)) == Fault("timeout") and .4 < time.monotonic() - since < 5
+        service.faults = {}
+        assert ask_perspective(scorer.service, "a", "en", ("TOXICITY",)).score == true_score("a")
+
+
+def test_retry_after_is_honoured_up_to_ten_minutes(tmp_path, key, monkeypatch):
+    "In seconds and as a date; everyone waits, not only the text that was turned away."
+    from email.utils import formatdate
+    from xgdetox.toxicity import retry_after
+    now = 1_000_000.
+    for said, want in (("3", 3), ("0.5", .5), ("86400", 600), ("9" * 400, 0), (formatdate(now + 40, usegmt=True), 40), (formatdate(now + 10**6, usegmt=True), 600), (formatdate(now - 5, usegmt=True), 0),
+                       ("", 0), (None, 0), ("soon", 0), ("-3", 0), ("nan", 0), ("Thu, 99 Jan 2020 00:00:00 GMT", 0)):
+        assert retry_after(said, now) == want, said
+    with Service({"429": 1.}, retry_after="2") as service:
+        scorer = client(service, monkeypatch, workers=1, first=.001)
+        stream = scorer.stream(iter(texts(3)), "en")
+        def later():
+            while not service.log: time.sleep(.01)
+            service.faults = {}
+        import threading
+        threading.Thread(target=later, daemon=True).start()
+        assert sum(len(b) for b in stream) == 3
+        came = [e["at"] for e in service.log if e["outcome"] == "came"]
+        first = [e["at"] for e in service.log if e["outcome"] == "429"]
+        assert first and min(t for t in came if t > first[0]) - first[0] >= 1.9
+
+
+@pytest.mark.parametrize("fault", ["echo", "shout"])
+def test_a_service_that_repeats_the_key_puts_it_nowhere(tmp_path, key, monkeypatch, fault):
+    "Also where the key looks like a word of the service's: in no ledger, no score file, no message."
+    shouted = "THE_SECRET_KEY"
+    if fault == "shout":
+        monkeypatch.setattr("perspective_fake.KEY", shouted); monkeypatch.setenv("XGDETOX_PERSPECTIVE_KEY", shouted)
+    (tmp_path / "output-rtp_lx_en.json").write_text("".join(json.dumps(dict(prompt="p", generated_text=t)) + "\n" for t in texts(3)))
+    with Service({fault: 1.}) as service:
+        out = score_generations({"en": tmp_path / "output-rtp_lx_en.json"}, client(service, monkeypatch, tries=2, first=.001), tmp_path / "s")["en"]
+    assert {json.loads(x)["reason"] for x in out.read_text().splitlines()} == {"service unavailable"}
+    written = b"".join(p.read_bytes() for p in (tmp_path / "s").rglob("*") if p.is_file())
+    assert KEY.encode() not in written and shouted.encode() not in written
+
+
+def test_only_words_of_the_services_form_are_reasons():
+    from xgdetox.toxicity import Fault, http_fault
+    body = lambda word: json.dumps({"error": {"code": 400, "details": [{"errorType": word}]}}).encode()
+    assert http_fault(400, body("COMMENT_TOO_LONG"), {}) == "COMMENT_TOO_LONG"
+    for odd in ("<script>", "AB", "A" * 65, "lower_case", "TWO WORDS", 7, None, ["X"], {"a": 1}, ""): assert http_fault(400, body(odd), {}) == Fault("400"), odd
+    for odd in (b"", b"[]", b"null", b"{}", b'{"error": 3}', b'{"error": "BAD_REQUEST"}', b"[" * 100_000, b"\xff\xfe", b'{"error": {"details": 3, "errors": 4}}'): assert http_fault(400, odd, {}) == Fault("400"), odd[:9]
+    with pytest.raises(InputError, match=r"refuses every request \(400 INVALID_ARGUMENT\)"):
+        http_fault(400, json.dumps({"error": {"status": "INVALID_ARGUMENT", "errors": [{"reason": "keyInvalid"}]}}).encode(), {})
+
+
+def claims(path):
+    import sqlite3
+    ledger = sqlite3.connect(path)
+    found = ledger.execute("SELECT pid, count(*) FROM claims GROUP BY pid").fetchall()
+    ledger.close()
+    return found
+
+
+def test_the_claims_of_a_killed_process_leave_the_ledger(tmp_path, key):
+    "A process is killed while it waits for its answers; whoever opens the ledger next finds no claim of it, asks for other texts or none. Those of a living process stay."
+    path = tmp_path / "l.sqlite"
+    code = ("import sys; from xgdetox.toxicity import *\n"
+            "scores_through(open_ledger(sys.argv[1]), Perspective(qps=100, workers=4, timeout=60), 'en', [f'text number {i}' for i in range(8)])")
+    with Service({"slow": 1.}, slow=30) as service:
+        asking = subprocess.Popen([sys.executable, "-c", code, str(path)], env={**os.environ, "XGDETOX_PERSPECTIVE_URL": service.url})
+        while len(service.log) < 2: time.sleep(.02)
+        assert claims(path) == [(asking.pid, 8)]
+        open_ledger(path).close()
+        assert claims(path) == [(asking.pid, 8)], "it lives"
+        asking.kill(); asking.wait()
+        assert claims(path) == [(asking.pid, 8)]
+        open_ledger(path).close()
+        assert claims(path) == []

@@ -29,23 +29,25 @@ from .stats import bootstrap_mean, bootstrap_share, holm, paired_difference, rel
 from .world import WORLDS, language_words, prompt_text, punctuation_marks, resolve_data, resolve_model, sample_prompts
 
 # %% auto #0
-__all__ = ['SCORERS', 'SCHEMA', 'NETWORK_DISKS', 'LEDGER_FIELDS', 'LEDGER_ROWS', 'PERSPECTIVE_END', 'INSTEAD', 'ATTRIBUTES',
-           'PERSPECTIVE_OPTIONS', 'SCORE_FILE', 'METRICS', 'CLASSIFIERS', 'GUARDS', 'GUARD_NAMES', 'UNSPACED', 'Scored',
-           'Scorer', 'rude_pattern', 'Lexicon', 'digest', 'blocks', 'lexicon_languages', 'lexicon_scorer', 'Kind',
-           'kind_of', 'ScorerSpec', 'parse_scorer', 'scorer_options', 'scorer_forms', 'load_scorer', 'disk_kind',
-           'open_ledger', 'opened', 'writing', 'source_number', 'look_up', 'record', 'alive', 'claimed',
-           'scores_through', 'export_scores', 'import_scores', 'other_scores', 'nearby', 'show_scores',
-           'perspective_key', 'perspective_document', 'Wire', 'Fault', 'refusal', 'http_fault', 'perspective_remedy',
-           'ask_perspective', 'next_slot', 'Quota', 'pause', 'Line', 'ask_patiently', 'settle', 'patience', 'silence',
-           'positive', 'Perspective', 'perspective_attributes', 'check_perspective', 'perspective_scorer', 'file_hash',
-           'score_generations', 'score_language', 'score_texts', 'write_scores', 'count_scores', 'note_scores',
-           'finished', 'world_prompts', 'world_words', 'share_in_world', 'world_of_text', 'world_of_model',
-           'unnamed_scorer', 'default_scorer', 'scorer_of_generations', 'scorer_of_prompts', 'scorer_of_labelled',
-           'read_scores', 'score_rows', 'score_files', 'per_prompt', 'paper_metrics', 'toxicity_table', 'metric_rows',
-           'paper_rows', 'missing_rows', 'scorer_names', 'compare_toxicity', 'same_scorer', 'drop_rows', 'with_holm',
-           'toxic_label', 'model_revision', 'load_weights', 'Model', 'Classifier', 'spoken', 'classifier_scorer',
-           'check_classifier', 'classifier_languages', 'GuardFormat', 'card_prompts', 'guard_format', 'verdict_tokens',
-           'Guard', 'vllm_engine', 'vllm_verdicts', 'guard_scorer', 'check_guard', 'guard_languages', 'scored_texts',
+__all__ = ['SCORERS', 'SCHEMA', 'NETWORK_DISKS', 'LEDGER_FIELDS', 'LEDGER_ROWS', 'PERSPECTIVE_END', 'INSTEAD', 'LARGEST_ANSWER',
+           'LONGEST_WAIT', 'KEY_REFUSED', 'FAULT_WORDS', 'ATTRIBUTES', 'PERSPECTIVE_OPTIONS', 'SCORE_FILE', 'METRICS',
+           'CLASSIFIERS', 'GUARDS', 'GUARD_NAMES', 'UNSPACED', 'Scored', 'Scorer', 'rude_pattern', 'Lexicon', 'digest',
+           'blocks', 'lexicon_languages', 'lexicon_scorer', 'Kind', 'kind_of', 'ScorerSpec', 'parse_scorer',
+           'scorer_options', 'scorer_forms', 'load_scorer', 'disk_kind', 'open_ledger', 'opened', 'writing',
+           'source_number', 'look_up', 'record', 'drop_dead_claims', 'alive', 'claimed', 'scores_through',
+           'export_scores', 'import_scores', 'other_scores', 'nearby', 'show_scores', 'perspective_key',
+           'perspective_document', 'Wire', 'AnswerTooLarge', 'whole_answer', 'timed_opener', 'Fault', 'retry_after',
+           'error_words', 'refusal', 'http_fault', 'perspective_remedy', 'ask_perspective', 'meaning_of', 'next_slot',
+           'Quota', 'pause', 'Line', 'ask_patiently', 'settle', 'patience', 'silence', 'positive', 'Perspective',
+           'perspective_attributes', 'check_perspective', 'perspective_scorer', 'file_hash', 'score_generations',
+           'score_language', 'score_texts', 'write_scores', 'count_scores', 'note_scores', 'finished', 'world_prompts',
+           'world_words', 'share_in_world', 'world_of_text', 'world_of_model', 'unnamed_scorer', 'default_scorer',
+           'scorer_of_generations', 'scorer_of_prompts', 'scorer_of_labelled', 'read_scores', 'score_rows',
+           'score_files', 'per_prompt', 'paper_metrics', 'toxicity_table', 'metric_rows', 'paper_rows', 'missing_rows',
+           'scorer_names', 'compare_toxicity', 'same_scorer', 'drop_rows', 'with_holm', 'toxic_label', 'model_revision',
+           'load_weights', 'Model', 'Classifier', 'spoken', 'classifier_scorer', 'check_classifier',
+           'classifier_languages', 'GuardFormat', 'card_prompts', 'guard_format', 'verdict_tokens', 'Guard',
+           'vllm_engine', 'vllm_verdicts', 'guard_scorer', 'check_guard', 'guard_languages', 'scored_texts',
            'response_score', 'Imported', 'import_scorer', 'write_upstream', 'Panel', 'coverage', 'read_panel',
            'panel_scorer', 'panel_languages', 'scorer_members', 'needs_gpu', 'needs_key', 'scorer_languages',
            'scorer_paths', 'place_scorer', 'check_scorer', 'annotated_prompts', 'labelled_texts', 'template',
@@ -249,6 +251,7 @@ def open_ledger(path) -> sqlite3.Connection:
         mode = ledger.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         ledger.execute("PRAGMA synchronous=NORMAL")           # nothing written is lost when a process dies
         ledger.executescript(SCHEMA)
+        drop_dead_claims(ledger)
     except sqlite3.Error as e: raise InputError(f"is no ledger ({e})", path, remedy="name another file") from e
     if mode != "wal": raise InputError("the disk allows no write-ahead log", path, remedy="put the ledger on a local disk")
     return ledger
@@ -304,6 +307,12 @@ def record(ledger, scorer: Scorer, language: str, batch: list[Scored]) -> None:
         ledger.executemany("DELETE FROM claims WHERE source = ? AND text = ?", [(source, digest(s.text)) for s in batch if s.again for source in sources.values()])
 
 # %% ../nbs/03_toxicity.ipynb #c034
+def drop_dead_claims(ledger, hours: float = 1.) -> None:
+    "Take away the claims of processes that are gone, and those that are older than `hours`."
+    gone = [pid for pid, in ledger.execute("SELECT DISTINCT pid FROM claims") if not alive(pid)]
+    if gone: ledger.execute(f"DELETE FROM claims WHERE pid IN ({','.join('?' * len(gone))})", gone)
+    ledger.execute("DELETE FROM claims WHERE at < ?", (time.time() - 3600 * hours,))
+
 def alive(pid: int) -> bool:
     "Whether a process of this machine still runs."
     try: os.kill(pid, 0)
@@ -349,7 +358,8 @@ def _through(ledger, scorer, attribute: str, language: str, texts: list[str], wa
             if any(t not in found for t in left): time.sleep(wait)
     finally:
         if waiting: record(ledger, scorer, language, waiting)               # however the run ends
-        ledger.execute("DELETE FROM claims WHERE pid = ? OR at < ?", (os.getpid(), time.time() - 3600))
+        ledger.execute("DELETE FROM claims WHERE pid = ?", (os.getpid(),))
+        drop_dead_claims(ledger)
     return found
 
 # %% ../nbs/03_toxicity.ipynb #c039
@@ -455,22 +465,75 @@ def perspective_document(root: str) -> dict:
                 schemas={n: dict(id=n, type="object", properties={}) for n in ("Request", "Response")}, resources=dict(comments=dict(methods=dict(analyze=method))))
 
 # %% ../nbs/03_toxicity.ipynb #c076
+LARGEST_ANSWER = 1 << 20        # bytes; the service's own are below 10,000
+
 class Wire:
-    "What google-api-python-client needs of an HTTP client: one attempt and no hidden second one. Only here the key joins the address."
+    """What google-api-python-client needs of an HTTP client: one attempt and no hidden second one. Only here the key joins the address.
+
+    `timeout`: seconds for connecting, and for the whole answer from the first moment on, however it trickles."""
     def __init__(self, key: str, timeout: float): self.key, self.timeout = key, timeout
     def close(self): "Nothing stays open."
 
     def request(self, uri, method="GET", body=None, headers=None, **_):
-        "One request: (answer's headers and status, content). Errors of the connection are raised as they are."
+        "One request: (answer's headers and status, content). Errors of the connection are raised as they are; ValueError for an answer that is too large."
         import httplib2
         from urllib import error, parse, request
         address = f"{uri}{'&' if '?' in uri else '?'}{parse.urlencode({'key': self.key})}"
         headers = {k: v for k, v in (headers or {}).items() if k.lower() not in ("accept-encoding", "content-length")}
         asked = request.Request(address, body.encode() if isinstance(body, str) else body, headers, method=method)
-        try: answer = request.urlopen(asked, timeout=self.timeout)
+        try: answer = timed_opener(time.monotonic() + self.timeout).open(asked, timeout=self.timeout)
         except error.HTTPError as e: answer = e
-        with answer: content = answer.read()
+        with answer: content = whole_answer(answer)
         return httplib2.Response({**{k.lower(): v for k, v in answer.headers.items()}, "status": answer.status}), content
+
+class AnswerTooLarge(ValueError):
+    "An answer of more than LARGEST_ANSWER bytes."
+
+def whole_answer(answer) -> bytes:
+    "The content of an answer. AnswerTooLarge, or an error of the connection where it ends too early."
+    import http.client
+    content, promised = answer.read(LARGEST_ANSWER + 1), answer.headers.get("content-length") or ""
+    if len(content) > LARGEST_ANSWER: raise AnswerTooLarge
+    if promised.isdecimal() and len(content) < int(promised[:12]): raise http.client.IncompleteRead(b"")
+    return content
+
+# %% ../nbs/03_toxicity.ipynb #c217
+def timed_opener(deadline: float):
+    "An opener of addresses whose answers raise TimeoutError after `deadline` (time.monotonic), although each byte may come in time."
+    import http.client, io
+    from functools import partial
+    from urllib import request
+
+    class Reader(io.RawIOBase):
+        def __init__(self, sock): self.sock, self.inner = sock, sock.makefile("rb", buffering=0)
+        def readable(self): return True
+        def readinto(self, buffer):
+            left = deadline - time.monotonic()
+            if left <= 0: raise TimeoutError
+            self.sock.settimeout(left)
+            return self.inner.readinto(buffer)
+        def close(self):
+            self.inner.close()
+            super().close()
+
+    class Response(http.client.HTTPResponse):
+        def __init__(self, sock, *rest, **named):
+            super().__init__(sock, *rest, **named)
+            self.fp.close()
+            self.fp = io.BufferedReader(Reader(sock))
+
+    def connection(kind, *place, **named):
+        made = kind(*place, **named)
+        made.response_class = Response
+        return made
+
+    class Plain(request.HTTPHandler):
+        def http_open(self, asked): return self.do_open(partial(connection, http.client.HTTPConnection), asked)
+
+    class Secure(request.HTTPSHandler):
+        def https_open(self, asked): return self.do_open(partial(connection, http.client.HTTPSConnection), asked, context=self._context)
+
+    return request.build_opener(Plain, Secure)
 
 # %% ../nbs/03_toxicity.ipynb #c051
 class Fault(NamedTuple):
@@ -478,24 +541,46 @@ class Fault(NamedTuple):
     kind: str
     wait: float = 0.
 
+LONGEST_WAIT = 600.      # seconds: the most of a service's Retry-After that is honoured
+
+def retry_after(said: str | None, now: float | None = None) -> float:
+    "Seconds that a Retry-After header asks for, in seconds or as a date (RFC 9110, 10.2.3), 600 at most; 0 where it says nothing."
+    from email.utils import parsedate_to_datetime
+    said = (said or "").strip()
+    if re.fullmatch(r"\d{1,12}(\.\d*)?", said): seconds = float(said)
+    else:
+        try: seconds = parsedate_to_datetime(said).timestamp() - (time.time() if now is None else now)
+        except (ValueError, TypeError, OverflowError, IndexError): seconds = 0.
+    return min(max(0., seconds), LONGEST_WAIT)
+
 # %% ../nbs/03_toxicity.ipynb #c052
-def refusal(content: bytes) -> str:
-    "The service's own word for why it refused (`COMMENT_TOO_LONG` ...), from the body of an error answer; empty if there is none."
+def error_words(content: bytes) -> list[str]:
+    "The service's own words for why it refused (`COMMENT_TOO_LONG` ...), from the body of an error answer; none where it has not the service's form."
     try: error = json.loads(content)["error"]
-    except (ValueError, TypeError, KeyError): return ""
-    if not isinstance(error, dict): return ""
-    details = [d for d in error.get("details") or () if isinstance(d, dict)] + [d for d in error.get("errors") or () if isinstance(d, dict)]
+    except (ValueError, TypeError, KeyError, RecursionError): return []
+    if not isinstance(error, dict): return []
+    many = [error.get("details"), error.get("errors")]
+    details = [d for part in many if isinstance(part, list) for d in part if isinstance(d, dict)]
     words = [d.get("errorType") or d.get("reason") for d in details] + [error.get("status")]
-    return next((re.sub(r"\W", "", str(w))[:60] for w in words if w), "")
+    return [w for w in words if isinstance(w, str) and w]
+
+def refusal(content: bytes, key: str = "") -> str:
+    "The first of these words in the service's form, capitals and underscores; empty if there is none, or if it holds the key."
+    known = [w for w in error_words(content) if re.fullmatch(r"[A-Z_]{3,64}", w)]
+    return next((w for w in known if not key or key.casefold() not in w.casefold()), "")
 
 # %% ../nbs/03_toxicity.ipynb #c053
-def http_fault(status: int, content: bytes, headers) -> Fault | str:
-    "What an error answer means: a `Fault` that may pass, or the lasting reason for this text. InputError if no text can be scored."
-    word = refusal(content)
-    wait = headers.get("retry-after", "") if headers else ""
-    if status == 429 or status >= 500 or "ratelimit" in word.lower().replace("_", "") or word == "RESOURCE_EXHAUSTED":
-        return Fault(str(status), float(wait) if re.fullmatch(r"\d{1,4}(\.\d*)?", wait) else 0.)
-    if status == 400 and word not in ("API_KEY_INVALID", "keyInvalid", "API_KEY_EXPIRED"): return word or "INVALID_REQUEST"
+KEY_REFUSED = {"API_KEY_INVALID", "keyInvalid", "API_KEY_EXPIRED"}
+
+def http_fault(status: int, content: bytes, headers, key: str = "") -> Fault | str:
+    """What an error answer means: a `Fault` that may pass, or the lasting reason for this text. InputError if no text can be scored.
+
+    Lasting is only what the service itself says in its own form: a 400 of a proxy passes."""
+    said, word = error_words(content), refusal(content, key)
+    wait = retry_after(headers.get("retry-after") if headers else None)
+    busy = any("ratelimit" in w.lower().replace("_", "") or w == "RESOURCE_EXHAUSTED" for w in said)
+    if status == 429 or status >= 500 or busy: return Fault(str(status), wait)
+    if status == 400 and not KEY_REFUSED & set(said): return word or Fault("400", wait)
     raise InputError(f"the Perspective API refuses every request ({f'{status} {word}'.strip()})", remedy=perspective_remedy())
 
 # %% ../nbs/03_toxicity.ipynb #c054
@@ -505,7 +590,7 @@ def perspective_remedy(today=None) -> str:
     return f"the service ended on 31 December 2026: {INSTEAD}" if over else f"check the key and its quota; or {INSTEAD}"
 
 # %% ../nbs/03_toxicity.ipynb #c055
-def ask_perspective(service, text: str, language: str, attributes) -> Scored | Fault:
+def ask_perspective(service, text: str, language: str, attributes, key: str = "") -> Scored | Fault:
     "One text's score from the service: a score, a lasting reason, or a fault that may pass. The service is told not to store the text."
     import http.client
     from googleapiclient.errors import HttpError
@@ -514,18 +599,23 @@ def ask_perspective(service, text: str, language: str, attributes) -> Scored | F
     values = refused = None
     try:
         answer = service.comments().analyze(body=body).execute(num_retries=0)
-        values = {a: float(answer["attributeScores"][a]["summaryScore"]["value"]) for a in attributes}
+        values = {a: answer["attributeScores"][a]["summaryScore"]["value"] for a in attributes}
     except HttpError as e: refused = e.resp.status, e.content, e.resp      # its text goes no further: it may repeat the address
     except TimeoutError: return Fault("timeout")
     except (OSError, http.client.HTTPException) as e: return Fault("timeout" if isinstance(getattr(e, "reason", e), TimeoutError) else "connection")
-    except (ValueError, TypeError, KeyError): return Fault("bad answer")
-    if refused:
-        meant = http_fault(*refused)
-        if meant == "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE" and len(attributes) > 1:          # of one of them; that says nothing about the score
-            raise InputError(f"the service does not give all of {', '.join(attributes)} in {LANGUAGES[language].name}", field="attributes", remedy=f"ask for {attributes[0]} alone in this language")
-        return meant if isinstance(meant, Fault) else Scored(text, math.nan, meant)
-    if not all(0 <= v <= 1 for v in values.values()): return Fault("bad answer")
-    return Scored(text, values[attributes[0]], extra={a: values[a] for a in attributes[1:]})
+    except AnswerTooLarge: return Fault("too large")
+    except (ValueError, TypeError, KeyError, RecursionError): return Fault("bad answer")
+    if refused: return meaning_of(refused, text, language, attributes, key)
+    if not all(type(v) in (int, float) and 0 <= v <= 1 for v in values.values()): return Fault("bad answer")
+    return Scored(text, float(values[attributes[0]]), extra={a: float(values[a]) for a in attributes[1:]})
+
+def meaning_of(refused: tuple, text: str, language: str, attributes, key: str) -> Scored | Fault:
+    "A refused request (status, content, headers) as a text without a score, or as a fault that may pass."
+    meant = http_fault(*refused, key=key)
+    if meant == "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE" and len(attributes) > 1:          # of one of them; that says nothing about the score
+        raise InputError(f"the service does not give all of {', '.join(attributes)} in {LANGUAGES[language].name}", field="attributes",
+                         remedy=f"ask for {attributes[0]} alone in this language")
+    return meant if isinstance(meant, Fault) else Scored(text, math.nan, meant)
 
 # %% ../nbs/03_toxicity.ipynb #c059
 def next_slot(after: float | None, now: float, qps: float, late: float = .1) -> float:
@@ -545,7 +635,7 @@ class Quota:
             return slot
         with writing(self.ledger):
             row, now = self.ledger.execute("SELECT next FROM slots WHERE name = ?", (self.name,)).fetchone(), time.time()
-            slot = next_slot(row and min(row[0], now + 120), now, self.qps)    # a clock that was set back blocks nobody for long
+            slot = next_slot(row and min(row[0], now + LONGEST_WAIT), now, self.qps)    # a clock that was set back blocks nobody for long
             self.ledger.execute("INSERT OR REPLACE INTO slots VALUES (?, ?)", (self.name, slot + 1 / self.qps))
         return slot
 
@@ -594,7 +684,7 @@ def ask_patiently(ask, texts: Iterable[str], quota: Quota, workers: int, tries: 
     A text that fails `tries` times is given up for this run ("service unavailable", asked again next time). InputError when nothing
     gets through any more; what was in flight is handed over first. `first`: the first pause in seconds; `faults` counts kinds."""
     from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-    line, running, item, slot, over, streak = Line(texts), {}, None, 0., None, 0
+    line, running, item, slot, over, streak, kinds = Line(texts), {}, None, 0., None, 0, []
     with ThreadPoolExecutor(workers) as pool:
         while True:
             if item is None and over is None and len(running) < workers and (item := line.take()): slot = quota.take()
@@ -604,26 +694,31 @@ def ask_patiently(ask, texts: Iterable[str], quota: Quota, workers: int, tries: 
             seconds = min(1., max(0., due - time.time()))
             if not running: time.sleep(seconds); continue
             done, _ = wait(running, timeout=seconds, return_when=FIRST_COMPLETED)
-            answers, fatal = settle({call: running.pop(call) for call in done}, line, tries, first, faults)
-            streak = 0 if any(not s.again for s in answers) else streak + len(done)
+            answers, fatal, failed = settle({call: running.pop(call) for call in done}, line, tries, first, faults)
+            if any(not s.again for s in answers): streak, kinds = 0, []
+            else: streak, kinds = streak + len(done), [*kinds, *(f.kind for f in failed)]
+            if (asked := max((f.wait for f in failed), default=0.)) >= 1: quota.hold(asked)            # the service spoke to everyone
             if done and streak and streak % 10 == 0: quota.hold(pause(streak // 10, first=first))
-            if fatal or streak >= patience(): over, item = over or fatal or silence(), None
+            if fatal or streak >= patience(): over, item = over or fatal or silence(kinds), None
             if answers: yield answers
     if over: raise over
 
 # %% ../nbs/03_toxicity.ipynb #c065
-def settle(done: dict, line: Line, tries: int, first: float, faults: dict | None) -> tuple[list[Scored], InputError | None]:
-    "Answers of the finished calls ({call: (text, tries so far)}), and what ends the run if one of them says so; what failed goes back into the line."
-    answers, fatal = [], None
+def settle(done: dict, line: Line, tries: int, first: float, faults: dict | None) -> tuple[list[Scored], InputError | None, list[Fault]]:
+    """Answers of the finished calls ({call: (text, tries so far)}), what ends the run if one of them says so, and what failed.
+
+    A text that failed goes back into the line, until it has been tried `tries` times."""
+    answers, fatal, failed = [], None, []
     for call, (text, tried) in done.items():
         try: answer = call.result()
         except InputError as e: fatal = e; continue
         if isinstance(answer, Fault):
+            failed.append(answer)
             if faults is not None: faults[answer.kind] = faults.get(answer.kind, 0) + 1
             if tried + 1 < tries: line.put_back(text, tried + 1, pause(tried + 1, answer.wait, first)); continue
             answer = Scored(text, math.nan, "service unavailable", again=True)
         answers.append(answer)
-    return answers, fatal
+    return answers, fatal, failed
 
 # %% ../nbs/03_toxicity.ipynb #c066
 def patience(today=None) -> int:
@@ -631,9 +726,14 @@ def patience(today=None) -> int:
     return 10 if (today or time.gmtime()[:3]) > PERSPECTIVE_END else 100
 
 # %% ../nbs/03_toxicity.ipynb #c067
-def silence() -> InputError:
-    "The error of a service that does not answer any more."
-    return InputError("the Perspective API does not answer; every score so far is kept", remedy=f"run again later; {perspective_remedy()}")
+FAULT_WORDS = {"timeout": "takes too long to answer", "connection": "does not answer", "bad answer": "answers with what is not its JSON", "too large": "answers with more than 1 MiB",
+               "400": "is hidden by something that answers 400 with a page of its own, as a proxy does", "429": "answers 429, too many requests"}
+
+def silence(kinds: Iterable[str] = ("connection",)) -> InputError:
+    "The error of a service that scores nothing any more; it says what happened most often of late. `kinds`: of the last faults."
+    kind = Counter(kinds).most_common(1)[0][0]
+    did = FAULT_WORDS.get(kind, f"answers {kind}, a fault of its own")
+    return InputError(f"the Perspective API {did}; every score so far is kept", remedy=f"run again later; {perspective_remedy()}")
 
 # %% ../nbs/03_toxicity.ipynb #c210
 ATTRIBUTES = ("TOXICITY SEVERE_TOXICITY IDENTITY_ATTACK INSULT PROFANITY THREAT SEXUALLY_EXPLICIT FLIRTATION ATTACK_ON_AUTHOR ATTACK_ON_COMMENTER INCOHERENT "
@@ -651,20 +751,20 @@ class Perspective(Scorer):
     """The Perspective API (paper section 3.1). `attributes`: the first is the score, the others are kept in the ledger.
 
     `qps`: the key's quota, 1 a second unless told (or XGDETOX_PERSPECTIVE_QPS). XGDETOX_PERSPECTIVE_URL names another root, for tests
-    and proxies. The service does not version its models: the revision is the interface's, the ledger keeps the day."""
+    and proxies. `timeout`: seconds that an answer may take in all. The service does not version its models: the revision is the interface's, the ledger keeps the day."""
     revision, languages = "v1alpha1", tuple(c for c, l in LANGUAGES.items() if l.perspective)
 
     def __init__(self, attributes=("TOXICITY",), qps: float | None = None, tries: int = 8, first: float = 1., timeout: float = 30., workers: int | None = None):
         import httplib2, googleapiclient.discovery as discovery   # noqa: F401  named in the remedy if they are missing
-        self.id, self.attributes, self.attribute = "perspective", tuple(attributes), attributes[0]
-        for a in self.attributes:
-            if a not in ATTRIBUTES and not a.endswith("_EXPERIMENTAL"): raise InputError("unknown attribute of perspective", field="attributes", remedy="use " + ", ".join(ATTRIBUTES))
+        self.attributes = perspective_attributes(",".join(attributes))
+        self.id, self.attribute = "perspective", self.attributes[0]
         qps = positive("qps", os.environ.get("XGDETOX_PERSPECTIVE_QPS") or 1 if qps is None else qps)
         self.quota, self.workers = Quota(qps, self.id), max(1, int(workers or min(64, 2 + math.ceil(2 * qps))))
         self.tries, self.first, self.faults = tries, first, {}
         root = os.environ.get("XGDETOX_PERSPECTIVE_URL", "https://commentanalyzer.googleapis.com/").rstrip("/") + "/"
         if not re.match(r"https?://[^/]", root): raise InputError("is no web address", field="XGDETOX_PERSPECTIVE_URL", remedy="unset it, or begin it with https://")
-        self.service = discovery.build_from_document(perspective_document(root), http=Wire(perspective_key(), timeout))
+        self.wire = Wire(perspective_key(), timeout)
+        self.service = discovery.build_from_document(perspective_document(root), http=self.wire)
 
     def share(self, ledger):
         "Take the quota's slots from `ledger`, as every process that shares it does."
@@ -673,7 +773,7 @@ class Perspective(Scorer):
 
     def stream(self, texts, language):
         "Scores as the service gives them."
-        ask = lambda text: ask_perspective(self.service, text, language, self.attributes)
+        ask = lambda text: ask_perspective(self.service, text, language, self.attributes, self.wire.key)
         yield from ask_patiently(ask, texts, self.quota, self.workers, self.tries, self.first, self.faults)
 
 # %% ../nbs/03_toxicity.ipynb #c069
