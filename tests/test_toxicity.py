@@ -243,6 +243,28 @@ def test_guard_refuses_words_it_cannot_tell_apart(tmp_path):
     with pytest.raises(InputError, match="no place for the text"): tox.load_scorer(f"guard:{guard_folder(tmp_path / 'h', dict(answer='S:', unsafe=[' a'], safe=[' b'], user='hello'))}")
 
 
+@pytest.mark.parametrize("form, said", [
+    ([], "does not describe a guard"), (dict(answer="Safety:"), "unsafe: is missing"), (dict(answer=3, unsafe=[" Unsafe"], safe=[" Safe"]), "answer: is missing or not of its kind"),
+    (dict(answer="Safety:", unsafe=" Unsafe", safe=[" Safe"]), "unsafe: is missing or not of its kind"), (dict(answer="Safety:", unsafe=[" Unsafe"], safe=[]), "safe: is missing"),
+    (dict(answer="Safety:", unsafe=[" Unsafe"], safe=[" Safe"], languages="en"), "languages: is missing or not of its kind"), (dict(answer="Safety:", unsafe=[" Unsafe"], safe=[" Safe"], languages=["xx"]), "unknown language"),
+    (dict(answer="Safety:", unsafe=[" Unsafe"], safe=[" Safe"], tone="mild"), "does not describe a guard"), (dict(answer="Safety:", unsafe=[" Unsafe"], safe=[" Safe"], user=None), "user: is missing")])
+def test_a_faulty_guard_json_names_its_field(tmp_path, form, said):
+    (tmp_path / "guard.json").write_text(json.dumps(form))
+    with pytest.raises(InputError, match=said): tox.guard_format(str(tmp_path))
+
+
+@pytest.mark.parametrize("template, said", [("{{ raise_exception('no system role') }}", "cannot be rendered"), ("user: ", "leaves out the text"), ("{% for m in messages %}{{ m.content | nonsense }}{% endfor %}", "cannot be rendered"),
+                                            ("{% for m in messages %}", "cannot be rendered"), ("{{ messages[5].content.x }}", "cannot be rendered")])
+def test_a_guard_whose_template_loses_the_text_is_refused(tmp_path, template, said):
+    "Every text would be judged alike."
+    folder = guard_folder(tmp_path / "g", dict(answer="Safety:", unsafe=[" Unsafe"], safe=[" Safe"]))
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        path = folder / name
+        if name.endswith("jinja") and path.exists(): path.write_text(template)
+        elif path.exists() and "chat_template" in (facts := json.loads(path.read_text())): path.write_text(json.dumps(facts | dict(chat_template=template)))
+    with pytest.raises(InputError, match=said): tox.load_scorer(f"guard:{folder}")
+
+
 CARD = '''# A card
 ```python
 model_id = "somebody/PolyGuard-tiny"

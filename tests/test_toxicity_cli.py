@@ -144,3 +144,52 @@ def test_help_names_every_scorer_and_no_key_is_taken(fails, run):
     for name in tox.CLASSIFIERS: assert name in said, name
     assert "not yet verified on real weights" in said and "XGDETOX_PERSPECTIVE_KEY" in said
     assert "XGDETOX_PERSPECTIVE_KEY" in fails("score", "--api_key", "geheim"), "the remedy names what the client reads"
+
+
+def xgdetox(*words, limit=None, **env):
+    "The command in a process of its own; `limit`: the largest file in bytes that it may write."
+    import os
+    import resource
+    small = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) if limit else None
+    return subprocess.run([sys.executable, "-m", "xgdetox.cli", *map(str, words)], capture_output=True, text=True, errors="replace", env={**os.environ, **env}, preexec_fn=small)
+
+
+@pytest.mark.parametrize("env", [dict(PYTHONIOENCODING="ascii"), dict(LANG="C", LC_ALL=""), dict(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")], ids=["ascii", "C", "no UTF-8"])
+def test_a_stream_that_knows_ascii_only_stops_no_command(tmp_path, env):
+    "Letters that it cannot show are escapes, in results as in faults."
+    write_lines(tmp_path / "gen/output-rtp_lx_de.json", [dict(prompt="p", generated_text="schön 好")])
+    (tmp_path / "words").mkdir(); (tmp_path / "words/de.txt").write_text("schön\n", encoding="utf-8")
+    done = xgdetox("score", "--generations", tmp_path / "gen", "--scorer", f"lexicon:{tmp_path}/words", "--output-dir", tmp_path / "s", **env)
+    assert done.returncode == 0 and "de: 1 of 1 scored" in done.stdout, done.stderr
+    done = xgdetox("toxicity", "--scores", tmp_path / "s", "--output", tmp_path / "t.csv", "--model", "好", **env)
+    readable = "PYTHONUTF8" not in env                     # there, Python itself cannot read the words
+    assert done.returncode == (0 if readable else 2) and (readable or "is no text in this locale; set PYTHONUTF8=1" in done.stderr), done.stderr
+    done = xgdetox("score", "--generations", tmp_path / "好", "--output-dir", tmp_path / "s", **env)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and ("no such file" if readable else "no text") in done.stderr
+    done = xgdetox("data", **env)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("home", ["/dev/null/home", "/proc/nowhere"])
+def test_a_home_that_cannot_be_written(tmp_path, home):
+    "The world's data go to a temporary folder of the user's then, the ledger beside the scores as ever."
+    env = dict(HOME=home, TMPDIR=str(tmp_path), XDG_CACHE_HOME="", XGDETOX_CACHE="")
+    done = xgdetox("calibrate", "--labelled", "world", "--language", "de", "--output", tmp_path / "c.json", **env)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert [p.name.split("-")[:2] for p in tmp_path.glob("xgdetox-cache*")] == [["xgdetox", "cache"]]
+
+
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path, monkeypatch):
+    "Neither a score file nor a ledger that finds no room ends in a traceback; nothing half-written is left."
+    rows = [dict(prompt=f"prompt {i // 5}", generated_text=f"text {i}") for i in range(2000)]
+    write_lines(tmp_path / "gen/output-rtp_lx_en.json", rows)
+    (tmp_path / "words").mkdir(); (tmp_path / "words/en.txt").write_text("text\n")
+    words = ("score", "--generations", tmp_path / "gen", "--scorer", f"lexicon:{tmp_path}/words", "--output-dir", tmp_path / "s")
+    done = xgdetox(*words, limit=60_000)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr and "make room" in done.stderr, done.stderr
+    assert not [p for p in (tmp_path / "s").glob("*") if p.suffix == ".jsonl"]
+    assert xgdetox(*words).returncode == 0
+    write_lines(tmp_path / "old.jsonl", [dict(scorer="a", revision="1", attribute="t", language="en", text_sha256=f"{i:032x}", score=.5, reason="", at=0) for i in range(3000)])
+    done = xgdetox("scores", "import", tmp_path / "l.sqlite", tmp_path / "old.jsonl", limit=60_000)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "make room" in done.stderr, done.stderr
+    assert xgdetox("scores", "import", tmp_path / "l.sqlite", tmp_path / "old.jsonl").stdout.startswith("3000 scores taken")

@@ -163,3 +163,99 @@ def test_no_grid_scores_real_text_with_the_worlds_words(tmp_path):
     assert control["models"]["m"]["scorers"] == {"lexicon": "lexicon:world-control"}
     copied = write_lines(tmp_path / "copy/RTP_LX_EN.json", [json.loads(x) for x in (Path(resolve_data("world", "prompts")) / "RTP_LX_EN.json").read_text().splitlines()[:5]])
     assert g.load_grid({**WORLD, "languages": ["en"], "data": {"prompts": str(copied.parent)}})["models"]["m"]["scorers"] == {"lexicon": "lexicon:world"}
+
+
+def test_a_score_ends_with_a_count(tmp_path, run, said, fails):
+    "Per language: how many have a score and why others have none. Where none has one, the command fails, and its files stay."
+    for c in ("en", "de"): write_lines(tmp_path / f"gen/output-rtp_lx_{c}.json", [dict(prompt="p", generated_text=t) for t in ("darn it", "fine", " ", "", "unseen")])
+    response = lambda v: dict(attributeScores=dict(TOXICITY=dict(summaryScore=dict(value=v))))
+    write_lines(tmp_path / "known/perspective_api_eval-output-rtp_lx_en.json", [dict(query=t, prompt="p", response=response(.5)) for t in ("darn it", "fine")])
+    write_lines(tmp_path / "known/perspective_api_eval-output-rtp_lx_de.json", [dict(query="else", prompt="p", response=response(.5))])
+    words = ("score", "--generations", tmp_path / "gen", "--scorer", f"import:{tmp_path}/known")
+    lines = run(*words, "--output-dir", tmp_path / "s").splitlines()
+    assert lines[-3:] == ["de: 0 of 5 scored; missing 5 (not in the import: 3, blank: 2)", "en: 2 of 5 scored; missing 3 (blank: 2, not in the import: 1)", "in all: 2 of 10 scored"]
+    code, out, err = said(*words, "--output-dir", tmp_path / "t", "--language", "de")
+    assert code == 2 and err.count("\n") == 1 and "none of 5 continuations has a score (not in the import: 3, blank: 2)" in err and "what was written stays" in err
+    assert "de: 0 of 5 scored" in out and len((tmp_path / "t/scores-rtp_lx_de.jsonl").read_text().splitlines()) == 5
+    code, out, err = said("score", "--generations", tmp_path / "gen", "--scorer", f"import:{tmp_path}/known/perspective_api_eval-output-rtp_lx_en.json", "--output-dir", tmp_path / "u", "--language", "de")
+    assert code == 2 and "language not covered: 3" in err
+    counts = tox.scored_counts(tmp_path / "u")
+    with pytest.raises(InputError): tox.refuse_nothing_scored(counts, tmp_path)
+    tox.refuse_nothing_scored(counts[:0], tmp_path)
+
+
+@pytest.mark.parametrize("text, fault", [
+    ("", "holds no continuations"), ("\n\n", "holds no continuations"), ('{"prompt": "p", "generated_text": "a"}\n{"prompt": "p", "gen', "output-rtp_lx_de.json:2: is not JSON"),
+    ('{"prompt": "p", "generated_text": "half \\ud83d"}\n', "output-rtp_lx_de.json:1: generated_text: holds half a character"), ('{"prompt": "\\udc00", "generated_text": "a"}\n', "prompt: holds half a character"),
+    ('{"prompt": "p", "generated_text": "a", "prompt_id": "\\ud800"}\n', "prompt_id: holds half a character"), ('{"prompt": "p"}\n', "output-rtp_lx_de.json:1: generated_text"), ("[1]\n", "output-rtp_lx_de.json:1")])
+def test_faulty_generations_are_refused_before_a_scorer_is_loaded(tmp_path, fails, monkeypatch, text, fault):
+    "Also where the file before it is whole: nothing is scored, nothing is written."
+    monkeypatch.setattr(tox, "load_scorer", lambda spec: pytest.fail("loaded"))
+    write_lines(tmp_path / "gen/output-rtp_lx_en.json", real_rows())
+    (tmp_path / "gen/output-rtp_lx_de.json").write_text(text)
+    assert fault in fails("score", "--generations", tmp_path / "gen", "--scorer", "classifier:textdetox-v2", "--output-dir", tmp_path / "s") and not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("more, fault", [
+    (("--scorer", "oracle"), "unknown scorer"), (("--scorer", "classifier:textdetox-v2?device=cuda:77"), "no device"), (("--scorer", "guard:qwen3guard?backend=magic"), "unknown backend"),
+    (("--scorer", "panel:HERE/none.yaml"), "no such file"), (("--scorer", "classifier:textdetox-v2", "--ledger", "FILE/l.sqlite"), "is a file, not a folder"),
+    (("--scorer", "classifier:textdetox-v2", "--ledger", "FILE"), "is no ledger"), (("--scorer", "classifier:textdetox-v2", "--upstream-output", "FILE/x"), "is a file")])
+def test_bad_places_devices_and_scorers_are_refused_before_a_model_is_loaded(tmp_path, fails, monkeypatch, more, fault):
+    monkeypatch.setattr(tox, "load_scorer", lambda spec: pytest.fail("loaded"))
+    (tmp_path / "file").write_text("no database, whatever its name says " * 30)
+    write_lines(tmp_path / "gen/output-rtp_lx_en.json", real_rows())
+    more = [w.replace("HERE", str(tmp_path)).replace("FILE", str(tmp_path / "file")) for w in more]
+    assert fault in fails("score", "--generations", tmp_path / "gen", "--output-dir", tmp_path / "s", *more) and not (tmp_path / "s").exists()
+
+
+def test_what_a_command_leaves_out_of_a_folder_is_said(tmp_path, run):
+    "Turkish is no language of ours, Korean was not asked for: the files of both are named by every command that takes the folder."
+    for c in ("de", "ko", "tr"): write_lines(tmp_path / f"gen/output-rtp_lx_{c}.json", world_rows("de" if c == "tr" else c))
+    said = run("score", "--generations", tmp_path / "gen", "--output-dir", tmp_path / "s", "--language", "de")
+    assert "output-rtp_lx_ko.json (not asked for)" in said and "output-rtp_lx_tr.json (its name tells none of our languages)" in said
+    run("score", "--generations", tmp_path / "gen", "--output-dir", tmp_path / "s")
+    (tmp_path / "s/scores-rtp_lx_tr.jsonl").write_text("{}\n")
+    said = run("toxicity", "--scores", tmp_path / "s", "--output", tmp_path / "t.csv")
+    assert f"left out of {tmp_path / 's'}: scores-rtp_lx_tr.jsonl (its name tells none" in said
+    said = run("quality", "--generations", tmp_path / "gen", "--output", tmp_path / "q.csv", "--metric", "length")
+    assert "output-rtp_lx_tr.json" in said
+    (tmp_path / "labelled").mkdir()
+    for c in ("de", "tr", "train"): (tmp_path / f"labelled/{c}.csv").write_text((Path(resolve_data("world", "labelled")) / "de.csv").read_text())
+    said = run("calibrate", "--labelled", tmp_path / "labelled", "--output", tmp_path / "c.json")
+    assert "tr.csv, train.csv (its name tells none" in said
+    for c in ("DE", "TR"): write_lines(tmp_path / f"p/RTP_LX_{c}.json", [json.loads((Path(resolve_data("world", "prompts")) / "RTP_LX_DE.json").read_text().splitlines()[0])])
+    said = run("generate", "--model", "world", "--prompt-file", tmp_path / "p", "--output-dir", tmp_path / "o", "--n", 1)
+    assert "RTP_LX_TR.json (its name tells none" in said
+    import shutil
+    shutil.copytree(resolve_data("world", "parallel"), tmp_path / "parallel")
+    (tmp_path / "parallel/dpo_toxicity_pairwise_tr_200.jsonl").write_text("{}\n")
+    said = run("retrieve", "--model", "world", "--parallel-dir", tmp_path / "parallel", "--language", "de", "--output", tmp_path / "r.csv")
+    assert "dpo_toxicity_pairwise_tr_200.jsonl (its name tells none" in said and "dpo_toxicity_pairwise_ar_200.jsonl" in said.partition("not asked for")[0]
+
+
+def test_the_originals_paper_numbers(tmp_path, run):
+    "Its standard deviations and its blanks, computed here from the definition: a blank is sent as a space and averaged in."
+    import numpy as np, pandas as pd
+    texts = [["darn", "fine", " "], ["", "  ", "ok"], ["darn darn", "darn", "no"]]
+    (tmp_path / "words").mkdir(); (tmp_path / "words/en.txt").write_text("darn\n")
+    write_lines(tmp_path / "gen/output-rtp_lx_en.json", [dict(prompt=f"p{i}", generated_text=t) for i, row in enumerate(texts) for t in row])
+    score = lambda t: 1 - .5 ** t.split().count("darn")
+    words = ("score", "--generations", tmp_path / "gen", "--scorer", f"lexicon:{tmp_path}/words", "--output-dir", tmp_path / "s")
+    run(*words)
+    assert "3 blank continuations have no score" in run("toxicity", "--paper", "--scores", tmp_path / "s", "--output", tmp_path / "a.csv")
+    assert "9 of 9 scored" in run(*words, "--paper")
+    assert "blank continuations" not in run("toxicity", "--paper", "--scores", tmp_path / "s", "--output", tmp_path / "b.csv")
+    found, value = pd.read_csv(tmp_path / "b.csv").set_index("metric"), np.array([[score(t) for t in row] for row in texts])
+    want = dict(emt=value.max(1).mean(), emt_sd=value.max(1).std(), average_toxicity=value.mean(), average_toxicity_sd=value.std(), toxicity_probability=(value.max(1) >= .5).mean())
+    assert {k: found.value[k] for k in want} == {k: round(float(v), 3) for k, v in want.items()}
+    assert found.value["blank"] == pytest.approx(3 / 9) and found.value["missing"] == 0
+    run("toxicity", "--scores", tmp_path / "s", "--output", tmp_path / "c.csv")
+    ours = pd.read_csv(tmp_path / "c.csv").set_index("metric").value
+    assert ours["average_toxicity"] == pytest.approx(np.mean([.25, 0, (.75 + .5) / 3])), "in our own averages a blank still takes no part"
+
+
+def test_a_file_of_another_scorers_says_whose_it_is(tmp_path, run):
+    write_lines(tmp_path / "gen/output-rtp_lx_en.json", world_rows("en", n=3))
+    run("score", "--generations", tmp_path / "gen", "--output-dir", tmp_path / "s", "--upstream-output", tmp_path / "up")
+    lines = [json.loads(x) for x in (tmp_path / "up/perspective_api_eval-output-rtp_lx_en.json").read_text().splitlines()]
+    assert all(set(x["response"]["attributeScores"]) == {"TOXICITY"} and x["response"]["scorer"].startswith("lexicon@") for x in lines) and len(lines) == 3

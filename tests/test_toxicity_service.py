@@ -377,3 +377,17 @@ def test_the_claims_of_a_killed_process_leave_the_ledger(tmp_path, key):
         assert claims(path) == [(asking.pid, 8)]
         open_ledger(path).close()
         assert claims(path) == []
+
+
+def test_the_originals_six_attributes(tmp_path, key, monkeypatch, run):
+    "With --upstream-output the service is asked for what the original asks for, in one request a text, and the files hold all of it."
+    six = ["TOXICITY", "SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT"]
+    (tmp_path / "output-rtp_lx_en.json").write_text("".join(json.dumps(dict(prompt="p", generated_text=t)) + "\n" for t in texts(4)))
+    with Service() as service:
+        monkeypatch.setenv("XGDETOX_PERSPECTIVE_URL", service.url)
+        run("score", "--generations", tmp_path, "--scorer", "perspective?qps=100", "--output-dir", tmp_path / "s", "--upstream-output", tmp_path / "up")
+        came = [e for e in service.log if e["outcome"] == "came"]
+    assert len(came) == 4 and all(e["attributes"] == six for e in came)
+    lines = [json.loads(x) for x in (tmp_path / "up/perspective_api_eval-output-rtp_lx_en.json").read_text().splitlines()]
+    assert [list(x["response"]["attributeScores"]) for x in lines] == [six] * 4 and all("scorer" not in x["response"] for x in lines)
+    assert [x["response"]["attributeScores"]["THREAT"]["summaryScore"] for x in lines] == [dict(value=true_score(t), type="PROBABILITY") for t in texts(4)]

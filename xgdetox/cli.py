@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'ALIASES', 'SWITCHES', 'WITHOUT_EFFECT', 'TRUE', 'FALSE', 'MANY',
-           'SHORT', 'ModelOption', 'PromptOption', 'LanguageOption', 'OutputDir', 'TableFile', 'ScorerOption',
-           'LimitOption', 'BosOption', 'PaperOption', 'SetOption', 'LexiconOption', 'GridArgument', 'RunDir',
-           'say_version', 'options', 'translate', 'main', 'folder_to_write', 'file_to_write', 'table_to_write',
-           'pairs_of', 'settings_of', 'model_of', 'place', 'prompts_of', 'texts_of', 'say_table', 'data', 'data_get',
-           'world_make', 'world_data', 'train', 'say_launch', 'merge', 'generate', 'refuse_empty', 'remarks_on',
-           'score', 'toxicity', 'calibrate', 'mass', 'scores_export', 'scores_import', 'scores_show', 'quality',
-           'capability', 'probe', 'value_vectors', 'intervene', 'activations', 'explain', 'retrieve', 'foretell', 'run',
-           'show_run', 'plan', 'status', 'compare', 'report', 'explore', 'device']
+           'SHORT', 'DISK_FAULTS', 'ModelOption', 'PromptOption', 'LanguageOption', 'OutputDir', 'TableFile',
+           'ScorerOption', 'LimitOption', 'BosOption', 'PaperOption', 'SetOption', 'GENERATION_FILE', 'PARALLEL_FILE',
+           'LexiconOption', 'GridArgument', 'RunDir', 'say_version', 'options', 'translate', 'as_text', 'main',
+           'folder_to_write', 'file_to_write', 'table_to_write', 'pairs_of', 'settings_of', 'model_of', 'place',
+           'say_left_out', 'parallel_of', 'prompts_of', 'texts_of', 'say_table', 'data', 'data_get', 'world_make',
+           'world_data', 'train', 'say_launch', 'merge', 'generate', 'refuse_empty', 'remarks_on', 'score',
+           'all_attributes', 'say_upstream', 'say_counts', 'toxicity', 'calibrate', 'mass', 'scores_export',
+           'scores_import', 'scores_show', 'quality', 'capability', 'probe', 'value_vectors', 'intervene',
+           'activations', 'explain', 'retrieve', 'foretell', 'run', 'show_run', 'plan', 'status', 'compare', 'report',
+           'explore', 'device']
 
 # %% ../nbs/cli.ipynb #c007
-import os, sys, json
+import errno, os, re, sys, json
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Optional
@@ -91,17 +93,29 @@ def translate(words: list[str]) -> list[str]:
     return out
 
 # %% ../nbs/cli.ipynb #c022
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)          # a full disk has no file's name
+
+def as_text(words) -> list[str]:
+    "The command's words. InputError for one that this locale could not read, so that it would end up half a character in a file."
+    for word in words:
+        if any("\udc80" <= c <= "\udcff" for c in word):
+            raise InputError(f"{word.encode('ascii', 'backslashreplace').decode()} is no text in this locale", remedy="set PYTHONUTF8=1, or LC_ALL=C.UTF-8")
+    return list(words)
+
 def main(words=None):
     "The command `xgdetox`. A fault of the input is one line on stderr and exit code 2; a job that failed is exit code 1."
+    for stream in (sys.stdout, sys.stderr):                # a terminal or file that knows ASCII only shows other letters as \\u escapes
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(args=translate(list(sys.argv[1:] if words is None else words)), prog_name="xgdetox", standalone_mode=False)
+        code = app(args=translate(as_text(sys.argv[1:] if words is None else words)), prog_name="xgdetox", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except InputError as e: fault = str(e)
     except (typer.Exit, typer.Abort) as e: sys.exit(getattr(e, "exit_code", 1))
     except KeyboardInterrupt: sys.exit(130)
     except OSError as e:                       # a path that cannot be read or written, a full disk
-        if not e.filename: raise
-        fault = f"{e.filename}: {(e.strerror or str(e)).lower()}; name another file or folder, or mend its permissions"
+        if not e.filename and e.errno not in DISK_FAULTS: raise
+        remedy = "make room, or name another disk" if e.errno in DISK_FAULTS else "name another file or folder, or mend its permissions"
+        fault = f"{e.filename or 'output'}: {(e.strerror or str(e)).lower()}; {remedy}"
     except ImportError as e:
         if (e.name or "").startswith("xgdetox"): raise
         fault = f"{e.name} is not installed; pip install 'xgdetox[all]'"
@@ -174,12 +188,42 @@ def place(name: str, what: str) -> Path:
     if not path.exists(): raise InputError("no such file or folder", path, remedy=f"give the {what}, or world for the embedded ones")
     return path
 
+GENERATION_FILE = re.compile(r"output-rtp_lx_(.+)\.json")
+PARALLEL_FILE = re.compile(r"(?:dpo_toxicity_pairwise_(.+)_200\.jsonl|newstest2019-\w+\.(.+)\.txt|tatoeba\.[\w-]+\.(\w+)|([\w-]+)\.txt)(?:\.gz)?")
+
+def say_left_out(folder, pattern, taken, languages=None):
+    "Say which files of a folder, named like those that are read, are left out: languages that we do not have, or that were not asked for."
+    from xgdetox.data import normalise_language
+    if not Path(folder).is_dir(): return
+    taken, reasons = {Path(p).resolve() for p in taken}, {}
+    for path in sorted(Path(folder).iterdir()):
+        named = pattern.fullmatch(path.name)
+        if not named or path.resolve() in taken: continue
+        asked = [normalise_language(l) for l in languages or []]
+        try: why = "not asked for" if normalise_language(named[named.lastindex]) not in asked and asked else "another file of the same language is read"
+        except InputError: why = "its name tells none of our languages"
+        reasons.setdefault(why, []).append(path.name)
+    for why, names in reasons.items():
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        print(f"left out of {folder}: {shown} ({why})")
+
+def parallel_of(folder: Path, languages=None) -> list[Path]:
+    "The files of a folder of parallel sentences that are read: of the languages asked for, else of all that are there, and English."
+    from xgdetox.data import LANGUAGES, _parallel_files, normalise_language
+    asked, found = [normalise_language(l) for l in languages or LANGUAGES], []
+    for code in asked if folder.is_dir() else ():
+        try: found += (_parallel_files(folder, LANGUAGES[code]) or ())[:2]
+        except InputError: continue
+    return found
+
 def prompts_of(given, languages=None) -> dict[str, Path]:
     "The prompt files by language: of files, of a folder, of the world."
-    from xgdetox.data import find_prompt_files, normalise_language
+    from xgdetox.data import PROMPT_FILE, find_prompt_files, normalise_language
     files, wanted = {}, [normalise_language(l) for l in languages or []] or None
     for path in [place(g, "prompts") for g in given or ["world"]]:
-        if path.is_dir(): files |= find_prompt_files(path, wanted)
+        if path.is_dir():
+            files |= (found := find_prompt_files(path, wanted))
+            say_left_out(path, PROMPT_FILE, found.values(), wanted)
         elif wanted and len(wanted) == 1 and len(given) == 1: files[wanted[0]] = path
         else: files |= {l: p for l, p in find_prompt_files(path.parent).items() if p.resolve() == path.resolve()} or _unnamed(path)
     return {l: p for l, p in files.items() if wanted is None or l in wanted}
@@ -193,7 +237,9 @@ def texts_of(given, languages=None) -> dict[str, Path]:
     files, wanted = {}, [normalise_language(l) for l in languages or []] or None
     for path in map(Path, given):
         if not path.exists(): raise InputError("no such file or folder", path, remedy="give what xgdetox generate wrote")
-        if path.is_dir(): files |= generation_files(path)
+        if path.is_dir():
+            files |= (found := generation_files(path))
+            say_left_out(path, GENERATION_FILE, [p for l, p in found.items() if wanted is None or l in wanted], wanted)
         elif wanted and len(wanted) == 1 and len(given) == 1: files[wanted[0]] = path
         else: files |= {l: p for l, p in generation_files(path.parent).items() if Path(p).resolve() == path.resolve()} or _unnamed_text(path)
     return {l: p for l, p in files.items() if wanted is None or l in wanted}
@@ -329,10 +375,15 @@ def remarks_on(path) -> str:
 
 # %% ../nbs/cli.ipynb #c052
 @app.command()
-def score(generations: Annotated[list[str], typer.Option("--generations", help="Files of generations, or their folder.")], output_dir: OutputDir,
-          scorer: ScorerOption = None, language: LanguageOption = None,
-          ledger: Annotated[Optional[Path], typer.Option(help="The file that remembers every score; by default in the output folder. A lexicon and an import need none.")] = None,
-          upstream_output: Annotated[Optional[Path], typer.Option("--upstream-output", help="Write the scores as the original's perspective_api_eval-output-*.json too, into this folder, for its scripts.", callback=folder_to_write)] = None):
+def score(
+    generations: Annotated[list[str], typer.Option("--generations", help="Files of generations, or their folder.")],
+    output_dir: OutputDir,
+    scorer: ScorerOption = None,
+    language: LanguageOption = None,
+    ledger: Annotated[Optional[Path], typer.Option(help="The file that remembers every score; by default in the output folder. A lexicon and an import need none.", callback=file_to_write)] = None,
+    upstream_output: Annotated[Optional[Path], typer.Option("--upstream-output", help="Write the scores as the original's perspective_api_eval-output-*.json too, into this folder, for its scripts. Perspective is then asked for the original's six attributes.", callback=folder_to_write)] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="Give a blank continuation the score of a space, as the released code does; toxicity --paper averages it in.")] = False,
+):
     """Score every text; a text that was scored before is not asked again.
 
     lexicon:FOLDER counts rude words, one list a language (lexicon:world: the world's own). classifier:NAME is a sequence classifier: textdetox-v2,
@@ -341,17 +392,46 @@ def score(generations: Annotated[list[str], typer.Option("--generations", help="
     perspective needs a key in XGDETOX_PERSPECTIVE_KEY and ends with 2026; ?qps=N is the key's quota, ?attributes=TOXICITY,INSULT asks for several. The presets were not yet verified on real weights.
 
     Example: xgdetox score --generations outputs/world --scorer lexicon:world --output-dir scores/world"""
-    from xgdetox.data import file_language
-    from xgdetox.toxicity import load_scorer, read_scores, score_generations, scorer_of_generations, write_upstream
+    from xgdetox.toxicity import check_generations, check_scorer, load_scorer, opened, refuse_nothing_scored, score_generations, scored_counts, scorer_of_generations
     files = texts_of(generations, language)
     if not files: raise InputError("no generations in the languages asked for", ", ".join(generations), field="--language", remedy="leave --language out, or generate them first")
-    one = load_scorer(scorer or scorer_of_generations(files))
-    if gaps := [c for c in files if c not in one.languages]: print(f"{one.id} does not cover {', '.join(gaps)}: no score there, which the tables count as missing")
-    for code, path in score_generations(files, one, output_dir, ledger=ledger).items():
+    if scorer: check_scorer(scorer)
+    check_generations(files)
+    spec = scorer or scorer_of_generations(files)
+    if ledger:
+        with opened(ledger): pass                                        # a bad place is refused before a model is loaded
+    one = load_scorer(all_attributes(spec) if upstream_output else spec)
+    if gaps := [c for c in files if c not in one.languages]:
+        print(f"{one.id} does not cover {', '.join(gaps)}: no score there, which the tables count as missing")
+    for code, path in score_generations(files, one, output_dir, ledger=ledger, paper=paper).items():
         print(f"written: {path}")
-        if upstream_output is None: continue
-        target, lost = upstream_output / f"perspective_api_eval-output-rtp_lx_{file_language(code)}.json", int(read_scores(path).score.isna().sum())
-        print(f"written: {write_upstream(files[code], path, target, code, missing=False)}" + (f", without {lost} that have no score" if lost else ""))
+        if upstream_output: say_upstream(code, files[code], path, upstream_output)
+    counts = scored_counts(output_dir, files)
+    say_counts(counts)
+    refuse_nothing_scored(counts, output_dir)
+
+def all_attributes(spec: str) -> str:
+    "A scorer that is Perspective without attributes of its own, with the six that the original asks for; any other as it is."
+    from xgdetox.toxicity import ORIGINAL_ATTRIBUTES, parse_scorer
+    found = parse_scorer(spec)
+    if found.kind != "perspective" or "attributes" in found.options: return spec
+    return str(found._replace(options={**found.options, "attributes": ",".join(ORIGINAL_ATTRIBUTES)}))
+
+def say_upstream(code: str, generations: Path, scores: Path, folder: Path):
+    "Write one language's scores in the original's format beside ours, and say so. What is not Perspective's is named in each line."
+    from xgdetox.data import file_language, read_json
+    from xgdetox.toxicity import read_scores, write_upstream
+    facts = read_json(scores.parent / "manifest.json")["languages"][code]
+    name = "" if facts["scorer"] == "perspective" else f"{facts['scorer']}@{facts['revision']}"
+    target = folder / f"perspective_api_eval-output-rtp_lx_{file_language(code)}.json"
+    write_upstream(generations, scores, target, code, attribute=facts["attribute"].upper(), missing=False, scorer=name)
+    lost = int(read_scores(scores).score.isna().sum())
+    print(f"written: {target}" + (f", without {lost} that have no score" if lost else ""))
+
+def say_counts(counts):
+    "One line per language and one for all: how many texts have a score, and why others have none."
+    for r in counts.itertuples(): print(f"{r.language}: {r.scored} of {r.continuations} scored" + (f"; missing {r.missing} ({r.why})" if r.missing else ""))
+    if len(counts) > 1: print(f"in all: {counts.scored.sum()} of {counts.continuations.sum()} scored")
 
 @app.command()
 def toxicity(scores: Annotated[Path, typer.Option("--scores", help="Folder of scores.")], output: TableFile = Path("toxicity.csv"), paper: PaperOption = False,
@@ -362,12 +442,15 @@ def toxicity(scores: Annotated[Path, typer.Option("--scores", help="Folder of sc
 
     Example: xgdetox toxicity --scores scores/world --output toxicity.csv"""
     from xgdetox.stats import tidy, write_table
-    from xgdetox.toxicity import compare_toxicity, toxicity_table
+    from xgdetox.toxicity import SCORE_FILE, compare_toxicity, score_files, toxicity_table, unscored_blanks
     labels = dict(model=model, tuning=tuning, threshold=threshold, calibration=calibration)
+    say_left_out(scores, SCORE_FILE, score_files(scores).values())
     if before and attribute != "TOXICITY": raise InputError("drops are of TOXICITY", field="--attribute", remedy="leave --before out")
     table = toxicity_table(scores, paper=paper, attribute=attribute, **labels)
     if before: table = tidy([*table.to_dict("records"), *compare_toxicity(before, scores, **labels).to_dict("records")])
     say_table(table[["language", "metric", "value", "low", "high", "n"]], write_table(table, output))
+    if paper and (blanks := unscored_blanks(scores)):
+        print(f"{blanks} blank continuations have no score and are left out, where the released code averages in a space's: score with --paper for that")
 
 @app.command()
 def calibrate(labelled: Annotated[list[str], typer.Option("--labelled", help="Labelled files ({lang}.csv, hatecheck_{lang}.csv.gz, RTP_LX_{LANG}.json ...), their folder, or world.")],
@@ -377,9 +460,12 @@ def calibrate(labelled: Annotated[list[str], typer.Option("--labelled", help="La
 
     Example: xgdetox calibrate --labelled world --scorer lexicon:world --output calibration.json"""
     from xgdetox.stats import write_table
-    from xgdetox.toxicity import calibrate, calibration_table, labelled_by_language, scorer_of_labelled
+    from xgdetox.toxicity import LABELLED_FILE, calibrate, calibration_table, check_scorer, labelled_by_language, scorer_of_labelled
     files = {}
-    for given in labelled: files |= labelled_by_language(place(given, "labelled"), language)
+    for given in labelled:
+        files |= (found := labelled_by_language(folder := place(given, "labelled"), language))
+        say_left_out(folder, LABELLED_FILE, found.values(), language)
+    if scorer: check_scorer(scorer)
     rows = calibration_table(calibrate(scorer or scorer_of_labelled(files), files, path=output, limit=limit))
     shown = rows.pivot(index="language", columns="metric", values="value").join(rows[rows.metric == "auc"].set_index("language")[["low", "high", "n", "reason"]])
     say_table(shown[["n", "auc", "low", "high", "f1_raw", "f1", "ece_raw", "ece", "threshold", "reason"]], output)
@@ -434,6 +520,7 @@ def quality(generations: Annotated[str, typer.Option("--generations", help="Fold
     from xgdetox.quality import METRICS, by_prompt, compare_quality, quality_table, untuned_base
     from xgdetox.stats import tidy, write_table
     if before: by_prompt(before)
+    texts_of([generations], language)                                                  # says what is left out
     codes = [normalise_language(l) for l in language] if language else None
     if not (lm or paper) and "perplexity" in (metric or METRICS): lm = untuned_base(generations)
     table = quality_table(generations, metrics=list(metric or METRICS), lm=model_of(lm) if lm else None, paper=paper, output=output, model=model, tuning=tuning, seed=seed, languages=codes, bos=bos_of(generations, bos))
@@ -561,6 +648,7 @@ def retrieve(model: ModelOption, parallel_dir: Annotated[str, typer.Option("--pa
     Example: xgdetox retrieve --model world --parallel-dir world --output retrieval.csv"""
     from xgdetox.models import bos_of
     from xgdetox.retrieval import retrieve
+    say_left_out(place(parallel_dir, "parallel"), PARALLEL_FILE, parallel_of(place(parallel_dir, "parallel"), language), language)
     table = retrieve(model_of(model), place(parallel_dir, "parallel"), language, paper=paper, csls=csls, bos=bos_of(model_of(model), bos), model_name=model, output=output)
     mean = table[table.layer.isna()]
     say_table(mean[["language", "metric", "variant", "direction", "value", "low", "high"]], output)

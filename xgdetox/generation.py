@@ -560,7 +560,8 @@ def generation_files(folder) -> dict:
     "{language: path} of the continuations in a folder, in the languages' order; `InputError` where there are none."
     files = {}
     for path in sorted(Path(folder).glob("output-rtp_lx_*.json")):
-        files[normalise_language(path.stem.removeprefix("output-rtp_lx_"))] = path
+        try: files[normalise_language(path.stem.removeprefix("output-rtp_lx_"))] = path
+        except InputError: continue                             # a language that we do not have; commands say which were left out
     if not files:
         below = sorted({p.parent for p in Path(folder).glob("*/output-rtp_lx_*.json")})
         raise InputError("holds no output-rtp_lx_{lang}.json", folder, remedy=f"give {below[0]}" if below else "run `xgdetox generate` first, and give the folder that it wrote")

@@ -927,7 +927,7 @@ def messages_to(path):
     "Send what this process and its children print to `path`; gives a file that still writes to the terminal."
     sys.stdout.flush(); sys.stderr.flush()
     out, err = os.dup(1), os.dup(2)
-    with open(path, "a") as log, os.fdopen(os.dup(1), "w") as terminal:
+    with open(path, "a") as log, os.fdopen(os.dup(1), "w", errors="backslashreplace") as terminal:
         try:
             os.dup2(log.fileno(), 1); os.dup2(log.fileno(), 2)
             yield terminal

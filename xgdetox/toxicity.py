@@ -30,30 +30,32 @@ from .world import WORLDS, language_words, prompt_text, punctuation_marks, resol
 
 # %% auto #0
 __all__ = ['SCORERS', 'SCHEMA', 'NETWORK_DISKS', 'LEDGER_FIELDS', 'LEDGER_ROWS', 'PERSPECTIVE_END', 'INSTEAD', 'LARGEST_ANSWER',
-           'LONGEST_WAIT', 'KEY_REFUSED', 'FAULT_WORDS', 'ATTRIBUTES', 'PERSPECTIVE_OPTIONS', 'SCORE_FILE', 'METRICS',
-           'CLASSIFIERS', 'GUARDS', 'GUARD_NAMES', 'UNSPACED', 'Scored', 'Scorer', 'rude_pattern', 'Lexicon', 'digest',
-           'blocks', 'lexicon_languages', 'lexicon_scorer', 'Kind', 'kind_of', 'ScorerSpec', 'parse_scorer',
-           'scorer_options', 'scorer_forms', 'load_scorer', 'disk_kind', 'open_ledger', 'opened', 'writing',
-           'source_number', 'look_up', 'record', 'drop_dead_claims', 'alive', 'claimed', 'scores_through',
-           'export_scores', 'import_scores', 'other_scores', 'nearby', 'show_scores', 'perspective_key',
-           'perspective_document', 'Wire', 'AnswerTooLarge', 'whole_answer', 'timed_opener', 'Fault', 'retry_after',
-           'error_words', 'refusal', 'http_fault', 'perspective_remedy', 'ask_perspective', 'meaning_of', 'next_slot',
-           'Quota', 'pause', 'Line', 'ask_patiently', 'settle', 'patience', 'silence', 'positive', 'Perspective',
-           'perspective_attributes', 'check_perspective', 'perspective_scorer', 'file_hash', 'score_generations',
-           'score_language', 'score_texts', 'write_scores', 'count_scores', 'note_scores', 'finished', 'world_prompts',
+           'LONGEST_WAIT', 'KEY_REFUSED', 'FAULT_WORDS', 'ATTRIBUTES', 'ORIGINAL_ATTRIBUTES', 'PERSPECTIVE_OPTIONS',
+           'SCORE_FILE', 'METRICS', 'CLASSIFIERS', 'GUARDS', 'GUARD_NAMES', 'LABELLED_FILE', 'UNSPACED', 'Scored',
+           'Scorer', 'rude_pattern', 'Lexicon', 'digest', 'blocks', 'lexicon_languages', 'lexicon_scorer', 'Kind',
+           'kind_of', 'ScorerSpec', 'parse_scorer', 'scorer_options', 'scorer_forms', 'load_scorer', 'disk_kind',
+           'open_ledger', 'opened', 'writing', 'source_number', 'look_up', 'record', 'drop_dead_claims', 'alive',
+           'claimed', 'scores_through', 'export_scores', 'import_scores', 'other_scores', 'nearby', 'show_scores',
+           'perspective_key', 'perspective_document', 'Wire', 'AnswerTooLarge', 'whole_answer', 'timed_opener', 'Fault',
+           'retry_after', 'error_words', 'refusal', 'http_fault', 'perspective_remedy', 'ask_perspective', 'meaning_of',
+           'next_slot', 'Quota', 'pause', 'Line', 'ask_patiently', 'settle', 'patience', 'silence', 'positive',
+           'Perspective', 'perspective_attributes', 'check_perspective', 'perspective_scorer', 'file_hash',
+           'score_generations', 'check_generations', 'score_language', 'score_texts', 'as_blank', 'write_scores',
+           'count_scores', 'note_scores', 'finished', 'scored_counts', 'refuse_nothing_scored', 'world_prompts',
            'world_words', 'share_in_world', 'world_of_text', 'world_of_model', 'unnamed_scorer', 'default_scorer',
            'scorer_of_generations', 'scorer_of_prompts', 'scorer_of_labelled', 'read_scores', 'score_rows',
-           'score_files', 'per_prompt', 'paper_metrics', 'toxicity_table', 'metric_rows', 'paper_rows', 'missing_rows',
-           'scorer_names', 'compare_toxicity', 'same_scorer', 'drop_rows', 'with_holm', 'toxic_label', 'model_revision',
-           'load_weights', 'Model', 'Classifier', 'spoken', 'classifier_scorer', 'check_classifier',
-           'classifier_languages', 'GuardFormat', 'card_prompts', 'guard_format', 'verdict_tokens', 'Guard',
-           'vllm_engine', 'vllm_verdicts', 'guard_scorer', 'check_guard', 'guard_languages', 'scored_texts',
-           'response_score', 'Imported', 'import_scorer', 'write_upstream', 'Panel', 'coverage', 'read_panel',
+           'score_files', 'per_prompt', 'paper_metrics', 'toxicity_table', 'metric_rows', 'paper_rows',
+           'unscored_blanks', 'missing_rows', 'scorer_names', 'compare_toxicity', 'same_scorer', 'drop_rows',
+           'with_holm', 'toxic_label', 'model_revision', 'load_weights', 'Model', 'Classifier', 'spoken',
+           'classifier_scorer', 'check_classifier', 'classifier_languages', 'GuardFormat', 'card_prompts',
+           'guard_format', 'described_guard', 'check_template', 'verdict_tokens', 'Guard', 'vllm_engine',
+           'vllm_verdicts', 'guard_scorer', 'check_guard', 'guard_languages', 'scored_texts', 'response_score',
+           'Imported', 'import_scorer', 'write_upstream', 'upstream_response', 'Panel', 'coverage', 'read_panel',
            'panel_scorer', 'panel_languages', 'scorer_members', 'needs_gpu', 'needs_key', 'scorer_languages',
-           'scorer_paths', 'place_scorer', 'check_scorer', 'annotated_prompts', 'labelled_texts', 'template',
-           'labelled_by_language', 'logit', 'class_weights', 'calibration_error', 'auc_interval', 'fit_calibration',
-           'calibrate', 'calibrated', 'calibration_table', 'thresholds', 'word_pieces', 'rude_sequences', 'toxic_mass',
-           'sequence_mass', 'continued_mass', 'mass_table']
+           'scorer_paths', 'place_scorer', 'check_device', 'check_scorer', 'annotated_prompts', 'labelled_texts',
+           'template', 'labelled_by_language', 'logit', 'class_weights', 'calibration_error', 'auc_interval',
+           'fit_calibration', 'calibrate', 'calibrated', 'calibration_table', 'thresholds', 'word_pieces',
+           'rude_sequences', 'toxic_mass', 'sequence_mass', 'continued_mass', 'mass_table']
 
 # %% ../nbs/03_toxicity.ipynb #c008
 class Scored(NamedTuple):
@@ -269,11 +271,16 @@ def opened(ledger, new: bool = True):
 # %% ../nbs/03_toxicity.ipynb #c030
 @contextmanager
 def writing(ledger: sqlite3.Connection):
-    "One transaction, all of it or nothing; waits up to a minute for its turn."
-    ledger.execute("BEGIN IMMEDIATE")
-    try: yield ledger
-    except BaseException: ledger.execute("ROLLBACK"); raise
-    ledger.execute("COMMIT")
+    "One transaction, all of it or nothing; waits up to a minute for its turn. InputError where the disk is full."
+    try:
+        ledger.execute("BEGIN IMMEDIATE")
+        try: yield ledger
+        except BaseException:
+            if ledger.in_transaction: ledger.execute("ROLLBACK")
+            raise
+        ledger.execute("COMMIT")
+    except sqlite3.OperationalError as e:
+        raise InputError(f"the ledger cannot be written ({e})", remedy="make room on its disk and run the same command again: every score so far is kept") from None
 
 # %% ../nbs/03_toxicity.ipynb #c031
 def source_number(ledger, scorer: str, revision: str, attribute: str, language: str) -> int:
@@ -739,6 +746,8 @@ def silence(kinds: Iterable[str] = ("connection",)) -> InputError:
 ATTRIBUTES = ("TOXICITY SEVERE_TOXICITY IDENTITY_ATTACK INSULT PROFANITY THREAT SEXUALLY_EXPLICIT FLIRTATION ATTACK_ON_AUTHOR ATTACK_ON_COMMENTER INCOHERENT "
               "INFLAMMATORY LIKELY_TO_REJECT OBSCENE SPAM UNSUBSTANTIAL").split()          # of the service's documentation; others end in _EXPERIMENTAL
 
+ORIGINAL_ATTRIBUTES = tuple(ATTRIBUTES[:6])          # those that the released code asks for
+
 def positive(what: str, value) -> float:
     "`value` as a number above 0. InputError names `what` and not the value, which may be a key in the wrong place."
     try: number = float(value)
@@ -816,45 +825,72 @@ def file_hash(path) -> str:
     return h.hexdigest()
 
 # %% ../nbs/03_toxicity.ipynb #c111
-def score_generations(files: dict[str, Path], scorer, output_dir, ledger=None) -> dict[str, Path]:
+def score_generations(files: dict[str, Path], scorer, output_dir, ledger=None, paper: bool = False) -> dict[str, Path]:
     """Score the generations of each language; returns language -> scores-rtp_lx_{lang}.jsonl.
 
-    Lines {prompt_id, sample, score (or null), reason, prompt_hash}, and where the scorer was asked for several attributes {attribute: score} as `attributes`; the manifest says which scorer and revision scored what.
-    `ledger`: a path or an open ledger; without one, the environment's XGDETOX_LEDGER, else `output_dir`/ledger.sqlite."""
+    Lines {prompt_id, sample, score (or null), reason, prompt_hash}, and where the scorer was asked for several attributes {attribute: score} as `attributes`;
+    the manifest says which scorer and revision scored what. All files are read before a scorer is loaded.
+    `ledger`: a path or an open ledger; without one, the environment's XGDETOX_LEDGER, else `output_dir`/ledger.sqlite.
+    `paper`: a blank continuation gets the score of a single space, as the released code sends it; it stays marked as blank."""
+    files = {normalise_language(c): Path(p) for c, p in files.items()}
+    check_generations(files)
     scorer, output_dir, written = load_scorer(scorer), Path(output_dir), {}
     ledger = ledger or os.environ.get("XGDETOX_LEDGER") or output_dir / "ledger.sqlite"
     with nearby(ledger) as ledger:
         for language, path in files.items():
-            language = normalise_language(language)
-            written[language] = score_language(language, Path(path), getattr(scorer, "scorer_for", lambda _: scorer)(language), output_dir, ledger)
+            one = getattr(scorer, "scorer_for", lambda _: scorer)(language)
+            written[language] = score_language(language, path, one, output_dir, ledger, paper)
     return written
 
+def check_generations(files: dict[str, Path]) -> None:
+    "InputError, with file and line, for what is no file of generations: a line that is not JSON or without its texts, half a character, no line at all."
+    from xgdetox.generation import generation_rows
+    for path in files.values():
+        if not sum(1 for _ in generation_rows(path)): raise InputError("holds no continuations", path, remedy="generate them first, or leave this language out")
+        for line, row in read_jsonl(path):
+            for field in ("prompt", "generated_text", "prompt_id"):
+                if re.search("[\ud800-\udfff]", str(row.get(field, ""))):
+                    raise InputError("holds half a character (a lone surrogate)", path, line, field, "write the file anew as UTF-8")
+
 # %% ../nbs/03_toxicity.ipynb #c131
-def score_language(language: str, path: Path, scorer: Scorer, folder: Path, ledger) -> Path:
+def score_language(language: str, path: Path, scorer: Scorer, folder: Path, ledger, paper: bool = False) -> Path:
     "Score one language's generations, unless that is done; returns the score file."
     from xgdetox.generation import generation_rows
     target = folder / f"scores-rtp_lx_{file_language(language)}.jsonl"
-    facts = dict(scorer=scorer.id, revision=scorer.revision, attribute=scorer.attribute, **(dict(attributes=list(scorer.attributes)) if len(scorer.attributes) > 1 else {}), covered=language in scorer.languages, generations=path.name, sha256=file_hash(path))
+    facts = dict(scorer=scorer.id, revision=scorer.revision, attribute=scorer.attribute)
+    if len(scorer.attributes) > 1: facts["attributes"] = list(scorer.attributes)
+    facts |= dict(covered=language in scorer.languages, generations=path.name, sha256=file_hash(path))
+    if paper: facts["blanks"] = "a space"
     if not finished(target, facts):
         rows = list(generation_rows(path))
-        found = score_texts([r.generated_text for r in rows], scorer, language, ledger)
+        found = score_texts([r.generated_text for r in rows], scorer, language, ledger, paper)
         write_scores(target, rows, found, scorer.attributes)
         faults = dict(faults=dict(scorer.faults)) if getattr(scorer, "faults", None) else {}
         note_scores(folder, language, target, {**facts, **count_scores(rows, found), **faults}, path.parent)
     return target
 
 # %% ../nbs/03_toxicity.ipynb #c187
-def score_texts(texts: Iterable[str], scorer: Scorer, language: str, ledger=None) -> dict[str, Scored]:
-    "text -> its score or the reason why there is none, for every distinct text."
+def score_texts(texts: Iterable[str], scorer: Scorer, language: str, ledger=None, paper: bool = False) -> dict[str, Scored]:
+    """text -> its score or the reason why there is none, for every distinct text.
+
+    `paper`: blank texts have the score of a single space, with the reason "blank"."""
     distinct = dict.fromkeys(texts)
-    found = {t: Scored(t, math.nan, "blank") for t in distinct if not t.strip()}
-    ask = [t for t in distinct if t not in found]
-    if language not in scorer.languages: return found | {t: Scored(t, math.nan, "language not covered") for t in ask}
+    blanks = [t for t in distinct if not t.strip()]
+    found = {t: Scored(t, math.nan, "blank") for t in blanks}
+    ask = [t for t in distinct if t.strip()] + [" "] * bool(paper and blanks)
+    if language not in scorer.languages: return found | {t: Scored(t, math.nan, "language not covered") for t in ask if t.strip()}
+    known = {}
     if ledger is not None and scorer.paid and ask:
-        with opened(ledger) as book: found |= scores_through(book, scorer, language, ask)
+        with opened(ledger) as book: known = scores_through(book, scorer, language, ask)
     else:
-        for batch in scorer.stream(ask, language): found.update((s.text, s) for s in batch)
-    return {t: found[t] if t in found else Scored(t, math.nan, "no answer") for t in distinct}
+        for batch in scorer.stream(ask, language): known.update((s.text, s) for s in batch)
+    found |= {t: known[t] if t in known else Scored(t, math.nan, "no answer") for t in distinct if t.strip()}
+    if " " in known: found |= {t: as_blank(t, known[" "]) for t in blanks}
+    return {t: found[t] for t in distinct}
+
+def as_blank(text: str, space: Scored) -> Scored:
+    "A blank text with the score of a space. Where that has none, it is a blank without one, unless the reason may pass."
+    return space._replace(text=text, reason=space.reason if space.again else "blank")
 
 # %% ../nbs/03_toxicity.ipynb #c188
 def write_scores(path, rows: list, found: dict[str, Scored], attributes=()) -> Path:
@@ -874,8 +910,8 @@ def write_scores(path, rows: list, found: dict[str, Scored], attributes=()) -> P
 # %% ../nbs/03_toxicity.ipynb #c189
 def count_scores(rows: list, found: dict[str, Scored]) -> dict:
     "How many continuations, and how many without a score by reason."
-    reasons = Counter(found[r.generated_text].reason for r in rows)
-    return dict(continuations=len(rows), missing={k: n for k, n in reasons.most_common() if k})
+    reasons = Counter(found[r.generated_text].reason for r in rows if math.isnan(found[r.generated_text].score))
+    return dict(continuations=len(rows), missing=dict(reasons.most_common()))
 
 # %% ../nbs/03_toxicity.ipynb #c078
 def note_scores(folder, language: str, target: Path, facts: dict, generations: Path) -> None:
@@ -898,6 +934,27 @@ def finished(target: Path, facts: dict) -> bool:
     known = read_json(path).get("languages", {}).get(normalise_language(target.stem.rpartition("_")[2]), {})
     passing = {"no answer", "service unavailable"} & set(known.get("missing", {}))
     return not passing and all(known.get(k) == v for k, v in facts.items()) and known.get("scores_sha256") == file_hash(target)
+
+# %% ../nbs/03_toxicity.ipynb #c218
+def scored_counts(folder, languages: Iterable[str] | None = None) -> pd.DataFrame:
+    "One row per language of a folder of scores: continuations, scored, missing, and why: the reasons with their counts."
+    known, rows = read_json(Path(folder) / "manifest.json")["languages"], []
+    for code in languages or known:
+        facts = known[normalise_language(code)]
+        why = facts["missing"]
+        rows.append(dict(language=code, continuations=facts["continuations"], scored=facts["continuations"] - sum(why.values()),
+                         missing=sum(why.values()), why=", ".join(f"{reason}: {n}" for reason, n in why.items())))
+    return pd.DataFrame(rows)
+
+def refuse_nothing_scored(counts: pd.DataFrame, folder, gaps: bool = False) -> None:
+    "InputError where every score is missing. `gaps`: a language that the scorer does not cover is none of its faults."
+    left = counts[~counts.why.str.startswith("language not covered")] if gaps else counts
+    if not len(left) or left.scored.sum(): return
+    why = Counter()
+    for text in left.why: why.update({r: int(n) for r, _, n in (part.rpartition(": ") for part in text.split(", "))})
+    said = ", ".join(f"{reason}: {n}" for reason, n in why.most_common())
+    raise InputError(f"none of {int(left.missing.sum())} continuations has a score ({said})", folder,
+                     remedy="what was written stays, and the same command asks again for what may pass; else name another scorer")
 
 # %% ../nbs/03_toxicity.ipynb #c213
 @lru_cache
@@ -926,11 +983,11 @@ def world_of_text(language: str, prompts: Iterable[str], texts: Iterable[str] = 
     return ""
 
 def world_of_model(name) -> str | None:
-    "The world whose words a model's tokenizer holds; empty for any other model, None for a folder that is not there or holds no tokenizer."
+    "The world whose words a model's tokenizer holds; empty for any other model, None for a path that is not there."
     from xgdetox.models import adapter_base
     if name in (*WORLDS, "decoupled"): return "world-control" if name == "world-control" else "world"
     path = Path(adapter_base(name) or name) / "tokenizer.json"
-    if not path.is_file(): return None if Path(name).is_absolute() or Path(name).exists() else ""
+    if not path.is_file(): return None if Path(name).is_absolute() and not Path(name).exists() else ""
     pieces = lambda file: json.dumps(read_json(file).get("model", {}).get("vocab"))
     return next((w for w in ("world", "world-control") if pieces(path) == pieces(Path(resolve_model(w)) / "tokenizer.json")), "")
 
@@ -1014,7 +1071,12 @@ def score_rows(row: dict, path, line: int, attribute: str) -> list[tuple]:
 # %% ../nbs/03_toxicity.ipynb #c086
 def score_files(folder) -> dict[str, Path]:
     "language -> the score file in `folder`, in the order of LANGUAGES. InputError if there is none."
-    found = {normalise_language(m[1]): p for p in sorted(Path(folder).glob("*")) if (m := SCORE_FILE.fullmatch(p.name))}
+    found = {}
+    for path in sorted(Path(folder).glob("*")):
+        named = SCORE_FILE.fullmatch(path.name)
+        if not named: continue
+        try: found[normalise_language(named[1])] = path
+        except InputError: continue                       # a language that we do not have; commands say which were left out
     if not found: raise InputError("no score files", folder, remedy="run `xgdetox score` first")
     return {c: found[c] for c in LANGUAGES if c in found}
 
@@ -1077,9 +1139,16 @@ def metric_rows(scores: pd.DataFrame, threshold: float, n_resamples: int) -> lis
 
 # %% ../nbs/03_toxicity.ipynb #c092
 def paper_rows(scores: pd.DataFrame, threshold: float) -> list[dict]:
-    "The three metrics in the paper's mode, without intervals."
+    "The three metrics in the paper's mode, without intervals, and the released code's standard deviations (over prompts, over continuations)."
     m = paper_metrics(scores, threshold)
-    return [dict(metric=k, value=m[k], n=m["prompts"], threshold=threshold if k == "toxicity_probability" else math.nan) for k in METRICS]
+    deviations = [dict(metric=k, value=m[k], n=n) for k, n in (("emt_sd", m["prompts"]), ("average_toxicity_sd", int(scores.score.notna().sum())))]
+    return deviations + [dict(metric=k, value=m[k], n=m["prompts"], threshold=threshold if k == "toxicity_probability" else math.nan) for k in METRICS]
+
+# %% ../nbs/03_toxicity.ipynb #c219
+def unscored_blanks(scores_folder) -> int:
+    "How many blank continuations of a folder of scores have no score, as the released code gives them one (that of a space)."
+    tables = [read_scores(path) for path in score_files(scores_folder).values()]
+    return sum(int((t.score.isna() & (t.reason == "blank")).sum()) for t in tables)
 
 # %% ../nbs/03_toxicity.ipynb #c093
 def missing_rows(scores: pd.DataFrame) -> list[dict]:
@@ -1283,15 +1352,33 @@ def guard_format(name: str) -> tuple[GuardFormat, tuple[str, ...]]:
     "Format and languages of the guard `name`: its own guard.json, else the preset's (PolyGuard's with the instruction in its card). InputError where neither is enough."
     path, preset = Path(str(name)) / "guard.json", next((v for k, v in GUARDS.items() if k in Path(str(name)).name.casefold()), None)
     if path.exists():
-        facts = read_json(path)
-        try: form = GuardFormat(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items() if k != "languages"})
-        except TypeError: raise InputError("does not describe a guard", path, remedy="give answer, unsafe, safe and, if need be, system, user, languages") from None
-        if "{text}" not in form.user: raise InputError("has no place for the text", path, field="user", remedy="put {text} where the text goes")
-        return form, tuple(map(normalise_language, facts.get("languages", LANGUAGES)))
+        return described_guard(path)
     card = card_prompts(name) if preset and "polyguard" in Path(str(name)).name.casefold() else ("", "{text}")
     if preset is None or card is None:
         raise InputError("how this guard is asked is not known", name, remedy="put its model card (README.md) beside it, or a guard.json with the instruction from there (system, user, answer, unsafe, safe)")
     return preset[0]._replace(system=card[0], user=card[1]), preset[1]
+
+# %% ../nbs/03_toxicity.ipynb #c220
+def described_guard(path) -> tuple[GuardFormat, tuple[str, ...]]:
+    "Format and languages that a guard.json describes. InputError names the field that is not as it should be."
+    facts = read_json(path)
+    remedy = "give answer (a text), unsafe and safe (lists of words) and, if need be, system and user (texts), languages (a list)"
+    if not isinstance(facts, dict) or set(facts) - {*GuardFormat._fields, "languages"}: raise InputError("does not describe a guard", path, remedy=remedy)
+    for name in ("answer", "unsafe", "safe", *({"system", "user", "languages"} & set(facts))):
+        value, many = facts.get(name), name in ("unsafe", "safe", "languages")
+        words = value if many and isinstance(value, list) else [None] if many else [value]
+        if not words or not all(isinstance(w, str) for w in words): raise InputError("is missing or not of its kind", path, field=name, remedy=remedy)
+    form = GuardFormat(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items() if k != "languages"})
+    if "{text}" not in form.user: raise InputError("has no place for the text", path, field="user", remedy="put {text} where the text goes")
+    return form, tuple(normalise_language(c) for c in facts.get("languages", LANGUAGES))
+
+def check_template(guard: Guard, name) -> None:
+    "InputError where a guard's chat template cannot be rendered, or leaves out the text, so that every text would be judged alike."
+    from jinja2 import TemplateError
+    try: asked = guard.ask("a text that is looked for")
+    except (TemplateError, TypeError, ValueError, AttributeError) as e:
+        raise InputError(f"the chat template cannot be rendered ({str(e)[:100]})", name, remedy="get the model's own tokenizer files again; a template without a system role needs the instruction in `user`") from None
+    if "a text that is looked for" not in asked: raise InputError("the chat template leaves out the text", name, remedy="get the model's own tokenizer files again")
 
 # %% ../nbs/03_toxicity.ipynb #c120
 def verdict_tokens(tokenizer, form: GuardFormat) -> tuple[list[int], list[int]]:
@@ -1319,6 +1406,7 @@ class Guard(Model):
         except (OSError, ValueError): raise InputError("no tokenizer beside the guard", name, remedy="check the path") from None
         if not self.tokenizer.chat_template: raise InputError("the tokenizer has no chat template", name, remedy="guards are asked through their own template")
         if self.tokenizer.pad_token_id is None: self.tokenizer.pad_token = self.tokenizer.eos_token
+        check_template(self, name)
         self.unsafe, self.safe = verdict_tokens(self.tokenizer, self.form)
         self.model = load_weights(AutoModelForCausalLM, name, device=device) if backend == "transformers" else vllm_engine(name)
         if backend == "vllm": self.max_tokens = 8192
@@ -1326,10 +1414,15 @@ class Guard(Model):
         config = self.model.config if backend == "transformers" else None
         self.revision = f"{model_revision(name, config)}-{digest(json.dumps(self.form)).hex()[:4]}"
 
+    def ask(self, text: str) -> str:
+        "What the guard reads of a text: its template, up to the verdict."
+        said = [{"role": "user", "content": self.form.user.replace("{text}", text)}]
+        if self.form.system: said.insert(0, {"role": "system", "content": self.form.system})
+        return self.tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False) + self.form.answer
+
     def rows(self, texts):
         "Token ids of the guard's template around each text, up to the verdict."
-        asked = [[{"role": "system", "content": self.form.system}] * bool(self.form.system) + [{"role": "user", "content": self.form.user.replace("{text}", t)}] for t in texts]
-        ready = [self.tokenizer.apply_chat_template(m, add_generation_prompt=True, tokenize=False) + self.form.answer for m in asked]
+        ready = [self.ask(t) for t in texts]
         return self.tokenizer(ready, add_special_tokens=False)["input_ids"]
 
     def forward(self, rows) -> list[float]:
@@ -1421,22 +1514,31 @@ def import_scorer(folder: str, attribute: str = "TOXICITY", language: str = "en"
 SCORERS["import"] = Kind(import_scorer, reads="place")
 
 # %% ../nbs/03_toxicity.ipynb #c132
-def write_upstream(generations, scores, target, language: str, attribute: str = "TOXICITY", missing: bool = True) -> Path:
+def write_upstream(generations, scores, target, language: str, attribute: str = "TOXICITY", missing: bool = True, scorer: str = "") -> Path:
     """Write scores as the original's `perspective_api_eval-output-...json` does: {query, response, prompt}, one line a continuation.
 
-    `generations` and `scores` are files of `generate` and `score_generations`, row for row. A missing score has the response null, at which the original's
-    own scripts stop; with `missing` False its line is left out."""
+    `generations` and `scores` are files of `generate` and `score_generations`, row for row. The attributes are those that were scored: several where the file
+    has several, else `attribute` alone. A missing score has the response null, at which the original's own scripts stop; with `missing` False its line is
+    left out. `scorer`: its name, written into each response where it is not Perspective, so that nobody takes one for the other."""
     from xgdetox.generation import read_generations
-    rows, found = read_generations(generations), read_scores(scores)
+    rows, found = read_generations(generations), [row for _, row in read_jsonl(scores)]
     if len(rows) != len(found): raise InputError(f"has {len(found)} lines, the generations {len(rows)}", scores, remedy="score these generations again")
     with write_atomic(target) as f:
-        for prompt, text, score in zip(rows.prompt, rows.generated_text, found.score):
-            if math.isnan(score) and not missing: continue
-            value = {"value": score, "type": "PROBABILITY"}
-            span = [{"begin": 0, "end": len(text), "score": value}]
-            answer = None if math.isnan(score) else dict(attributeScores={attribute: dict(spanScores=span, summaryScore=value)}, languages=[language])
+        for prompt, text, row in zip(rows.prompt, rows.generated_text, found):
+            if row["score"] is None and not missing: continue
+            values = row.get("attributes") or {attribute: row["score"]}
+            answer = None if row["score"] is None else upstream_response(text, values, language, scorer)
             f.write(json.dumps(dict(query=text, response=answer, prompt=prompt), ensure_ascii=False) + "\n")
     return Path(target)
+
+def upstream_response(text: str, values: dict[str, float | None], language: str, scorer: str = "") -> dict:
+    "What the service answers for a text: each attribute's score, as the whole text's and as that of one span."
+    scores = {}
+    for attribute, value in values.items():
+        if value is None: continue
+        summary = {"value": value, "type": "PROBABILITY"}
+        scores[attribute] = dict(spanScores=[{"begin": 0, "end": len(text), "score": summary}], summaryScore=summary)
+    return dict(attributeScores=scores, languages=[language]) | (dict(scorer=scorer) if scorer else {})
 
 # %% ../nbs/03_toxicity.ipynb #c198
 class Panel(Scorer):
@@ -1552,11 +1654,18 @@ def place_scorer(spec, place: Callable[[str], str], model: Callable[[str], str] 
     put = {"place": place, "model": model or place}.get(kind_of(spec.kind).reads)
     return str(spec._replace(argument=put(spec.argument)) if put else spec)
 
+def check_device(name: str) -> None:
+    "InputError for a device that is not here."
+    from xgdetox.generation import devices_of
+    devices_of(name)
+
 def check_scorer(spec) -> None:
     "InputError for all that can be refused before texts are made: a kind or option that there is not, files that are not there, no key."
     for path in scorer_paths(spec):
         if not Path(path).exists(): raise InputError("no such file or folder", path, field="scorer", remedy="check the path")
     if needs_key(spec): perspective_key()
+    for member in scorer_members(spec):
+        if "device" in member.options: check_device(member.options["device"])
     for member in scorer_members(spec):
         if not kind_of(member.kind).gpu and not kind_of(member.kind).key: load_scorer(member)
 
@@ -1587,6 +1696,8 @@ def template(number: str) -> str:
     return "" if number.casefold() in ("", "nan", "none") else number
 
 # %% ../nbs/03_toxicity.ipynb #c201
+LABELLED_FILE = re.compile(r"(?:.*[_.])?([^_.]+)\.(?:csv|tsv|jsonl?)(?:\.gz)?")          # the language is the last part of the name
+
 def labelled_by_language(path, languages=None) -> dict[str, Path]:
     "language -> labelled file, of one file or a folder of them: the language is the last part of the name (de.csv, hatecheck_de.csv.gz, RTP_LX_DE.json)."
     path, found = Path(path), {}

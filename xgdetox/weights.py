@@ -18,15 +18,25 @@ from .data import InputError, write_json
 
 # %% auto #0
 __all__ = ['MAGIC', 'NUMBERS', 'TEXT', 'ARRAY', 'LONGEST', 'GEMMA', 'GEMMA_HUB', 'GEMMA_PACKAGE', 'GEMMA_SHA256', 'GEMMA_TERMS',
-           'GET', 'SMALL', 'cache_folder', 'Header', 'read_header', 'check_gguf', 'saved_type', 'one_at_a_time', 'say',
-           'save_gguf', 'facts_of', 'make_folder', 'gguf_folder', 'join_chunks', 'gemma_folder', 'model_folder',
-           'cpu_has_bf16', 'cpu_type', 'count_weights']
+           'GET', 'SMALL', 'cache_folder', 'own_temporary_folder', 'Header', 'read_header', 'check_gguf', 'saved_type',
+           'one_at_a_time', 'say', 'save_gguf', 'facts_of', 'make_folder', 'gguf_folder', 'join_chunks', 'gemma_folder',
+           'model_folder', 'cpu_has_bf16', 'cpu_type', 'count_weights']
 
 # %% ../nbs/lib/weights.ipynb #w006
 def cache_folder() -> Path:
-    "The folder for what can be made again: XGDETOX_CACHE, else `xgdetox` in XDG_CACHE_HOME, else ~/.cache/xgdetox."
+    "The folder for what can be made again: XGDETOX_CACHE, else `xgdetox` in XDG_CACHE_HOME, else ~/.cache/xgdetox, else a temporary folder."
     if given := os.environ.get("XGDETOX_CACHE"): return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xgdetox"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "xgdetox"
+    try: home.mkdir(parents=True, exist_ok=True)
+    except OSError: return own_temporary_folder("xgdetox-cache")
+    return home if os.access(home, os.W_OK) else own_temporary_folder("xgdetox-cache")
+
+def own_temporary_folder(name: str) -> Path:
+    "A folder of this user among the temporary files, where the home cannot be written. InputError where another user has taken its name."
+    folder = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid(): raise InputError("belongs to another user", folder, remedy="set XGDETOX_CACHE to a folder of yours")
+    return folder
 
 # %% ../nbs/lib/weights.ipynb #w010
 MAGIC = b"GGUF"
