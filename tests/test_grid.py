@@ -301,3 +301,157 @@ def test_a_faulty_grid_stops_at_the_door(tmp_path, capfd, text, said):
     with pytest.raises(SystemExit) as end: main(["run", str(tmp_path / "g.yaml"), "--run-dir", str(tmp_path / "r")])
     err = capfd.readouterr().err
     assert end.value.code == 2 and said in err and len(err.strip().splitlines()) == 1 and not (tmp_path / "r").exists(), err
+
+
+# ---- a setting given is a setting used
+
+WHOLE = {"name": "whole", "models": {"m": {"pretrain": {"world": "world"}}}, "tunings": {"dpo": {"recipe": "world"}}, "languages": ["en", "de"], "stages": list(g.STAGES)}
+OTHER = dict(limit=7, n=4, temperature=.25, top_p=.33, max_tokens=11, backend="transformers", seed=5, metrics=["length"], lm="world-tuned", top_k=13, n_tokens=9,
+             offsets=[-3.5], languages=["de"], readings=["tuned"], random=3, bos="paper", recipe={"steps": 17}, dtype="float32", device="cpu", batch_rows=19,
+             tensor_parallel_size=2, gpu_memory_utilization=.51, enforce_eager=True, max_num_seqs=23, paper=True, threshold=.77, calibration="/c.json", n_resamples=101,
+             attribute="INSULT", tokenizer="world-tuned", layer=1, held_out=.21, direction="weight", space="residual", k=6, norm=True, control=False, controls=2, sets=51,
+             centre=False, csls=True, notes=["a note"], rude_words=["w"], quality=["language"])     # none is a default
+KEYS = [(stage, key, False) for stage, keys in g.SETTINGS.items() for key in keys if key != "options"] + [(stage, key, True) for stage, keys in g.OPTIONS.items() for key in keys]
+
+
+def job_with(stage, key, value, option):
+    "The first job of a stage in a grid that gives one setting."
+    own = {"options": {key: value}} if option else {key: value}
+    if key in g.ONLY_VLLM: own["backend"] = "vllm"
+    return next(j for j in g.jobs(g.load_grid({**WHOLE, stage: own})) if j.stage == stage)
+
+
+def calls_of_notebook(stage, parameters):
+    "{function: its calls} of a stage's notebook, run with what the package gives it replaced by stand-ins that check their arguments."
+    from unittest.mock import MagicMock, create_autospec
+    cells = [c for c in json.loads((ROOT / "nbs" / "experiments" / f"{stage}.ipynb").read_text())["cells"] if c["cell_type"] == "code"]
+    names, made = {}, {}
+    for cell in cells:
+        exec("".join(cell["source"]), names)
+        if "parameters" in cell["metadata"].get("tags", []): names.update(json.loads(json.dumps(parameters)))
+        for name, real in list(names.items()):
+            if str(getattr(real, "__module__", "")).startswith("xgdetox.") and name not in made:
+                several = {"describe_sources": 3, "labelled_files": 2}.get(name)
+                made[name] = names[name] = create_autospec(real, return_value=tuple(MagicMock() for _ in range(several)) if several else MagicMock())
+    return {name: one.call_args_list for name, one in made.items() if name not in ("fresh", "note", "revision", "file_hash", "write_table")}
+
+
+@pytest.mark.parametrize("stage, key, option", KEYS, ids=lambda x: str(x))
+def test_a_setting_given_is_a_setting_used(tmp_path, monkeypatch, stage, key, option):
+    "Every key that the schema accepts stands in papermill's parameters, which survive their way through YAML, and reaches a function that takes it."
+    import yaml
+    monkeypatch.chdir(tmp_path)
+    value = OTHER[key]
+    job = job_with(stage, key, value, option)
+    assert yaml.safe_load(yaml.safe_dump(job.parameters, default_flow_style=True, width=10**9, allow_unicode=True)) == job.parameters
+    given = {**job.parameters, **job.parameters.get("settings", {}), **job.parameters.get("options", {})}
+    assert given[key] == value
+    if isinstance(value, dict): (key, value), = value.items()
+    received = [key for calls in calls_of_notebook(stage, job.parameters).values() for call in calls
+                if call.kwargs.get(key) == value and key in call.kwargs or not isinstance(value, bool) and value in call.args]
+    assert received, f"{stage}: nobody is given {key}"
+
+
+def test_options_are_parameters_of_what_their_notebook_calls():
+    "Also where the call goes through **: generate hands them on to its engine."
+    import inspect
+    from xgdetox.generation import generate, transformers_engine
+    known = {**inspect.signature(generate).parameters, **inspect.signature(transformers_engine).parameters}
+    assert set(g.OPTIONS["generate"]) - set(g.ONLY_VLLM) <= set(known)
+    assert {s for s, keys in g.SETTINGS.items() if "options" in keys} == set(g.OPTIONS)
+
+
+def test_a_tuning_hands_on_every_setting_of_a_recipe():
+    from xgdetox.training import DEFAULTS
+    own = {"loss": "ipo", "beta": .3, "method": "lora", "lora_r": 3, "max_steps": 5}
+    job = next(j for j in g.jobs(g.load_grid({**WHOLE, "tunings": {"dpo": {"recipe": "world", **own}}})) if j.stage == "train")
+    assert own.items() <= job.parameters["overrides"].items() and set(own) <= set(DEFAULTS)
+    call, = calls_of_notebook("train", job.parameters)["train_on_devices"]
+    assert own.items() <= call.kwargs.items() and call.kwargs["recipe"] == "world"
+
+
+REFUSED = [   # --set, what the line says
+    ("generat.n=3", "generat: unknown key; did you mean generate?"), ("generate.nn=3", "generate.nn: unknown key; did you mean n?"),
+    ("generate.options={dtyp: float32}", "generate.options.dtyp: unknown key; did you mean dtype?"), ("generate.options={n: 3}", "write it as generate.n"),
+    ("generate.options={max_num_seqs: 3}", "only vLLM reads it"), ("generate.backend=vlm", "'auto', 'vllm' or 'transformers'"),
+    ("value_vectors.options={directon: weight}", "did you mean direction?"), ("value_vectors.options={direction: up}", "'difference' or 'weight'"),
+    ("models.world.set.probe.options={layr: 1}", "models.world.set.probe.options.layr: unknown key; did you mean layer?"),
+    ("models.world.set.generte={n: 3}", "did you mean generate?"), ("models.world.set.report={}", "is of the whole grid"),
+    ("tunings.dpo.max_step=3", "tunings.dpo.max_step: unknown setting; did you mean max_steps?"), ("tunings.dpo.limit=3", "write it as train.limit"),
+    ("tunings.dpo.model=x", "name the base under models"), ("tunings.dpo.beta=.nan", "tunings.dpo.beta"), ("tunings.dpo.recipe=5", "tunings.dpo.recipe: should be a text"),
+    ("models.world.pth=3", "models.world.pth: unknown key; did you mean path?"), ("model={}", "model: unknown key; did you mean models?"),
+    ("data={promts: x}", "data.promts: unknown key; did you mean prompts?"), ("stages=[generat]", "did you mean generate?"),
+    ("models={m: {pretrain: {world: world, minutes: 3}}}", "has minutes, which only text reads"), ("models={m: {pretrain: {recipe: {stepss: 3}}}}", "did you mean steps?"),
+    ("models={m: {pretrain: {recipe: {steps: many}}}}", "is not like"), ("models={m: {pretrain: {text: t, world: world}}}", "has both world and text"),
+    ("seeds=[-1]", "seeds.0: should be greater than or equal to 0"), ("seeds=[0, 0]", "would be made twice"), ("seeds=[true]", "seeds.0: should be a valid integer"),
+    ("generate.seed=-1", "generate.seed"), ("generate.n=true", "generate.n"), ("generate.n=1000000000000", "generate.n"), ("intervene.offsets=[.nan]", "should be a finite number"),
+    ("intervene.languages=[xx]", "intervene.languages: unknown language"), ("devices=some", "devices"), ("threads=0", "threads"),
+    ("name.x=3", "name is not a table of keys"), ("generate.n=[1", "--set generate.n: not YAML"), ("generate.n=!!python/name:os.system", "has the tag"),
+    ("name=../../x", "name: '../../x' is no name"), ("name=a$(touch x)", "is no name"), ("name=..", "is no name"), ("scorers={../x: lexicon}", "cannot name a file"),
+    ("models={a-b: {path: world, tuned: {c: world}}, a: {path: world, tuned: {b-c: world}}}", "'a-b-c-0' would be made twice")]
+
+
+@pytest.mark.parametrize("change, said", REFUSED, ids=lambda x: x[:40])
+def test_what_a_grid_cannot_say(change, said):
+    "One line that names the key, and the nearest that exists, before what it makes missing."
+    with pytest.raises(InputError) as e: g.load_grid(TINY, [change])
+    assert said in str(e.value) and "\n" not in str(e.value)
+
+
+def test_names_of_letters_are_names():
+    assert g.load_grid(TINY, ["name=größe-2.ü"])["name"] == "größe-2.ü"
+
+
+def test_what_aliases_share_is_changed_for_one_alone(tmp_path):
+    "`*data` of YAML is one object in two places."
+    (tmp_path / "my grid.yaml").write_text("models:\n  a: {path: world, data: &d {prompts: world}}\n  b: {path: world, data: *d}\n")
+    grid = g.load_grid(tmp_path / "my grid.yaml", ["models.a.data.prompts=/p"])
+    assert [grid["models"][m]["data"]["prompts"] for m in "ab"] == ["/p", "world"] and grid["name"] == "my-grid"
+
+
+def everything(*folders):
+    "Every file and folder, with its time and size."
+    return {str(p): (p.lstat().st_mtime_ns, p.lstat().st_size) for f in folders for p in [f, *f.rglob("*")] if p.exists()}
+
+
+def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):
+    "Neither for a new run nor for one that is there; nor do plan and status; caches and the clone stay as they are."
+    home, folder = tmp_path / "home", tmp_path / "there"
+    (folder / "parts" / "mass").mkdir(parents=True)
+    (folder / "parts" / "mass" / "world-base.csv").write_text("model\n")
+    (folder / ".snakemake" / "metadata").mkdir(parents=True)
+    home.mkdir()
+    watched = tmp_path, ROOT / "runs", ROOT / "experiments", ROOT / "nbs" / "experiments"
+    before = everything(*watched)
+    env = dict(HOME=str(home), XDG_CACHE_HOME=str(home / "cache"), PYTHONDONTWRITEBYTECODE="1")
+    for place in (folder, tmp_path / "new"):
+        done = xgdetox(place, *SHORT, "--dry-run", **env)
+        assert done.returncode == 0 and "retrieve" in done.stdout, done.stderr
+        for command in ("status", "plan"):
+            words = [*RUN[:3], command, str(TINY), *SHORT, *(["--run-dir", str(place)] if command == "status" else [])]
+            assert subprocess.run(words, cwd=ROOT, env={**os.environ, **env}, capture_output=True).returncode == 0
+    assert everything(*watched) == before
+
+
+@pytest.mark.slow
+def test_a_clone_in_a_folder_of_any_name(tmp_path):
+    "A space, quotes, braces, umlauts: with a device held, and with data beside it. No name is run by a shell."
+    place = tmp_path / "it's {a} \"b\" $(touch x) ü"
+    place.mkdir()
+    tar = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "xgdetox", "experiments", "nbs/experiments", "tests/tiny.yaml"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in tar.stdout.splitlines():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, place / name)
+    from xgdetox.world import resolve_data
+    shutil.copytree(resolve_data("world", "prompts"), place / "data {x}")
+    changes = [w for c in ("stages=[generate, score, mass, report]", "tunings={}", "languages=[en]", "devices=1", "data.prompts=data {x}") for w in ("--set", c)]
+    done = subprocess.run([*RUN[:4], "tests/tiny.yaml", *changes], cwd=place, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(place)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(pd.read_csv(place / "runs" / "tiny" / "tables" / "mass.csv")) == 1
+    assert not list(tmp_path.rglob("x")) and not (ROOT / "x").exists()
+
+
+def test_slurm_is_not_given_what_it_would_harm(tmp_path):
+    grid = g.load_grid(TINY)
+    with pytest.raises(InputError, match="SLURM"): g.snakemake_command(grid, tmp_path / 'a"b', profile="slurm")
+    assert "devices=slurm" in g.snakemake_command(grid, tmp_path, profile="slurm")
