@@ -85,7 +85,7 @@ def test_bos_is_one_key_for_training_and_all_that_reads_texts():
     assert bos("tunings.dpo.recipe=mgpt")["train"] == "tokenizer" and "train" not in bos("tunings.dpo.recipe=mgpt", "bos=paper"), "a recipe's own gives way to the grid's"
     assert bos("models.world.set.probe.bos=paper")["probe"] == "paper"
     for key in ("bos", "mass.bos", "models.world.set.probe.bos"):
-        with pytest.raises(InputError, match=rf"{key}: .*'tokenizer' or 'paper'"): g.load_grid(TINY, [f"{key}=always"])
+        with pytest.raises(InputError, match=rf"{key}: .*'tokenizer', 'paper' or 'none'"): g.load_grid(TINY, [f"{key}=always"])
     paper = g.load_grid(ROOT / "experiments" / "paper.yaml")
     assert paper["bos"] == "paper" and {j.parameters["settings"]["bos"] for j in g.jobs(paper) if j.stage in reads} == {"paper"}
 

@@ -226,6 +226,7 @@ def _resolved(raw: dict, source, root: Path) -> dict:
     "The contents of a grid file, checked, with absolute paths."
     try: grid = GridFile(**raw).model_dump()
     except ValidationError as e: raise _explain(e, raw, source) from None
+    _check_names(grid)
     grid["languages"] = list(LANGUAGES) if grid["languages"] == "all" else _codes(grid["languages"], "languages")
     for name, model in grid["models"].items(): _resolve_model(model, f"models.{name}", grid, root)
     if grid["scorers"] is None: grid["scorers"] = {"lexicon": "lexicon:world"}
@@ -329,7 +330,6 @@ def _check(grid: dict, path):
     "What a schema cannot say: names that can be file names, stages and tunings that exist, sources of what a stage needs."
     for key in ("models", "languages", "seeds", "stages", "scorers"):
         if not grid[key]: raise InputError("is empty", path, field=key, remedy="name at least one")
-    _check_names(grid)
     for stage in grid["stages"]:
         if stage not in STAGES: raise InputError(f"unknown stage {stage!r}", path, field="stages", remedy=_known(stage, STAGES, "stages are "))
     for name, m in grid["models"].items(): _check_one(name, m, grid, path)
@@ -349,11 +349,11 @@ def _known(word, known, words: str) -> str:
 def _check_names(grid: dict):
     "InputError for a name that cannot stand in the name of a file, wherever a grid names something."
     check_name(grid["name"], "name")
-    named = [("models", grid["models"]), ("tunings", grid["tunings"]), ("scorers", grid["scorers"])]
+    named = [(kind, grid[kind]) for kind in ("models", "tunings", "scorers")]
     for name, m in grid["models"].items():
         named += [(f"models.{name}.tuned", m["tuned"]), (f"models.{name}.scorers", m["scorers"])]
     for place, names in named:
-        for name in names:
+        for name in names or ():
             if name == "base": raise InputError("'base' cannot name a file", field=place, remedy="it is the untuned model's; choose another name")
             try: check_name(name, place)
             except InputError as e: raise InputError(f"{name[:40]!r} cannot name a file", field=place, remedy=e.remedy) from None
