@@ -14,7 +14,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
 # The order of the pages: a page may import any earlier one and none later (DESIGN.md, layout).
-ORDER = ("data weights models world stats training generation toxicity quality probe value_vectors intervention activations "
+ORDER = ("data splits weights models world stats training generation toxicity quality probe value_vectors intervention activations "
          "retrieval scorers pairs report explorer grid cli").split()
 STORY = sorted(NBS.glob("*.ipynb"))                                            # the argument, and how to ask it
 LIBRARY = sorted((NBS / "lib").glob("*.ipynb"))                               # machinery, one page a module
@@ -140,9 +140,7 @@ def test_experiments_are_short_and_parameterised(page):
 
 
 def markdown(page):
-    "The text of a page: its Markdown cells, and the Markdown that its code writes."
-    written = ["".join(o["data"]["text/markdown"]) for c in cells(page) for o in c["outputs"] if "text/markdown" in o.get("data", {})]
-    return "\n".join([*map(source, cells(page, "markdown")), *written])
+    return "\n".join(source(c) for c in cells(page, "markdown"))
 
 
 def labels(page):

@@ -49,13 +49,13 @@ __all__ = ['SCORERS', 'SCHEMA', 'NETWORK_DISKS', 'LEDGER_FIELDS', 'LEDGER_ROWS',
            'with_holm', 'toxic_label', 'model_revision', 'load_weights', 'Model', 'Classifier', 'spoken',
            'classifier_scorer', 'check_classifier', 'classifier_languages', 'GuardFormat', 'card_prompts',
            'guard_format', 'described_guard', 'check_template', 'verdict_tokens', 'Guard', 'vllm_engine',
-           'vllm_verdicts', 'guard_scorer', 'check_guard', 'guard_languages', 'scored_texts', 'response_score',
-           'Imported', 'import_scorer', 'write_upstream', 'upstream_response', 'Panel', 'coverage', 'read_panel',
-           'panel_scorer', 'panel_languages', 'scorer_members', 'needs_gpu', 'needs_key', 'scorer_languages',
-           'scorer_paths', 'place_scorer', 'check_device', 'check_scorer', 'annotated_prompts', 'labelled_texts',
-           'template', 'labelled_by_language', 'logit', 'class_weights', 'calibration_error', 'auc_interval',
-           'fit_calibration', 'calibrate', 'calibrated', 'calibration_table', 'thresholds', 'word_pieces',
-           'rude_sequences', 'toxic_mass', 'sequence_mass', 'continued_mass', 'mass_table']
+           'vllm_verdicts', 'guard_scorer', 'check_guard', 'guard_languages', 'judge_module', 'scored_texts',
+           'response_score', 'Imported', 'import_scorer', 'write_upstream', 'upstream_response', 'Panel', 'coverage',
+           'read_panel', 'panel_scorer', 'panel_languages', 'scorer_members', 'needs_gpu', 'needs_key',
+           'scorer_languages', 'scorer_paths', 'place_scorer', 'check_device', 'check_scorer', 'annotated_prompts',
+           'labelled_texts', 'template', 'labelled_by_language', 'logit', 'class_weights', 'calibration_error',
+           'auc_interval', 'fit_calibration', 'calibrate', 'calibrated', 'calibration_table', 'thresholds',
+           'word_pieces', 'rude_sequences', 'toxic_mass', 'sequence_mass', 'continued_mass', 'mass_table']
 
 # %% ../nbs/03_toxicity.ipynb #c008
 class Scored(NamedTuple):
@@ -866,7 +866,8 @@ def score_language(language: str, path: Path, scorer: Scorer, folder: Path, ledg
         found = score_texts([r.generated_text for r in rows], scorer, language, ledger, paper)
         write_scores(target, rows, found, scorer.attributes)
         faults = dict(faults=dict(scorer.faults)) if getattr(scorer, "faults", None) else {}
-        note_scores(folder, language, target, {**facts, **count_scores(rows, found), **faults}, path.parent)
+        about = dict(about=scorer.about(language)) if hasattr(scorer, "about") else {}      # a judge says what it was made of
+        note_scores(folder, language, target, {**facts, **count_scores(rows, found), **faults, **about}, path.parent)
     return target
 
 # %% ../nbs/03_toxicity.ipynb #c187
@@ -1471,6 +1472,20 @@ def guard_languages(name: str, options: dict[str, str]) -> tuple[str, ...] | Non
     return spoken(options.get("languages")) or preset
 
 SCORERS["guard"] = Kind(guard_scorer, reads="model", gpu=True, check=check_guard, covers=guard_languages)
+
+# %% ../nbs/03_toxicity.ipynb #cj02
+def judge_module():
+    "The module that makes judges. It builds on this one, so it is read when a judge is named."
+    from importlib import import_module
+    return import_module("xgdetox.scorers.judge")
+
+SCORERS["judge"] = Kind(
+    lambda name, device=None: judge_module().judge_scorer(name, device),
+    reads="model",
+    gpu=True,
+    check=lambda name, options: judge_module().check_judge(name),
+    covers=lambda name, options: judge_module().judge_languages(name),
+)
 
 # %% ../nbs/03_toxicity.ipynb #c128
 def scored_texts(row: dict, attribute: str = "TOXICITY") -> list[tuple[str, float | None]]:
