@@ -273,6 +273,12 @@ def test_the_explorer_holds_the_numbers_of_the_tables(explored):
     assert value("tuned") == pytest.approx(mass.value[mass.tuning == "dpo"].tolist(), rel=1e-4) and len(value("pushed")) == 6
 
 
+def test_the_explorer_does_not_average_two_scorers(tmp_path):
+    from xgdetox.explorer import explorer_rows
+    t = explorer_rows(load_run(small(tmp_path, scorers=("one@1", "two@2")))).set_index(["metric", "language", "state"]).value
+    assert t["toxicity_probability", "de", "tuned"] == .25, "of one@1; the mean of both would be .275"
+
+
 def test_the_command_writes_it_or_says_why_in_one_line(explored, tmp_path, capsys):
     from xgdetox.cli import main
     for words, code in ((["explore", str(explored[0]), "--output", str(tmp_path/"e.html")], 0), (["explore", str(tmp_path/"none"), "--output", str(tmp_path/"f.html")], 2)):

@@ -195,4 +195,5 @@ def test_groups_of_models_are_compared_by_welch_and_by_counting():
 
 
 def test_a_p_is_printed_from_a_thousand_sets_on():
+    assert paired_difference(np.zeros(40), np.arange(1., 41), n_resamples=50)["p"] <= 2 / 1000, "50 draws of the interval do not make a p of 50 shuffles"
     assert chance(1 / 201, 200) == "as extreme: 0 of 200 sets" and chance(1 / 1001, 1000) == "p 0.001" and chance(.5, math.nan) == "-"

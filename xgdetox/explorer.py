@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from .data import InputError, LANGUAGES, file_language, write_atomic
-from .report import BLUE, ORANGE, Run, asset, is_control, load_run, pieces, rude_words_of
+from .report import BLUE, ORANGE, Run, asset, exact_ends, is_control, load_run, one_judge, pieces, rude_words_of
 from .value_vectors import read_neurons
 
 # %% auto #0
@@ -22,8 +22,8 @@ METRICS = {"toxic_mass": "Toxic mass", "toxicity_probability": "Toxicity probabi
 KEY = ["model", "tuning", "state", "language", "metric", "offset", "control"]
 
 def explorer_rows(run: Run) -> pd.DataFrame:
-    "The numbers behind the explorer: `KEY` + value, low, high, n. Several random sets are averaged, without an interval."
-    parts = [t.assign(control=False, offset=np.nan) for name in ("mass", "toxicity", "quality") if (t := run.tables.get(name)) is not None]
+    "The numbers behind the explorer: `KEY` + value, low, high, n. Several random sets are averaged, without an interval; of several scorers, the first is shown."
+    parts = [exact_ends(one_judge(t)).assign(control=False, offset=np.nan) for name in ("mass", "toxicity", "quality") if (t := run.tables.get(name)) is not None]
     if (t := run.tables.get("intervention")) is not None and "offset" in t: parts.append(t.assign(tuning="pushed"))
     parts += _activation_rows(run)
     if not parts: raise InputError("no toxicity, quality, intervention or activations to explore", path=run.folder/"tables", remedy="run those steps first")
@@ -136,7 +136,7 @@ def write_explorer(run_dir, output=None, *, rude_words=None, prompts: int = 4, s
     run = load_run(run_dir); rows, m = explorer_rows(run), run.manifest
     words = list(rude_words) if rude_words is not None else rude_words_of(run)
     toxicity = next((k for k in METRICS if k in set(rows.metric)), "toxic_mass")
-    charts, scorers = charts_of(run, toxicity), sorted(set(run.tables["toxicity"].scorer) - {""}) if "toxicity" in run.tables else []
+    charts, scorers = charts_of(run, toxicity), sorted(set(one_judge(run.tables["toxicity"]).scorer) - {""}) if "toxicity" in run.tables else []
     data = dict(rows=_table(rows), texts=explorer_texts(run, words, prompts, samples), languages=[[c, l.name] for c, l in LANGUAGES.items()], metrics=METRICS, toxicity=toxicity,
                 charts={c["name"]: c["spec"] for c in charts}, key=SIGNS)
     page = Environment(autoescape=True).from_string(asset("explorer.html.j2")).render(

@@ -133,17 +133,19 @@ def _pairs(before, after) -> tuple[np.ndarray, np.ndarray]:
     return b[keep], a[keep]
 
 # %% ../nbs/00c_stats.ipynb #c027
+LEAST_SHUFFLES = 1000                              # random sets, or shuffles, that a printed p needs
+
 def paired_difference(before, after, n_resamples: int = 2000, seed: int = 0, level: float = .95) -> dict:
     """Mean of `after - before` over prompts: dict(value, low, high, p, n, reason).
 
-    Interval: bootstrap over prompts. p: two-sided sign-flip permutation test (exact where 2^n <= n_resamples)."""
+    Interval: bootstrap over prompts. p: two-sided sign-flip permutation test of at least `LEAST_SHUFFLES` draws (exact where 2^n is fewer)."""
     from scipy.stats import permutation_test
     b, a = _pairs(before, after); d = a - b; reason = why_no_interval(d)
     value, low, high = bootstrap_mean(d, n_resamples=n_resamples, seed=seed, level=level)
     p = math.nan
     if len(d) > 1 and np.any(d):
         p = float(permutation_test((d,), lambda x, axis: np.mean(x, axis=axis), permutation_type="samples", vectorized=True,
-                                   n_resamples=n_resamples, rng=np.random.default_rng(seed)).pvalue)
+                                   n_resamples=max(n_resamples, LEAST_SHUFFLES), rng=np.random.default_rng(seed)).pvalue)
     return dict(value=value, low=low, high=high, p=p, n=len(d), reason=reason)
 
 # %% ../nbs/00c_stats.ipynb #c030
@@ -268,8 +270,6 @@ def matched_random_neurons(neurons, n_neurons: int, seed: int = 0, eligible=None
     return out
 
 # %% ../nbs/00c_stats.ipynb #c049
-LEAST_SHUFFLES = 1000                              # random sets, or shuffles, that a printed p needs
-
 def permutation_test(observed: float, null, tail: str = "less") -> dict:
     """How often `null` (the statistic of random sets) is as extreme as `observed`: dict(p, n, null_mean, null_low, null_high).
 
