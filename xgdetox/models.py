@@ -5,7 +5,7 @@
 # %% ../nbs/00a_models.ipynb #c002
 from __future__ import annotations
 
-import hashlib, inspect, os, re, warnings
+import hashlib, inspect, os, re, sys, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
@@ -19,54 +19,345 @@ from .data import InputError, read_json
 from .weights import GEMMA, cpu_type, model_folder
 
 # %% auto #0
-__all__ = ['BOS', 'adapter_base', 'with_adapter', 'round_to_4bit', 'load_model', 'load_tokenizer', 'load', 'fingerprint',
-           'encode', 'token_ids', 'check_bos', 'bos_of', 'last_tokens', 'length_batches', 'batch_tokens', 'Anatomy',
-           'widths', 'anatomy', 'value_vector_matrix', 'neuron_hooks', 'last_position', 'check_neurons', 'Readings',
-           'context_length', 'pooled_states']
+__all__ = ['HARMLESS', 'BOS', 'CONTEXT_FIELDS', 'trusts_code', 'first_line', 'broken_file', 'loading', 'check_report',
+           'check_finite', 'load_weights', 'read_config', 'check_name', 'check_causal', 'check_checkpoint',
+           'weight_files', 'stored_tensors', 'empty_model', 'adapter_base', 'weight_files_in', 'adapter_settings',
+           'with_adapter', 'adapter_tensors', 'check_kind', 'attach_adapter', 'changes', 'fit_vocabulary',
+           'check_applied', 'sample_logits', 'check_same', 'settle_ties', 'round_to_4bit', 'load_model',
+           'load_tokenizer', 'has_tokenizer', 'vocabulary', 'check_vocabulary', 'load', 'fingerprint', 'encode',
+           'token_ids', 'check_bos', 'bos_of', 'last_tokens', 'length_batches', 'batch_tokens', 'Anatomy', 'widths',
+           'anatomy', 'value_vector_matrix', 'neuron_hooks', 'last_position', 'check_neurons', 'Readings',
+           'context_length', 'pooled_states', 'mean_states', 'state_width', 'position_room']
+
+# %% ../nbs/00a_models.ipynb #c0w0
+def trusts_code() -> bool:
+    """True where code that comes with a model may run: Python files beside its weights, with all the rights of the user.
+
+    It is off unless `--trust-remote-code` or the environment's XGDETOX_TRUST_REMOTE_CODE=1 says so."""
+    return os.environ.get("XGDETOX_TRUST_REMOTE_CODE") == "1"
+
+# %% ../nbs/00a_models.ipynb #c0w1
+def first_line(error: Exception, most: int = 160) -> str:
+    "The first line of what an error says that says something, cut; the error's own name where it says nothing."
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next(filter(None, lines), type(error).__name__)[:most]
+
+def broken_file(folder) -> Path | None:
+    "The first file of weights in `folder` whose header does not fit it, as where a copy was cut off; None where all fit."
+    from safetensors import safe_open
+    for path in sorted(Path(str(folder)).glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt"): pass
+        except Exception: return path
+    return None
+
+# %% ../nbs/00a_models.ipynb #c0w2
+@contextmanager
+def loading(name, what: str = "causal language model"):
+    """Libraries load `what` from `name` inside without a word; whatever they raise comes out as one `InputError`.
+
+    Memory that runs out, and what is `InputError` already, stay as they are."""
+    from transformers.utils import logging
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (InputError, MemoryError, torch.OutOfMemoryError): raise
+    except ImportError as e:
+        raise InputError(f"needs a package that is not installed ({first_line(e)})", name, remedy="install it first") from e
+    except Exception as e: raise _load_fault(e, name, what) from e
+    finally: logging.set_verbosity(level)
+
+def _load_fault(error: Exception, name, what: str) -> InputError:
+    "What stands behind an error of a library's loader, as far as it can be told."
+    if path := broken_file(name):
+        return InputError(f"is cut off or no safetensors file ({first_line(error, 90)})", path, remedy="get the file again")
+    if "trust_remote_code" in str(error):
+        remedy = "read that code, then add --trust-remote-code (XGDETOX_TRUST_REMOTE_CODE=1) if you trust it"
+        return InputError("comes with code of its own, which is not run unasked", name, remedy=remedy)
+    return InputError(f"no {what} can be loaded ({first_line(error)})", name, remedy="check the path, or fetch the model first")
+
+# %% ../nbs/00a_models.ipynb #c0w3
+HARMLESS = re.compile(r"""(^|\.)(
+    (attn|attention|self_attn|self_attention)\.(bias|masked_bias)   # causal masks, once stored
+    | rotary_emb\.inv_freq | position_ids | token_type_ids | causal_mask | embed_positions\.weights   # tables that are computed
+    | pooler\..* | v_head\..*                                       # parts that this use of a model has not
+    )$""", re.X)
+
+def check_report(report: dict, name, kind: str, model: str):
+    """Raises `InputError` where transformers' loading report tells of weights missing, left over or of another shape.
+
+    Tied weights are no part of the report, and what is `HARMLESS` may be left over. `kind`: what the checkpoint should be, for
+    the remedy; `model`: the name of the class that was filled."""
+    left = sorted(k for k in report["unexpected_keys"] if not HARMLESS.search(k))
+    lost, reshaped = sorted(report["missing_keys"]), sorted(report["mismatched_keys"])
+    said = []
+    if lost: said.append(f"{len(lost)} weights are not in the checkpoint ({lost[0]} ...)")
+    if left: said.append(f"{len(left)} in it have no place in {model} ({left[0]} ...)")
+    if reshaped:
+        key, there, wanted = reshaped[0]
+        said.append(f"{len(reshaped)} have another shape ({key} {tuple(there)}, not {tuple(wanted)})")
+    if said:
+        raise InputError(" and ".join(said), name, remedy=f"give a checkpoint that was trained as {kind}, and its own config.json")
+
+# %% ../nbs/00a_models.ipynb #c0w4
+def check_finite(tensors, path):
+    "Raises `InputError` that names the first of `tensors`, pairs (name, tensor), with a number in it that is NaN or infinite."
+    seen = set()
+    for name, t in tensors:
+        if t.is_meta or not t.is_floating_point() or not t.numel() or t.data_ptr() in seen: continue
+        seen.add(t.data_ptr())
+        t = t.detach() if t.element_size() > 1 else t.detach().float()
+        if torch.isfinite(t.sum(dtype=torch.float32)): continue                   # NaN and infinity outlive a sum
+        wrong = int((~torch.isfinite(t)).sum())
+        if wrong:
+            raise InputError(f"{name} holds {wrong:,} numbers that are NaN or infinite", path, remedy="give weights from before they broke")
+
+# %% ../nbs/00a_models.ipynb #c0w5
+def load_weights(kind, name, dtype="auto", **options):
+    """`kind`'s model of the folder or hub name, in evaluation mode, with all its weights from the checkpoint, and all of them numbers.
+
+    `kind`: one of transformers' Auto classes; `options` go to its `from_pretrained`. Raises `InputError` for weights that are missing,
+    left over, of another shape, or not finite, and for whatever cannot be loaded."""
+    import transformers
+    if not sys.stderr.isatty(): transformers.utils.logging.disable_progress_bar()
+    what = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__.removeprefix("AutoModelFor")).replace("LM", "language model").lower()
+    with loading(name, what):
+        asked = dict(output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=trusts_code())
+        model, report = kind.from_pretrained(str(name), dtype=dtype, **asked, **options)
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise InputError("holds an adapter beside or instead of a model", name, remedy="pass a folder with one of the two")
+    check_report(report, name, what, type(model).__name__)
+    check_finite(model.state_dict().items(), name)
+    return model.eval()
+
+# %% ../nbs/00a_models.ipynb #c0w6
+def read_config(name):
+    "The configuration of a model's folder or hub name. Raises `InputError` where there is none, or none that transformers knows."
+    from transformers import AutoConfig
+    check_name(name)
+    name = model_folder(name)
+    folder = Path(name)
+    if folder.is_dir() and not (folder/"config.json").is_file():
+        raise InputError("no config.json: not a model folder", folder, remedy="pass a folder made by save_pretrained")
+    if folder.is_file(): raise InputError("is a file, not a model folder", folder, remedy="pass a folder made by save_pretrained")
+    with loading(name): return AutoConfig.from_pretrained(str(name), trust_remote_code=trusts_code())
+
+def check_name(name):
+    "Raises `InputError` for the empty name, which libraries take for the folder that one is in."
+    if not str(name).strip() or str(name) == ".": raise InputError("is empty", field="model", remedy="name a folder, a hub name or world")
+
+# %% ../nbs/00a_models.ipynb #c0w7
+def check_causal(config, name):
+    "Raises `InputError` where a configuration is an encoder's or an encoder-decoder's: such a model sees the token that it is to predict."
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    said, remedy = str(getattr(config, "model_type", "")), "give a decoder, such as GPT-2, BLOOM, Llama or Gemma"
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(f"is an encoder-decoder ({said}), no causal language model", name, remedy=remedy)
+    decoder = getattr(config, "is_decoder", False) or getattr(config, "causal", False)
+    text = getattr(config, "text_config", None) or config
+    masked = said in MODEL_FOR_MASKED_LM_MAPPING_NAMES or said == "xlnet" or getattr(text, "use_bidirectional_attention", False) is True
+    if masked and not decoder: raise InputError(f"is an encoder ({said}), no causal language model", name, remedy=remedy)
+
+# %% ../nbs/00a_models.ipynb #c0w8
+def check_checkpoint(name, finite: bool = True):
+    """Raises what `load_model` would raise of a causal LM's folder or hub name, without loading it.
+
+    The names and shapes in the files are compared with those of an empty model; `finite`: the numbers are looked at too, one
+    tensor at a time. For what loads a model itself, such as vLLM, and for a look before hours of work."""
+    from transformers import AutoModelForCausalLM
+    if base := adapter_base(name): name = base
+    config = read_config(name)
+    check_causal(config, name)
+    if getattr(config, "quantization_config", None) is None: load_weights(AutoModelForCausalLM, name, device_map="meta")
+    for path in weight_files(name) if finite else (): check_finite(stored_tensors(path), path)
+
+def weight_files(name) -> list[Path]:
+    "The files that hold a model's weights: those of its index where there is one."
+    from transformers.utils import cached_file
+    folder = Path(str(name))
+    if not folder.is_dir(): folder = Path(cached_file(str(name), "config.json")).parent
+    for single in ("model.safetensors", "pytorch_model.bin"):
+        if (folder/single).is_file(): return [folder/single]
+        index = folder/f"{single}.index.json"
+        if index.is_file(): return [folder/f for f in sorted(set(read_json(index)["weight_map"].values()))]
+    return []
+
+def stored_tensors(path):
+    "Pairs (name, tensor) of a file of weights, .safetensors or .bin, one at a time."
+    with loading(path, "weights"):
+        if Path(path).suffix != ".safetensors":
+            yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
+            return
+        from safetensors import safe_open
+        with safe_open(path, "pt") as f:
+            for key in f.keys(): yield key, f.get_tensor(key)
+
+# %% ../nbs/00a_models.ipynb #c0w14
+def empty_model(name):
+    "The causal LM that a folder's or hub name's configuration describes, without weights (on the device meta): its parts, names and shapes."
+    from transformers import AutoModelForCausalLM
+    config = read_config(name)
+    check_causal(config, name)
+    with loading(name), torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trusts_code())
+    empty.tie_weights()
+    return empty
 
 # %% ../nbs/00a_models.ipynb #c0a2
 def adapter_base(folder) -> str | None:
-    """The base that a LoRA folder names, as `load_model` takes it: a path (also as seen from the folder), a shipped world, a hub name. None for what is no LoRA folder.
+    """The base that an adapter's folder names, as `load_model` takes it: a path (also as seen from the folder), a shipped world, a hub name.
 
-    Raises `InputError` where the base is a path and is not there."""
+    None for what is no adapter's folder. Raises `InputError` where the base is a path and is not there."""
+    check_name(folder)
     folder = Path(str(folder))
-    if not (folder/"adapter_config.json").is_file() or [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*")]: return None
-    named = str(read_json(folder/"adapter_config.json").get("base_model_name_or_path") or "")
-    shipped = Path(str(resources.files("xgdetox")))/"assets"/"world"/Path(named).name if Path(named).parts[-3:-1] in ((), ("assets", "world")) else None
-    for place in filter(None, (Path(named), folder/named, shipped)):
+    if not (folder/"adapter_config.json").is_file() or weight_files_in(folder): return None
+    named = str(adapter_settings(folder).get("base_model_name_or_path") or "")
+    shipped = Path(named).parts[-3:-1] in ((), ("assets", "world"))
+    assets = Path(str(resources.files("xgdetox")))/"assets"/"world"
+    for place in (Path(named), folder/named, *([assets/Path(named).name] if shipped else [])):
         if named and (place/"config.json").is_file(): return str(place)
     if Path(named).name == GEMMA: return model_folder(GEMMA)
     if re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", named): return named                     # a hub name
-    raise InputError(f"its base {named!r} is not at hand", folder, remedy="bring it back, or merge the adapter into a base that is: xgdetox merge --base-model M --lora-adapter FOLDER")
+    remedy = "bring it back, or merge the adapter into a base that is: xgdetox merge --base-model M --lora-adapter FOLDER"
+    raise InputError(f"its base {named!r} is not at hand", folder, remedy=remedy)
+
+def weight_files_in(folder: Path) -> list[Path]:
+    "Files of a whole model's weights in a folder."
+    return [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*")]
+
+def adapter_settings(folder) -> dict:
+    "What an adapter's adapter_config.json says. Raises `InputError` where it is no table of settings."
+    path = Path(str(folder))/"adapter_config.json"
+    said = read_json(path)
+    if not isinstance(said, dict) or not said.get("peft_type"):
+        raise InputError("does not describe an adapter", path, remedy="make it with PEFT's save_pretrained")
+    return said
 
 # %% ../nbs/00a_models.ipynb #c0a3
 def with_adapter(model, folder, merge: bool = True):
-    """`model` with the LoRA adapter of `folder` in its weights, or beside them without `merge`; `model` itself is changed.
+    """`model` with the adapter of `folder` in its weights, or beside them without `merge`; `model` itself is changed.
 
-    A base that was rounded to 4 bits in training is rounded here. An adapter on tied embeddings gives the head weights of its own, without which PEFT would merge wrongly."""
-    from peft import PeftModel
-    note = read_json(Path(str(folder))/"trained_on.json") if (Path(str(folder))/"trained_on.json").exists() else {}
-    if note.get("quantisation"): round_to_4bit(model, note["quantisation"], note["double_quantisation"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                                                 # PEFT tells us that GPT-2 stores its maps transposed
-        adapted = PeftModel.from_pretrained(model, str(folder)).eval()
+    A base that was rounded to 4 bits in training is rounded here. An adapter on tied embeddings gives the head weights of its own, without
+    which PEFT would merge wrongly. The merged model's logits are compared with the adapted one's; `InputError` where they differ."""
+    note = Path(str(folder))/"trained_on.json"
+    said = read_json(note) if note.exists() else {}
+    if said.get("quantisation"): round_to_4bit(model, said["quantisation"], said["double_quantisation"])
+    adapted = attach_adapter(model, folder)
+    before = sample_logits(adapted)
     if not merge: return adapted
     ends = model.get_input_embeddings(), model.get_output_embeddings()
     first, last = (getattr(e, "base_layer", e) for e in ends)
-    if first.weight is last.weight and ends != (first, last):
+    if ends != (first, last) and first.weight is last.weight:
         last.weight, model.config.tie_word_embeddings = nn.Parameter(last.weight.detach().clone()), False
-    return adapted.merge_and_unload()
+    with loading(folder, "adapter"): merged = settle_ties(adapted.merge_and_unload())
+    check_same(before, sample_logits(merged), folder, torch.finfo(merged.dtype).eps)
+    return merged
 
 def _load_merged(base, folder, dtype, device):
     "The base with the adapter merged in float32, then in `dtype` on `device`; where it is spread over devices, merged in `dtype`."
     if device == "auto": model = with_adapter(load_model(base, dtype, device), folder)
     else:
-        from transformers import AutoConfig
         model = with_adapter(load_model(base, torch.float32, "cpu"), folder)
-        if dtype == "auto": dtype = AutoConfig.from_pretrained(base).dtype or torch.float32                     # the checkpoint's own
+        if dtype == "auto": dtype = read_config(base).dtype or torch.float32                     # the checkpoint's own
         model = model.to(device, dtype)
     model.config.dtype, model.name_or_path, model.config._name_or_path = model.dtype, str(folder), str(folder)
     return model.eval()
+
+# %% ../nbs/00a_models.ipynb #c0w10
+def adapter_tensors(folder) -> dict[str, torch.Tensor]:
+    "The tensors of an adapter's file, adapter_model.safetensors or .bin, on the CPU. Raises `InputError` for none, broken or not finite ones."
+    for name in ("adapter_model.safetensors", "adapter_model.bin"):
+        path = Path(str(folder))/name
+        if not path.is_file(): continue
+        tensors = dict(stored_tensors(path))
+        check_finite(tensors.items(), path)
+        return tensors
+    raise InputError("no adapter_model.safetensors: the adapter has no weights", folder, remedy="copy the file too, or train again")
+
+def check_kind(folder):
+    "Raises `InputError` for an adapter that has no weights to merge: prompts, prefixes and their like."
+    from peft import PeftConfig
+    with loading(folder, "adapter"): config = PeftConfig.from_pretrained(str(folder))
+    if config.is_prompt_learning or config.is_adaption_prompt:
+        kind = adapter_settings(folder)["peft_type"]
+        raise InputError(f"its kind {kind} adds to the prompt and not to weights", folder, remedy="use LoRA, IA3 or another kind that merges")
+
+# %% ../nbs/00a_models.ipynb #c0w11
+def attach_adapter(model, folder, say: bool = True):
+    """`model` with the adapter of `folder` beside its weights, which are not changed; the model of PEFT, in evaluation mode.
+
+    Every tensor of the adapter's file has found its place, and every place its tensor; else `InputError`. One that changes nothing is
+    said so on stderr, unless not to `say` it. Embeddings grow, or shrink, to those that the adapter brings."""
+    from peft import PeftModel
+    check_kind(folder)
+    tensors = adapter_tensors(folder)
+    fit_vocabulary(model, tensors)
+    with loading(folder, "adapter"): adapted = PeftModel.from_pretrained(model, str(folder)).eval()
+    brought = check_applied(adapted, tensors, folder)
+    if has_tokenizer(folder): check_vocabulary(load_tokenizer(folder), model.get_input_embeddings().weight.shape[0], folder)
+    if say and not brought and not changes(adapted):
+        print(f"xgdetox: {folder}: this adapter changes nothing: with it the model says what it says without", file=sys.stderr)
+    return adapted
+
+def changes(adapted) -> bool:
+    "Whether an adapter beside a model changes any of a few logits."
+    with loading("adapter"), adapted.disable_adapter(): plain = sample_logits(adapted)
+    return not torch.equal(plain, sample_logits(adapted))
+
+def fit_vocabulary(model, tensors: dict):
+    "Give `model` as many embeddings as an adapter's file holds, where it holds whole ones."
+    for part in (model.get_input_embeddings(), model.get_output_embeddings()):
+        name = next((n for n, m in model.named_modules() if m is part), None)
+        stored = tensors.get(f"base_model.model.{name}.weight")
+        if stored is not None and stored.shape[0] != part.weight.shape[0]:
+            model.resize_token_embeddings(stored.shape[0], mean_resizing=False)
+
+# %% ../nbs/00a_models.ipynb #c0w12
+def check_applied(adapted, tensors: dict, folder) -> list[str]:
+    """The names of whole weights that an adapter's file brings, such as resized embeddings; all of its tensors are in place.
+
+    Raises `InputError` where a tensor of the file has no place in the model, a place no tensor, or another number stands there."""
+    from peft import get_peft_model_state_dict
+    with loading(folder, "adapter"): places = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    whole = {f"base_model.model.{n}": p for n, p in adapted.get_base_model().state_dict().items()}
+    brought = sorted(k for k in tensors if k not in places and k in whole)
+    left, lost = sorted(set(tensors) - set(places) - set(brought)), sorted(set(places) - set(tensors))
+    said = []
+    if lost: said.append(f"{len(lost)} of its places got no tensor ({lost[0]} ...)")
+    if left: said.append(f"{len(left)} of its tensors have no place in the model ({left[0]} ...)")
+    there = {**{k: whole[k] for k in brought}, **places}
+    wrong = [k for k in sorted(set(tensors) & set(there)) if not _same_numbers(tensors[k], there[k])]
+    if wrong: said.append(f"{len(wrong)} of its tensors did not arrive ({wrong[0]} ...)")
+    if said: raise InputError("the adapter does not fit: " + " and ".join(said), folder, remedy="give the base that it was trained on")
+    return brought
+
+def _same_numbers(a, b) -> bool:
+    "Equal up to the type that they are kept in; what lies on no device is not looked at."
+    return a.shape == b.shape and (b.is_meta or torch.equal(a.to(b.dtype), b.detach().cpu()))
+
+# %% ../nbs/00a_models.ipynb #c0w13
+@torch.no_grad()
+def sample_logits(model) -> torch.Tensor:
+    "Logits of a few token ids spread over the vocabulary, (position, vocabulary), float32 on the CPU: enough to tell models apart."
+    embedding = model.get_input_embeddings().weight
+    ids = torch.linspace(0, embedding.shape[0] - 1, 12).long()[None]
+    return model(input_ids=ids.to(model.device)).logits[0].float().cpu()
+
+def check_same(adapted, merged, folder, eps: float):
+    "Raises `InputError` unless merged logits are the adapted ones up to rounding; `eps`: of the type that they were computed in."
+    scale = adapted.double().square().mean().sqrt()
+    if not (merged - adapted).double().square().mean().sqrt() <= max(1e-4, 16 * eps) * scale:           # false for NaN too
+        raise InputError("merged into its base, the adapter does something else than beside it", folder, remedy="merge it with PEFT, or report this kind of adapter")
+
+def settle_ties(model):
+    "`model` without the claim that head and embeddings are one where an adapter made them two."
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = getattr(model.config, "tie_word_embeddings", False)
+    if tied and ends[1] is not None and not torch.equal(ends[0].weight, ends[1].weight): model.config.tie_word_embeddings = False
+    return model
 
 # %% ../nbs/00a_models.ipynb #c0a4
 def round_to_4bit(model, kind: str = "nf4", double: bool = True):
@@ -85,45 +376,58 @@ def load_model(name, dtype="auto", device=None):
     `name`: a folder, a hub name, a `.gguf` file or `gemma-3-270m`.
     `dtype` "auto": on a CPU what `weights.cpu_type` says, the checkpoint's own elsewhere. `device`: None picks a GPU where there is one, and
     all GPUs of a grid's job that was given several; "auto" spreads the layers over all devices. A LoRA folder is a model too: its base
-    with the adapter merged in. Raises `InputError` where `name` holds no model."""
+    with the adapter merged in. Raises `InputError` where `name` holds no model, or one whose weights do not fit it."""
     if isinstance(name, nn.Module): return name.eval()
-    import transformers, sys
-    if not sys.stderr.isatty(): transformers.utils.logging.disable_progress_bar()
+    from transformers import AutoModelForCausalLM
+    check_name(name)
     name = model_folder(name)
     base = adapter_base(name)
-    if Path(str(name)).is_dir() and not base and not (Path(str(name))/"config.json").exists():
-        raise InputError("no config.json: not a model folder", path=name, remedy="pass a folder made by save_pretrained")
+    if not base: check_causal(read_config(name), name)
     several = torch.cuda.device_count() > 1 and "XGDETOX_RUN" in os.environ
     device = device or ("auto" if several else "cuda" if torch.cuda.is_available() else "cpu")
-    if dtype == "auto" and str(device) == "cpu": dtype = getattr(torch, cpu_type(base or name))
+    if dtype == "auto" and str(device) == "cpu":
+        with loading(name): dtype = getattr(torch, cpu_type(base or name))
     if base: return _load_merged(base, name, dtype, device)
-    where = {"device_map": "auto"} if device == "auto" else {}
-    try: model = transformers.AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype, **where)
-    except (OSError, ValueError) as e:
-        raise InputError(f"no causal language model can be loaded ({str(e).splitlines()[0][:160]})", path=name,
-                         remedy="check the path, or fetch the model first") from e
-    return (model if where else model.to(device)).eval()
+    if device == "auto": return load_weights(AutoModelForCausalLM, name, dtype, device_map="auto")
+    return load_weights(AutoModelForCausalLM, name, dtype).to(device)
 
 # %% ../nbs/00a_models.ipynb #c011
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 def load_tokenizer(name):
-    """A tokenizer with a padding token. Raises `InputError` where the folder has none."""
+    """A tokenizer with a padding token. Raises `InputError` where the folder has none, or one with more tokens than the model beside it."""
     if not isinstance(name, (str, Path)): return _with_padding(name)
     name = model_folder(name)
     from transformers import AutoTokenizer
+    check_name(name)
     folder, remedy = Path(str(name)), "save the tokenizer beside the model with save_pretrained"
-    if folder.is_dir() and not any((folder/f).exists() for f in _TOKENIZER_FILES):
+    if folder.is_dir() and not has_tokenizer(folder):
         if base := adapter_base(folder): return load_tokenizer(base)
         raise InputError("no tokenizer in the model folder", path=name, remedy=remedy)
-    try: return _with_padding(AutoTokenizer.from_pretrained(str(name)))
-    except (OSError, ValueError) as e:
-        raise InputError(f"no tokenizer can be loaded ({str(e).splitlines()[0][:160]})", path=name, remedy=remedy) from e
+    with loading(name, "tokenizer"): tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=trusts_code())
+    if (folder/"config.json").is_file(): check_vocabulary(tokenizer, vocabulary(read_config(name)), name)
+    return _with_padding(tokenizer)
+
+def has_tokenizer(folder) -> bool:
+    "Whether a tokenizer lies in a folder."
+    return any((Path(str(folder))/f).exists() for f in _TOKENIZER_FILES)
 
 def _with_padding(tokenizer):
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
+
+# %% ../nbs/00a_models.ipynb #c0w9
+def vocabulary(config) -> int | None:
+    "How many tokens a model of this configuration has embeddings for; None where it does not say."
+    return getattr(getattr(config, "text_config", None) or config, "vocab_size", None)
+
+def check_vocabulary(tokenizer, rows: int | None, path):
+    "Raises `InputError` where a tokenizer has tokens beyond the `rows` of a model's embeddings."
+    last = max([len(tokenizer) - 1, *getattr(tokenizer, "added_tokens_decoder", {})])
+    if rows is not None and last >= rows:
+        raise InputError(f"the tokenizer has tokens up to number {last:,}, the model {rows:,} embeddings", path,
+                         remedy="use the model's own tokenizer, or resize its embeddings and train them")
 
 # %% ../nbs/00a_models.ipynb #c012
 def load(model, tokenizer=None, **options):
@@ -410,10 +714,15 @@ class Readings:
         return torch.stack([layers[l][..., i] for l, i in self.order], -1)
 
 # %% ../nbs/00a_models.ipynb #c044
+CONTEXT_FIELDS = ("max_position_embeddings n_positions max_seq_len max_sequence_length max_seq_length seq_length seq_len n_ctx "
+                  "context_length block_size").split()          # as GPT-2, MPT, BLOOM, RWKV and models with code of their own write it
+
 def context_length(model) -> int | None:
-    "How many tokens the model can take; None where it sets no bound."
+    "How many tokens the model can take, from whichever field of its configuration says so; None where it sets no bound."
     config = getattr(model.config, "text_config", None) or model.config
-    return getattr(config, "max_position_embeddings", None)
+    fields = CONTEXT_FIELDS[:1] if getattr(config, "is_encoder_decoder", False) else CONTEXT_FIELDS       # T5's n_positions binds nothing
+    found = [getattr(config, name, None) for name in fields]
+    return next((n for n in found if isinstance(n, int) and n > 0), None)
 
 # %% ../nbs/00a_models.ipynb #c045
 @torch.inference_mode()
@@ -422,19 +731,44 @@ def pooled_states(model, tokenizer, texts, bos="tokenizer", layers=None, max_tok
 
     `layers`: indices into [embeddings, block 1, ..., last block after the final norm]; None for all; -1 is post final norm.
     A text without tokens gives NaN. `out`: an array or memory map to fill instead, of any float type. Texts are cut to the context.
-    `max_tokens`: of a batch; what suits the device where it is not given."""
+    `max_tokens`: of a batch; what suits the device where it is not given. Any causal LM will do, whatever its blocks hold."""
     room = context_length(model)
     rows = [r[:room] for r in token_ids(tokenizer, texts, bos)]
-    wanted = list(range(anatomy(model).n_layers + 1)) if layers is None else list(layers)
-    if out is None: out = np.full((len(rows), len(wanted), model.get_input_embeddings().weight.shape[1]), np.nan, np.float32)
-    filled, device = [i for i, r in enumerate(rows) if r], model.get_input_embeddings().weight.device
+    filled = [i for i, r in enumerate(rows) if r]
     for batch in length_batches([len(rows[i]) for i in filled], max_tokens or batch_tokens(model)):
         at = sorted(filled[i] for i in batch)
-        x = encode(tokenizer, [rows[i] for i in at], side="right", device=device)
-        mask = x.pop("attention_mask").unsqueeze(-1)                              # batch, position, 1; causal: right padding is never seen,
-        x["input_ids"] = torch.where(mask[..., 0] == 1, x["input_ids"], x["input_ids"][:, :1])      # and any token will do for it
-        states = model.base_model(**x, use_cache=False, output_hidden_states=wanted != [-1])
-        states = [states.last_hidden_state] if wanted == [-1] else [states.hidden_states[l] for l in wanted]
-        for j, s in enumerate(states):
-            out[at, j] = ((s.float() * mask.to(s.device)).sum(1) / mask.to(s.device).sum(1)).cpu().numpy()
+        means = mean_states(model, tokenizer, [rows[i] for i in at], layers)          # layer, text, d_model
+        if out is None: out = np.full((len(rows), len(means), state_width(model)), np.nan, np.float32)
+        for j, mean in enumerate(means): out[at, j] = mean
+    if out is None: out = np.full((len(rows), len(layers or [0]), state_width(model)), np.nan, np.float32)
     return out
+
+# %% ../nbs/00a_models.ipynb #c0w15
+def mean_states(model, tokenizer, rows, layers=None) -> list[np.ndarray]:
+    """Mean hidden states of rows of token ids, one array (text, d_model) a layer.
+
+    Padding stands on the right, where a causal model never sees it, so that neither mask nor positions are passed: not all models
+    take them. A layer that is narrower than the others (OPT-350m's last) is filled up with zeros, which leaves its cosines alone."""
+    x = encode(tokenizer, rows, side="right", device=model.get_input_embeddings().weight.device)
+    mask, ids = x["attention_mask"].unsqueeze(-1), x["input_ids"]                 # batch, position, 1
+    ids = torch.where(mask[..., 0] == 1, ids, ids[:, :1])                         # any token will do for padding
+    last = layers is not None and list(layers) == [-1]
+    states = model.base_model(input_ids=ids, use_cache=False, output_hidden_states=not last)
+    states = [states.last_hidden_state] if last else [states.hidden_states[l] for l in layers or range(len(states.hidden_states))]
+    means = [(s.float() * mask.to(s.device)).sum(1) / mask.to(s.device).sum(1) for s in states]
+    return [np.pad(m.cpu().numpy(), ((0, 0), (0, state_width(model) - m.shape[1]))) for m in means]
+
+def state_width(model) -> int:
+    "Dimensions of the residual stream: of the embeddings unless the configuration says another width."
+    config = getattr(model.config, "text_config", None) or model.config
+    return getattr(config, "hidden_size", None) or model.get_input_embeddings().weight.shape[1]
+
+def position_room(model) -> int | None:
+    "How many tokens a model's learned positions are enough for; None where it learns none. RoBERTa's kin count from `padding_idx` + 1."
+    rooms = []
+    for name, m in model.named_modules():
+        table = getattr(m, "weight", None)
+        if "position" not in name.rpartition(".")[2] or table is None or table.ndim != 2: continue
+        start = getattr(m, "padding_idx", None)
+        rooms.append(table.shape[0] - (0 if start is None else start + 1))
+    return min(rooms, default=None)

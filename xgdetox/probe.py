@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from .data import InputError, load_labelled, normalise_language, read_json, write_atomic, write_csv, write_json
-from .models import fingerprint, load, pooled_states
+from .models import fingerprint, load, pooled_states, state_width
 from .stats import bootstrap_mean, permutation_test, tidy, write_table
 
 # %% auto #0
@@ -27,7 +27,7 @@ def pooled_features(model, tokenizer, texts, layers=(-1,), bos="tokenizer", cach
 
     `cache`: a folder for the memory-mapped file, named after model, texts, layers and `bos`; None keeps the features in memory. A file that
     was cut off is never read: it gets its name when it is whole."""
-    d = model.get_input_embeddings().weight.shape[1]
+    d = state_width(model)
     if cache is None: return pooled_states(model, tokenizer, texts, bos, list(layers)).astype(dtype)
     key = hashlib.sha256(json.dumps([fingerprint(model), list(layers), bos, dtype, list(texts)]).encode()).hexdigest()[:16]
     path = Path(cache)/f"features-{key}.npy"

@@ -21,7 +21,8 @@ import torch
 
 from .data import LANGUAGES, InputError, normalise_language, read_json, write_atomic
 from .generation import accepts, generation_files, read_generations, split_adapter
-from .models import adapter_base, batch_tokens, context_length, encode, last_tokens, length_batches, load_model, load_tokenizer, token_ids
+from .models import (adapter_base, batch_tokens, context_length, encode, last_tokens, length_batches, load_model, load_tokenizer,
+                            load_weights, read_config, token_ids)
 from .stats import bootstrap_mean, holm, paired_difference, tidy, write_table
 
 # %% ../nbs/04_quality.ipynb #c013
@@ -345,14 +346,13 @@ def _name(x) -> str:
 def _load_lm(lm, paper, dtype="auto"):
     "(model, tokenizer) of a causal or an encoder-decoder LM, by its configuration."
     if isinstance(lm, tuple): return lm
-    from transformers import AutoConfig, AutoModelForSeq2SeqLM
-    try: is_seq2seq = AutoConfig.from_pretrained(adapter_base(lm) or str(lm)).is_encoder_decoder
-    except (OSError, ValueError) as e: raise InputError("no model can be loaded", lm, remedy="check the path, or fetch the model first") from e
+    from transformers import AutoModelForSeq2SeqLM
+    is_seq2seq = read_config(adapter_base(lm) or str(lm)).is_encoder_decoder
     if paper and not is_seq2seq: raise InputError("the paper's perplexity needs an encoder-decoder", lm, remedy="use an mT5, or leave out --paper")
     if not is_seq2seq: return load_model(lm, dtype=dtype), load_tokenizer(lm)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float32 if dtype == "auto" else dtype
-    return AutoModelForSeq2SeqLM.from_pretrained(str(lm), dtype=dtype).to(device).eval(), load_tokenizer(lm)
+    return load_weights(AutoModelForSeq2SeqLM, lm, dtype).to(device), load_tokenizer(lm)
 
 # %% ../nbs/04_quality.ipynb #c068
 def compare_quality(before, after, *, model="", tuning="", seed=0, output=None) -> pd.DataFrame:

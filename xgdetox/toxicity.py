@@ -46,7 +46,7 @@ __all__ = ['SCORERS', 'SCHEMA', 'NETWORK_DISKS', 'LEDGER_FIELDS', 'LEDGER_ROWS',
            'scorer_of_generations', 'scorer_of_prompts', 'scorer_of_labelled', 'read_scores', 'score_rows',
            'score_files', 'per_prompt', 'paper_metrics', 'toxicity_table', 'metric_rows', 'paper_rows',
            'unscored_blanks', 'missing_rows', 'scorer_names', 'compare_toxicity', 'same_scorer', 'drop_rows',
-           'with_holm', 'toxic_label', 'model_revision', 'load_weights', 'Model', 'Classifier', 'spoken',
+           'with_holm', 'toxic_label', 'model_revision', 'judge', 'judge_tokenizer', 'Model', 'Classifier', 'spoken',
            'classifier_scorer', 'check_classifier', 'classifier_languages', 'GuardFormat', 'card_prompts',
            'guard_format', 'described_guard', 'check_template', 'verdict_tokens', 'Guard', 'vllm_engine',
            'vllm_verdicts', 'guard_scorer', 'check_guard', 'guard_languages', 'judge_module', 'scored_texts',
@@ -1235,17 +1235,24 @@ def model_revision(name, config) -> str:
     return digest(json.dumps([f"{p.name} {file_hash(p)}" for p in files])).hex()[:12]
 
 # %% ../nbs/03_toxicity.ipynb #c109
-def load_weights(kind, name, **options):
-    "A model in eval mode with nothing filled in at random, from safetensors; fp32 on a CPU. InputError says what is missing."
-    import sys, torch, transformers
-    if not sys.stderr.isatty(): transformers.utils.logging.disable_progress_bar()
-    device = options.pop("device", None) or ("cuda" if torch.cuda.is_available() else "cpu")
-    try: model, report = kind.from_pretrained(str(name), use_safetensors=True, output_loading_info=True, dtype=torch.float32 if device == "cpu" else "auto", **options)
-    except (OSError, ValueError) as e:
-        raise InputError(f"no model can be loaded ({str(e).splitlines()[0][:160]})", name, remedy="check the name; weights must be safetensors") from None
-    lost = sorted(report["missing_keys"])
-    if lost: raise InputError(f"{len(lost)} weights are not in the checkpoint ({lost[0]} ...)", name, remedy=f"give a checkpoint that was trained as {kind.__name__[9:]}")
-    return model.to(device).eval()
+def judge(kind, name, device=None):
+    "`kind`'s model of a folder or hub name on `device`, from safetensors; fp32 on a CPU. Raises what `models.load_weights` raises."
+    import torch
+    from xgdetox.models import load_weights, read_config
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    read_config(name)
+    return load_weights(kind, name, torch.float32 if str(device) == "cpu" else "auto", use_safetensors=True).to(device)
+
+# %% ../nbs/03_toxicity.ipynb #c0j1
+def judge_tokenizer(name):
+    "The tokenizer beside a classifier or guard, as it is. Raises `InputError` where there is none, or one with more tokens than the model."
+    from transformers import AutoTokenizer
+    from xgdetox.models import check_vocabulary, loading, read_config, trusts_code, vocabulary
+    try:
+        with loading(name, "tokenizer"): tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=trusts_code())
+    except InputError as e: raise InputError(f"no tokenizer beside the model ({e.problem[:120]})", name, remedy="save it there with save_pretrained") from e
+    check_vocabulary(tokenizer, vocabulary(read_config(name)), name)
+    return tokenizer
 
 # %% ../nbs/03_toxicity.ipynb #c194
 class Model(Scorer):
@@ -1272,17 +1279,17 @@ class Classifier(Model):
 
     `name`: a preset of CLASSIFIERS, a folder or a hub name. `languages` default to the preset's, else to all (say what you know)."""
     def __init__(self, name: str, languages=None, label: str | None = None, device=None):
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForSequenceClassification
+        from xgdetox.models import position_room
         repository, covers, index = CLASSIFIERS.get(name, (name, tuple(LANGUAGES), None))
-        self.model = load_weights(AutoModelForSequenceClassification, repository, device=device)
-        try: self.tokenizer = AutoTokenizer.from_pretrained(str(repository))
-        except (OSError, ValueError) as e: raise InputError("no tokenizer beside the classifier", repository, remedy="save it there with save_pretrained") from e
+        self.model = judge(AutoModelForSequenceClassification, repository, device)
+        self.tokenizer = judge_tokenizer(repository)
         config = self.model.config
         self.id, self.revision, self.languages = f"classifier:{Path(str(repository)).name}", model_revision(repository, config), tuple(languages or covers)
         self.label = toxic_label(config.id2label, label, index)
         self.softmax = config.num_labels > 1 and config.problem_type != "multi_label_classification" and name != "detoxify"
-        room = [n for n in (self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)) if n and n < 10**6]
-        self.room = min(room, default=512) - (2 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0)
+        limits = (self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", None), position_room(self.model))
+        self.room = min([n for n in limits if n and n < 10**6], default=512)
         self.fast = getattr(self.tokenizer, "backend_tokenizer", None)
         if self.fast: self.tokenizer(["a"], truncation=True, max_length=self.room)       # sets how the fast tokenizer cuts
 
@@ -1400,16 +1407,17 @@ class Guard(Model):
 
     `name`: a folder or hub name. `backend`: "transformers" or "vllm"."""
     def __init__(self, name: str, languages=None, backend: str = "transformers", device=None):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
+        from xgdetox.models import check_causal, read_config
         if backend not in ("transformers", "vllm"): raise InputError(f"unknown backend {backend!r}", field="backend", remedy="use transformers or vllm")
         self.form, covers = guard_format(name)
-        try: self.tokenizer = AutoTokenizer.from_pretrained(str(name))
-        except (OSError, ValueError): raise InputError("no tokenizer beside the guard", name, remedy="check the path") from None
+        self.tokenizer = judge_tokenizer(name)
         if not self.tokenizer.chat_template: raise InputError("the tokenizer has no chat template", name, remedy="guards are asked through their own template")
         if self.tokenizer.pad_token_id is None: self.tokenizer.pad_token = self.tokenizer.eos_token
         check_template(self, name)
         self.unsafe, self.safe = verdict_tokens(self.tokenizer, self.form)
-        self.model = load_weights(AutoModelForCausalLM, name, device=device) if backend == "transformers" else vllm_engine(name)
+        check_causal(read_config(name), name)
+        self.model = judge(AutoModelForCausalLM, name, device) if backend == "transformers" else vllm_engine(name)
         if backend == "vllm": self.max_tokens = 8192
         self.backend, self.id, self.languages = backend, f"guard:{Path(str(name)).name}", tuple(languages or covers)
         config = self.model.config if backend == "transformers" else None

@@ -5,7 +5,7 @@
 # %% ../nbs/01_training.ipynb #c002
 from __future__ import annotations
 
-import hashlib, json, math, os, shutil, sys, time
+import hashlib, json, math, os, re, shutil, sys, time
 from contextlib import contextmanager
 from copy import copy
 from functools import partial, wraps
@@ -17,18 +17,21 @@ import torch
 import torch.nn.functional as F
 
 from .data import InputError, load_pairs, read_json, read_yaml, write_json
-from .models import BOS, adapter_base, encode, last_tokens, load_model, load_tokenizer, token_ids, widths
+from .models import (BOS, adapter_base, adapter_settings, adapter_tensors, attach_adapter, check_checkpoint, check_name,
+                            empty_model, encode, has_tokenizer, last_tokens, load_model, load_tokenizer, load_weights, read_config,
+                            settle_ties, token_ids, widths)
 
 # %% auto #0
-__all__ = ['RECIPES', 'ACCELERATE', 'DEFAULTS', 'DPO_LOSSES', 'OTHER_LOSSES', 'WHOLE', 'NUMBERS', 'CHECK_TEXTS', 'dpo_loss',
-           'load_recipe', 'recipes', 'number', 'check_keys', 'check_settings', 'recipe_for', 'check_deepspeed',
-           'encode_pair', 'closed', 'common_prefix', 'encode_pairs', 'split_pairs', 'training_order', 'pair_length',
-           'evaluation_interval', 'plan_run', 'ReferenceKL', 'check_targets', 'lora_config', 'share_trained',
-           'load_4bit', 'linear_4bit', 'dequantised', 'trainer_class', 'score_completions', 'rows_for', 'arguments',
-           'callbacks', 'timed', 'progress_line', 'show_progress', 'latest_checkpoint', 'fingerprint', 'same_run',
-           'train', 'check_model', 'build_trainer', 'renumber', 'reference_kl', 'load_for_training', 'stored', 'quiet',
-           'save_final', 'finish', 'remove_checkpoints', 'summary', 'dequantised_base', 'logits_of', 'compare_logits',
-           'merge_adapter', 'merge_into', 'find_adapter', 'adapter_note', 'adapter_facts', 'merged_already',
+__all__ = ['RECIPES', 'ACCELERATE', 'DEFAULTS', 'DPO_LOSSES', 'OTHER_LOSSES', 'WHOLE', 'NUMBERS', 'CHECK_TEXTS', 'PLAIN',
+           'dpo_loss', 'load_recipe', 'recipes', 'number', 'check_keys', 'check_settings', 'recipe_for',
+           'check_deepspeed', 'encode_pair', 'closed', 'common_prefix', 'encode_pairs', 'split_pairs', 'training_order',
+           'pair_length', 'evaluation_interval', 'plan_run', 'ReferenceKL', 'check_targets', 'lora_config',
+           'share_trained', 'load_4bit', 'linear_4bit', 'dequantised', 'trainer_class', 'score_completions', 'rows_for',
+           'arguments', 'callbacks', 'timed', 'progress_line', 'show_progress', 'latest_checkpoint', 'fingerprint',
+           'same_run', 'train', 'check_model', 'build_trainer', 'renumber', 'reference_kl', 'load_for_training',
+           'stored', 'quiet', 'save_final', 'sort_lists', 'finish', 'remove_checkpoints', 'summary', 'dequantised_base',
+           'logits_of', 'compare_logits', 'merge_adapter', 'check_choices', 'check_merge', 'merge_into', 'lora_maps',
+           'responses', 'probe_input', 'by_hand', 'find_adapter', 'adapter_note', 'adapter_facts', 'merged_already',
            'check_adapter', 'untie_head', 'saved_dtype']
 
 # %% ../nbs/01_training.ipynb #c007
@@ -293,7 +296,7 @@ def load_4bit(model, quantisation="nf4", double=True, dtype=None):
     dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=quantisation, bnb_4bit_use_double_quant=double, bnb_4bit_compute_dtype=dtype)
     where = {"": int(os.environ.get("LOCAL_RANK", 0)) if on_gpu else "cpu"}
-    rounded = AutoModelForCausalLM.from_pretrained(str(model), quantization_config=config, dtype=dtype, device_map=where)
+    rounded = load_weights(AutoModelForCausalLM, model, dtype, quantization_config=config, device_map=where)
     for module in () if on_gpu else rounded.modules():
         if hasattr(getattr(module, "weight", None), "quant_state"): module.forward = partial(linear_4bit, module)
     return rounded.requires_grad_(False)
@@ -512,8 +515,7 @@ def train(model, data_dir, output_dir, recipe=None, seed: int = 0, **overrides) 
 
 # %% ../nbs/01_training.ipynb #c070
 def check_model(model, settings: dict):
-    "Raise `InputError`, before anything is written, where the model cannot be loaded or cannot be tuned so; reads its configuration only."
-    from transformers import AutoConfig, AutoModelForCausalLM
+    "Raise `InputError`, before anything is written, where the model cannot be loaded or cannot be tuned so."
     from transformers.integrations import get_available_reporting_integrations
     from transformers.training_args import OptimizerNames, SchedulerType
     for key, values in (("optimizer", [o.value for o in OptimizerNames]), ("schedule", [s.value for s in SchedulerType])):
@@ -522,13 +524,8 @@ def check_model(model, settings: dict):
     for name in str(settings["report_to"]).split(","):
         if name not in reporters: raise InputError(f"{name!r} is not installed here, or not known", field="report_to", remedy=f"install it; here are {', '.join(reporters)}")
     if adapter_base(model): raise InputError("is a LoRA adapter, and tuning starts from a whole model", model, remedy="merge it first: xgdetox merge")
-    try:
-        with torch.device("meta"): empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(model)))
-    except (OSError, ValueError) as e:
-        raise InputError(f"no causal language model can be loaded ({str(e).splitlines()[0][:160]})", model, remedy="check the path, or fetch the model first") from e
-    if settings["method"] == "full": return
-    empty.tie_weights()
-    check_targets(empty, settings["lora_targets"])
+    check_checkpoint(model)
+    if settings["method"] != "full": check_targets(empty_model(model), settings["lora_targets"])
 
 # %% ../nbs/01_training.ipynb #c071
 def build_trainer(model, tokenizer, pairs: list[dict], settings: dict, out: Path, seed: int):
@@ -614,6 +611,7 @@ def save_final(trainer, tokenizer, model, settings: dict, out: Path) -> Path:
     if not main: return out/"final_checkpoint"
     tokenizer.save_pretrained(part)
     (part/"training_args.bin").unlink(missing_ok=True)
+    if settings["method"] != "full": sort_lists(part/"adapter_config.json")
     four = settings["quantisation"] if settings["method"] == "qlora" else None
     if settings["method"] != "full": write_json(part/"trained_on.json", dict(base=str(model), bos=settings["bos"], quantisation=four, double_quantisation=bool(four and settings["double_quantisation"])))
     shutil.rmtree(final, ignore_errors=True)
@@ -621,6 +619,13 @@ def save_final(trainer, tokenizer, model, settings: dict, out: Path) -> Path:
     if settings["method"] == "full" or settings["merge"] == "none": return final
     shutil.rmtree(out/"final_checkpoint", ignore_errors=True)
     return merge_adapter(model, final, out/"final_checkpoint", base=settings["merge"], texts=trainer.texts)
+
+# %% ../nbs/01_training.ipynb #c0h3
+def sort_lists(path: Path):
+    "Put the words in the lists of an adapter's settings in order: PEFT writes sets as they come, and the file's hash would differ from run to run."
+    said = read_json(path)
+    words = {k: sorted(v) for k, v in said.items() if isinstance(v, list) and all(isinstance(x, str) for x in v)}
+    write_json(path, said | words)
 
 # %% ../nbs/01_training.ipynb #c078
 def finish(trainer, out: Path, facts: dict):
@@ -687,47 +692,118 @@ def compare_logits(merged, adapted, unadapted, base, slack: float = 1e-4) -> dic
 
 # %% ../nbs/01_training.ipynb #c090
 def merge_adapter(base_model, lora_adapter, output_dir, base: str = "dequantised", texts=None, dtype="auto", untie: bool = False, quantisation=None) -> Path:
-    """Merge a LoRA adapter into its base and write the model to exactly `output_dir`; its path.
+    """Merge an adapter into its base and write the model to exactly `output_dir`; its path.
 
     `base`: "dequantised", the base as the adapter was trained on (rounded to 4 bits and back where it was); "16bit", the published weights, as in the
     paper. `dtype`: of the saved weights; "auto" is the checkpoint's. `untie`: give the output head its own copy where the adapter changes tied
     embeddings. `quantisation`: of an adapter from elsewhere ("nf4", "fp4"; "none"). The saved model's logits on `texts` are compared with the adapted
-    model's; `InputError` if they differ by more than rounding. `lora_adapter`: the adapter's folder, or the output folder of its training."""
+    model's, and its weights with base + adapter by hand; `InputError` if they differ by more than rounding. `lora_adapter`: the adapter's folder, or
+    the output folder of its training."""
+    check_name(base_model)
     out, adapter = Path(output_dir), find_adapter(lora_adapter)
-    for field, value, values in (("base", base, ["dequantised", "16bit"]), ("dtype", str(dtype).removeprefix("torch."), ["auto", "float32", "bfloat16", "float16"]), ("quantisation", quantisation, [None, "nf4", "fp4", "none"])):
-        if value not in values: raise InputError(f"{value!r} is not known", field=field, remedy=f"use one of {', '.join(filter(None, values))}")
+    check_choices(dict(base=base, dtype=str(dtype).removeprefix("torch."), quantisation=quantisation))
     run = dict(base_model=str(base_model), base=base, dtype=str(dtype), adapter=fingerprint(adapter), base_files=fingerprint(base_model), **adapter_facts(adapter, quantisation))
     if merged_already(out, run): return out
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    with quiet(): facts = merge_into(part, base_model, adapter, run, list(texts or CHECK_TEXTS), untie)
-    if facts["rms"] > facts["allowed"]:
-        shutil.rmtree(part)
-        raise InputError(f"the merged model's logits differ by {facts['rms']:.2g} (rms) from the adapted model's; rounding explains {facts['allowed']:.2g}", adapter, remedy="check that this is the adapter's base and quantisation")
+    try:
+        with quiet(): facts = merge_into(part, base_model, adapter, run, list(texts or CHECK_TEXTS), untie)
+        check_merge(facts, adapter)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     write_json(part/"manifest.json", run | dict(untied=untie, check=facts, bos=adapter_note(adapter).get("bos")))
     os.replace(part, out)
     return out
 
+def check_choices(given: dict):
+    "Raise `InputError` for a choice that a merge does not know."
+    known = dict(base=["dequantised", "16bit"], dtype=["auto", "float32", "bfloat16", "float16"], quantisation=[None, "nf4", "fp4", "none"])
+    for field, value in given.items():
+        if value in known[field]: continue
+        raise InputError(f"{value!r} is not known", field=field, remedy=f"use one of {', '.join(filter(None, known[field]))}")
+
+def check_merge(facts: dict, adapter: Path):
+    "Raise `InputError` where a merged model is not its base with the adapter; what `compare_logits` and `by_hand` found. NaN is no agreement."
+    remedy = "check that this is the adapter's base and quantisation"
+    if not facts["rms"] <= facts["allowed"]:
+        said = f"the merged model's logits differ by {facts['rms']:.2g} (rms) from the adapted model's"
+        raise InputError(f"{said}; rounding explains {facts['allowed']:.2g}", adapter, remedy=remedy)
+    if not facts["by_hand"] <= 1e-3:
+        said = f"the merged weights differ from base + adapter by a share of {facts['by_hand']:.2g} of what they do"
+        raise InputError(said, adapter, remedy=remedy)
+
 # %% ../nbs/01_training.ipynb #c091
 def merge_into(part: Path, base_model, adapter: Path, run: dict, texts: list, untie: bool) -> dict:
-    "Write the merged model to `part`; how its logits compare with the adapted model's."
-    from peft import PeftModel
-    tokenizer, four = load_tokenizer(str(base_model)), run["quantisation"]
+    "Write the merged model to `part`; how its logits compare with the adapted model's, and its weights with base + adapter by hand."
+    tokenizer, four = load_tokenizer(adapter if has_tokenizer(adapter) else str(base_model)), run["quantisation"]
     kind = (four, run["double_quantisation"])
     load = lambda: load_4bit(base_model, *kind) if four else load_model(str(base_model), dtype=torch.float32, device="cpu")
     whole = dequantised_base(base_model, *kind) if four and run["base"] == "dequantised" else load_model(str(base_model), dtype=torch.float32, device="cpu")
     check_adapter(whole, adapter, untie)
-    trained = PeftModel.from_pretrained(load(), adapter)
+    trained = attach_adapter(load(), adapter)
     adapted = logits_of(trained, tokenizer, texts)
     with trained.disable_adapter(): unadapted = logits_of(trained, tokenizer, texts)
     del trained
-    before = logits_of(whole, tokenizer, texts)
     if untie: untie_head(whole)
-    merged = PeftModel.from_pretrained(whole, adapter).merge_and_unload()
+    beside = attach_adapter(whole, adapter, say=False)
+    with beside.disable_adapter(): before = logits_of(beside, tokenizer, texts)
+    maps = lora_maps(adapter)
+    answers = responses(whole, maps)
+    merged = settle_ties(beside.merge_and_unload())
+    share = by_hand(answers, responses(merged, maps), maps)
     precision = saved_dtype(base_model, run["dtype"])
-    merged.to(precision).save_pretrained(part); tokenizer.save_pretrained(part)
+    merged.to(precision).save_pretrained(part)
+    tokenizer.save_pretrained(part)
     slack = 1e-4 if precision == torch.float32 else 4 * torch.finfo(precision).eps
-    return compare_logits(logits_of(load_model(str(part), dtype=torch.float32, device="cpu"), tokenizer, texts), adapted, unadapted, before, slack) | dict(texts=len(texts))
+    saved = logits_of(load_model(str(part), dtype=torch.float32, device="cpu"), tokenizer, texts)
+    return compare_logits(saved, adapted, unadapted, before, slack) | dict(texts=len(texts), by_hand=share)
+
+# %% ../nbs/01_training.ipynb #c0h1
+PLAIN = dict(use_dora=(None, False), use_qalora=(None, False), alora_invocation_tokens=(None, []), arrow_config=(None,),
+             layer_replication=(None,), init_lora_weights=(None, True, False, "gaussian"))       # PEFT's settings of LoRA as in its paper
+
+def lora_maps(adapter: Path) -> dict[str, tuple]:
+    """{module: (A (rank, input), B (output, rank), scaling)} from the file of a plain LoRA adapter, without PEFT; empty for any other kind.
+
+    W + scaling B A is what such an adapter makes of a weight W (Hu et al. 2021, section 4.1); scaling is alpha over the rank, or over
+    its root (Kalajdzievski 2023)."""
+    said = adapter_settings(adapter)
+    if said["peft_type"] != "LORA" or any(said.get(k) not in known for k, known in PLAIN.items()): return {}
+    tensors, found = adapter_tensors(adapter), {}
+    for key, a in tensors.items():
+        m = re.fullmatch(r"base_model\.model\.(.+)\.lora_(embedding_)?A(\.weight)?", key)
+        if not m or a.ndim != 2: continue
+        patterns = said.get("alpha_pattern") or {}
+        alpha = next((v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", m[1])), said["lora_alpha"])
+        rank = a.shape[0] ** (.5 if said.get("use_rslora") else 1)
+        b = tensors[key.replace("lora_A", "lora_B").replace("embedding_A", "embedding_B")]
+        found[m[1]] = (a.float(), b.float(), alpha / rank)
+    return found
+
+# %% ../nbs/01_training.ipynb #c0h2
+def responses(model, maps: dict) -> dict[str, torch.Tensor]:
+    "What each module of `maps` makes of one fixed random input, {module: (output,)}: without the adapter, if one lies beside the weights."
+    found = {}
+    for name, (a, _, _) in maps.items():
+        module = model.get_submodule(name)
+        module = getattr(module, "base_layer", module)
+        weight = module.weight.detach().float()                             # output, input; embeddings and Conv1D are stored the other way
+        found[name] = (weight if hasattr(module, "in_features") else weight.T) @ probe_input(a.shape[1])
+    return found
+
+def probe_input(width: int) -> torch.Tensor:
+    "A random vector (width,), the same each time."
+    return torch.randn(width, generator=torch.Generator().manual_seed(width))
+
+def by_hand(before: dict, after: dict, maps: dict) -> float:
+    "The largest difference of a merged module's response from base + scaling B A, as a share of the response's length; 0 where there is none to compare."
+    worst = 0.0
+    for name, (a, b, scaling) in maps.items():
+        expected = before[name] + scaling * (b @ (a @ probe_input(a.shape[1])))
+        share = ((after[name] - expected).norm() / expected.norm().clamp_min(1e-12)).item()
+        worst = share if not share <= worst else worst                      # NaN stays
+    return worst
 
 # %% ../nbs/01_training.ipynb #c092
 def find_adapter(folder) -> Path:
@@ -758,8 +834,7 @@ def merged_already(out: Path, run: dict) -> bool:
 # %% ../nbs/01_training.ipynb #c094
 def check_adapter(model, adapter: Path, untie: bool):
     "Raise `InputError` for an adapter on tied embeddings, unless they are to be untied."
-    from safetensors import safe_open
-    with safe_open(adapter/"adapter_model.safetensors", "pt") as f: keys = " ".join(f.keys())
+    keys = " ".join(adapter_tensors(adapter))
     named, parts = dict(model.named_modules()), (model.get_input_embeddings(), model.get_output_embeddings())
     touched = [n for n, m in named.items() if m in parts and f".{n}.lora_" in keys]
     if touched and parts[0].weight is parts[1].weight and not untie:
@@ -777,6 +852,5 @@ def untie_head(model):
 def saved_dtype(base_model, dtype="auto"):
     "The torch dtype to save in: as named, or the checkpoint's own."
     if dtype != "auto": return getattr(torch, str(dtype).removeprefix("torch."))
-    from transformers import AutoConfig
-    own = getattr(AutoConfig.from_pretrained(str(base_model)), "dtype", None)
+    own = getattr(read_config(adapter_base(base_model) or base_model), "dtype", None)
     return own if isinstance(own, torch.dtype) else torch.float32

@@ -1,0 +1,413 @@
+"Model and adapter folders, broken in the ways that people meet: each is refused with one line before anything is written, or gives what it should."
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import tiny_models
+from xgdetox.data import InputError
+from xgdetox.models import check_checkpoint, load_model, load_tokenizer
+
+FAMILIES = ("gpt2", "llama")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "Sound tiny models, one folder each."
+    folder = tmp_path_factory.mktemp("whole")
+    for family in (*FAMILIES, "gemma3"): tiny_models.model(family, folder / family)
+    return folder
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    "A copy of a sound model that a test may break."
+    def copy(family, name="model"): return Path(shutil.copytree(whole / family, tmp_path / name))
+    return copy
+
+
+def rewritten(folder, change, file="model.safetensors"):
+    "The folder, with its tensors as `change` returns them."
+    save_file(change(load_file(folder / file)), folder / file, metadata={"format": "pt"})
+    return folder
+
+
+def first(tensors, part, ndim=2):
+    return next(k for k in sorted(tensors) if part in k and tensors[k].ndim == ndim)
+
+
+def one(tensors, part, change, ndim=2):
+    "The tensors with one of them changed."
+    key = first(tensors, part, ndim)
+    return tensors | {key: change(tensors[key].clone())}
+
+
+def poisoned(value):
+    def poison(t):
+        t.view(-1)[7] = value
+        return t
+    return poison
+
+
+FAULTS = {     # what is done to the tensors, and what must be said
+    "prefix": (lambda w: {f"module.{k}": v for k, v in w.items()}, "not in the checkpoint"),
+    "no layer": (lambda w: {k: v for k, v in w.items() if ".1." not in k}, "not in the checkpoint"),
+    "one more layer": (lambda w: w | {k.replace(".1.", ".2."): v.clone() for k, v in w.items() if ".1." in k}, "no place in"),
+    "another head": (lambda w: w | {"score.weight": torch.ones(2, 128)}, "no place in .*score.weight"),
+    "fewer rows": (lambda w: one(w, ".0.", lambda t: t[:5].clone()), "another shape"),
+    "flat": (lambda w: one(w, ".0.", lambda t: t.flatten()), "another shape"),
+    "transposed": (lambda w: one(w, "mlp", lambda t: t.T.contiguous()), "another shape"),
+    "NaN": (lambda w: one(w, ".1.", poisoned(float("nan"))), "NaN or infinite"),
+    "infinity": (lambda w: one(w, ".0.", poisoned(float("inf")), 1), "NaN or infinite"),
+    "nothing": (lambda w: {"x": torch.ones(1)}, "not in the checkpoint"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_weights_that_do_not_fit_are_refused(copy, family, fault):
+    "By the loader, and by the look that loads nothing."
+    change, said = FAULTS[fault]
+    folder = rewritten(copy(family), change)
+    for look in (load_model, check_checkpoint):
+        with pytest.raises(InputError, match=said): look(folder)
+
+
+@pytest.mark.parametrize("family", (*FAMILIES, "gemma3"))
+def test_what_is_harmless_loads_as_before(copy, whole, family):
+    "Buffers that older versions stored, and tied heads that are stored or are not; the weights are those of the file."
+    extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(3), "transformer.h.0.attn.bias": torch.ones(1, 1, 4, 4),
+             "transformer.h.0.attn.masked_bias": torch.tensor(-1e4), "v_head.summary.weight": torch.ones(1, 128)}
+    folder = rewritten(copy(family), lambda w: w | extra)
+    check_checkpoint(folder)
+    there, stored = load_model(folder).state_dict(), load_file(whole / family / "model.safetensors")
+    assert all(torch.equal(there[k], v) for k, v in stored.items()) and len(stored) > 20
+
+
+@pytest.mark.parametrize("cut", [3, 1000, 100_000])
+def test_a_file_that_was_cut_off_is_named(copy, cut):
+    file = copy("gpt2") / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-cut])
+    for look in (load_model, check_checkpoint):
+        with pytest.raises(InputError, match="model.safetensors: is cut off"): look(file.parent)
+
+
+def test_old_files_of_torch_load_or_are_refused(copy):
+    "pytorch_model.bin: whole, with a NaN, cut off, and no such file at all."
+    folder = copy("llama")
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    check_checkpoint(folder)
+    assert torch.equal(load_model(folder).state_dict()["lm_head.weight"], weights["lm_head.weight"])
+    torch.save(one(weights, "mlp", poisoned(float("nan"))), folder / "pytorch_model.bin")
+    for look in (load_model, check_checkpoint):
+        with pytest.raises(InputError, match="NaN or infinite"): look(folder)
+    (folder / "pytorch_model.bin").write_bytes((folder / "pytorch_model.bin").read_bytes()[:999])
+    for look in (load_model, check_checkpoint):
+        with pytest.raises(InputError, match="can be loaded"): look(folder)
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(InputError, match="can be loaded"): load_model(folder)
+
+
+CONFIGS = {"no json": lambda c: "{", "a list": lambda c: [c], "no type": lambda c: {k: v for k, v in c.items() if k != "model_type"},
+           "unknown type": lambda c: c | dict(model_type="nobody"), "words for numbers": lambda c: c | dict(hidden_size="wide", n_embd="wide"),
+           "wider": lambda c: c | dict(hidden_size=256, n_embd=256), "fewer layers": lambda c: c | dict(num_hidden_layers=1, n_layer=1),
+           "heads that do not divide": lambda c: c | dict(num_attention_heads=7, num_key_value_heads=7, n_head=7)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("fault", CONFIGS)
+def test_a_configuration_that_does_not_fit_is_refused(copy, family, fault):
+    folder = copy(family)
+    changed = CONFIGS[fault](json.loads((folder / "config.json").read_text()))
+    (folder / "config.json").write_text(changed if isinstance(changed, str) else json.dumps(changed))
+    for look in (load_model, check_checkpoint):
+        with pytest.raises(InputError): look(folder)
+
+
+def test_an_encoder_is_no_causal_language_model(tmp_path):
+    import transformers as tf
+    small = dict(vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    tf.BertForMaskedLM(tf.BertConfig(**small)).save_pretrained(tmp_path / "bert")
+    tf.RobertaForMaskedLM(tf.RobertaConfig(**small)).save_pretrained(tmp_path / "roberta")
+    tf.DistilBertForMaskedLM(tf.DistilBertConfig(vocab_size=60, dim=32, n_layers=1, n_heads=2, hidden_dim=32)).save_pretrained(tmp_path / "distilbert")
+    tiny_models.seq2seq(tmp_path / "mt5")
+    for name, said in dict(bert="encoder", roberta="encoder", distilbert="encoder", mt5="encoder-decoder").items():
+        for look in (load_model, check_checkpoint):
+            with pytest.raises(InputError, match=said): look(tmp_path / name)
+    decoder = tf.BertConfig(**small, is_decoder=True)
+    tf.BertLMHeadModel(decoder).save_pretrained(tmp_path / "decoder")
+    assert load_model(tmp_path / "decoder").config.is_decoder
+
+
+@pytest.mark.parametrize("kind, package", dict(gptq="optimum", awq="gptqmodel", aqlm="aqlm", eetq="kernels", quanto="optimum-quanto").items())
+def test_a_quantised_checkpoint_names_the_package_that_is_missing(copy, kind, package):
+    folder = copy("llama")
+    config = json.loads((folder / "config.json").read_text()) | dict(quantization_config=dict(quant_method=kind, bits=4, group_size=128))
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=f"not installed.*{package}"): load_model(folder)
+
+
+def test_a_vocabulary_smaller_than_the_tokenizers_is_refused(copy):
+    folder = copy("llama")
+    words = load_tokenizer(folder)
+    words.add_tokens(["<one more>"])
+    words.save_pretrained(folder)
+    with pytest.raises(InputError, match="embeddings"): load_tokenizer(folder)
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+class OwnConfig(LlamaConfig): model_type = "own"
+class OwnModel(LlamaForCausalLM): config_class = OwnConfig
+"""
+
+
+def test_code_that_comes_with_a_model_runs_only_where_it_is_trusted(copy, monkeypatch, fails, run, tmp_path):
+    folder = copy("llama")
+    (folder / "own.py").write_text(CODE)
+    config = json.loads((folder / "config.json").read_text())
+    config |= dict(model_type="own", auto_map={"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"})
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.delenv("XGDETOX_TRUST_REMOTE_CODE", raising=False)
+    for look in (load_model, check_checkpoint, load_tokenizer):
+        with pytest.raises(InputError, match="--trust-remote-code"): look(folder)
+    monkeypatch.setenv("XGDETOX_TRUST_REMOTE_CODE", "1")
+    check_checkpoint(folder)
+    assert type(load_model(folder)).__name__ == "OwnModel"
+
+
+def test_the_empty_name_is_refused(fails, tmp_path):
+    for look in (load_model, load_tokenizer, check_checkpoint):
+        for name in ("", " "):
+            with pytest.raises(InputError, match="is empty"): look(name)
+    assert "is empty" in fails("generate", "--model", "", "--output-dir", tmp_path / "out")
+    assert "is empty" in fails("retrieve", "--model", " ", "--output", tmp_path / "out.csv")
+    assert not list(tmp_path.iterdir())
+
+
+COMMANDS = {
+    "train": lambda m, o: ("train", "--model", m, "--data-dir", "world", "--output-dir", o),
+    "generate": lambda m, o: ("generate", "--model", m, "--language", "en", "--limit", 2, "--output-dir", o),
+    "mass": lambda m, o: ("mass", "--model", m, "--language", "en", "--limit", 2, "--output", o / "t.csv"),
+    "probe": lambda m, o: ("probe", "--model", m, "--train-file", "world", "--output-dir", o),
+    "retrieve": lambda m, o: ("retrieve", "--model", m, "--language", "de", "--output", o / "t.csv"),
+    "merge": lambda m, o: ("merge", "--base-model", m, "--lora-adapter", m.parent / "adapter", "--output-dir", o),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("fault", ["prefix", "no layer", "NaN", "cut", "no tokenizer"])
+def test_every_command_refuses_a_broken_model(copy, fails, tmp_path, command, fault):
+    "One line, exit code 2, no output."
+    folder = copy("gpt2")
+    (tmp_path / "adapter").mkdir()
+    adapter_of(folder).save_pretrained(tmp_path / "adapter")
+    if fault == "cut": (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-5000])
+    elif fault == "no tokenizer":
+        for file in folder.glob("*token*"): file.unlink()
+    else: rewritten(folder, FAULTS[fault][0])
+    fails(*COMMANDS[command](folder, tmp_path / "out"))
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+# ---- adapters
+
+def adapter_of(base, kind="lora", std=.05, **settings):
+    "A PEFT model on the base of a folder, its adapter random."
+    import peft
+    model = load_model(base)
+    config = {"lora": lambda: peft.LoraConfig(r=4, lora_alpha=12, target_modules=settings.pop("targets", "all-linear"), task_type="CAUSAL_LM", **settings),
+              "ia3": lambda: peft.IA3Config(task_type="CAUSAL_LM", **settings),
+              "loha": lambda: peft.LoHaConfig(r=4, target_modules=["q_proj", "v_proj"], **settings),
+              "lokr": lambda: peft.LoKrConfig(r=4, target_modules=["q_proj", "v_proj"], **settings),
+              "prompt": lambda: peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+              "prefix": lambda: peft.PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")}[kind]()
+    tuned = peft.get_peft_model(model, config)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, p in tuned.named_parameters():
+            if p.requires_grad: p.add_(torch.randn(p.shape) * std)
+    return tuned.eval()
+
+
+@pytest.fixture
+def adapter(copy, tmp_path):
+    "Makes an adapter's folder on a fresh copy of a family's model; (base, adapter, the model of PEFT)."
+    def adapter(family, kind="lora", file="safetensors", **settings):
+        base = copy(family, "base")
+        tuned = adapter_of(base, kind, **settings)
+        tuned.save_pretrained(tmp_path / "adapter", safe_serialization=file == "safetensors")
+        return base, tmp_path / "adapter", tuned
+    return adapter
+
+
+IDS = torch.arange(3, 90, 4)[None]
+
+
+def says(model):
+    with torch.no_grad(): return model.eval()(input_ids=IDS).logits
+
+
+KINDS = [("gpt2", "lora", {}), ("llama", "lora", {}), ("llama", "lora", dict(use_dora=True)), ("llama", "lora", dict(use_rslora=True)),
+         ("llama", "lora", dict(rank_pattern={"q_proj": 2, "layers.1.mlp.down_proj": 6}, alpha_pattern={"v_proj": 40})),
+         ("llama", "lora", dict(targets=["q_proj"], modules_to_save=["lm_head", "embed_tokens"])), ("llama", "lora", dict(targets=["embed_tokens", "q_proj"])),
+         ("llama", "lora", dict(bias="lora_only")), ("gpt2", "ia3", dict(std=.3)), ("llama", "loha", dict(std=.3)), ("llama", "lokr", dict(std=.3)),
+         ("gemma3", "lora", dict(targets=["q_proj"], modules_to_save=["embed_tokens"])), ("gpt2", "lora", dict(targets=["c_fc"], file="bin"))]
+
+
+@pytest.mark.parametrize("family, kind, settings", KINDS, ids=lambda x: x if isinstance(x, str) else "-".join(x) or "plain")
+def test_every_kind_of_adapter_is_merged_as_peft_runs_it(adapter, tmp_path, family, kind, settings):
+    "As a model, beside it, and merged by the command: the logits of the model that PEFT saved."
+    from xgdetox.generation import load_adapted
+    from xgdetox.training import merge_adapter
+    base, folder, tuned = adapter(family, kind, **settings)
+    wanted, plain = says(tuned), says(load_model(base))
+    assert (wanted - plain).abs().max() > 1e-2
+    merged = merge_adapter(base, folder, tmp_path / "merged")
+    for model in (load_model(folder), load_adapted(str(base), folder), load_model(merged)):
+        assert torch.allclose(says(model), wanted, atol=1e-4)
+    check = json.loads((merged / "manifest.json").read_text())["check"]
+    assert check["rms"] <= check["allowed"] < check["effect"] or "modules_to_save" in settings
+    assert check["by_hand"] <= 1e-5
+
+
+def test_lora_by_hand_is_the_formula(adapter):
+    "W + alpha / r B A, with each module's own alpha and rank, computed here from the file."
+    from xgdetox.training import lora_maps
+    base, folder, _ = adapter("llama", rank_pattern={"q_proj": 2}, alpha_pattern={"v_proj": 40})
+    maps, t, weights = lora_maps(folder), load_file(folder / "adapter_model.safetensors"), load_file(base / "model.safetensors")
+    merged = load_model(folder).state_dict()
+    for name, scale in (("q_proj", 12 / 2), ("v_proj", 40 / 4), ("k_proj", 12 / 4)):
+        key = f"model.layers.1.self_attn.{name}"
+        a, b = (t[f"base_model.model.{key}.lora_{x}.weight"] for x in "AB")
+        assert maps[key][2] == scale and torch.allclose(merged[f"{key}.weight"], weights[f"{key}.weight"] + scale * b @ a, atol=1e-5)
+
+
+ADAPTER_FAULTS = {
+    "prefix": (lambda w: {f"module.{k}": v for k, v in w.items()}, "no place in the model"),
+    "stripped": (lambda w: {k.removeprefix("base_model.model."): v for k, v in w.items()}, "does not fit"),
+    "other names": (lambda w: {k.replace("layers.", "blocks."): v for k, v in w.items()}, "no place in the model"),
+    "half of them": (lambda w: {k: v for k, v in w.items() if ".1." not in k}, "got no tensor"),
+    "no B": (lambda w: {k: v for k, v in w.items() if "lora_A" in k}, "got no tensor"),
+    "one too many": (lambda w: w | {k.replace("q_proj", "x_proj"): v.clone() for k, v in w.items() if "q_proj" in k}, "no place in the model"),
+    "fewer rows": (lambda w: one(w, "lora_A", lambda t: t[:2].clone()), "adapter"),
+    "wider": (lambda w: one(w, "lora_A", lambda t: torch.cat([t, t], 1)), "adapter"),
+    "NaN": (lambda w: one(w, "lora_B", poisoned(float("nan"))), "NaN or infinite"),
+    "infinity": (lambda w: one(w, "lora_A", poisoned(float("-inf"))), "NaN or infinite"),
+}
+
+
+@pytest.mark.parametrize("fault", ADAPTER_FAULTS)
+def test_an_adapter_that_does_not_apply_is_refused(adapter, tmp_path, fault):
+    "As a model, beside one, and in a merge, which leaves nothing behind."
+    from xgdetox.generation import load_adapted
+    from xgdetox.training import merge_adapter
+    change, said = ADAPTER_FAULTS[fault]
+    base, folder, _ = adapter("llama")
+    rewritten(folder, change, "adapter_model.safetensors")
+    for look in (lambda: load_model(folder), lambda: load_adapted(str(base), folder), lambda: merge_adapter(base, folder, tmp_path / "merged")):
+        with pytest.raises(InputError, match=said): look()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "base"]
+
+
+def test_an_adapter_of_another_model_is_refused(adapter, copy, tmp_path, fails):
+    base, folder, _ = adapter("gpt2")
+    other = copy("llama", "other")
+    said = fails("merge", "--base-model", other, "--lora-adapter", folder, "--output-dir", tmp_path / "merged")
+    assert "adapter" in said and not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("fault", ["cut", "no weights", "settings no json", "settings a list", "settings of nobody", "no settings"])
+def test_a_broken_adapter_folder_is_refused_in_a_line(adapter, fails, tmp_path, fault):
+    base, folder, _ = adapter("llama")
+    weights, settings = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    said = json.loads(settings.read_text())
+    if fault == "cut": weights.write_bytes(weights.read_bytes()[:-100])
+    if fault == "no weights": weights.unlink()
+    if fault == "settings no json": settings.write_text("{")
+    if fault == "settings a list": settings.write_text("[1]")
+    if fault == "settings of nobody": settings.write_text(json.dumps(said | dict(peft_type="NOBODY")))
+    if fault == "no settings": settings.unlink()
+    fails("merge", "--base-model", base, "--lora-adapter", folder, "--output-dir", tmp_path / "merged")
+    fails("retrieve", "--model", folder, "--language", "de", "--output", tmp_path / "t.csv")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "base"]
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
+def test_prompts_that_were_tuned_are_refused_in_a_line(adapter, fails, tmp_path, kind):
+    base, folder, _ = adapter("llama", kind)
+    assert "adds to the prompt" in fails("merge", "--base-model", base, "--lora-adapter", folder, "--output-dir", tmp_path / "merged")
+    assert "adds to the prompt" in fails("generate", "--model", folder, "--language", "en", "--output-dir", tmp_path / "texts")
+
+
+def test_an_adapter_that_changes_nothing_is_said_so(adapter, said, tmp_path):
+    base, folder, _ = adapter("llama")
+    rewritten(folder, lambda w: {k: torch.zeros_like(v) if "lora_B" in k else v for k, v in w.items()}, "adapter_model.safetensors")
+    code, _, heard = said("merge", "--base-model", base, "--lora-adapter", folder, "--output-dir", tmp_path / "merged")
+    assert code == 0 and heard.count("changes nothing") == 1
+    load_model(folder)
+    assert "changes nothing" in said("mass", "--model", folder, "--language", "en", "--limit", 2, "--output", tmp_path / "t.csv")[2]
+
+
+def test_a_merge_keeps_the_adapters_tokenizer_template_and_embeddings(copy, tmp_path):
+    "Two tokens more, a chat template, and embeddings that were trained for them."
+    import peft
+    from xgdetox.training import merge_adapter
+    base, folder = copy("llama", "base"), tmp_path / "adapter"
+    model, words = load_model(base), load_tokenizer(base)
+    words.add_tokens(["<one>", "<two>"])
+    words.chat_template = "{% for m in messages %}<one>{{ m['content'] }}<two>{% endfor %}"
+    model.resize_token_embeddings(len(words))
+    tuned = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, p in tuned.named_parameters():
+            if p.requires_grad or "embed" in name: p.add_(torch.randn(p.shape) * .1)
+    tuned.save_pretrained(folder, save_embedding_layers=True)
+    words.save_pretrained(folder)
+    merged = merge_adapter(base, folder, tmp_path / "merged")
+    back = load_tokenizer(merged)
+    assert len(back) == len(words) and back.chat_template == words.chat_template and back.encode("<two>") == words.encode("<two>")
+    for place in (merged, folder):
+        model = load_model(place)
+        assert model.get_input_embeddings().weight.shape[0] == len(words)
+        assert torch.allclose(says(model), says(tuned), atol=1e-4)
+
+
+def test_an_adapters_tokenizer_that_is_larger_than_the_model_is_refused(adapter, tmp_path):
+    from xgdetox.training import merge_adapter
+    base, folder, _ = adapter("llama")
+    words = load_tokenizer(base)
+    words.add_tokens(["<one>"])
+    words.save_pretrained(folder)
+    for look in (lambda: load_model(folder), lambda: merge_adapter(base, folder, tmp_path / "merged")):
+        with pytest.raises(InputError, match="embeddings"): look()
+
+
+def test_a_merge_that_is_wrong_is_refused_also_where_logits_are_no_numbers(adapter, tmp_path, monkeypatch):
+    "NaN is no agreement, and neither are weights that both of PEFT's ways get wrong alike."
+    from xgdetox import training
+    base, folder, _ = adapter("llama")
+    facts = dict(rms=.0, allowed=.1, by_hand=.0)
+    training.check_merge(facts, folder)
+    for wrong in (dict(rms=float("nan")), dict(allowed=float("nan")), dict(by_hand=float("nan")), dict(by_hand=.1), dict(rms=.2)):
+        with pytest.raises(InputError): training.check_merge(facts | wrong, folder)
+    import peft
+    true = peft.tuners.lora.Linear.get_delta_weight
+    monkeypatch.setattr(peft.tuners.lora.Linear, "get_delta_weight", lambda self, name: 1.5 * true(self, name))
+    monkeypatch.setattr(training, "logits_of", lambda *a: torch.ones(2, 2))
+    monkeypatch.setattr("xgdetox.models.check_same", lambda *a: None)
+    with pytest.raises(InputError, match="by a share"): training.merge_adapter(base, folder, tmp_path / "merged")
+
+
+def test_an_adapters_targets_are_in_order_so_that_its_hash_repeats(tmp_path):
+    from xgdetox.training import sort_lists
+    (tmp_path / "adapter_config.json").write_text(json.dumps(dict(target_modules=["v", "q", "k"], r=4, layers_to_transform=[3, 1], base_model_name_or_path="x")))
+    sort_lists(tmp_path / "adapter_config.json")
+    said = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert said == dict(target_modules=["k", "q", "v"], r=4, layers_to_transform=[3, 1], base_model_name_or_path="x")
