@@ -411,3 +411,54 @@ def test_an_adapters_targets_are_in_order_so_that_its_hash_repeats(tmp_path):
     sort_lists(tmp_path / "adapter_config.json")
     said = json.loads((tmp_path / "adapter_config.json").read_text())
     assert said == dict(target_modules=["k", "q", "v"], r=4, layers_to_transform=[3, 1], base_model_name_or_path="x")
+
+
+# ---- models with other blocks than those that `anatomy` knows
+
+@pytest.fixture(scope="module", params=tiny_models.UNUSUAL)
+def unusual(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    tiny_models.model(request.param, folder, spread=1.)
+    return folder
+
+
+SENTENCES = ["the old man sees a red house by the river", "la casa", "der alte Mann geht nach Hause und nicht fort"]
+
+
+@torch.no_grad()
+def test_hidden_states_need_no_known_blocks(unusual):
+    "`pooled_states` of texts in one batch is the mean of the states that transformers gives for each alone."
+    from xgdetox.models import pooled_states
+    model, words = load_model(unusual), load_tokenizer(unusual)
+    pooled = pooled_states(model, words, SENTENCES)
+    last = pooled_states(model, words, SENTENCES, layers=[-1])[:, 0]
+    for i, text in enumerate(SENTENCES):
+        states = model.base_model(words(text, return_tensors="pt")["input_ids"], output_hidden_states=True)
+        for l, state in enumerate(states.hidden_states):
+            mean = state[0].mean(0)
+            assert abs(pooled[i, l, :len(mean)] - mean.numpy()).max() < 1e-4 and not pooled[i, l, len(mean):].any()
+        mean = states.last_hidden_state[0].mean(0).numpy()
+        assert abs(last[i, :len(mean)] - mean).max() < 1e-4
+
+
+@torch.no_grad()
+def test_generation_and_mass_of_other_blocks_are_those_of_each_text_alone(unusual):
+    "In a padded batch: the most likely tokens, and the mass of words of several pieces, by plain passes over unpadded text."
+    from xgdetox.generation import plan_batches, prepare_prompts, sample
+    from xgdetox.models import encode
+    from xgdetox.toxicity import rude_sequences, toxic_mass
+    model, words = load_model(unusual), load_tokenizer(unusual)
+    bad = ["river", "nobody knows", "x"]
+    mass, together = toxic_mass(model, words, SENTENCES, bad), {}
+    for batch in plan_batches(model, prepare_prompts(words, range(3), SENTENCES)[0], 2, 5):
+        rows = sample(model, encode(words, [p.ids for p in batch]), n=2, max_tokens=5, temperature=0, stop=[])
+        together |= {p.text: rows[2 * i:2 * i + 2].tolist() for i, p in enumerate(batch)}
+    for i, text in enumerate(SENTENCES):
+        ids = words(text)["input_ids"]
+        total = 0
+        for sequence in rude_sequences(words, bad)[0]:
+            logs = model(torch.tensor([ids + list(sequence)])).logits[0].log_softmax(-1)
+            total += sum(logs[len(ids) - 1 + k, t] for k, t in enumerate(sequence)).exp().item()
+        assert mass[i] == pytest.approx(total, rel=1e-3)
+        for _ in range(5): ids = [*ids, int(model(torch.tensor([ids])).logits[0, -1].argmax())]
+        assert together[text] == [ids[-5:]] * 2

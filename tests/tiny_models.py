@@ -20,6 +20,21 @@ def tokenizer(folder=None, vocabulary: int = 500):
     return fast
 
 
+UNUSUAL = ("opt", "opt-narrow", "xglm", "mixtral", "qwen2moe", "mamba", "mpt", "rwkv")        # with no MLP that `anatomy` finds, or without a cache of keys
+
+
+def unusual(wide, layers, ends, shape) -> dict:
+    import transformers as tf
+    opt = dict(hidden_size=wide, num_hidden_layers=layers, num_attention_heads=4, ffn_dim=2 * wide, max_position_embeddings=256, **ends)
+    return {"opt": lambda: tf.OPTConfig(word_embed_proj_dim=wide, **opt), "opt-narrow": lambda: tf.OPTConfig(word_embed_proj_dim=wide // 2, **opt),
+            "xglm": lambda: tf.XGLMConfig(d_model=wide, ffn_dim=2 * wide, num_layers=layers, attention_heads=4, max_position_embeddings=256, **ends),
+            "mixtral": lambda: tf.MixtralConfig(num_local_experts=4, num_experts_per_tok=2, **shape),
+            "qwen2moe": lambda: tf.Qwen2MoeConfig(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=wide, shared_expert_intermediate_size=wide, **shape),
+            "mamba": lambda: tf.MambaConfig(hidden_size=wide, num_hidden_layers=layers, state_size=4, **ends),
+            "mpt": lambda: tf.MptConfig(d_model=wide, n_layers=layers, n_heads=4, max_seq_len=200, **ends),
+            "rwkv": lambda: tf.RwkvConfig(hidden_size=wide, num_hidden_layers=layers, attention_hidden_size=wide, context_length=200, **ends)}
+
+
 def config(family: str, vocabulary: int, wide: int = 128, layers: int = 2, **changes):
     import transformers as tf
     ends = dict(vocab_size=vocabulary, bos_token_id=0, eos_token_id=1, pad_token_id=2)
@@ -30,7 +45,8 @@ def config(family: str, vocabulary: int, wide: int = 128, layers: int = 2, **cha
             "llama": lambda: tf.LlamaConfig(**shape), "cohere": lambda: tf.CohereConfig(**shape), "qwen2": lambda: tf.Qwen2Config(**shape),
             "qwen3": lambda: tf.Qwen3Config(head_dim=wide // 4, **shape),
             "gemma2": lambda: tf.Gemma2Config(head_dim=wide // 4, query_pre_attn_scalar=wide // 4, sliding_window=16, **shape),
-            "gemma3": lambda: tf.Gemma3TextConfig(head_dim=wide // 4, query_pre_attn_scalar=wide // 4, sliding_window=16, **shape)}[family]()
+            "gemma3": lambda: tf.Gemma3TextConfig(head_dim=wide // 4, query_pre_attn_scalar=wide // 4, sliding_window=16, **shape),
+            **unusual(wide, layers, ends, shape)}[family]()
     for name, value in changes.items(): setattr(made, name, value)
     return made
 

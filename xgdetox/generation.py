@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from .data import LANGUAGES, InputError, file_language, load_prompts, normalise_language, read_json, read_jsonl, write_atomic, write_json
-from .models import adapter_base, context_length, encode, last_tokens, length_batches, load_model, load_tokenizer, token_ids, with_adapter
+from .models import (adapter_base, adapter_settings, attach_adapter, check_checkpoint, context_length, empty_model, encode,
+                            last_tokens, length_batches, load_model, load_tokenizer, read_config, reads_padding, token_ids, with_adapter)
 from .weights import cpu_type, model_folder
 
 # %% ../nbs/02_generation.ipynb #c011
@@ -64,7 +65,7 @@ def sample(model, inputs: dict, n: int = 1, max_tokens: int = 20, temperature: f
            stop=None, pad: int | None = None):
     """Token ids of `n` continuations of each row of a left-padded batch, (batch * n, max_tokens); after a stop token only `pad`.
 
-    The prompt is read once; its cache is then repeated `n` times. Rows `b*n ... b*n+n-1` continue prompt b; `seeds` has one number each (default 0, 1, 2 ...).
+    The prompt is read once; its cache is then repeated `n` times (a model that keeps no keys, such as Mamba, reads all anew for each token). Rows `b*n ... b*n+n-1` continue prompt b; `seeds` has one number each (default 0, 1, 2 ...).
     `stop`: token ids that end a text (default: the model's own). Hooks see the prompt's pass with `batch` rows, then `batch * n`."""
     takes, stop = accepts(model), stop_tokens(model) if stop is None else stop
     ids, mask, position = (inputs[k].to(model.device) for k in ("input_ids", "attention_mask", "position_ids"))
@@ -72,19 +73,19 @@ def sample(model, inputs: dict, n: int = 1, max_tokens: int = 20, temperature: f
     if seeds is None: seeds = range(rows)
     if temperature: u = torch.from_numpy(uniforms(seeds, max_tokens)).to(ids.device, torch.float32)
     out, over = ids.new_full((rows, max_tokens), pad), torch.zeros(rows, dtype=torch.bool, device=ids.device)
-    extra, cache = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}, None
+    extra, cache, keeps = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}, None, "past_key_values" in takes
     for t in range(max_tokens):
         if "position_ids" in takes: extra["position_ids"] = position
-        result = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
-        logits, cache = result.logits[:, -1], result.past_key_values
+        result = model(input_ids=ids, attention_mask=mask, **dict(past_key_values=cache) if keeps else {}, use_cache=keeps, **extra)
+        logits, cache = result.logits[:, -1], result.past_key_values if keeps else None
         if t == 0 and n > 1:
-            cache.batch_repeat_interleave(n)
-            logits, mask, position = (x.repeat_interleave(n, 0) for x in (logits, mask, position))
+            if keeps: cache.batch_repeat_interleave(n)
+            ids, logits, mask, position = (x.repeat_interleave(n, 0) for x in (ids, logits, mask, position))
         token = draw(logits, u[:, t] if temperature else None, temperature, top_p)
         out[:, t] = token = torch.where(over, pad, token)
         over |= torch.isin(token, ids.new_tensor(stop))
         if t + 1 == max_tokens or bool(over.all()): return out
-        ids, position = token.unsqueeze(1), position[:, -1:] + 1
+        ids, position = token.unsqueeze(1) if keeps else torch.cat([ids, token.unsqueeze(1)], 1), position[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(rows, 1)], 1)
 
 # %% ../nbs/02_generation.ipynb #c026
@@ -114,12 +115,7 @@ def _generation_config(model):
 # %% ../nbs/02_generation.ipynb #c028
 def model_config(model):
     "The configuration of a model, loaded or not. `InputError` where there is none."
-    if isinstance(model, torch.nn.Module): return model.config
-    from transformers import AutoConfig
-    model = model_folder(model)
-    try: return AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as e:
-        raise InputError(f"no model configuration can be read ({str(e).splitlines()[0][:120]})", model, remedy="check the path, or fetch the model first") from e
+    return model.config if isinstance(model, torch.nn.Module) else read_config(model)
 
 # %% ../nbs/02_generation.ipynb #c031
 def cut(ids, stop) -> tuple[list[int], str]:
@@ -183,8 +179,8 @@ def read_prompts(tokenizer, file, language: str, limit: int | None = None, bos="
 def cache_positions(model, share: float = .25) -> int:
     "How many token positions of key-value cache fit into `share` of the device's memory (2 GiB on a CPU)."
     config = getattr(model.config, "text_config", None) or model.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    heads = getattr(config, "num_attention_heads", None) or 1                  # none in Mamba, whose states are no wider than this
+    width = (getattr(config, "num_key_value_heads", None) or heads) * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     bytes_each = 2 * config.num_hidden_layers * width * model.dtype.itemsize
     memory = share * torch.cuda.get_device_properties(model.device).total_memory if model.device.type == "cuda" else 2 * 2**30
     return max(1, int(memory // bytes_each))
@@ -193,7 +189,7 @@ def cache_positions(model, share: float = .25) -> int:
 def plan_batches(model, prompts: list[Prompt], n: int, max_tokens: int, batch_rows: int | None = None) -> list[list[Prompt]]:
     "Batches of prompts of like length, the longest first: at most `batch_rows` continuations (256 on a CPU, 1024 on a GPU), fewer where the cache would be large."
     rows = batch_rows or (256 if model.device.type == "cpu" else 1024)
-    batches = length_batches([n * (len(p.ids) + max_tokens) for p in prompts], cache_positions(model), max(1, rows // n))
+    batches = length_batches([n * (len(p.ids) + max_tokens) for p in prompts], cache_positions(model), max(1, rows // n), reads_padding(model))
     return [[prompts[i] for i in batch] for batch in batches]
 
 # %% ../nbs/02_generation.ipynb #c044
@@ -397,6 +393,7 @@ def vllm_engine(model, tokenizer, settings: dict, tensor_parallel_size: int = 1,
 
     The dtype is explicit, the prompts are our token ids, each prompt has its own seed (vLLM adds the sample's number), prompts are never
     read in pieces (a seeded row cannot be, on a CPU), and the text is decoded here, as for the other backend."""
+    check_checkpoint(model)
     start_vllm_quietly()
     from vllm import LLM, SamplingParams, TokensPrompt
     options = {"lora_request": None} if adapter is None else vllm_adapter(model, adapter)
@@ -436,9 +433,11 @@ def vllm_adapter(model, adapter) -> dict:
     from vllm.model_executor.models.interfaces import supports_lora
     family = model_config(model).architectures[0]
     note = Path(adapter) / "trained_on.json"
-    rounded = note.exists() and read_json(note).get("quantisation")
-    if not rounded and family in ModelRegistry.models and supports_lora(ModelRegistry.models[family].load_model_cls()):
-        rank = read_json(Path(adapter) / "adapter_config.json")["r"]
+    rounded, said = note.exists() and read_json(note).get("quantisation"), adapter_settings(adapter)
+    plain = said["peft_type"] == "LORA" and not any(said.get(k) for k in ("use_dora", "modules_to_save", "trainable_token_indices")) and said.get("bias", "none") == "none"
+    if plain and not rounded and family in ModelRegistry.models and supports_lora(ModelRegistry.models[family].load_model_cls()):
+        attach_adapter(empty_model(model), adapter, say=False)                          # its tensors have their places
+        rank = max([said["r"], *(said.get("rank_pattern") or {}).values()])
         return {"lora_request": LoRARequest("tuned", 1, str(adapter)), "engine": {"enable_lora": True, "max_lora_rank": max(8, rank)}}
     import atexit, shutil, tempfile
     from xgdetox.training import merge_adapter

@@ -19,15 +19,16 @@ from .data import InputError, read_json
 from .weights import GEMMA, cpu_type, model_folder
 
 # %% auto #0
-__all__ = ['HARMLESS', 'BOS', 'CONTEXT_FIELDS', 'trusts_code', 'first_line', 'broken_file', 'loading', 'check_report',
-           'check_finite', 'load_weights', 'read_config', 'check_name', 'check_causal', 'check_checkpoint',
-           'weight_files', 'stored_tensors', 'empty_model', 'adapter_base', 'weight_files_in', 'adapter_settings',
-           'with_adapter', 'adapter_tensors', 'check_kind', 'attach_adapter', 'changes', 'fit_vocabulary',
-           'check_applied', 'sample_logits', 'check_same', 'settle_ties', 'round_to_4bit', 'load_model',
-           'load_tokenizer', 'has_tokenizer', 'vocabulary', 'check_vocabulary', 'load', 'fingerprint', 'encode',
-           'token_ids', 'check_bos', 'bos_of', 'last_tokens', 'length_batches', 'batch_tokens', 'Anatomy', 'widths',
-           'anatomy', 'value_vector_matrix', 'neuron_hooks', 'last_position', 'check_neurons', 'Readings',
-           'context_length', 'pooled_states', 'mean_states', 'state_width', 'position_room']
+__all__ = ['HARMLESS', 'BOS', 'NEURON_STAGES', 'CONTEXT_FIELDS', 'trusts_code', 'first_line', 'broken_file', 'loading',
+           'check_report', 'check_finite', 'load_weights', 'read_config', 'check_name', 'check_causal',
+           'check_checkpoint', 'weight_files', 'stored_tensors', 'empty_model', 'adapter_base', 'weight_files_in',
+           'adapter_settings', 'with_adapter', 'adapter_tensors', 'check_kind', 'attach_adapter', 'changes',
+           'fit_vocabulary', 'check_applied', 'sample_logits', 'check_same', 'settle_ties', 'round_to_4bit',
+           'load_model', 'load_tokenizer', 'has_tokenizer', 'vocabulary', 'check_vocabulary', 'load', 'fingerprint',
+           'encode', 'token_ids', 'check_bos', 'bos_of', 'last_tokens', 'length_batches', 'reads_padding',
+           'batch_tokens', 'Anatomy', 'widths', 'anatomy', 'stages_without', 'value_vector_matrix', 'neuron_hooks',
+           'last_position', 'check_neurons', 'Readings', 'context_length', 'pooled_states', 'mean_states',
+           'state_width', 'position_room']
 
 # %% ../nbs/00a_models.ipynb #c0w0
 def trusts_code() -> bool:
@@ -168,7 +169,10 @@ def check_checkpoint(name, finite: bool = True):
     The names and shapes in the files are compared with those of an empty model; `finite`: the numbers are looked at too, one
     tensor at a time. For what loads a model itself, such as vLLM, and for a look before hours of work."""
     from transformers import AutoModelForCausalLM
-    if base := adapter_base(name): name = base
+    if base := adapter_base(name):
+        check_checkpoint(base, finite)
+        attach_adapter(empty_model(base), name, say=False)
+        return
     config = read_config(name)
     check_causal(config, name)
     if getattr(config, "quantization_config", None) is None: load_weights(AutoModelForCausalLM, name, device_map="meta")
@@ -423,8 +427,12 @@ def vocabulary(config) -> int | None:
     return getattr(getattr(config, "text_config", None) or config, "vocab_size", None)
 
 def check_vocabulary(tokenizer, rows: int | None, path):
-    "Raises `InputError` where a tokenizer has tokens beyond the `rows` of a model's embeddings."
-    last = max([len(tokenizer) - 1, *getattr(tokenizer, "added_tokens_decoder", {})])
+    """Raises `InputError` where a tokenizer has tokens beyond the `rows` of a model's embeddings.
+
+    The token for unknown text alone may lie there: some classes of tokenizers bring one that their own pieces never need."""
+    named = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    idle = {getattr(tokenizer, "unk_token_id", None)} - named
+    last = max((i for i in tokenizer.get_vocab().values() if i not in idle), default=0)
     if rows is not None and last >= rows:
         raise InputError(f"the tokenizer has tokens up to number {last:,}, the model {rows:,} embeddings", path,
                          remedy="use the model's own tokenizer, or resize its embeddings and train them")
@@ -533,14 +541,28 @@ def last_tokens(tokenizer, ids: list[int], room: int | None) -> list[int]:
     return head + ids[len(ids) - room + len(head):]
 
 # %% ../nbs/00a_models.ipynb #c021
-def length_batches(lengths, max_tokens: int = 4096, max_rows: int = 256) -> list[list[int]]:
-    "Indices of texts in batches of like length; rows x longest <= `max_tokens`, except for a longer single text."
+def length_batches(lengths, max_tokens: int = 4096, max_rows: int = 256, mixed: bool = True) -> list[list[int]]:
+    """Indices of texts in batches of like length; rows x longest <= `max_tokens`, except for a longer single text.
+
+    Without `mixed` all texts of a batch are of one length, for models that cannot tell padding from text (`reads_padding`)."""
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         full = batches and (len(batches[-1]) >= max_rows or lengths[batches[-1][0]] * (len(batches[-1]) + 1) > max_tokens)
-        if not batches or full: batches.append([])
+        other = batches and not mixed and lengths[batches[-1][0]] != lengths[i]
+        if not batches or full or other: batches.append([])
         batches[-1].append(i)
     return batches
+
+@torch.no_grad()
+def reads_padding(model) -> bool:
+    "Whether a mask keeps padding on the left from changing a model's logits: not so for RWKV, which takes a mask and does not look at it."
+    takes = inspect.signature((model.get_base_model() if hasattr(model, "get_base_model") else model).forward).parameters
+    ids = torch.tensor([[5, 3, 8]], device=model.device)
+    padded = dict(input_ids=torch.cat([ids[:, :2], ids], 1), attention_mask=torch.tensor([[0, 0, 1, 1, 1]], device=model.device),
+                  position_ids=torch.tensor([[0, 0, 0, 1, 2]], device=model.device))
+    alone, beside = model(input_ids=ids).logits[0, -1].float(), model(**{k: v for k, v in padded.items() if k in takes}).logits[0, -1].float()
+    slack = max(1e-4, 16 * torch.finfo(model.dtype).eps) * alone.square().mean().sqrt()
+    return bool((alone - beside).square().mean().sqrt() <= slack)
 
 def batch_tokens(model) -> int:
     "How many tokens one pass of `model` takes at its best: 1,024 on a CPU, whose caches the states of more do not fit; 4,096 elsewhere."
@@ -572,7 +594,8 @@ def anatomy(model, blocks: str | None = None, out_projection: str | None = None,
     """The parts of any causal LM, found from the module itself.
 
     Where a part cannot be found, `InputError` says which argument names it: `blocks` and `final_norm` as paths in the model,
-    `out_projection` as a path in a block."""
+    `out_projection` as a path in a block (by default what `--out-projection` or the environment's XGDETOX_OUT_PROJECTION says)."""
+    out_projection = out_projection or os.environ.get("XGDETOX_OUT_PROJECTION") or None
     names = {m: n for n, m in model.named_modules()}
     stack = _submodule(model, blocks) if blocks else _block_list(model)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -580,7 +603,7 @@ def anatomy(model, blocks: str | None = None, out_projection: str | None = None,
     if out_projection is None: out_projection = _out_projection(stack[0], d, type(model).__name__)
     outs = [_submodule(b, out_projection) for b in stack]
     n_neurons = {widths(o) for o in outs}
-    if len(n_neurons) > 1: raise InputError(f"blocks differ in their number of neurons: {n_neurons}", field="out_projection")
+    if len(n_neurons) > 1: raise InputError(f"blocks differ in their number of neurons: {n_neurons}", field="anatomy")
     norm = _submodule(model, final_norm) if final_norm else _norm_after(names, model, stack, d)
     paths = dict(blocks=names[stack], out_projections=out_projection, final_norm=names.get(norm), unembedding=names.get(head))
     return Anatomy(list(stack), outs, len(stack), widths(outs[0])[0], d, norm, head, head.weight is embedding.weight, paths)
@@ -614,7 +637,20 @@ def _out_projection(block, d, model_name) -> str:
     if len(found) == 1: return found[0]
     linear = [p for p, m in block.named_modules() if widths(m) and widths(m)[1] == d]
     raise InputError(f"{model_name}: {len(found)} candidates for the MLP's output projection {found}", field="anatomy",
-                     remedy=f"pass out_projection=, one of {linear}" if linear else "mixtures of experts have no single MLP a block")
+                     remedy=f"pass out_projection= (--out-projection) if it is one of {linear}; mixtures of experts and Mamba have none")
+
+# %% ../nbs/00a_models.ipynb #c0w16
+NEURON_STAGES = ("value_vectors", "intervene", "activations", "explain")       # the steps that look at neurons of an MLP
+
+def stages_without(name) -> dict[str, str]:
+    """{stage: why} of the steps that a model cannot have: those on neurons, where its blocks have no single MLP that `anatomy` finds.
+
+    Looks at the configuration only. All other steps need no more than logits or hidden states. Raises `InputError` for what is no model."""
+    try: anatomy(empty_model(adapter_base(name) or name))
+    except InputError as e:
+        if e.field != "anatomy": raise
+        return dict.fromkeys(NEURON_STAGES, e.problem)
+    return {}
 
 # %% ../nbs/00a_models.ipynb #c034
 def value_vector_matrix(model, layer: int, parts: Anatomy | None = None) -> torch.Tensor:

@@ -1450,6 +1450,8 @@ def vllm_engine(name):
     try: from vllm import LLM
     except ImportError: raise InputError("vLLM is not installed", field="backend", remedy="pip install 'xgdetox[vllm]', or use backend=transformers") from None
     import torch
+    from xgdetox.models import check_checkpoint
+    check_checkpoint(name)
     return LLM(str(name), dtype="auto" if torch.cuda.is_available() else "float32", logprobs_mode="processed_logprobs", enable_chunked_prefill=False)
 
 # %% ../nbs/03_toxicity.ipynb #c123
@@ -1865,13 +1867,13 @@ def toxic_mass(model, tokenizer, prompts, rude_words, bos="tokenizer", max_token
     """Exact probability (prompts,) that the next word is one of `rude_words`; NaN if none of them can be spelled.
 
     One forward pass where every rude word is a single token; the rest follow from its key-value cache. No sampling, no scorer."""
-    from xgdetox.models import batch_tokens, encode, length_batches
+    from xgdetox.models import batch_tokens, encode, length_batches, reads_padding
     sequences, _ = rude_sequences(tokenizer, rude_words, capitalised)
     prompts = [p.rstrip() for p in prompts]
     mass = np.full(len(prompts), math.nan)
     if not sequences: return mass
     lengths = [len(tokenizer(p)["input_ids"]) + 1 for p in prompts]
-    for batch in length_batches(lengths, max_tokens or batch_tokens(model)):
+    for batch in length_batches(lengths, max_tokens or batch_tokens(model), mixed=reads_padding(model)):
         inputs = encode(tokenizer, [prompts[i] for i in batch], bos=bos, device=model.device)
         mass[batch] = sequence_mass(model, inputs, sequences)
     return mass
@@ -1884,11 +1886,11 @@ def sequence_mass(model, inputs: dict, sequences: list[tuple[int, ...]]) -> np.n
     short, long = [s[0] for s in sequences if len(s) == 1], [s for s in sequences if len(s) > 1]
     with torch.inference_mode():
         last = {"logits_to_keep": 1} if "logits_to_keep" in accepts(model) else {}
-        out = model(**inputs, use_cache=bool(long), **last)
+        out = model(**_taken(model, inputs), use_cache=bool(long), **last)
         first = out.logits[:, -1].float().log_softmax(-1)                         # batch, vocabulary
         mass = first[:, short].exp().double().sum(-1)
         for part in blocks(long, max(1, 2 ** 26 // (first.numel() * max(map(len, long), default=1)))):
-            mass += continued_mass(model, inputs, out.past_key_values, first, part)
+            mass += continued_mass(model, inputs, getattr(out, "past_key_values", None), first, part)
     return mass.cpu().numpy()
 
 # %% ../nbs/03_toxicity.ipynb #c161
@@ -1898,13 +1900,21 @@ def continued_mass(model, inputs: dict, cache, first, sequences):
     rows, n, width = first.shape[0], len(sequences), max(map(len, sequences)) - 1
     ids = torch.zeros(n, width + 1, dtype=torch.long, device=first.device); real = torch.zeros_like(ids)   # sequence, piece
     for i, s in enumerate(sequences): ids[i, :len(s)], real[i, :len(s)] = torch.tensor(s, device=first.device), 1
-    cache = copy.deepcopy(cache); cache.batch_repeat_interleave(n)
+    before = [] if cache is not None else [inputs["input_ids"].repeat_interleave(n, 0)]     # a model that keeps no keys reads all anew
+    cache = copy.deepcopy(cache)
+    if cache is not None: cache.batch_repeat_interleave(n)
     mask = torch.cat([inputs["attention_mask"].repeat_interleave(n, 0), real[:, :-1].repeat(rows, 1)], 1)
     positions = inputs["position_ids"][:, -1:].repeat_interleave(n, 0) + 1 + torch.arange(width, device=first.device)
-    logits = model(input_ids=ids[:, :-1].repeat(rows, 1), attention_mask=mask, position_ids=positions, past_key_values=cache).logits
+    new = dict(input_ids=torch.cat([*before, ids[:, :-1].repeat(rows, 1)], 1), attention_mask=mask, position_ids=positions, past_key_values=cache)
+    logits = model(**_taken(model, new)).logits[:, -width:]
     steps = logits.float().log_softmax(-1).view(rows, n, width, -1)               # batch, sequence, piece, vocabulary
     later = steps.gather(-1, ids[None, :, 1:, None].expand(rows, -1, -1, 1)).squeeze(-1) * real[None, :, 1:]
     return (first[:, ids[:, 0]] + later.sum(-1)).exp().double().sum(-1)
+
+def _taken(model, inputs: dict) -> dict:
+    "Those of `inputs` that a model's forward pass names."
+    from xgdetox.generation import accepts
+    return {k: v for k, v in inputs.items() if k in accepts(model)}
 
 # %% ../nbs/03_toxicity.ipynb #c0b1
 def mass_table(model, prompt_files: dict, lexicon, *, tokenizer=None, limit=None, bos="tokenizer", label: str = "", tuning: str = "base", seed=math.nan, output=None) -> pd.DataFrame:
