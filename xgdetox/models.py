@@ -144,7 +144,7 @@ def read_config(name):
     if folder.is_dir() and not (folder/"config.json").is_file():
         raise InputError("no config.json: not a model folder", folder, remedy="pass a folder made by save_pretrained")
     if folder.is_file(): raise InputError("is a file, not a model folder", folder, remedy="pass a folder made by save_pretrained")
-    with loading(name): return AutoConfig.from_pretrained(str(name), trust_remote_code=trusts_code())
+    with loading(name, "model"): return AutoConfig.from_pretrained(str(name), trust_remote_code=trusts_code())
 
 def check_name(name):
     "Raises `InputError` for the empty name, which libraries take for the folder that one is in."
@@ -557,7 +557,9 @@ def length_batches(lengths, max_tokens: int = 4096, max_rows: int = 256, mixed: 
 def reads_padding(model) -> bool:
     "Whether a mask keeps padding on the left from changing a model's logits: not so for RWKV, which takes a mask and does not look at it."
     takes = inspect.signature((model.get_base_model() if hasattr(model, "get_base_model") else model).forward).parameters
-    ids = torch.tensor([[5, 3, 8]], device=model.device)
+    if "past_key_values" in takes: return True                                   # attention looks at its mask
+    rows = model.get_input_embeddings().weight.shape[0]
+    ids = torch.tensor([[rows - 1, rows // 3, rows // 2]], device=model.device)
     padded = dict(input_ids=torch.cat([ids[:, :2], ids], 1), attention_mask=torch.tensor([[0, 0, 1, 1, 1]], device=model.device),
                   position_ids=torch.tensor([[0, 0, 0, 1, 2]], device=model.device))
     alone, beside = model(input_ids=ids).logits[0, -1].float(), model(**{k: v for k, v in padded.items() if k in takes}).logits[0, -1].float()
