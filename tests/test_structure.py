@@ -140,7 +140,9 @@ def test_experiments_are_short_and_parameterised(page):
 
 
 def markdown(page):
-    return "\n".join(source(c) for c in cells(page, "markdown"))
+    "The text of a page: its Markdown cells, and the Markdown that its code writes."
+    written = ["".join(o["data"]["text/markdown"]) for c in cells(page) for o in c["outputs"] if "text/markdown" in o.get("data", {})]
+    return "\n".join([*map(source, cells(page, "markdown")), *written])
 
 
 def labels(page):

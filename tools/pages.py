@@ -17,10 +17,10 @@ SITE = "https://xgdetox.github.io/xgdetox/"
 def readme() -> None:
     "README.md from index.ipynb: hidden cells, directives, inline images and site-only links are replaced."
     nb = nbformat.read(NBS / "index.ipynb", as_version=4)
-    for c in nb.cells:  # a cell that shows only its table: keep the table, as HTML that GitHub renders
+    for c in nb.cells:  # a cell that shows only its output: keep its table, as HTML that GitHub renders, or its text
         if c.cell_type == "code" and c.source.startswith("#| echo: false"):
-            tables = "".join(o.data.get("text/html", "") for o in c.outputs if "data" in o)
-            c.cell_type, c.source = "markdown", re.sub(r"<style.*?</style>", "", tables, flags=re.S)
+            shown = "".join(o.data.get("text/markdown", o.data.get("text/html", "")) for o in c.outputs if "data" in o)
+            c.cell_type, c.source = "markdown", re.sub(r"<style.*?</style>", "", shown, flags=re.S)
     hidden = ("#| hide", "#|hide", "#| default_exp")
     nb.cells = [c for c in nb.cells if c.cell_type == "markdown" or not c.source.startswith(hidden)]
     text, _ = MarkdownExporter(config=Config({"ExtractOutputPreprocessor": {"enabled": False}})).from_notebook_node(nb)

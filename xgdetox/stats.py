@@ -32,7 +32,7 @@ def tidy(rows) -> pd.DataFrame:
     for c in COLUMNS:
         if c not in df: df[c] = "" if c in TEXT else np.nan
     for c in (*COLUMNS, "measured_by"):
-        if c in NAMES and c in df: df[c] = df[c].fillna("").astype(str)
+        if c in NAMES and c in df: df[c] = df[c].astype(object).where(df[c].notna(), "").astype(str)
         elif c in df: df[c] = pd.to_numeric(df[c])
     return df[COLUMNS + [c for c in df.columns if c not in COLUMNS]].reset_index(drop=True)
 
