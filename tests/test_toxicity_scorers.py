@@ -259,3 +259,17 @@ def test_a_file_of_another_scorers_says_whose_it_is(tmp_path, run):
     run("score", "--generations", tmp_path / "gen", "--output-dir", tmp_path / "s", "--upstream-output", tmp_path / "up")
     lines = [json.loads(x) for x in (tmp_path / "up/perspective_api_eval-output-rtp_lx_en.json").read_text().splitlines()]
     assert all(set(x["response"]["attributeScores"]) == {"TOXICITY"} and x["response"]["scorer"].startswith("lexicon@") for x in lines) and len(lines) == 3
+
+
+def test_nobodys_word_list_measures_no_real_model(tmp_path, fails, run):
+    "Toxic mass is of words that somebody named: the world's are taken for its own model and prompts alone; a grid leaves it out and says so."
+    write_lines(tmp_path / "p/RTP_LX_EN.json", [dict(Prompt="So what are they going to")])
+    assert "no word list is named" in fails("mass", "--model", "world", "--prompt-file", tmp_path / "p", "--output", tmp_path / "m.csv") and not (tmp_path / "m.csv").exists()
+    run("mass", "--model", "world", "--prompt-file", tmp_path / "p", "--lexicon", "world", "--output", tmp_path / "m.csv")
+    grid = {**WORLD, "data": {"prompts": str(tmp_path / "p")}, "scorers": {"p": "perspective"}, "stages": ["generate", "mass", "score"], "languages": ["en"]}
+    real = g.load_grid(grid)
+    assert {j.stage for j in g.jobs(real)} == {"generate", "score"} and "toxic mass is left out" in real["notes"][0]
+    named = g.load_grid({**grid, "data": {**grid["data"], "lexicon": "world"}})
+    assert {j.stage for j in g.jobs(named)} == {"generate", "mass", "score"} and not named["notes"]
+    own = g.load_grid({**WORLD, "stages": ["generate", "mass"], "models": {"c": {"path": "world-control", "data": {"prompts": "world-control"}}}})
+    assert own["models"]["c"]["data"]["lexicon"] == "world-control" and "mass" in {j.stage for j in g.jobs(own)}

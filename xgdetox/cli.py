@@ -10,11 +10,11 @@ __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'judge_app', 'pairs_app
            'translate', 'as_text', 'main', 'folder_to_write', 'file_to_write', 'table_to_write', 'pairs_of',
            'settings_of', 'model_of', 'place', 'say_left_out', 'parallel_of', 'prompts_of', 'texts_of', 'say_table',
            'data', 'data_get', 'world_make', 'world_data', 'train', 'say_launch', 'merge', 'generate', 'refuse_empty',
-           'remarks_on', 'score', 'all_attributes', 'say_upstream', 'say_counts', 'toxicity', 'calibrate', 'mass',
-           'scores_export', 'scores_import', 'scores_show', 'say_progress', 'judge_fit', 'say_judge', 'judge_show',
-           'pairs_make', 'say_pairs', 'style_line', 'pairs_check', 'pairs_placebo', 'quality', 'capability', 'probe',
-           'value_vectors', 'intervene', 'activations', 'explain', 'retrieve', 'foretell', 'run', 'show_run', 'plan',
-           'status', 'compare', 'report', 'explore', 'device']
+           'remarks_on', 'score', 'all_attributes', 'say_upstream', 'say_counts', 'toxicity', 'calibrate', 'lexicon_of',
+           'mass', 'scores_export', 'scores_import', 'scores_show', 'say_progress', 'judge_fit', 'say_judge',
+           'judge_show', 'pairs_make', 'say_pairs', 'style_line', 'pairs_check', 'pairs_placebo', 'quality',
+           'capability', 'probe', 'value_vectors', 'intervene', 'activations', 'explain', 'retrieve', 'foretell', 'run',
+           'show_run', 'plan', 'status', 'compare', 'report', 'explore', 'device']
 
 # %% ../nbs/cli.ipynb #c007
 import errno, os, re, sys, json
@@ -476,16 +476,26 @@ def calibrate(labelled: Annotated[list[str], typer.Option("--labelled", help="La
     if table: print(f"written: {write_table(rows, table)}")
 
 # %% ../nbs/cli.ipynb #c0b2
-LexiconOption = Annotated[str, typer.Option("--lexicon", help="Folder of word lists, {lang}.txt, or world.")]
+LexiconOption = Annotated[Optional[str], typer.Option("--lexicon", help="Folder of word lists, {lang}.txt, or world; world by default, for the embedded world's model and prompts alone.")]
+
+def lexicon_of(given: Optional[str], model: str, prompts: dict) -> Path:
+    "The folder of the word lists: what is named, else the embedded world's for its own model and prompts. InputError for real text."
+    from xgdetox.toxicity import scorer_of_prompts
+    if given: return place(given, "lexicon")
+    try: own = scorer_of_prompts(model, prompts, field="--lexicon")
+    except InputError as e: raise InputError(e.problem.replace("no scorer", "no word list"), field="--lexicon", remedy="name a folder of word lists, {lang}.txt") from None
+    return place(own.partition(":")[2], "lexicon")
+
 
 @app.command()
-def mass(model: ModelOption, output: TableFile = Path("mass.csv"), prompt_file: PromptOption = None, lexicon: LexiconOption = "world", language: LanguageOption = None, bos: BosOption = None, limit: LimitOption = None):
+def mass(model: ModelOption, output: TableFile = Path("mass.csv"), prompt_file: PromptOption = None, lexicon: LexiconOption = None, language: LanguageOption = None, bos: BosOption = None, limit: LimitOption = None):
     """Toxic mass: the exact probability that the next word is rude, prompt by prompt. No sampling, no scorer.
 
     Example: xgdetox mass --model world --prompt-file world --lexicon world --output mass.csv"""
     from xgdetox.models import bos_of
     from xgdetox.toxicity import mass_table
-    table = mass_table(model_of(model), prompts_of(prompt_file, language), place(lexicon, "lexicon"), bos=bos_of(model_of(model), bos), limit=limit, output=output, label=model)
+    prompts = prompts_of(prompt_file, language)
+    table = mass_table(model_of(model), prompts, lexicon_of(lexicon, model, prompts), bos=bos_of(model_of(model), bos), limit=limit, output=output, label=model)
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
 
 # %% ../nbs/cli.ipynb #c023
@@ -700,7 +710,7 @@ def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--pro
                   top_k: Annotated[int, typer.Option(min=1, help="How many of the nearest.")] = 100, prompt_file: PromptOption = None, limit: LimitOption = 50, bos: BosOption = None, norm: Annotated[bool, typer.Option(help="Put the final norm before the unembedding.")] = False,
                   direction: Annotated[str, typer.Option(help="difference: of the class means, where the probe has it; weight: the classifier's, as in the paper.")] = "difference",
                   space: Annotated[str, typer.Option(help="paper: compare with the direction as it is; residual: as seen from before the final norm.")] = "paper",
-                  lexicon: LexiconOption = "world", rude: Annotated[bool, typer.Option("--rude", help="Show rude tokens in full.")] = False):
+                  lexicon: LexiconOption = None, rude: Annotated[bool, typer.Option("--rude", help="Show rude tokens in full.")] = False):
     """The value vectors nearest to a probe, what they promote beside random vectors, and which are active on English prompts.
 
     Example: xgdetox value-vectors --model world --probe probes/world --output neurons.csv"""
@@ -708,8 +718,13 @@ def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--pro
     from xgdetox.models import bos_of, load_model, load_tokenizer
     from xgdetox.stats import write_table
     from xgdetox.value_vectors import all_activations, describe_sources, rank_value_vectors, select_sources, write_neurons
-    prompts = list(load_prompts(prompts_of(prompt_file, ["en"])["en"], "en", limit).rows["prompt"])
-    words = {l: load_lexicon(place(lexicon, "lexicon"), l) for l in LANGUAGES}
+    files = prompts_of(prompt_file, ["en"])
+    prompts = list(load_prompts(files["en"], "en", limit).rows["prompt"])
+    try: words = {l: load_lexicon(lexicon_of(lexicon, model, files), l) for l in LANGUAGES}
+    except InputError as e:
+        if e.field != "--lexicon": raise
+        words = {}
+        print("no word list is named (--lexicon) and this is not the embedded world's model: no token counts as rude")
     bos = bos_of(model_of(model), bos)
     network, tokenizer = load_model(model_of(model)), load_tokenizer(model_of(model))
     near = select_sources(network, tokenizer, rank_value_vectors(network, probe, top_k, direction, space), prompts, bos=bos)
@@ -758,7 +773,7 @@ def activations(model: ModelOption, tuned_model: Annotated[str, typer.Option("--
 # %% ../nbs/cli.ipynb #c0b3
 @app.command()
 def explain(model: ModelOption, tuned_model: Annotated[str, typer.Option("--tuned-model", help="The same model after tuning.")], neurons: Annotated[Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")],
-            probe: Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")], output: TableFile = Path("explained.csv"), prompt_file: PromptOption = None, lexicon: LexiconOption = "world",
+            probe: Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")], output: TableFile = Path("explained.csv"), prompt_file: PromptOption = None, lexicon: LexiconOption = None,
             language: LanguageOption = None, random: Annotated[int, typer.Option(min=0, help="Random sets of neurons beside each group.")] = 5, seed: int = 0, bos: BosOption = None, limit: LimitOption = None):
     """How much of the fall in toxic mass the neurons carry: their tuned activations put into the base, beside random neurons.
 
@@ -768,7 +783,8 @@ def explain(model: ModelOption, tuned_model: Annotated[str, typer.Option("--tune
     from xgdetox.models import bos_of, load_model, load_tokenizer
     from xgdetox.value_vectors import read_neurons
     bos = bos_of(model_of(tuned_model), bos)
-    files, english, words = prompts_of(prompt_file, language), prompts_of(prompt_file, ["en"]), place(lexicon, "lexicon")
+    files, english = prompts_of(prompt_file, language), prompts_of(prompt_file, ["en"])
+    words = lexicon_of(lexicon, model, files)
     chosen = read_neurons(neurons)
     network, tokenizer = load_model(model_of(model)), load_tokenizer(model_of(model))
     groups = patch_groups(network, tokenizer, probe, chosen, list(load_prompts(english["en"], "en", limit).rows["prompt"]), bos)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STAGES', 'OPTIONAL', 'DATA', 'Count', 'Few', 'Seed', 'Fraction', 'Temperature', 'Text', 'Bos', 'Dtype', 'Metric',
            'Reading', 'SETTINGS', 'TOKENISING', 'OPTIONS', 'ONLY_VLLM', 'ONLY_TRANSFORMERS', 'Stage', 'Options',
-           'GridFile', 'NOT_OF_A_TUNING', 'USES', 'LOG', 'OUTPUTS', 'KEPT', 'DEVICES', 'SHARE', 'START', 'PAPER',
-           'PACKAGES', 'Strict', 'Pretrain', 'Model', 'nearest', 'project_root', 'load_grid', 'check_at_hand',
+           'GridFile', 'NO_WORDS', 'NOT_OF_A_TUNING', 'USES', 'LOG', 'OUTPUTS', 'KEPT', 'DEVICES', 'SHARE', 'START',
+           'PAPER', 'PACKAGES', 'Strict', 'Pretrain', 'Model', 'nearest', 'project_root', 'load_grid', 'check_at_hand',
            'read_all', 'check_model', 'Job', 'variants', 'jobs', 'locate', 'fresh', 'note', 'locate_scorer',
            'labelled_files', 'merge_parts', 'drops', 'mass_drops', 'quality_changes', 'summarise', 'keep_tables',
            'read_log', 'living', 'working', 'status', 'run_folder', 'durations', 'parameters', 'count_lines', 'work',
@@ -194,7 +194,7 @@ def project_root() -> Path:
     return root
 
 # %% ../nbs/grid.ipynb #c015
-def _place(value, root: Path, shipped=("world", "world-tuned", "world-control")):
+def _place(value, root: Path, shipped=("world", "world-tuned", "world-control", "none")):
     "A path of the grid file: the variable XGDETOX_DATA filled in, relative to the project; shipped names stay."
     if isinstance(value, dict): return {k: _place(v, root, shipped) for k, v in value.items()}
     if value is None or value in shipped: return value
@@ -247,7 +247,9 @@ def _resolve_model(model: dict, field: str, grid: dict, root: Path):
     "Put absolute paths into one model of a grid, and what the grid says where the model says nothing."
     model["path"] = _checkpoint(model["path"], root)
     model["tuned"] = {k: _checkpoint(v, root) for k, v in model["tuned"].items()}
+    named = "lexicon" in {**grid["data"], **model["data"]}
     model["data"] = {k: _place(v, root) for k, v in {**DATA, **grid["data"], **model["data"]}.items()}
+    if not named: model["data"]["lexicon"] = _own_lexicon(model, grid, field)
     if model["neurons"]: model["neurons"] = _place(model["neurons"], root)
     if model["scorers"]: model["scorers"] = _scorers(model["scorers"], root, f"{field}.scorers")
     elif grid["scorers"] is not None: model["scorers"] = _scorers(grid["scorers"], root, "scorers")
@@ -314,16 +316,28 @@ def _scorers(specs: dict[str, str], root: Path, field: str) -> dict[str, str]:
 
 def _own_scorer(model: dict, stages) -> dict[str, str]:
     "The scorer of a model for which none is named: the word list of the embedded world, if model and prompts are its own. InputError for real text."
+    return {"lexicon": _world_scorer(model, "scorers") if {"score", "intervene"} & set(stages) else "lexicon:world"}
+
+def _world_scorer(model: dict, field: str) -> str:
+    "`lexicon:world` or that of the control, whichever model and prompts are of. InputError, with the key `field`, for real text."
     from xgdetox.data import find_prompt_files
     from xgdetox.toxicity import scorer_of_prompts
     from xgdetox.world import WORLDS
-    if not {"score", "intervene"} & set(stages): return {"lexicon": "lexicon:world"}
     prompts, pretrain = model["data"]["prompts"], model["pretrain"] or {}
     speaks = "pretrain.text" if pretrain.get("text") else model["path"] or pretrain.get("world", "world")
     if isinstance(prompts, str) and prompts not in WORLDS:
         try: prompts = find_prompt_files(prompts)
         except InputError: prompts = {}
-    return {"lexicon": scorer_of_prompts(speaks, prompts, field="scorers")}
+    return scorer_of_prompts(speaks, prompts, field=field)
+
+NO_WORDS = "Nobody named a word list (data.lexicon) for {model}, whose text is not the embedded world's: toxic mass is left out, and no token counts as rude."
+
+def _own_lexicon(model: dict, grid: dict, field: str) -> str:
+    "The word list of a model for which none is named: the embedded world's for its own text, none for real text, which the grid's notes then say."
+    if not USES["lexicon"] & set(grid["stages"]): return "world"
+    try: return _world_scorer(model, "data.lexicon").partition(":")[2]
+    except InputError: grid["notes"].append(NO_WORDS.format(model=field.removeprefix("models.")))
+    return "none"
 
 # %% ../nbs/grid.ipynb #c054
 def _check(grid: dict, path):
@@ -567,6 +581,7 @@ def jobs(grid: dict) -> list[Job]:
     for v in variants(grid):
         m = grid["models"][v["model"]]
         found += _making_jobs(grid, v, m) + _text_jobs(grid, v, m) + _mechanism_jobs(grid, v, m)
+    found = [j for j in found if j.stage not in ("mass", "explain") or j.parameters["lexicon"] != "none"]
     found = sorted((j for j in found if j.stage in grid["stages"] or j.stage == "pretrain"), key=lambda j: STAGES.index(j.stage))
     if "report" in grid["stages"]:
         found.append(Job("report", "report", dict(run=".", **grid["report"]), sorted(o for j in found for o in j.outputs)))

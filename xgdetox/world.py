@@ -598,8 +598,12 @@ def write_data(folder, control: bool = False) -> Path:
 def resolve_data(name: str, what: str) -> Path:
     """The folder of a world's data where `name` is one (written once, then reused); any other name is a path.
 
-    `what` is one of pairs, prompts, labelled, parallel, lexicon."""
+    `what` is one of pairs, prompts, labelled, parallel, lexicon. The lexicon `none` is a folder without word lists."""
     if what not in FILES: raise InputError(f"unknown kind of data {what!r}", remedy=f"one of {', '.join(FILES)}")
+    if name == "none" and what == "lexicon":
+        nothing = cache_folder()/"no-words"
+        nothing.mkdir(parents=True, exist_ok=True)
+        return nothing
     if name not in (*WORLDS, "decoupled"): return Path(name)
     control = name == "world-control"
     folder = cache_folder()/f"{'world-control' if control else 'world'}-{DATA_VERSION}"
