@@ -261,3 +261,71 @@ def test_a_recipe_for_several_devices_says_its_command(tmp_path, said, monkeypat
     with pytest.raises(InputError, match="pip install 'xgdetox.deepspeed.'"): check_deepspeed("zero3")
     check_deepspeed("fsdp2")
     assert "deepspeed_requirements" in (ROOT / "settings.ini").read_text()
+
+
+@pytest.mark.parametrize("words, line", [
+    (["generate", "--model", "", "--output-dir", "HERE/o"], "--model: is empty"), (["mass", "--model", " ", "--output", "HERE/t.csv"], "--model: is empty"),
+    (["activations", "--model", "world", "--tuned-model", "", "--neurons", "n", "--output", "HERE/t.csv"], "--tuned-model: is empty"),
+    (["merge", "--base-model", "", "--lora-adapter", "a", "--output-dir", "HERE/o"], "--base-model: is empty"),
+    (["compare", "--base", "", "--tuned", "world"], "--base: is empty"), (["generate", "--model", "world", "--prompt-file", "", "-o", "HERE/o"], "--prompt-file: is empty"),
+    *[([command, "--model", "world", out, "HERE/o", "--seed", "-1"], "seed") for command, out in (("generate", "-o"), ("train", "-o"), ("probe", "-o"))],
+    (["world", "make", "-o", "HERE/o", "--seed", "4294967296"], "seed"), (["world", "make", "-o", "HERE/o", "--set", "stepps=3"], "did you mean steps?"),
+    (["world", "make", "-o", "HERE/o", "--set", "steps=many"], "is not like 3200"),
+    (["generate", "--model", "world", "-o", "HERE/o", "--device", "mps"], "'mps' is no device"), (["generate", "--model", "world", "-o", "HERE/o", "--device", "cpu,cuda:999"], "--device: no device 'cuda:999' here"),
+    (["generate", "--model", "world", "-o", "HERE/o", "--backend", "vlm"], "--backend: is 'vlm'"), (["generate", "--model", "world", "-o", "HERE/o", "--n", "1000000000"], "--n"),
+    (["generate", "--model", "world", "-o", "HERE/o", "--temperature", "nan"], "--temperature"), (["generate", "--model", "world", "-o", "HERE/o", "--top-p", "nan"], "--top-p"),
+    (["intervene", "--model", "world", "--neurons", "n.json", "-o", "HERE/o", "--offset", "inf"], "--offset"),
+    (["value-vectors", "--model", "world", "--probe", "p", "-o", "HERE/t.txt"], "a table is not written as .txt"), (["explore", "HERE", "-o", "HERE"], "is a folder"),
+    (["train", "--model", "world", "-o", "HERE/o", "--set", "model=x"], "give the model as --model"), (["train", "--model", "world", "-o", "HERE/o", "--set", "beta=[1"], "--set beta: not YAML"),
+    (["train", "--model", "world", "-o", "HERE/o", "--set", "beta=!!python/name:os.system"], "has the tag"), (["train", "--model", "world", "-o", "HERE/o", "--set", "=3"], "is not KEY=VALUE"),
+    (["train", "--model", "world", "-o", "HERE/o", "--loss", "[ipo"], "not YAML"), (["intervene", "--model", "world", "--neurons", "HERE/n.pkl", "--offset", "1", "-o", "HERE/o"], "xgdetox data get paper-neurons")])
+def test_what_no_command_takes(tmp_path, fails, monkeypatch, words, line):
+    "One line before any model is loaded; nothing is written."
+    import transformers
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("a model was loaded"))
+    assert line in fails(*[w.replace("HERE", str(tmp_path)) for w in words])
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_command_has_the_same_seed_and_output():
+    "A seed has one range, and every place that is written to is looked at by a callback."
+    from typer.main import get_command
+    root = get_command(cli.app)
+    commands = [c for c in root.commands.values() if not hasattr(c, "commands")] + [root.commands["world"].commands["make"]]
+    for command in commands:
+        for p in command.params:
+            if "--seed" in p.opts: assert (p.min, p.max) == (0, 2**32 - 1), command.name
+            if set(p.opts) & {"--output", "--output-dir", "-o"}: assert p.callback is not None, command.name
+
+
+def test_the_papers_neurons_by_one_command(tmp_path, run):
+    "What the original ships as pickles: 36 neurons, 100, and Figure 3, with the numbers of UPSTREAM's own files; each is read by a command."
+    from xgdetox.value_vectors import read_neurons
+    run("data", "get", "paper-neurons", "-o", tmp_path / "p")
+    actual, potential = (read_neurons(tmp_path / "p" / f"{name}.json") for name in ("actual_sources_of_toxicity", "potential_sources_of_toxicity_top100"))
+    assert len(actual) == 36 and len(potential) == 100 and [n for n in potential if n in actual] == actual
+    layers = [layer for layer, _ in actual]
+    assert {k: layers.count(k) for k in (10, 11, 12, 13, 14, 16, 17, 3, 23)} == {10: 5, 11: 3, 12: 3, 13: 3, 14: 3, 16: 3, 17: 3, 3: 2, 23: 2}     # section 1.4 of the facts
+    figure = json.loads((tmp_path / "p" / "neuron-activations.json").read_text())
+    assert round(figure["pre_dpo"]["en"], 4) == .1040 and round(figure["post_dpo"]["en"], 4) == -.0047
+    assert round(sum(figure["pre_dpo"].values()) / 17, 4) == .0524 and round(sum(figure["post_dpo"].values()) / 17, 4) == -.0108
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x04]\x94.")
+    with pytest.raises(InputError, match="could run any code.*data get paper-neurons"): read_neurons(tmp_path / "x.pkl")
+
+
+def test_report_to_another_place_writes_only_there(tmp_path, run):
+    "The run, whose tables are older than its parts, stays as it is to the byte and the second."
+    folder = tmp_path / "run"
+    for kind in ("mass", "toxicity"): (folder / "parts" / kind).mkdir(parents=True)
+    head = "model,tuning,seed,language,metric,value,low,high,n,scorer\n"
+    (folder / "parts" / "mass" / "m-base.csv").write_text(head + "m,base,0,en,toxic_mass,0.1,0.05,0.2,10,\n")
+    (folder / "tables").mkdir()
+    (folder / "tables" / "mass.csv").write_text(head)
+    (folder / "report.html").write_text("old")
+    state = lambda: {str(p): (p.stat().st_mtime_ns, p.read_bytes() if p.is_file() else b"") for p in folder.rglob("*")}
+    before = state()
+    said = run("report", folder, "-o", tmp_path / "other" / "r.html")
+    assert state() == before and [p.name for p in (tmp_path / "other").iterdir()] == ["r.html"] and "written: " in said
+    assert ".1" in (tmp_path / "other" / "r.html").read_text()
+    run("report", folder)
+    assert (folder / "report.html").read_text() != "old" and "toxic_mass" in (folder / "tables" / "mass.csv").read_text()

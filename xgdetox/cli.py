@@ -5,19 +5,21 @@
 # %% auto #0
 __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'judge_app', 'pairs_app', 'ALIASES', 'SWITCHES', 'WITHOUT_EFFECT',
            'TRUE', 'FALSE', 'MANY', 'SHORT', 'DISK_FAULTS', 'ModelOption', 'PromptOption', 'LanguageOption',
-           'OutputDir', 'TableFile', 'ScorerOption', 'LimitOption', 'BosOption', 'PaperOption', 'SetOption',
-           'GENERATION_FILE', 'PARALLEL_FILE', 'LexiconOption', 'GridArgument', 'RunDir', 'say_version', 'options',
-           'translate', 'as_text', 'main', 'folder_to_write', 'file_to_write', 'table_to_write', 'pairs_of',
-           'settings_of', 'model_of', 'place', 'say_left_out', 'parallel_of', 'prompts_of', 'texts_of', 'say_table',
-           'data', 'data_get', 'world_make', 'world_data', 'train', 'say_launch', 'merge', 'generate', 'refuse_empty',
+           'OutputDir', 'TableFile', 'ScorerOption', 'TunedOption', 'SeedOption', 'CountOption', 'TokensOption',
+           'TemperatureOption', 'TopPOption', 'DeviceOption', 'BackendOption', 'LimitOption', 'BosOption',
+           'PaperOption', 'SetOption', 'GENERATION_FILE', 'PARALLEL_FILE', 'LexiconOption', 'GridArgument', 'RunDir',
+           'say_version', 'options', 'translate', 'as_text', 'main', 'folder_to_write', 'file_to_write',
+           'table_to_write', 'not_blank', 'finite', 'device_to_use', 'backend_to_use', 'pairs_of', 'settings_of',
+           'model_of', 'place', 'say_left_out', 'parallel_of', 'prompts_of', 'texts_of', 'say_table', 'data',
+           'data_get', 'world_make', 'world_data', 'train', 'say_launch', 'merge', 'generate', 'refuse_empty',
            'remarks_on', 'score', 'all_attributes', 'say_upstream', 'say_counts', 'toxicity', 'calibrate', 'lexicon_of',
            'mass', 'scores_export', 'scores_import', 'scores_show', 'say_progress', 'judge_fit', 'say_judge',
            'judge_show', 'pairs_make', 'say_pairs', 'style_line', 'pairs_check', 'pairs_placebo', 'quality',
            'capability', 'probe', 'value_vectors', 'intervene', 'activations', 'explain', 'retrieve', 'foretell', 'run',
-           'show_run', 'plan', 'status', 'compare', 'report', 'explore', 'device']
+           'say_headline', 'show_run', 'plan', 'status', 'compare', 'report', 'write_report', 'explore', 'device']
 
 # %% ../nbs/cli.ipynb #c007
-import errno, os, re, sys, json
+import errno, math, os, re, sys, json
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Optional
@@ -150,13 +152,50 @@ def table_to_write(path: Optional[Path]) -> Optional[Path]:
     if file_to_write(path) and path.suffix not in (".csv", ".parquet"): raise InputError(f"a table is not written as {path.suffix or 'a file without an ending'}", path, remedy="end its name in .csv or .parquet")
     return path
 
+# %% ../nbs/cli.ipynb #g755042
+def not_blank(value, param: typer.CallbackParam):
+    "`value`, a text or several, unless one is blank; else InputError."
+    for text in [value] if isinstance(value, str) else value or ():
+        if not text.strip(): raise InputError("is empty", field=param.opts[0], remedy="give a name or a path, or leave the option out")
+    return value
+
+def finite(value, param: typer.CallbackParam):
+    "`value`, a number or several, unless one is nan or infinite; else InputError."
+    for number in [value] if isinstance(value, float) else value or ():
+        if not math.isfinite(number): raise InputError(f"is {number}", field=param.opts[0], remedy="give a finite number")
+    return value
+
+def device_to_use(value: Optional[str]) -> Optional[str]:
+    "`value`, if it names devices of this machine; else InputError, before a model is loaded."
+    for name in value.split(",") if value is not None else ():
+        known = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", name.strip())
+        if not known: raise InputError(f"{name[:40]!r} is no device", field="--device", remedy="use cpu, cuda:0, or several: cuda:0,cuda:1")
+        if name.strip() == "cpu": continue
+        import torch
+        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(known[1] or 0) >= there: raise InputError(f"no device {name.strip()!r} here", field="--device", remedy=f"{there} GPUs can be used; cpu always can")
+    return value
+
+def backend_to_use(value: str) -> str:
+    "`value`, if it is a way to generate; else InputError."
+    if value not in ("auto", "vllm", "transformers"): raise InputError(f"is {value[:40]!r}", field="--backend", remedy="use vllm, transformers or auto")
+    return value
+
 # %% ../nbs/cli.ipynb #c048
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="A folder (of a LoRA adapter too), a .gguf file, a Hugging Face name, gemma-3-270m, or world, world-tuned, world-control.")]
-PromptOption = Annotated[Optional[list[str]], typer.Option("--prompt-file", help="RTP_LX_{LANG}.json files, their folder, or world: the invented world's, the default.")]
+ModelOption = Annotated[str, typer.Option("--model", "-m", callback=not_blank, help="A folder (of a LoRA adapter too), a .gguf file, a Hugging Face name, gemma-3-270m, or world, world-tuned, world-control.")]
+PromptOption = Annotated[Optional[list[str]], typer.Option("--prompt-file", callback=not_blank, help="RTP_LX_{LANG}.json files, their folder, or world: the invented world's, the default.")]
 LanguageOption = Annotated[Optional[list[str]], typer.Option("--language", "-l", help="Only these; all there are by default.")]
 OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for the results.", callback=folder_to_write)]
 TableFile = Annotated[Path, typer.Option("--output", "-o", help="The tidy table, .csv or .parquet.", callback=table_to_write)]
 ScorerOption = Annotated[Optional[str], typer.Option(help="lexicon:FOLDER, judge:NAME, classifier:NAME, guard:NAME, import:FOLDER, panel:FILE or perspective. By default lexicon:world, for the embedded world's text alone.")]
+TunedOption = Annotated[str, typer.Option("--tuned-model", callback=not_blank, help="The same model after tuning.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of everything that is drawn.")]
+CountOption = Annotated[int, typer.Option("--n", min=1, max=10_000, help="Continuations of a prompt.")]
+TokensOption = Annotated[int, typer.Option("--max-tokens", min=1, max=10_000, help="New tokens at most.")]
+TemperatureOption = Annotated[float, typer.Option("--temperature", min=0, max=100, callback=finite, help="0 is greedy.")]
+TopPOption = Annotated[float, typer.Option("--top-p", min=0, max=1, callback=finite, help="Share of the probability that is drawn from.")]
+DeviceOption = Annotated[Optional[str], typer.Option("--device", callback=device_to_use, help="cpu, cuda:1, or cuda:0,cuda:1: a copy of the model on each (transformers).")]
+BackendOption = Annotated[str, typer.Option("--backend", callback=backend_to_use, help="vllm, transformers or auto.")]
 LimitOption = Annotated[Optional[int], typer.Option("--limit", min=1, help="Prompts (or rows) at most, for a trial.")]
 BosOption = Annotated[Optional[str], typer.Option("--bos", help="tokenizer, paper (the begin-of-text token before every text) or none. By default as the model was trained, if train made it; else tokenizer.")]
 PaperOption = Annotated[bool, typer.Option("--paper", help="As the paper's released code does it, quirks included.")]
@@ -164,10 +203,13 @@ SetOption = Annotated[Optional[list[str]], typer.Option("--set", help="KEY=VALUE
 
 def pairs_of(changes) -> dict:
     "KEY=VALUE words as a dict, the values read as YAML."
-    import yaml
+    from xgdetox.data import parse_yaml
+    found = {}
     for change in changes or []:
-        if "=" not in change: raise InputError(f"{change!r} is not KEY=VALUE", field="--set", remedy="like --set learning_rate=1.0e-5")
-    return {k.strip(): yaml.safe_load(v) for k, _, v in (c.partition("=") for c in changes or [])}
+        key, eq, value = change.partition("=")
+        if not eq or not key.strip(): raise InputError(f"{change!r} is not KEY=VALUE", field="--set", remedy="like --set learning_rate=1.0e-5")
+        found[key.strip()] = parse_yaml(value, field=f"--set {key.strip()}")
+    return found
 
 def settings_of(words: list[str]) -> dict:
     "Words like --loss ipo, or --gradient-checkpointing alone, as settings."
@@ -268,22 +310,29 @@ def data(context: typer.Context):
     for r in data_table().itertuples(): print(f"{r.name:24s} {r.state:18s} {r.what} ({r.size}; {r.licence})\n{'':24s} {r.how}")
 
 @data_app.command("get")
-def data_get(name: str, folder: Annotated[Optional[Path], typer.Option(help="Where data lie; by default XGDETOX_DATA.")] = None):
+def data_get(name: str, folder: Annotated[Optional[Path], typer.Option("--folder", "--output-dir", "-o", help="Where data lie; by default XGDETOX_DATA.", callback=folder_to_write)] = None):
     """Download one data set, check what is known of it, go on where an earlier try stopped.
 
+    paper-neurons needs no network: the paper's 36 and 100 neurons and the activations of its Figure 3, as JSON.
+
     Example: xgdetox data get ntrex"""
-    from xgdetox.data import data_folder, get_dataset
+    from xgdetox.data import data_folder, get_dataset, write_paper_neurons
+    if name == "paper-neurons":
+        for path in write_paper_neurons(folder or data_folder() / "reference"): print(f"written: {path}")
+        return
     report = get_dataset(name, folder := folder or data_folder())
     print(f"{name}: {report.kept} files are in {folder}, checked")
 
 # %% ../nbs/cli.ipynb #c016
 @world_app.command("make")
-def world_make(output_dir: OutputDir, world: Annotated[str, typer.Option(help="world, world-control or decoupled.")] = "world", seed: int = 0, set: SetOption = None):
+def world_make(output_dir: OutputDir, world: Annotated[str, typer.Option(help="world, world-control or decoupled.")] = "world", seed: SeedOption = 0, set: SetOption = None):
     """Pretrain a tiny model on the world, from the seed. Go on if it was cut off.
 
     Example: xgdetox world make --output-dir models/world-3 --seed 3"""
+    from xgdetox.grid import check_recipe
     from xgdetox.world import pretrain
-    print(f"written: {pretrain(output_dir, world=world, seed=seed, **pairs_of(set))}")
+    check_recipe(own := pairs_of(set), False, None, "--set")
+    print(f"written: {pretrain(output_dir, world=world, seed=seed, **own)}")
 
 @world_app.command("data")
 def world_data(output_dir: OutputDir, control: Annotated[bool, typer.Option("--control", help="Of the control world, which shares nothing.")] = False):
@@ -298,7 +347,7 @@ def world_data(output_dir: OutputDir, control: Annotated[bool, typer.Option("--c
 def train(context: typer.Context, model: ModelOption, output_dir: OutputDir, data_dir: Annotated[str, typer.Option("--data-dir", help="Folder of preference pairs (*.jsonl), or world.")] = "world",
           recipe: Annotated[Optional[str], typer.Option(help="A shipped recipe or a YAML file; by default the model's own.")] = None,
           use_lora: Annotated[bool, typer.Option("--use-lora", help="Train a LoRA adapter; the merged model is written too.")] = False, qlora: Annotated[bool, typer.Option("--qlora", help="LoRA on a 4-bit base, with --use-lora or without.")] = False,
-          seed: int = 0, learning_rate: Optional[float] = None, batch_size: Annotated[Optional[int], typer.Option(min=1)] = None, gradient_accumulation: Annotated[Optional[int], typer.Option(min=1)] = None,
+          seed: SeedOption = 0, learning_rate: Optional[float] = None, batch_size: Annotated[Optional[int], typer.Option(min=1)] = None, gradient_accumulation: Annotated[Optional[int], typer.Option(min=1)] = None,
           epochs: Annotated[Optional[float], typer.Option(min=0)] = None, max_steps: Annotated[Optional[int], typer.Option(min=1)] = None, beta: Annotated[Optional[float], typer.Option(min=0)] = None, limit: LimitOption = None, set: SetOption = None):
     """Tune a model on English preference pairs (DPO and its kin). Goes on where it was cut off.
 
@@ -309,6 +358,7 @@ def train(context: typer.Context, model: ModelOption, output_dir: OutputDir, dat
     own = dict(method="qlora" if qlora else "lora" if use_lora else None, learning_rate=learning_rate, batch_size=batch_size, gradient_accumulation=gradient_accumulation,
                epochs=epochs, max_steps=max_steps, beta=beta, limit=limit)
     own = {k: v for k, v in own.items() if v is not None} | settings_of(context.args) | pairs_of(set)
+    for key in own.keys() & {"model", "published", "name"}: raise InputError("is no setting of a run", field=key, remedy="give the model as --model")
     told = (model_of(model), place(data_dir, "pairs"), output_dir, recipe, seed, own)
     if os.environ.get("WORLD_SIZE", "1") == "1": say_launch(load_recipe(recipe or recipe_for(told[0]), **own)["accelerate"], told)
     final = train(*told[:3], recipe=recipe, seed=seed, **own)
@@ -327,7 +377,7 @@ def say_launch(configuration: str, told: tuple):
 
 # %% ../nbs/cli.ipynb #c051
 @app.command()
-def merge(base_model: Annotated[str, typer.Option("--base-model", help="The model that was adapted.")], lora_adapter: Annotated[Path, typer.Option("--lora-adapter", help="Folder of the adapter: train writes it to OUTPUT/adapter; OUTPUT will do.")],
+def merge(base_model: Annotated[str, typer.Option("--base-model", help="The model that was adapted.", callback=not_blank)], lora_adapter: Annotated[Path, typer.Option("--lora-adapter", help="Folder of the adapter: train writes it to OUTPUT/adapter; OUTPUT will do.")],
           output_dir: OutputDir, base: Annotated[str, typer.Option(help="dequantised: the weights that the adapter was trained on; 16bit: as the paper did.")] = "dequantised",
           quantisation: Annotated[Optional[str], typer.Option(help="How the base was rounded, for an adapter trained elsewhere: nf4, fp4 or none.")] = None,
           dtype: Annotated[str, typer.Option(help="Of the saved weights: auto, the base's own; float32, bfloat16, float16.")] = "auto",
@@ -346,9 +396,9 @@ def merge(base_model: Annotated[str, typer.Option("--base-model", help="The mode
 # %% ../nbs/cli.ipynb #c021
 @app.command()
 def generate(model: ModelOption, output_dir: OutputDir, prompt_file: PromptOption = None, language: LanguageOption = None, name: Annotated[Optional[str], typer.Option(help="Folder under the output; by default the model's name.")] = None,
-             backend: Annotated[str, typer.Option(help="vllm, transformers or auto.")] = "auto", n: int = 25, temperature: float = .9, top_p: float = .8, max_tokens: int = 20, seed: int = 0,
-             tensor_parallel_size: Annotated[int, typer.Option(min=1, help="GPUs that share one model (vLLM).")] = 1,
-             device: Annotated[Optional[str], typer.Option(help="cpu, cuda:1, or cuda:0,cuda:1: a copy of the model on each (transformers).")] = None, bos: BosOption = None, limit: LimitOption = None,
+             backend: BackendOption = "auto", n: CountOption = 25, temperature: TemperatureOption = .9, top_p: TopPOption = .8, max_tokens: TokensOption = 20, seed: SeedOption = 0,
+             tensor_parallel_size: Annotated[int, typer.Option(min=1, max=1024, help="GPUs that share one model (vLLM).")] = 1,
+             device: DeviceOption = None, bos: BosOption = None, limit: LimitOption = None,
              skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Leave empty prompts out and record which; otherwise they are refused.")] = False):
     """Continue every prompt n times, all languages with one start of the engine.
 
@@ -439,7 +489,7 @@ def say_counts(counts):
 
 @app.command()
 def toxicity(scores: Annotated[Path, typer.Option("--scores", help="Folder of scores.")], output: TableFile = Path("toxicity.csv"), paper: PaperOption = False,
-             threshold: Annotated[float, typer.Option(min=0, max=1, help="A continuation is toxic from this score on.")] = .5, calibration: Annotated[Optional[Path], typer.Option(help="A file of xgdetox calibrate: its threshold in each language.")] = None,
+             threshold: Annotated[float, typer.Option(min=0, max=1, callback=finite, help="A continuation is toxic from this score on.")] = .5, calibration: Annotated[Optional[Path], typer.Option(help="A file of xgdetox calibrate: its threshold in each language.")] = None,
              before: Annotated[Optional[Path], typer.Option(help="Scores before tuning: adds the paired drops with p and p_holm.")] = None, model: str = "", tuning: str = "",
              attribute: Annotated[str, typer.Option(help="Which of several attributes that were scored, such as INSULT.")] = "TOXICITY"):
     """EMT, toxicity probability and average toxicity with intervals over prompts, bounds for missing scores, and what is missing or blank.
@@ -658,7 +708,7 @@ def quality(generations: Annotated[str, typer.Option("--generations", help="Fold
             lm: Annotated[Optional[str], typer.Option(help="The model whose perplexity is taken: the untuned base if not named; with --paper an mT5.")] = None, paper: PaperOption = False,
             before: Annotated[Optional[Path], typer.Option(help="The table of the continuations before tuning: adds the paired changes with p and p_holm.")] = None,
             bos: Annotated[Optional[str], typer.Option("--bos", help="tokenizer or paper, before the texts that --lm judges. By default as the continuations were made.")] = None,
-            model: str = "", tuning: str = "", seed: int = 0):
+            model: str = "", tuning: str = "", seed: SeedOption = 0):
     """Fluency, diversity, length, and whether the text stays in its language.
 
     Example: xgdetox quality --generations outputs/world --lm world --output quality.csv"""
@@ -688,7 +738,7 @@ def capability(results: Annotated[Path, typer.Option("--results", help="A result
 @app.command()
 def probe(model: ModelOption, output_dir: OutputDir, train_file: Annotated[str, typer.Option("--train-file", help="Labelled comments (text,label or Jigsaw's columns), or world.")] = "world",
           test_dir: Annotated[Optional[str], typer.Option("--test-dir", help="Folder of {language}.csv or NAME_{language}.csv for the zero-shot test, or world.")] = None, layer: Annotated[int, typer.Option(help="Whose output the probe reads; -1 is the last.")] = -1,
-          paper: PaperOption = False, bos: BosOption = None, seed: int = 0, limit: LimitOption = None):
+          paper: PaperOption = False, bos: BosOption = None, seed: SeedOption = 0, limit: LimitOption = None):
     """A linear probe for toxicity on the residual stream, trained in English.
 
     Example: xgdetox probe --model world --train-file world --test-dir world --output-dir probes/world"""
@@ -706,8 +756,8 @@ def probe(model: ModelOption, output_dir: OutputDir, train_file: Annotated[str, 
 
 # %% ../nbs/cli.ipynb #c054
 @app.command("value-vectors")
-def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")], output: Annotated[Path, typer.Option("--output", "-o", help="Table (.csv) of the value vectors and of random twins; the active ones beside it as .json, every promoted token as -tokens.csv.", callback=file_to_write)],
-                  top_k: Annotated[int, typer.Option(min=1, help="How many of the nearest.")] = 100, prompt_file: PromptOption = None, limit: LimitOption = 50, bos: BosOption = None, norm: Annotated[bool, typer.Option(help="Put the final norm before the unembedding.")] = False,
+def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")], output: Annotated[Path, typer.Option("--output", "-o", help="Table (.csv) of the value vectors and of random twins; the active ones beside it as .json, every promoted token as -tokens.csv.", callback=table_to_write)],
+                  top_k: Annotated[int, typer.Option(min=1, max=10**7, help="How many of the nearest.")] = 100, prompt_file: PromptOption = None, limit: LimitOption = 50, bos: BosOption = None, norm: Annotated[bool, typer.Option(help="Put the final norm before the unembedding.")] = False,
                   direction: Annotated[str, typer.Option(help="difference: of the class means, where the probe has it; weight: the classifier's, as in the paper.")] = "difference",
                   space: Annotated[str, typer.Option(help="paper: compare with the direction as it is; residual: as seen from before the final norm.")] = "paper",
                   lexicon: LexiconOption = None, rude: Annotated[bool, typer.Option("--rude", help="Show rude tokens in full.")] = False):
@@ -739,8 +789,8 @@ def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--pro
 # %% ../nbs/cli.ipynb #c028
 @app.command()
 def intervene(model: ModelOption, neurons: Annotated[Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")], output_dir: OutputDir,
-              offset: Annotated[list[float], typer.Option("--offset", help="Added to each neuron; give several.")], prompt_file: PromptOption = None, language: LanguageOption = None,
-              scorer: ScorerOption = None, control: Annotated[bool, typer.Option(help="Random neurons beside them.")] = True, n: int = 1, temperature: float = 0., bos: BosOption = None, limit: LimitOption = None):
+              offset: Annotated[list[float], typer.Option("--offset", min=-1e6, max=1e6, help="Added to each neuron; give several.", callback=finite)], prompt_file: PromptOption = None, language: LanguageOption = None,
+              scorer: ScorerOption = None, control: Annotated[bool, typer.Option(help="Random neurons beside them.")] = True, n: CountOption = 1, temperature: TemperatureOption = 0., bos: BosOption = None, limit: LimitOption = None):
     """Add an offset to neurons and watch toxicity, fluency and language, beside random neurons.
 
     Example: xgdetox intervene --model world --neurons neurons.json --offset -1 --offset 0.5 --output-dir interventions --limit 10"""
@@ -757,7 +807,7 @@ def intervene(model: ModelOption, neurons: Annotated[Path, typer.Option("--neuro
 
 # %% ../nbs/cli.ipynb #c055
 @app.command()
-def activations(model: ModelOption, tuned_model: Annotated[str, typer.Option("--tuned-model", help="The same model after tuning.")], neurons: Annotated[Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")],
+def activations(model: ModelOption, tuned_model: TunedOption, neurons: Annotated[Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")],
                 output: TableFile = Path("activations.csv"), prompt_file: PromptOption = None, language: LanguageOption = None, control: bool = True, bos: BosOption = None, limit: LimitOption = None):
     """Mean activation of neurons before and after tuning, per language, against random neurons.
 
@@ -772,9 +822,9 @@ def activations(model: ModelOption, tuned_model: Annotated[str, typer.Option("--
 
 # %% ../nbs/cli.ipynb #c0b3
 @app.command()
-def explain(model: ModelOption, tuned_model: Annotated[str, typer.Option("--tuned-model", help="The same model after tuning.")], neurons: Annotated[Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")],
+def explain(model: ModelOption, tuned_model: TunedOption, neurons: Annotated[Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")],
             probe: Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")], output: TableFile = Path("explained.csv"), prompt_file: PromptOption = None, lexicon: LexiconOption = None,
-            language: LanguageOption = None, random: Annotated[int, typer.Option(min=0, help="Random sets of neurons beside each group.")] = 5, seed: int = 0, bos: BosOption = None, limit: LimitOption = None):
+            language: LanguageOption = None, random: Annotated[int, typer.Option(min=0, max=10_000, help="Random sets of neurons beside each group.")] = 5, seed: SeedOption = 0, bos: BosOption = None, limit: LimitOption = None):
     """How much of the fall in toxic mass the neurons carry: their tuned activations put into the base, beside random neurons.
 
     Example: xgdetox explain --model world --tuned-model world-tuned --neurons neurons.json --probe probes/world --limit 10"""
@@ -823,7 +873,7 @@ GridArgument = Annotated[Path, typer.Argument(help="A grid file: experiments/qui
 RunDir = Annotated[Optional[Path], typer.Option("--run-dir", help="Folder of the run; by default runs/NAME of the project.", callback=folder_to_write)]
 
 @app.command()
-def run(grid: GridArgument, cores: Annotated[int, typer.Option(min=1, help="Processors to use.")] = 2, profile: Annotated[Optional[str], typer.Option(help="default, slurm, or a folder.")] = None,
+def run(grid: GridArgument, cores: Annotated[int, typer.Option(min=1, max=10_000, help="Processors to use.")] = 2, profile: Annotated[Optional[str], typer.Option(help="default, slurm, or a folder.")] = None,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and why.")] = False, run_dir: RunDir = None, set: SetOption = None,
         force: Annotated[Optional[list[str]], typer.Option("--force", "-R", help="Run this stage again.")] = None):
     """Run what is missing or outdated of a grid; after a crash, the same command goes on.
@@ -836,11 +886,15 @@ def run(grid: GridArgument, cores: Annotated[int, typer.Option(min=1, help="Proc
     if not dry_run and (folder / "tables").is_dir(): show_run(folder)
     raise typer.Exit(code)
 
-def show_run(folder: Path):
-    "The headline of a run, and where the rest lies."
+def say_headline(folder: Path):
+    "The headline of a run, or why there is none."
     from xgdetox.report import summary_table
     try: print(summary_table(folder).to_string(index=False))
     except InputError as e: print(e)
+
+def show_run(folder: Path):
+    "The headline of a run, and where the rest lies."
+    say_headline(folder)
     print(f"tables: {os.path.relpath(folder / 'tables')}")
     if (folder / "report.html").exists(): print(f"report: {os.path.relpath(folder / 'report.html')}")
     page = folder / "explorer.html"
@@ -870,12 +924,12 @@ def status(grid: GridArgument, run_dir: RunDir = None, set: SetOption = None):
 
 # %% ../nbs/cli.ipynb #c058
 @app.command()
-def compare(base: Annotated[str, typer.Option("--base", help="The model before tuning.")], tuned: Annotated[str, typer.Option("--tuned", help="The same model after it.")],
+def compare(base: Annotated[str, typer.Option("--base", help="The model before tuning.", callback=not_blank)], tuned: Annotated[str, typer.Option("--tuned", help="The same model after it.", callback=not_blank)],
             language: LanguageOption = None, languages: Annotated[Optional[str], typer.Option(help="Separated by commas.")] = None,
             prompt_dir: Annotated[Optional[str], typer.Option("--prompt-dir", help="Folder of RTP_LX_{LANG}.json, or world.")] = None, scorer: ScorerOption = None,
             labelled: Annotated[Optional[str], typer.Option(help="Comments for the probe.")] = None, parallel_dir: Annotated[Optional[str], typer.Option("--parallel-dir")] = None,
             lexicon: Annotated[Optional[str], typer.Option(help="Folder of {language}.txt for the exact toxic mass.")] = None,
-            prompts: Annotated[Optional[int], typer.Option(min=1, help="Prompts a language at most.")] = None, cores: Annotated[int, typer.Option(min=1, help="Processors to use.")] = 2, bos: BosOption = None, run_dir: RunDir = None, set: SetOption = None):
+            prompts: Annotated[Optional[int], typer.Option(min=1, help="Prompts a language at most.")] = None, cores: Annotated[int, typer.Option(min=1, max=10_000, help="Processors to use.")] = 2, bos: BosOption = None, run_dir: RunDir = None, set: SetOption = None):
     """Did English safety tuning carry over? Two checkpoints, a report for each language, no training.
 
     Example: xgdetox compare --base world --tuned world-tuned --languages en,de,zh --prompts 20"""
@@ -902,16 +956,26 @@ def report(grid: Annotated[Path, typer.Argument(help="A grid file, or the folder
 
     Example: xgdetox report experiments/quick.yaml"""
     from xgdetox import grid as g
-    from xgdetox.report import make_report
     folder = grid if grid.is_dir() else g.run_folder(g.load_grid(grid, set or ()))
     if not folder.is_dir(): raise InputError("no such run", folder, remedy="run the grid first: xgdetox run")
-    if (folder / "parts").is_dir(): g.summarise(folder)
-    path = make_report(folder, output or folder / "report.html")
-    show_run(folder)
-    if output: print(f"written: {path}")
+    if output:
+        with g.mirror(folder.resolve(), own=("tables", "manifest.json", "report.html")) as copy:
+            write_report(copy, output.absolute())
+            say_headline(copy)
+        print(f"written: {output}")
+    else:
+        write_report(folder, folder / "report.html")
+        show_run(folder)
+
+def write_report(folder: Path, page: Path):
+    "Write the tables of a run, in the run, and its report as `page`."
+    from xgdetox.grid import summarise
+    from xgdetox.report import make_report
+    if (folder / "parts").is_dir(): summarise(folder)
+    make_report(folder, page)
 
 @app.command()
-def explore(grid: Annotated[Path, typer.Argument(help="A grid file, or the folder of a run.")], output: Annotated[Optional[Path], typer.Option("--output", "-o", help="The file; by default explorer.html in the run.")] = None, set: SetOption = None):
+def explore(grid: Annotated[Path, typer.Argument(help="A grid file, or the folder of a run.")], output: Annotated[Optional[Path], typer.Option("--output", "-o", help="The file; by default explorer.html in the run.", callback=file_to_write)] = None, set: SetOption = None):
     """One HTML file to explore a run: pick language, tuning and offset; it needs no server and no network.
 
     Example: xgdetox explore experiments/quick.yaml"""

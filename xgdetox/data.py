@@ -8,7 +8,8 @@ __all__ = ['LANGUAGES', 'MANY_VALUES', 'PROMPT_FILE', 'ENTITY', 'DATASETS', 'Inp
            'PlainYaml', 'read_yaml', 'parse_yaml', 'read_table', 'write_csv', 'read_csv', 'read_rows', 'Report',
            'Loaded', 'data_files', 'cut_prompt', 'load_pairs', 'split_rows', 'find_prompt_files', 'load_prompts',
            'align_rtp_lx', 'unescape', 'load_parallel', 'load_labelled', 'load_lexicon', 'mask', 'paper_numbers',
-           'DataSet', 'data_folder', 'data_table', 'download', 'get_dataset', 'check_dataset', 'summarise_prompts']
+           'write_paper_neurons', 'DataSet', 'data_folder', 'data_table', 'download', 'get_dataset', 'check_dataset',
+           'summarise_prompts']
 
 # %% ../nbs/00_data.ipynb #c002
 import csv, gzip, hashlib, html, http.client, json, logging, os, re, shutil, tempfile, urllib.error, urllib.parse, urllib.request, warnings, zipfile, zlib
@@ -780,6 +781,18 @@ def paper_numbers(block: str | None = None) -> dict:
     if block is None: return numbers
     if block not in numbers: raise InputError(f"the paper's numbers have no block {block!r}", remedy="choose of " + ", ".join(numbers))
     return numbers[block]
+
+# %% ../nbs/00_data.ipynb #gd3597d
+def write_paper_neurons(folder) -> list[Path]:
+    """The files written to `folder`: what the original ships as pickles, from the reference table, without a network.
+
+    actual_sources_of_toxicity.json: the 36 neurons (Tables 8-9) and potential_sources_of_toxicity_top100.json: the 100, both [[layer, index], ...];
+    neuron-activations.json: their mean activation before and after tuning, {pre_dpo: {language: number}, post_dpo: ...} (Figure 3)."""
+    actual, potential, activation = (paper_numbers(block) for block in ("actual_sources", "potential_sources", "activations"))
+    files = {"actual_sources_of_toxicity.json": actual["neurons"],
+             "potential_sources_of_toxicity_top100.json": potential["neurons"],
+             "neuron-activations.json": {"pre_dpo": activation["before"], "post_dpo": activation["after"]}}
+    return [write_json(Path(folder) / name, value) for name, value in files.items()]
 
 # %% ../nbs/00_data.ipynb #c111
 @dataclass(frozen=True)

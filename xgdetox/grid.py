@@ -6,14 +6,14 @@
 __all__ = ['STAGES', 'OPTIONAL', 'DATA', 'Count', 'Few', 'Seed', 'Fraction', 'Temperature', 'Text', 'Bos', 'Dtype', 'Metric',
            'Reading', 'SETTINGS', 'TOKENISING', 'OPTIONS', 'ONLY_VLLM', 'ONLY_TRANSFORMERS', 'Stage', 'Options',
            'GridFile', 'NO_WORDS', 'NOT_OF_A_TUNING', 'USES', 'LOG', 'OUTPUTS', 'KEPT', 'DEVICES', 'SHARE', 'START',
-           'PAPER', 'PACKAGES', 'Strict', 'Pretrain', 'Model', 'nearest', 'project_root', 'load_grid', 'check_at_hand',
-           'read_all', 'check_model', 'Job', 'variants', 'jobs', 'locate', 'fresh', 'note', 'locate_scorer',
-           'labelled_files', 'merge_parts', 'drops', 'mass_drops', 'quality_changes', 'summarise', 'keep_tables',
-           'read_log', 'living', 'working', 'status', 'run_folder', 'durations', 'parameters', 'count_lines', 'work',
-           'recorded_rates', 'device_here', 'plan', 'texts_to_score', 'only_runner', 'wait_for_children', 'adopt',
-           'snakemake_command', 'unbraced', 'run', 'mirror', 'messages_to', 'prepare_environment', 'Progress',
-           'visible_devices', 'hold_devices', 'train_on_devices', 'launch_words', 'file_hash', 'revision',
-           'write_manifest', 'comparison']
+           'PAPER', 'PACKAGES', 'Strict', 'Pretrain', 'Model', 'nearest', 'project_root', 'load_grid', 'check_recipe',
+           'check_at_hand', 'read_all', 'check_model', 'Job', 'variants', 'jobs', 'locate', 'fresh', 'note',
+           'locate_scorer', 'labelled_files', 'merge_parts', 'drops', 'mass_drops', 'quality_changes', 'summarise',
+           'keep_tables', 'read_log', 'living', 'working', 'status', 'run_folder', 'durations', 'parameters',
+           'count_lines', 'work', 'recorded_rates', 'device_here', 'plan', 'texts_to_score', 'only_runner',
+           'wait_for_children', 'adopt', 'snakemake_command', 'unbraced', 'run', 'mirror', 'messages_to',
+           'prepare_environment', 'Progress', 'visible_devices', 'hold_devices', 'train_on_devices', 'launch_words',
+           'file_hash', 'revision', 'write_manifest', 'comparison']
 
 # %% ../nbs/grid.ipynb #c083
 import os, re, sys, time, json, math, shutil, socket, hashlib, tempfile, subprocess
@@ -423,16 +423,19 @@ def _check_tuning(tuning: dict, path, field: str):
 
 def _check_pretraining(how: dict, path, field: str):
     "InputError for a setting of pretraining that nobody reads, or a value of another kind than the recipe of page 00b has."
+    check_recipe(how["recipe"], bool(how["text"]), path, f"{field}.recipe")
+
+def check_recipe(recipe: dict, text: bool, path, field: str):
+    "The same of a recipe alone, of a world or (`text`) of real text."
     from xgdetox.world import OF_CORPUS, RECIPE
-    text, recipe = how["text"], how["recipe"]
     known = {**RECIPE, "architecture": "gpt2", "threads": 1, **({"vocabulary": 6000} if text else {})}
     for key, value in recipe.items():
         if key not in known or text and key in OF_CORPUS:
-            raise InputError("unknown key", path, field=f"{field}.recipe.{key}", remedy=nearest(key, [k for k in known if not text or k not in OF_CORPUS]))
+            raise InputError("unknown key", path, field=f"{field}.{key}", remedy=nearest(key, [k for k in known if not text or k not in OF_CORPUS]))
         number = isinstance(known[key], int | float)
         kind = (int,) if isinstance(known[key], int) else (int, float) if number else (str,) if isinstance(known[key], str) else (list, dict)
         if not isinstance(value, kind) or isinstance(value, bool) or number and not 0 <= value < 10**9:
-            raise InputError(f"{value!r} is not like {known[key]!r}"[:200], path, field=f"{field}.recipe.{key}", remedy="give a value of that kind")
+            raise InputError(f"{value!r} is not like {known[key]!r}"[:200], path, field=f"{field}.{key}", remedy="give a value of that kind")
 
 def _check_outputs(grid: dict, path):
     "InputError where two jobs would write one file, as with a seed that stands twice or names that join to the same words."

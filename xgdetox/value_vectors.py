@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .data import InputError, normalise_language, read_json, write_atomic
+from .data import InputError, normalise_language, read_json, read_rows, write_atomic
 from .generation import sample
 from .models import anatomy, check_neurons, context_length, encode, last_tokens, length_batches, load, neuron_hooks, token_ids, value_vector_matrix
 from .probe import load_probe
@@ -122,16 +122,31 @@ def matched_neurons(activation, neurons, seed: int = 0, pool: int = 16, exclude=
 
 # %% ../nbs/06_value_vectors.ipynb #c024
 def read_neurons(path) -> list[list[int]]:
-    "Neurons of a file: JSON [[layer, index], ...], or a table with the columns layer and neuron (its `actual` rows where it has that column)."
+    """Neurons of a file: JSON [[layer, index], ...], or a table with the columns layer and neuron (its `actual` rows where it has that column).
+
+    InputError for anything else; a pickle is never opened."""
     path = Path(path)
-    if path.suffix == ".csv":
-        table = pd.read_csv(path)
-        if not {"layer", "neuron"} <= set(table): raise InputError("no columns layer and neuron", path, 1, remedy="give the output of `xgdetox value-vectors`")
-        return table.loc[table.get("actual", pd.Series(True, table.index)), ["layer", "neuron"]].astype(int).to_numpy().tolist()
+    if path.suffix in (".pkl", ".pickle", ".pt"):
+        raise InputError("is a pickle, which could run any code", path, remedy="`xgdetox data get paper-neurons -o FOLDER` writes the paper's neurons as JSON")
+    if path.suffix == ".csv": return _neurons_of_table(path)
     pairs = read_json(path)
-    good = isinstance(pairs, list) and pairs and all(isinstance(p, list) and len(p) == 2 and all(isinstance(x, int) for x in p) for p in pairs)
+    def whole(x): return isinstance(x, int) and not isinstance(x, bool) and x >= 0
+    good = isinstance(pairs, list) and pairs and all(isinstance(p, list) and len(p) == 2 and all(map(whole, p)) for p in pairs)
     if not good: raise InputError("not a list of [layer, index] pairs", path, remedy="write [[3, 17], [5, 2]]")
     return pairs
+
+def _neurons_of_table(path: Path) -> list[list[int]]:
+    "The pairs of a table; InputError for a cell that is no whole number, with its line."
+    found = []
+    for line, row in read_rows(path):
+        if not {"layer", "neuron"} <= set(row): raise InputError("no columns layer and neuron", path, 1, remedy="give the output of `xgdetox value-vectors`")
+        if str(row.get("actual", "True")).casefold() in ("false", "0", "0.0", ""): continue
+        cells = [str(row[key]).strip().removesuffix(".0") for key in ("layer", "neuron")]
+        if cells == ["", ""]: continue                     # a row of the table that is about all of them
+        if not all(cell.isdecimal() for cell in cells): raise InputError("layer and neuron are no whole numbers", path, line, remedy="give the output of `xgdetox value-vectors`")
+        found.append([int(cell) for cell in cells])
+    if not found: raise InputError("no neurons in it", path, remedy="give the output of `xgdetox value-vectors`")
+    return found
 
 def write_neurons(path, neurons) -> Path:
     "Write neurons as JSON [[layer, index], ...]."
