@@ -192,6 +192,16 @@ def test_the_paired_test_of_quality_is_shown_or_said_to_be_missing(tmp_path):
     assert "Quality, prompt by prompt" not in (said := text_of(make_report(run))) and "quality: no paired test" in said
 
 
+def test_the_grids_drops_of_toxic_mass_carry_the_corrected_p(tmp_path):
+    from xgdetox.grid import mass_drops
+    rng = np.random.default_rng(0)
+    before = [dict(language=c, prompt_id=str(i), metric="toxic_mass", value=rng.uniform(.1, .3)) for c in ("en", "de") for i in range(20)]
+    after = [r | dict(value=r["value"] * (.5 if r["language"] == "en" else rng.uniform(.5, 1.5))) for r in before]
+    for name, some in (("b", before), ("a", after)): write_table(tidy(some), tmp_path/f"{name}.csv")
+    t = pd.DataFrame(mass_drops(tmp_path/"b.csv", tmp_path/"a.csv", dict(model="m"))).set_index(["metric", "language"]).loc["toxic_mass_drop"]
+    assert t.p_holm["en"] == pytest.approx(2 * t.p["en"]) and t.p_holm["de"] == pytest.approx(t.p["de"]) and t.p["en"] < .002 < .05 < t.p["de"]
+
+
 def test_a_report_elsewhere_is_all_that_is_written(run, tmp_path):
     files = lambda: {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     before = files()

@@ -743,8 +743,9 @@ def drops(run, measured: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../nbs/grid.ipynb #c040
 def mass_drops(before: Path, after: Path, labels: dict) -> list[dict]:
-    "Relative and absolute drop of toxic mass for each language, paired by prompt."
+    "Relative and absolute drop of toxic mass for each language, paired by prompt; p_holm is p corrected over the languages."
     from xgdetox.stats import paired_difference, read_table, relative_drop
+    from xgdetox.toxicity import with_holm
     if not (before.exists() and after.exists()): return []
     key = ["language", "prompt_id"]
     both = read_table(before).astype({"prompt_id": str}).merge(read_table(after).astype({"prompt_id": str}), on=key, suffixes=("", "_after"))
@@ -753,7 +754,7 @@ def mass_drops(before: Path, after: Path, labels: dict) -> list[dict]:
         b, a = t.value.to_numpy(), t.value_after.to_numpy()
         for metric, drop in (("toxic_mass_relative_drop", relative_drop(b, a)), ("toxic_mass_drop", paired_difference(a, b))):
             rows.append({**labels, "language": language, "metric": metric, "before": b.mean(), "after": a.mean(), **drop})
-    return rows
+    return with_holm(rows)
 
 # %% ../nbs/grid.ipynb #c041
 def quality_changes(run, quality: pd.DataFrame) -> pd.DataFrame:
