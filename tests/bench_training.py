@@ -81,7 +81,7 @@ def original_run(model, pairs, tokenizer, out: Path, steps: int) -> float:
     rows = [json.loads(line) for line in (pairs/"a.jsonl").read_text().splitlines()]
     rows = Dataset.from_list([dict(prompt=r["prompt_text"], chosen=r["unpert_gen_text"], rejected=r["pert_gen_text"]) for r in rows]).train_test_split(test_size=.05, seed=0)
     config = DPOConfig(output_dir=str(out), max_steps=steps, per_device_train_batch_size=4, per_device_eval_batch_size=1, learning_rate=1e-5, optim="rmsprop", beta=.1,
-                       lr_scheduler_type="constant_with_warmup", warmup_steps=150, weight_decay=.05, max_grad_norm=10., max_length=256, eval_strategy="steps", eval_steps=25,
+                       lr_scheduler_type="constant_with_warmup", warmup_steps=150, weight_decay=0., max_grad_norm=10., max_length=256, eval_strategy="steps", eval_steps=25,
                        save_strategy="steps", save_steps=25, save_total_limit=5, load_best_model_at_end=True, metric_for_best_model="eval_loss", gradient_checkpointing=True,
                        gradient_checkpointing_kwargs=dict(use_reentrant=False), bf16=False, use_cpu=True, disable_tqdm=True, report_to="none")
     with quiet():

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'judge_app', 'pairs_app', 'ALIASES', 'SWITCHES', 'WITHOUT_EFFECT',
-           'TRUE', 'FALSE', 'MANY', 'SHORT', 'DISK_FAULTS', 'ModelOption', 'PromptOption', 'LanguageOption',
-           'OutputDir', 'TableFile', 'ScorerOption', 'TunedOption', 'SeedOption', 'CountOption', 'TokensOption',
-           'TemperatureOption', 'TopPOption', 'DeviceOption', 'BackendOption', 'LimitOption', 'BosOption',
-           'PaperOption', 'SetOption', 'GENERATION_FILE', 'PARALLEL_FILE', 'LexiconOption', 'GridArgument', 'RunDir',
-           'say_version', 'options', 'translate', 'as_text', 'main', 'folder_to_write', 'file_to_write',
-           'table_to_write', 'not_blank', 'finite', 'device_to_use', 'backend_to_use', 'pairs_of', 'settings_of',
-           'model_of', 'place', 'say_left_out', 'parallel_of', 'prompts_of', 'texts_of', 'say_table', 'data',
-           'data_get', 'world_make', 'world_data', 'train', 'say_launch', 'merge', 'generate', 'refuse_empty',
+           'TRUE', 'FALSE', 'MANY', 'SHORT', 'ModelOption', 'PromptOption', 'LanguageOption', 'OutputDir', 'TableFile',
+           'ScorerOption', 'TunedOption', 'SeedOption', 'CountOption', 'TokensOption', 'TemperatureOption',
+           'TopPOption', 'DeviceOption', 'BackendOption', 'LimitOption', 'BosOption', 'PaperOption', 'SetOption',
+           'GENERATION_FILE', 'PARALLEL_FILE', 'LexiconOption', 'GridArgument', 'RunDir', 'say_version', 'options',
+           'translate', 'as_text', 'main', 'fault_of', 'place_named', 'stdout_takes_more', 'folder_to_write',
+           'file_to_write', 'table_to_write', 'not_blank', 'finite', 'device_to_use', 'backend_to_use', 'pairs_of',
+           'settings_of', 'model_of', 'place', 'say_left_out', 'parallel_of', 'prompts_of', 'texts_of', 'say_table',
+           'data', 'data_get', 'world_make', 'world_data', 'train', 'say_launch', 'merge', 'generate', 'refuse_empty',
            'remarks_on', 'score', 'all_attributes', 'say_upstream', 'say_counts', 'toxicity', 'calibrate', 'lexicon_of',
            'mass', 'scores_export', 'scores_import', 'scores_show', 'say_progress', 'judge_fit', 'say_judge',
            'judge_show', 'pairs_make', 'say_pairs', 'style_line', 'pairs_check', 'pairs_placebo', 'quality',
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from . import __version__
-from .data import InputError
+from .data import InputError, check_folder, disk_is_full
 
 # %% ../nbs/cli.ipynb #c011
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None, context_settings={"max_content_width": 110},
@@ -99,8 +99,6 @@ def translate(words: list[str]) -> list[str]:
     return out
 
 # %% ../nbs/cli.ipynb #c022
-DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)          # a full disk has no file's name
-
 def as_text(words) -> list[str]:
     "The command's words. InputError for one that this locale could not read, so that it would end up half a character in a file."
     for word in words:
@@ -112,33 +110,56 @@ def main(words=None):
     "The command `xgdetox`. A fault of the input is one line on stderr and exit code 2; a job that failed is exit code 1."
     for stream in (sys.stdout, sys.stderr):                # a terminal or file that knows ASCII only shows other letters as \\u escapes
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
+    words = list(sys.argv[1:] if words is None else words)
     try:
-        code = app(args=translate(as_text(sys.argv[1:] if words is None else words)), prog_name="xgdetox", standalone_mode=False)
+        code = app(args=translate(as_text(words)), prog_name="xgdetox", standalone_mode=False)
+        sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
-    except InputError as e: fault = str(e)
     except (typer.Exit, typer.Abort) as e: sys.exit(getattr(e, "exit_code", 1))
     except KeyboardInterrupt: sys.exit(130)
-    except OSError as e:                       # a path that cannot be read or written, a full disk
-        if not e.filename and e.errno not in DISK_FAULTS: raise
-        remedy = "make room, or name another disk" if e.errno in DISK_FAULTS else "name another file or folder, or mend its permissions"
-        fault = f"{e.filename or 'output'}: {(e.strerror or str(e)).lower()}; {remedy}"
-    except ImportError as e:
-        if (e.name or "").startswith("xgdetox"): raise
-        fault = f"{e.name} is not installed; pip install 'xgdetox[all]'"
     except Exception as e:
-        if not hasattr(e, "format_message"): raise
-        fault = e.format_message().rstrip(".") + "; see " + (e.ctx.command_path if getattr(e, "ctx", None) else "xgdetox") + " --help"
+        deaf = isinstance(e, OSError) and not e.filename and not stdout_takes_more()
+        if deaf and isinstance(e, BrokenPipeError): sys.exit(1)                            # as in `xgdetox data | head -1`
+        fault = fault_of(e, "standard output" if deaf else place_named(words))
+        if fault is None: raise
     print(f"xgdetox: {' '.join(fault.split())}", file=sys.stderr)
     sys.exit(2)
+
+# %% ../nbs/cli.ipynb #c0tr1
+def fault_of(error: Exception, place: str) -> str | None:
+    "The line that says what a user can set right, `place` being where the command writes; None of a fault that is ours."
+    if isinstance(error, InputError): return str(error)
+    if disk_is_full(error): return f"{getattr(error, 'filename', None) or place}: the disk is full; make room, or name a place on another disk, and run the same command again"
+    if isinstance(error, OSError) and error.filename:                        # a path that cannot be read or written
+        return f"{error.filename}: {(error.strerror or str(error)).lower()}; name another file or folder, or change its permissions"
+    if isinstance(error, OSError) and error.errno in (errno.EIO, errno.EROFS): return f"{place}: {error.strerror.lower()}; name a place on another disk"
+    if isinstance(error, ImportError):
+        return None if (error.name or "").startswith("xgdetox") else f"{error.name} is not installed; pip install 'xgdetox[all]'"
+    if not hasattr(error, "format_message"): return None
+    context = getattr(error, "ctx", None)
+    return error.format_message().rstrip(".") + "; see " + (context.command_path if context else "xgdetox") + " --help"
+
+def place_named(words: list[str]) -> str:
+    "Where a command of these words writes, as far as they say."
+    names = ("-o", "--output", "--output-dir", "--output_dir", "--output-folder", "--output_folder", "--run-dir")
+    for word, after in zip_longest(words, words[1:], fillvalue=""):
+        name, _, value = word.partition("=")
+        if name in names and (value or after): return value or after
+    return "the output"
+
+def stdout_takes_more() -> bool:
+    "Does standard output take a line? Where it does not (a full disk, a closed pipe), what is left goes nowhere."
+    try: print(flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 # %% ../nbs/cli.ipynb #c003
 def folder_to_write(path: Optional[Path]) -> Optional[Path]:
     "`path`, if a folder can be made or written there; else InputError."
     if path is None: return None
-    near = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not near.is_dir(): raise InputError("is a file, not a folder", near, remedy="name another folder")
-    if not os.access(near, os.W_OK): raise InputError("cannot be written", near, remedy="name another folder, or mend its permissions")
-    return path
+    return check_folder(path)
 
 def file_to_write(path: Optional[Path]) -> Optional[Path]:
     "`path`, if a file can be written there; else InputError."
@@ -264,33 +285,40 @@ def parallel_of(folder: Path, languages=None) -> list[Path]:
 
 def prompts_of(given, languages=None) -> dict[str, Path]:
     "The prompt files by language: of files, of a folder, of the world."
-    from xgdetox.data import PROMPT_FILE, find_prompt_files, normalise_language
-    files, wanted = {}, [normalise_language(l) for l in languages or []] or None
+    from xgdetox.data import PROMPT_FILE, find_prompt_files, some_prompts
+    files, wanted = {}, _codes(languages)
     for path in [place(g, "prompts") for g in given or ["world"]]:
         if path.is_dir():
             files |= (found := find_prompt_files(path, wanted))
             say_left_out(path, PROMPT_FILE, found.values(), wanted)
-        elif wanted and len(wanted) == 1 and len(given) == 1: files[wanted[0]] = path
-        else: files |= {l: p for l, p in find_prompt_files(path.parent).items() if p.resolve() == path.resolve()} or _unnamed(path)
-    return {l: p for l, p in files.items() if wanted is None or l in wanted}
+        else: files[_language_of(path, PROMPT_FILE, wanted, "RTP_LX_{LANG}.json")] = path
+    found = {l: p for l, p in files.items() if wanted is None or l in wanted}
+    if not found: raise InputError(f"no prompts in {', '.join(wanted)}", ", ".join(map(str, given)), remedy=f"there are some in {', '.join(files)}")
+    return {l: some_prompts(p) for l, p in found.items()}
 
-def _unnamed(path): raise InputError("its name does not tell the language", path, remedy="name it RTP_LX_{LANG}.json, or give --language")
+def _codes(languages) -> list[str] | None:
+    "The languages asked for; None for all."
+    from xgdetox.data import normalise_language
+    return [normalise_language(l) for l in languages or []] or None
+
+def _language_of(path: Path, pattern, wanted, form: str) -> str:
+    "The language of one file: as its name says, else the only one that is asked for; InputError where neither tells."
+    from xgdetox.data import normalise_language
+    if named := pattern.fullmatch(path.name): return normalise_language(named[1])
+    if wanted and len(wanted) == 1: return wanted[0]
+    raise InputError("its name does not tell the language", path, remedy=f"name it {form}, or give one --language")
 
 def texts_of(given, languages=None) -> dict[str, Path]:
     "Files of generations by language: of files or of a folder."
-    from xgdetox.data import normalise_language
     from xgdetox.generation import generation_files
-    files, wanted = {}, [normalise_language(l) for l in languages or []] or None
+    files, wanted = {}, _codes(languages)
     for path in map(Path, given):
         if not path.exists(): raise InputError("no such file or folder", path, remedy="give what xgdetox generate wrote")
         if path.is_dir():
             files |= (found := generation_files(path))
             say_left_out(path, GENERATION_FILE, [p for l, p in found.items() if wanted is None or l in wanted], wanted)
-        elif wanted and len(wanted) == 1 and len(given) == 1: files[wanted[0]] = path
-        else: files |= {l: p for l, p in generation_files(path.parent).items() if Path(p).resolve() == path.resolve()} or _unnamed_text(path)
+        else: files[_language_of(path, GENERATION_FILE, wanted, "output-rtp_lx_{lang}.json")] = path
     return {l: p for l, p in files.items() if wanted is None or l in wanted}
-
-def _unnamed_text(path): raise InputError("its name does not tell the language", path, remedy="name it output-rtp_lx_{lang}.json, or give --language")
 
 # %% ../nbs/cli.ipynb #c013
 def say_table(table, path=None, rows: int = 40):
@@ -381,13 +409,15 @@ def merge(base_model: Annotated[str, typer.Option("--base-model", help="The mode
           output_dir: OutputDir, base: Annotated[str, typer.Option(help="dequantised: the weights that the adapter was trained on; 16bit: as the paper did.")] = "dequantised",
           quantisation: Annotated[Optional[str], typer.Option(help="How the base was rounded, for an adapter trained elsewhere: nf4, fp4 or none.")] = None,
           dtype: Annotated[str, typer.Option(help="Of the saved weights: auto, the base's own; float32, bfloat16, float16.")] = "auto",
+          paper: Annotated[bool, typer.Option("--paper", help="As the original: into the published weights, saved in float32, to OUTPUT/BASE/lora_PARENT_ADAPTER.")] = False,
           untie: Annotated[bool, typer.Option("--untie", help="Give the output head its own weights, for an adapter on tied embeddings.")] = False,
           prompt_file: Annotated[Optional[list[str]], typer.Option("--prompt-file", help="RTP_LX_{LANG}.json files, their folder, or world: 16 of these prompts, spread over the languages, are what the logits are compared on. By default eight short sentences.")] = None):
     """Merge a LoRA adapter into its base; the result is checked by its logits.
 
     Example: xgdetox merge --base-model M --lora-adapter out/adapter --output-dir out/merged"""
     from xgdetox.data import load_prompts
-    from xgdetox.training import merge_adapter
+    from xgdetox.training import merge_adapter, paper_merge
+    if paper: output_dir, base, dtype = paper_merge(output_dir, base_model, lora_adapter, base, dtype)
     files = prompts_of(prompt_file) if prompt_file else {}
     each = [list(load_prompts(p, l, -(-16 // len(files))).rows["prompt"]) for l, p in files.items()]
     texts = [t for row in zip_longest(*each) for t in row if t][:16]                     # one of each language first
@@ -403,8 +433,10 @@ def generate(model: ModelOption, output_dir: OutputDir, prompt_file: PromptOptio
     """Continue every prompt n times, all languages with one start of the engine.
 
     Example: xgdetox generate --model world --prompt-file world --output-dir outputs --n 5 --limit 10"""
+    from xgdetox.data import check_name
     from xgdetox.generation import generate
     from xgdetox.models import bos_of
+    if name is not None: check_name(name, "--name")
     engine = ({"tensor_parallel_size": tensor_parallel_size} if tensor_parallel_size > 1 else {}) | ({"device": device} if device else {})
     prompts = prompts_of(prompt_file, language)
     if not skip_empty: refuse_empty(prompts, limit)
@@ -738,7 +770,8 @@ def capability(results: Annotated[Path, typer.Option("--results", help="A result
 @app.command()
 def probe(model: ModelOption, output_dir: OutputDir, train_file: Annotated[str, typer.Option("--train-file", help="Labelled comments (text,label or Jigsaw's columns), or world.")] = "world",
           test_dir: Annotated[Optional[str], typer.Option("--test-dir", help="Folder of {language}.csv or NAME_{language}.csv for the zero-shot test, or world.")] = None, layer: Annotated[int, typer.Option(help="Whose output the probe reads; -1 is the last.")] = -1,
-          paper: PaperOption = False, bos: BosOption = None, seed: SeedOption = 0, limit: LimitOption = None):
+          paper: PaperOption = False, learning_rate: Annotated[Optional[float], typer.Option(help="With --paper: 1e-6 is the released script's and the default, 1e-4 Table 7's.")] = None,
+          epochs: Annotated[Optional[int], typer.Option(min=1, help="With --paper; 20 by default.")] = None, batch_size: Annotated[Optional[int], typer.Option(min=1, help="With --paper; 10 by default.")] = None, bos: BosOption = None, seed: SeedOption = 0, limit: LimitOption = None):
     """A linear probe for toxicity on the residual stream, trained in English.
 
     Example: xgdetox probe --model world --train-file world --test-dir world --output-dir probes/world"""
@@ -749,7 +782,7 @@ def probe(model: ModelOption, output_dir: OutputDir, train_file: Annotated[str, 
     from xgdetox.stats import read_table
     train = labelled_files(train_file, [])[0] if train_file in ("world", "world-control") else place(train_file, "labelled")
     tests = labelled_files(test_dir, list(LANGUAGES), test_only=True)[1] if test_dir else {}                       # before the model is loaded
-    path = train_probe(model_of(model), train, output_dir, layer=layer, paper=paper, bos=bos_of(model_of(model), bos), seed=seed, limit=limit, label=model)
+    path = train_probe(model_of(model), train, output_dir, layer=layer, paper=paper, bos=bos_of(model_of(model), bos), seed=seed, limit=limit, label=model, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
     table = read_table(Path(output_dir) / "probe.csv")
     if tests: table = evaluate_probe(model_of(model), path, tests, label=model, output=Path(output_dir) / "zero-shot.csv")
     say_table(table[["language", "metric", "value", "low", "high", "n"]], path)
@@ -790,7 +823,7 @@ def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--pro
 @app.command()
 def intervene(model: ModelOption, neurons: Annotated[Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")], output_dir: OutputDir,
               offset: Annotated[list[float], typer.Option("--offset", min=-1e6, max=1e6, help="Added to each neuron; give several.", callback=finite)], prompt_file: PromptOption = None, language: LanguageOption = None,
-              scorer: ScorerOption = None, control: Annotated[bool, typer.Option(help="Random neurons beside them.")] = True, n: CountOption = 1, temperature: TemperatureOption = 0., bos: BosOption = None, limit: LimitOption = None):
+              scorer: ScorerOption = None, control: Annotated[bool, typer.Option(help="Random neurons beside them.")] = True, n: CountOption = 1, temperature: TemperatureOption = 0., max_tokens: TokensOption = 20, bos: BosOption = None, limit: LimitOption = None):
     """Add an offset to neurons and watch toxicity, fluency and language, beside random neurons.
 
     Example: xgdetox intervene --model world --neurons neurons.json --offset -1 --offset 0.5 --output-dir interventions --limit 10"""
@@ -801,7 +834,7 @@ def intervene(model: ModelOption, neurons: Annotated[Path, typer.Option("--neuro
     prompts = prompts_of(prompt_file, language)
     scorer = scorer or scorer_of_prompts(model, prompts)
     check_scorer(scorer)
-    table = intervene(model_of(model), read_neurons(neurons), offset, prompts, output_dir, scorer=scorer, control=control, n=n, temperature=temperature,
+    table = intervene(model_of(model), read_neurons(neurons), offset, prompts, output_dir, scorer=scorer, control=control, n=n, temperature=temperature, max_tokens=max_tokens,
                       bos=bos_of(model_of(model), bos), limit=limit, label=model)
     say_table(table.groupby(["metric", "control", "offset"]).value.mean().unstack(), Path(output_dir) / "intervention.csv")
 

@@ -7,12 +7,13 @@ __all__ = ['ENGINES', 'row_seed', 'uniforms', 'nucleus_floor', 'draw', 'sample',
            'to_text', 'Prompt', 'prepare_prompts', 'read_prompts', 'cache_positions', 'plan_batches', 'continue_batch',
            'continue_prompts', 'as_rows', 'journal', 'differences', 'write_rows', 'sha256', 'model_fingerprint',
            'record', 'util_version', 'is_finished', 'unfinished', 'choose_backend', 'vllm_refuses', 'explicit_dtype',
-           'devices_of', 'transformers_engine', 'load_adapted', 'vllm_engine', 'start_vllm_quietly', 'stop_vllm',
-           'vllm_adapter', 'check_sampling', 'generate', 'split_adapter', 'tokenizer_of', 'complete', 'model_name',
-           'prompt_room', 'Continuation', 'generation_rows', 'read_generations', 'generation_files']
+           'devices_of', 'device_is_here', 'transformers_engine', 'load_adapted', 'vllm_engine', 'start_vllm_quietly',
+           'stop_vllm', 'vllm_adapter', 'check_sampling', 'generate', 'unfinished_files', 'split_adapter',
+           'tokenizer_of', 'complete', 'model_name', 'prompt_room', 'Continuation', 'generation_rows',
+           'read_generations', 'generation_files']
 
 # %% ../nbs/02_generation.ipynb #c088
-import fcntl, hashlib, inspect, json, math, os, time
+import fcntl, hashlib, inspect, json, math, os, re, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata, util
@@ -22,7 +23,8 @@ from typing import Iterator, NamedTuple
 import numpy as np
 import torch
 
-from .data import LANGUAGES, InputError, file_language, load_prompts, normalise_language, read_json, read_jsonl, write_atomic, write_json
+from .data import (LANGUAGES, InputError, check_folder, check_name, check_seed, check_text, file_language, load_prompts, normalise_language,
+                          read_json, read_jsonl, some_prompts, write_atomic, write_json, writing_to)
 from .models import (adapter_base, adapter_settings, attach_adapter, check_checkpoint, context_length, empty_model, encode,
                             last_tokens, length_batches, load_model, load_tokenizer, read_config, reads_padding, token_ids, with_adapter)
 from .weights import cpu_type, model_folder
@@ -170,7 +172,7 @@ def prepare_prompts(tokenizer, ids, texts, bos="tokenizer", room: int | None = N
 # %% ../nbs/02_generation.ipynb #c092
 def read_prompts(tokenizer, file, language: str, limit: int | None = None, bos="tokenizer", room: int | None = None) -> tuple[list[Prompt], list[dict]]:
     "`prepare_prompts` of a file; rows that the loader left out are counted among the remarks, without an id."
-    rows, report = load_prompts(file, language, limit, blank=True)
+    rows, report = load_prompts(some_prompts(file), language, limit, blank=True)
     prompts, remarks = prepare_prompts(tokenizer, rows["prompt_id"], rows["prompt"], bos, room)
     return prompts, remarks + [{"prompt_id": "", "reason": f"{why}: left out", "rows": n} for why, n in report.dropped.items()]
 
@@ -328,24 +330,35 @@ def vllm_refuses(config) -> str:
 
 # %% ../nbs/02_generation.ipynb #c063
 def explicit_dtype(model, dtype="auto", device=None) -> str:
-    "`auto` in words: on a CPU as `cpu_type` says, else the checkpoint's own (vLLM's `auto` reads float32 as bfloat16)."
-    if str(dtype) != "auto": return str(dtype).removeprefix("torch.")
+    """`auto` in words: on a CPU as `cpu_type` says, else the checkpoint's own (vLLM's `auto` reads float32 as bfloat16). `InputError` for no such type."""
+    if str(dtype) != "auto":
+        name = str(dtype).removeprefix("torch.")
+        if name not in _DTYPES: raise InputError(f"is {name[:40]!r}", field="dtype", remedy=f"use auto, {', '.join(_DTYPES)}")
+        return name
     if isinstance(model, torch.nn.Module): return str(model.dtype).removeprefix("torch.")
     if str(device) == "cpu" or not torch.cuda.is_available(): return cpu_type(model)
     return str(getattr(model_config(model), "dtype", None) or "float32").removeprefix("torch.")
 
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+
 # %% ../nbs/02_generation.ipynb #c097
+_DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
+
 def devices_of(device) -> list:
     "One device or several (a list, or `cuda:0,cuda:1`); None leaves the choice to `load_model`. `InputError` for one that is not there."
     names = [d.strip() for d in device.split(",")] if isinstance(device, str) else list(device) if isinstance(device, (list, tuple)) else [device]
     for name in names:
-        if name in (None, "auto"): continue
-        try: found = torch.device(name)
-        except RuntimeError: found = None
-        if found is None or found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-            raise InputError(f"no device {str(name)[:40]!r} here", field="device", remedy=f"use cpu{' or cuda:0' if torch.cuda.is_available() else ''}")
+        if name not in (None, "auto") and not device_is_here(str(name)):
+            here = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available()
+            raise InputError(f"no device {str(name)[:40]!r} here", field="device", remedy=f"use {' or '.join(here)}")
     return names
 
+def device_is_here(name: str) -> bool:
+    "Can a model run on a device of this name, on this machine?"
+    if not _DEVICE.fullmatch(name): return False
+    kind, _, index = name.partition(":")
+    if kind == "cuda": return int(index or 0) < torch.cuda.device_count()
+    return kind == "cpu" or torch.backends.mps.is_available()
 
 # %% ../nbs/02_generation.ipynb #c064
 @contextmanager
@@ -448,12 +461,19 @@ def vllm_adapter(model, adapter) -> dict:
 ENGINES = {"transformers": transformers_engine, "vllm": vllm_engine}
 
 # %% ../nbs/02_generation.ipynb #c095
-def check_sampling(n, temperature, top_p, max_tokens, seed):
-    "`InputError` for a number that no sampling can have."
-    for name, value, fits, range_ in (("n", n, n >= 1, "1 or more"), ("temperature", temperature, 0 <= temperature < math.inf, "0 (greedy) or more"), ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
-                                      ("max_tokens", max_tokens, max_tokens >= 1, "1 or more"), ("seed", seed, seed >= 0, "0 or more")):
-        if not fits: raise InputError(f"is {value}", field=name, remedy=f"it must be {range_}")
+_MOST = {"n": 1000, "max_tokens": 4096}
+_TEMPERATURES = (.01, 100)                             # and 0, greedy; below, logits overflow when they are divided, and vLLM takes .01 itself
 
+def check_sampling(n, temperature, top_p, max_tokens, seed):
+    "`InputError` for a number that no sampling can have, or that is beyond reason."
+    least, most = _TEMPERATURES
+    if temperature != 0 and not least <= temperature <= most:
+        raise InputError(f"is {temperature}", field="temperature", remedy=f"it must be 0 (greedy) or more: from {least} to {most}")
+    if not 0 < top_p <= 1: raise InputError(f"is {top_p}", field="top_p", remedy="it must be above 0 and at most 1")
+    for name, value in dict(n=n, max_tokens=max_tokens).items():
+        if not isinstance(value, int) or not 1 <= value <= _MOST[name]:
+            raise InputError(f"is {str(value)[:40]}", field=name, remedy=f"it must be 1 or more, and at most {_MOST[name]:,}")
+    check_seed(seed)
 
 # %% ../nbs/02_generation.ipynb #c073
 def generate(model, prompt_files: dict, output_dir, *, name: str | None = None, backend="auto", n: int = 25, temperature: float = .9,
@@ -466,21 +486,31 @@ def generate(model, prompt_files: dict, output_dir, *, name: str | None = None, 
     before the model is loaded: once, and only if there is something to do. `adapter`: a LoRA folder, as `model` may be one. `engine`: device(s), batch_rows, tensor_parallel_size.
     Raises `InputError`."""
     check_sampling(n, temperature, top_p, max_tokens, seed)
+    devices_of(engine.get("device"))
+    if name is not None: check_name(name, also="+")
     model, adapter = split_adapter(model, adapter)
     backend, n = choose_backend(backend, model), n if temperature else 1
+    folder = check_folder(Path(output_dir) / (name or model_name(adapter or model)))
     settings = dict(model=model_fingerprint(model), adapter=adapter and model_fingerprint(adapter), backend=backend, n=n, seed=seed, bos=bos, limit=limit,
                     dtype=explicit_dtype(model, dtype, engine.get("device")), temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-    folder, todo, out = Path(output_dir) / (name or model_name(adapter or model)), [], {}
     tokenizer, room = load_tokenizer(tokenizer_of(model, adapter) if tokenizer is None else tokenizer), prompt_room(model, max_tokens)
-    for language, file in {normalise_language(k): Path(p) for k, p in prompt_files.items()}.items():
-        out[language] = target = folder / f"output-rtp_lx_{file_language(language)}.json"
-        mine = settings | {"prompts": sha256(file)}
-        if not is_finished(target, mine): todo.append((target, language, mine, *read_prompts(tokenizer, file, language, limit, bos, room)))
+    files, todo = unfinished_files(prompt_files, folder, settings)
+    todo = [(target, language, mine, *read_prompts(tokenizer, file, language, limit, bos, room)) for target, language, mine, file in todo]
+    said = str(getattr(model, "name_or_path", adapter or model))
     if todo:
-        with ENGINES[backend](model, tokenizer, settings, adapter=adapter, **engine) as run:
-            for target, language, mine, prompts, remarks in todo: complete(target, run, language, prompts, mine, remarks, str(getattr(model, "name_or_path", adapter or model)))
-    return out
+        with writing_to(folder), ENGINES[backend](model, tokenizer, settings, adapter=adapter, **engine) as run:
+            for target, language, mine, prompts, remarks in todo: complete(target, run, language, prompts, mine, remarks, said)
+    return files
 
+# %% ../nbs/02_generation.ipynb #c0g1
+def unfinished_files(prompt_files: dict, folder: Path, settings: dict) -> tuple[dict, list[tuple]]:
+    "({language: the file to be made}, [(that file, language, settings with the prompts' hash, prompt file)] of those that are not finished)."
+    files, todo = {}, []
+    for language, file in {normalise_language(k): Path(p) for k, p in prompt_files.items()}.items():
+        files[language] = target = folder / f"output-rtp_lx_{file_language(language)}.json"
+        mine = settings | {"prompts": sha256(file)}
+        if not is_finished(target, mine): todo.append((target, language, mine, file))
+    return files, todo
 
 # %% ../nbs/02_generation.ipynb #c074
 def split_adapter(model, adapter=None):
@@ -513,7 +543,8 @@ def complete(target, run, language: str, prompts, settings: dict, remarks, model
 def model_name(model) -> str:
     "The folder name of a model: the last part of its path; a checkpoint's own folder's name says too little."
     if isinstance(model, torch.nn.Module): model = model.config._name_or_path or type(model).__name__
-    parts = Path(str(model)).parts
+    path = Path(str(model))
+    parts = path.resolve().parts if path.is_dir() and path.name in ("", "..") else path.parts
     return parts[-2] if len(parts) > 1 and parts[-1] in ("final_checkpoint", "merged") else parts[-1]
 
 def prompt_room(model, max_tokens: int, longest: int = 4096) -> int:
@@ -536,17 +567,21 @@ class Continuation(NamedTuple):
 
 # %% ../nbs/02_generation.ipynb #c090
 def generation_rows(path) -> Iterator[Continuation]:
-    "One language's continuations, line by line. Raises `InputError` for a line without its texts."
+    "One language's continuations, line by line. Raises `InputError` for a line without its texts, or with half a character."
     count = {}
     for line, row in read_jsonl(path):
         prompt, text = row.get("prompt"), row.get("generated_text")
         if not (isinstance(prompt, str) and isinstance(text, str)):
             raise InputError("is missing or no text", path, line, "generated_text" if isinstance(prompt, str) else "prompt", "each line needs prompt and generated_text")
         prompt_id = str(row.get("prompt_id", prompt))
+        for name, said in (("prompt", prompt), ("generated_text", text), ("prompt_id", prompt_id)): check_text(said, path, line, name)
         n = count[prompt_id] = count.get(prompt_id, -1) + 1
         sample = row.get("sample", n)
         if not isinstance(sample, int): raise InputError(f"is {str(sample)[:20]!r}, not a whole number", path, line, "sample", "leave it out and the lines are counted")
-        yield Continuation(prompt_id, sample, prompt, text, row.get("finish_reason"), row.get("tokens"))
+        tokens, reason = row.get("tokens"), row.get("finish_reason")
+        if not isinstance(tokens, (int, float, type(None))): raise InputError("is no number", path, line, "tokens", "leave it out where it is not known")
+        if not isinstance(reason, (str, type(None))): raise InputError("is no text", path, line, "finish_reason", "leave it out where it is not known")
+        yield Continuation(prompt_id, sample, prompt, text, reason, tokens)
 
 # %% ../nbs/02_generation.ipynb #c091
 def read_generations(path):

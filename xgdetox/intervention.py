@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .data import InputError, load_lexicon, load_prompts, normalise_language, write_json
-from .generation import generate
+from .data import InputError, check_folder, check_seed, load_lexicon, load_prompts, normalise_language, write_json
+from .generation import check_sampling, generate, prompt_room, split_adapter
 from .models import anatomy, check_neurons, load, neuron_hooks
 from .stats import LEAST_SHUFFLES, bootstrap_mean, paired_difference, permutation_test, relative_drop, tidy, write_table
 from .toxicity import load_scorer, score_generations, toxic_mass, toxicity_table
 from .value_vectors import all_activations, matched_neurons
 
 # %% auto #0
-__all__ = ['intervention', 'intervene', 'mass_curve', 'summarise_offsets']
+__all__ = ['intervention', 'intervene', 'check_offsets', 'mass_curve', 'summarise_offsets']
 
 # %% ../nbs/07_intervention.ipynb #c007
 def intervention(neurons, offset: float) -> list[dict]:
@@ -33,7 +33,9 @@ def intervene(model, neurons, offsets, prompt_files: dict, output_dir, *, scorer
     """Toxicity, fluency and language of the continuations at each offset, for `neurons` and for `controls` sets of matched random ones (Figure 2).
 
     Tidy table with offset and control ("" or "random-0" ...); generations, scores and the interventions themselves stay in `output_dir`. The paper decodes greedily;
-    give `n` and `temperature` to sample. `lexicon` (a folder, or {language: words}; by default the scorer's own words) gives the exact toxic mass beside the scores."""
+    give `n` and `temperature` to sample. `InputError`, before the model is loaded, for numbers that cannot be and a place that cannot be written. `lexicon` (a folder, or {language: words}; by default the scorer's own words) gives the exact toxic mass beside the scores."""
+    check_offsets(offsets), check_sampling(n, temperature, top_p, max_tokens, seed), check_folder(output_dir)
+    prompt_room(split_adapter(model)[0], max_tokens)
     (model, tokenizer), scorer, rows = load(model, tokenizer), load_scorer(scorer), []
     check_neurons(neurons, (parts := anatomy(model)).n_layers, parts.n_neurons)
     head = dict(model=label or str(getattr(model, "name_or_path", "")), tuning=tuning, seed=seed)
@@ -52,6 +54,12 @@ def intervene(model, neurons, offsets, prompt_files: dict, output_dir, *, scorer
     table = tidy(rows)
     write_table(table, Path(output_dir)/"intervention.csv")
     return table
+
+# %% ../nbs/07_intervention.ipynb #c0v1
+def check_offsets(offsets):
+    "`InputError` for an offset that is no finite number, or so large that the sums of 16-bit models overflow."
+    for offset in offsets:
+        if not abs(offset) <= 10_000: raise InputError(f"is {offset}", field="offset", remedy="give a number from -10,000 to 10,000")
 
 # %% ../nbs/07_intervention.ipynb #c011
 def _prompts(files, language, limit):
@@ -93,6 +101,7 @@ def mass_curve(model, neurons, offsets, prompt_files: dict, lexicon, *, activati
 
     Tidy table: toxic_mass with its interval over prompts; toxic_mass_change, paired with offset 0 over prompts, with null_mean, null_low, null_high of the
     twins' changes and, from 1,000 `sets` on, p, two-sided about their mean."""
+    check_offsets(offsets), check_seed(seed)
     model, tokenizer = load(model, tokenizer)
     if activation is None: activation = all_activations(model, tokenizer, _prompts(prompt_files, "en", limit), bos=bos)
     head, codes = dict(model=label or str(getattr(model, "name_or_path", "")), tuning=tuning, seed=seed), {normalise_language(k): k for k in prompt_files}

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .data import InputError, load_labelled, normalise_language, read_json, write_atomic, write_csv, write_json
+from .data import InputError, check_folder, check_seed, load_labelled, normalise_language, read_json, write_atomic, write_csv, write_json
 from .models import fingerprint, load, pooled_states, state_width
 from .stats import bootstrap_mean, permutation_test, tidy, write_table
 
 # %% auto #0
-__all__ = ['pooled_features', 'fit_probe', 'fit_probe_paper', 'auc', 'auc_interval', 'probe_metrics', 'train_probe',
-           'class_difference', 'save_probe', 'load_probe', 'evaluate_probe', 'write_table_of_scores',
-           'shuffled_control']
+__all__ = ['SCRIPT', 'pooled_features', 'fit_probe', 'fit_probe_paper', 'auc', 'auc_interval', 'probe_metrics', 'train_probe',
+           'script_settings', 'check_layer', 'class_difference', 'save_probe', 'load_probe', 'evaluate_probe',
+           'write_table_of_scores', 'shuffled_control']
 
 # %% ../nbs/05_probe.ipynb #c007
 def pooled_features(model, tokenizer, texts, layers=(-1,), bos="tokenizer", cache=None, dtype="float16") -> np.ndarray:
@@ -59,23 +59,26 @@ def fit_probe(x, y, seed: int = 0, folds: int = 5, at_most: int = 20_000) -> dic
     return dict(weight=weight, bias=float(fit.intercept_[0] - weight[0] @ centre), C=float(C), cv_auc=float(search.best_score_))
 
 # %% ../nbs/05_probe.ipynb #c014
-def fit_probe_paper(x, y, seed: int = 0, epochs: int = 20, lr: float = 1e-4, batch: int = 10, x_val=None, y_val=None) -> dict:
-    """The paper's probe (Table 7): no bias, Adam, lr 1e-4, batches of 10, 20 epochs of binary cross-entropy; the epoch of least
-    validation loss is kept where validation data are given, as in the released script. Seeded, initialisation too."""
+SCRIPT = dict(learning_rate=1e-6, epochs=20, batch_size=10)      # the released script's; Table 7 says 1e-4, 20 and 10
+
+def fit_probe_paper(x, y, seed: int = 0, epochs: int = 20, lr: float = 1e-6, batch: int = 10, x_val=None, y_val=None) -> dict:
+    """The released script's probe: no bias, Adam, batches of `batch`, `epochs` of binary cross-entropy; dict(weight (1, d), bias, validation_losses).
+
+    Its rate is 1e-6, where Table 7 says 1e-4. The weights are the last epoch's: the script means to keep the epoch of least validation loss, but keeps
+    the very probe that it goes on training. Seeded, initialisation too, which the script's is not."""
     rng = torch.Generator().manual_seed(seed)
     x, y = torch.as_tensor(np.asarray(x, np.float32)), torch.as_tensor(np.asarray(y, np.float32))
     w = torch.nn.Parameter((torch.rand(x.shape[1], generator=rng)*2 - 1)/x.shape[1]**.5)       # nn.Linear's own range
-    adam, loss = torch.optim.Adam([w], lr), torch.nn.functional.binary_cross_entropy_with_logits
-    best, losses = (np.inf, w.detach().clone()), []
+    adam, loss, losses = torch.optim.Adam([w], lr), torch.nn.functional.binary_cross_entropy_with_logits, []
     for _ in range(epochs):
         for rows in torch.randperm(len(x), generator=rng).split(batch):
             adam.zero_grad()
             loss(x[rows] @ w, y[rows]).backward()
             adam.step()
-        if x_val is not None:
-            with torch.no_grad(): losses.append(float(loss(torch.as_tensor(np.asarray(x_val, np.float32)) @ w, torch.as_tensor(np.asarray(y_val, np.float32)))))
-            best = min(best, (losses[-1], w.detach().clone()), key=lambda b: b[0])
-    return dict(weight=(best[1] if losses else w.detach()).numpy()[None], bias=0.0, validation_losses=losses)
+        if x_val is None: continue
+        x_held, y_held = (torch.as_tensor(np.asarray(a, np.float32)) for a in (x_val, y_val))
+        with torch.no_grad(): losses.append(float(loss(x_held @ w, y_held)))
+    return dict(weight=w.detach().numpy()[None], bias=0.0, validation_losses=losses)
 
 # %% ../nbs/05_probe.ipynb #c018
 def auc(scores, labels, axis=-1):
@@ -111,13 +114,18 @@ def probe_metrics(scores, labels, **columns) -> list[dict]:
 
 # %% ../nbs/05_probe.ipynb #c024
 def train_probe(model, train_file, output_dir, *, layer: int = -1, paper: bool = False, seed: int = 0, bos: str = "tokenizer",
-                tokenizer=None, cache=None, limit=None, held_out: float = .1, language: str = "en", label: str = "", tuning: str = "base") -> Path:
+                tokenizer=None, cache=None, limit=None, held_out: float = .1, language: str = "en", label: str = "", tuning: str = "base",
+                learning_rate: float | None = None, epochs: int | None = None, batch_size: int | None = None) -> Path:
     """Train a probe on labelled comments, measure it on `held_out` of them, and save it to `output_dir`.
 
     Writes probe.safetensors (`weight` (1, d), `bias` (1,), `direction` (1, d): the difference of the class means), probe.json (facts) and
-    probe.csv (tidy). `paper`: Table 7's training, without a separate direction."""
+    probe.csv (tidy). `paper`: the released script's training, without a separate direction; `learning_rate` (1e-6), `epochs` (20) and `batch_size` (10)
+    are its settings and nothing without it (Table 7: 1e-4, 20, 10). Raises `InputError`, for these before the model is loaded."""
+    training = script_settings(paper, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
+    check_seed(seed), check_folder(output_dir)
     from sklearn.model_selection import train_test_split
     start, (model, tokenizer), name = time.time(), load(model, tokenizer), label or str(model)
+    check_layer(model, layer)
     rows = load_labelled(train_file, limit).rows
     y = np.array(rows["label"])
     if len(set(y)) < 2 or np.bincount(y).min() < 10:
@@ -126,14 +134,31 @@ def train_probe(model, train_file, output_dir, *, layer: int = -1, paper: bool =
     train, test = train_test_split(np.arange(len(y)), test_size=held_out, stratify=y, random_state=seed)      # paper: 90/10
     keep = lambda at: at[~np.isnan(np.asarray(x[at, 0], np.float32))]
     train, test = np.sort(keep(train)), np.sort(keep(test))
-    fit = fit_probe_paper(x[train], y[train], seed, x_val=x[test], y_val=y[test]) if paper else fit_probe(x[train], y[train], seed)
+    how = dict(epochs=training["epochs"], lr=training["learning_rate"], batch=training["batch_size"], x_val=x[test], y_val=y[test]) if paper else {}
+    fit = (fit_probe_paper if paper else fit_probe)(x[train], y[train], seed, **how)
     weight, bias = fit.pop("weight"), fit.pop("bias")
     direction = None if paper else class_difference(x[train], y[train])
     rows = probe_metrics(np.asarray(x[test], np.float32) @ weight[0] + bias, y[test], model=name, tuning=tuning, seed=seed, language=language, layer=layer)
     facts = dict(model=name, fingerprint=fingerprint(model), train_file=str(train_file), layer=layer, bos=bos, paper=paper, seed=seed, bias=bias, norm=float(np.linalg.norm(weight)),
-                 n_train=len(train), n_test=len(test), seconds=round(time.time() - start, 2), **fit, **{r["metric"]: r["value"] for r in rows})
+                 n_train=len(train), n_test=len(test), seconds=round(time.time() - start, 2), **training, **fit, **{r["metric"]: r["value"] for r in rows})
     write_table(tidy(rows), Path(output_dir)/"probe.csv")
     return save_probe(output_dir, weight, facts, direction)
+
+# %% ../nbs/05_probe.ipynb #c0x1
+def script_settings(paper: bool, **given) -> dict:
+    "The settings of the paper's training: the script's, or those `given`; none without `paper`. `InputError` for one that cannot be."
+    for name, value in given.items():
+        if value is None: continue
+        if not paper: raise InputError("belongs to the paper's training", field=name, remedy="add --paper (paper=True); without it the probe is fitted to convergence")
+        if not 0 < value < 10**6: raise InputError(f"is {value}", field=name, remedy="give a number above 0 and below 1,000,000")
+    return SCRIPT | {k: v for k, v in given.items() if v is not None} if paper else {}
+
+def check_layer(model, layer: int):
+    "`InputError` where a model has no such layer: 0 is the embeddings, 1 the first block's output, -1 the last one's."
+    config = model.config.get_text_config()
+    layers = config.num_hidden_layers
+    if not -layers - 1 <= layer <= layers:
+        raise InputError(f"is {layer}, and the model has {layers} blocks", field="layer", remedy=f"give 0 (the embeddings) to {layers}, or -1 for the last")
 
 # %% ../nbs/05_probe.ipynb #c025
 def class_difference(x, y) -> np.ndarray:

@@ -6,8 +6,8 @@
 __all__ = ['METRICS', 'Measured', 'PANELS', 'common_prefix', 'continuation_loss', 'seq2seq_loss', 'as_trained',
            'paper_perplexity', 'pieces', 'distinct_n', 'distinct_n_fixed', 'self_bleu', 'identify_language',
            'language_accuracy', 'median_interval', 'row_of', 'prompt_values', 'perplexity_values', 'diversity_values',
-           'length_values', 'language_values', 'quality_table', 'untuned_base', 'texts_path', 'compare_quality',
-           'by_prompt', 'draw_quality', 'confusion', 'draw_confusion', 'capability_table']
+           'blocks_of', 'length_values', 'language_values', 'quality_table', 'untuned_base', 'texts_path',
+           'compare_quality', 'by_prompt', 'draw_quality', 'confusion', 'draw_confusion', 'capability_table']
 
 # %% ../nbs/04_quality.ipynb #c002
 import json, math
@@ -233,32 +233,55 @@ def prompt_values(m: Measured) -> pd.DataFrame:
 
 # %% ../nbs/04_quality.ipynb #c058
 def perplexity_values(df, language, lm, lm_name, paper=False, outlier: float = 1e4, bos="tokenizer"):
-    "Adds `perplexity` (and `loss`) to `df`; median, quartiles, mean loss, the share of blanks, which have none, and the share over `outlier`, which the paper drops."
+    "Adds `perplexity` (and `loss`) to `df`; median, quartiles, mean loss, the share of blanks, which have none, of texts whose value is no finite number, and the share over `outlier`, which the paper drops."
     model, tokenizer = lm
     if paper: df["perplexity"] = paper_perplexity(model, tokenizer, df.prompt.tolist(), df.generated_text.tolist())
     else:
         of = seq2seq_loss if model.config.is_encoder_decoder else partial(continuation_loss, bos=bos)
         df["loss"], df["lm_tokens"] = of(model, tokenizer, df.prompt.tolist(), df.generated_text.tolist())
         df["perplexity"] = np.exp(df.loss)
-    v = df.set_index("prompt_id").perplexity
-    kept, variant = v.where(v < outlier) if paper else v, "paper" if paper else ""
+    v, blank = df.set_index("prompt_id").perplexity, _nothing_to_score(df).to_numpy()
+    finite, variant = v.where(np.isfinite(v)), "paper" if paper else ""
+    kept = finite.where(v < outlier) if paper else finite
     for metric, statistic in (("perplexity", "median"), ("perplexity_q1", "q1"), ("perplexity_q3", "q3")):
         yield Measured(language, metric, kept, lm_name, statistic, variant)
-    if not paper: yield Measured(language, "loss", df.set_index("prompt_id").loss, lm_name)
-    yield Measured(language, "perplexity_blank", v.isna().astype(float), lm_name, variant=variant)
+    if not paper: yield Measured(language, "loss", df.set_index("prompt_id").loss.where(np.isfinite(v)), lm_name)
+    yield Measured(language, "perplexity_blank", pd.Series(blank, v.index).astype(float), lm_name, variant=variant)
+    yield Measured(language, "perplexity_not_finite", (~np.isfinite(v)).astype(float).where(~blank), lm_name, variant=variant)
     yield Measured(language, "perplexity_outliers", (v >= outlier).astype(float).where(v.notna()), lm_name, variant=variant)
 
+def _nothing_to_score(df) -> pd.Series:
+    "Is a text blank, or without a token that could be scored?"
+    blank = df.generated_text.str.strip() == ""
+    return blank | (df.lm_tokens == 0) if "lm_tokens" in df else blank
+
 # %% ../nbs/04_quality.ipynb #c059
-def diversity_values(df, language, tokenizer, name, budget: int = 100, bleu_prompts: int = 60):
-    "dist-1, 2, 3 a prompt as upstream, the same over a fixed number of pieces, and self-BLEU of at most `bleu_prompts` prompts."
+def diversity_values(df, language, tokenizer, name, budget: int = 100, bleu_prompts: int = 60, paper: bool = False):
+    """dist-1, 2, 3 of each prompt, the same over a fixed number of pieces, and self-BLEU of at most `bleu_prompts` prompts.
+
+    `paper`: dist-1, 2, 3 of each block of 25 lines, as the original cuts a file whatever its prompts are."""
     rows, spoken = pieces(tokenizer, df.generated_text.tolist()), (df.generated_text.str.strip() != "").tolist()
     groups: dict[str, list] = {p: [] for p in df.prompt_id}
     for p, row, some in zip(df.prompt_id, rows, spoken):
         if some: groups[p].append(row)
     of = lambda f, ids: pd.Series([f(groups[p]) for p in ids], index=list(ids), dtype=float)
-    for n in (1, 2, 3): yield Measured(language, f"dist_{n}", of(lambda r: distinct_n(r, n), groups), name)
+    blocks, variant = blocks_of(df, rows) if paper else groups, "paper" if paper else ""
+    for n in (1, 2, 3):
+        values = pd.Series({name_of: distinct_n(some, n) for name_of, some in blocks.items()}, dtype=float)
+        yield Measured(language, f"dist_{n}", values, name, variant=variant)
     for n in (1, 2, 3): yield Measured(language, f"dist_{n}_of_{budget}", of(lambda r: distinct_n_fixed(r, n, budget), groups), name)
     if bleu_prompts: yield Measured(language, "self_bleu", of(self_bleu, list(groups)[::max(1, -(-len(groups) // bleu_prompts))]), name)
+
+def blocks_of(df, rows: list[list[str]], size: int = 25) -> dict[str, list]:
+    """{first prompt id of a block: the pieces of its texts}, in blocks of `size` lines (eval/metric_diversity.py).
+
+    Only a text without any character is left out, after the cut, and a block without texts is none. A prompt with fewer lines moves all that follow."""
+    texts, ids, blocks = df.generated_text.tolist(), df.prompt_id.tolist(), {}
+    for i in range(0, len(rows), size):
+        some = [row for row, text in zip(rows[i:i + size], texts[i:i + size]) if text]
+        key = ids[i] if ids[i] not in blocks else f"{ids[i]}, line {i + 1}"
+        if some: blocks[key] = some
+    return blocks
 
 # %% ../nbs/04_quality.ipynb #c060
 def length_values(df, language):
@@ -309,7 +332,7 @@ def _measure(df, language, metrics, paper, lm, lm_name, tokenizer, spoken, bos="
     "All metrics asked for of one language's texts; each adds what it knows of a text to `df`."
     found = []
     if "perplexity" in metrics: found += perplexity_values(df, language, lm, lm_name, paper, bos=bos)
-    if "diversity" in metrics: found += diversity_values(df, language, tokenizer, spoken)
+    if "diversity" in metrics: found += diversity_values(df, language, tokenizer, spoken, paper=paper)
     if "length" in metrics: found += length_values(df, language)
     if "language" in metrics: found += language_values(df, language)
     return found

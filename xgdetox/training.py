@@ -16,22 +16,23 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .data import InputError, load_pairs, read_json, read_yaml, write_json
+from .data import InputError, check_folder, check_seed, load_pairs, read_json, read_yaml, write_json, writing_to
 from .models import (BOS, adapter_base, adapter_settings, adapter_tensors, attach_adapter, check_checkpoint, check_name,
                             empty_model, encode, has_tokenizer, last_tokens, load_model, load_tokenizer, load_weights, read_config,
                             settle_ties, token_ids, widths)
 
 # %% auto #0
 __all__ = ['RECIPES', 'ACCELERATE', 'DEFAULTS', 'DPO_LOSSES', 'OTHER_LOSSES', 'WHOLE', 'NUMBERS', 'CHECK_TEXTS', 'PLAIN',
-           'dpo_loss', 'load_recipe', 'recipes', 'number', 'check_keys', 'check_settings', 'recipe_for',
+           'dpo_loss', 'load_recipe', 'recipes', 'number', 'check_keys', 'check_settings', 'check_ranges', 'recipe_for',
            'check_deepspeed', 'encode_pair', 'closed', 'common_prefix', 'encode_pairs', 'split_pairs', 'training_order',
            'pair_length', 'evaluation_interval', 'plan_run', 'ReferenceKL', 'check_targets', 'lora_config',
-           'share_trained', 'load_4bit', 'linear_4bit', 'dequantised', 'trainer_class', 'score_completions', 'rows_for',
-           'arguments', 'callbacks', 'timed', 'progress_line', 'show_progress', 'latest_checkpoint', 'fingerprint',
-           'same_run', 'train', 'check_model', 'build_trainer', 'renumber', 'reference_kl', 'load_for_training',
-           'stored', 'quiet', 'save_final', 'sort_lists', 'finish', 'remove_checkpoints', 'summary', 'dequantised_base',
-           'logits_of', 'compare_logits', 'merge_adapter', 'check_choices', 'check_merge', 'merge_into', 'lora_maps',
-           'responses', 'probe_input', 'by_hand', 'find_adapter', 'adapter_note', 'adapter_facts', 'merged_already',
+           'share_trained', 'load_4bit', 'linear_4bit', 'dequantised', 'trainer_class', 'Diverged', 'everywhere',
+           'score_completions', 'rows_for', 'arguments', 'callbacks', 'timed', 'progress_line', 'show_progress',
+           'latest_checkpoint', 'fingerprint', 'same_run', 'train', 'check_model', 'build_trainer', 'renumber',
+           'reference_kl', 'load_for_training', 'stored', 'quiet', 'save_final', 'sort_lists', 'finish',
+           'remove_checkpoints', 'finite_weights', 'keep_good', 'copy_good', 'summary', 'dequantised_base', 'logits_of',
+           'compare_logits', 'merge_adapter', 'check_choices', 'check_merge', 'merge_into', 'lora_maps', 'responses',
+           'probe_input', 'by_hand', 'find_adapter', 'adapter_note', 'adapter_facts', 'paper_merge', 'merged_already',
            'check_adapter', 'untie_head', 'saved_dtype']
 
 # %% ../nbs/01_training.ipynb #c007
@@ -115,12 +116,24 @@ def check_settings(settings: dict):
         if settings[key] not in values: raise InputError(f"{settings[key]!r} is not known", field=key, remedy=f"use one of {', '.join(values)}")
     for key, value in DEFAULTS.items():
         if isinstance(value, bool) and not isinstance(settings[key], bool): raise InputError(f"{settings[key]!r} is neither true nor false", field=key, remedy="write true or false")
-    for key in ("batch_size", "gradient_accumulation", "epochs", "max_length", "learning_rate", "beta", "eval_pairs", "eval_share", "eval_fraction"):
-        if not settings[key] > 0: raise InputError(f"{settings[key]!r} is not above 0", field=key, remedy="give a positive number")
-    if settings["train_fraction"] is not None and not 0 < settings["train_fraction"] <= 1: raise InputError(f"{settings['train_fraction']} is not in (0, 1]", field="train_fraction", remedy="1 takes all pairs")
+    check_ranges(settings)
     smoothing = settings["label_smoothing"]
     if settings["loss"] == "exo_pair" and not smoothing: raise InputError("exo_pair needs it above 0", field="label_smoothing", remedy="set it to 1.0e-3, as its paper advises")
     if not 0 <= smoothing < .5: raise InputError(f"{smoothing} is not in [0, 0.5)", field="label_smoothing", remedy="leave it at 0")
+
+# %% ../nbs/01_training.ipynb #c0z1
+_ABOVE_ZERO = ("batch_size gradient_accumulation epochs max_steps max_length max_prompt_length max_characters learning_rate beta limit train_fraction eval_pairs eval_share "
+              "eval_fraction eval_steps eval_batch_size patience_steps lora_r lora_alpha logging_steps").split()
+_NOT_BELOW_ZERO = "warmup_steps weight_decay max_grad_norm lora_dropout label_smoothing simpo_gamma kl_texts".split()
+_HIGHEST = dict(train_fraction=1, eval_fraction=1, eval_share=1, lora_dropout=.99, lora_r=65_536, learning_rate=1e30, epochs=1000, max_steps=10**6, batch_size=65_536)
+
+def check_ranges(settings: dict):
+    "Raise `InputError` for a number that its setting cannot have; None, where a setting may be it, passes."
+    for key, value in settings.items():
+        if value is None: continue
+        if key in _ABOVE_ZERO and not value > 0: raise InputError(f"{value!r} is not above 0", field=key, remedy="give a positive number")
+        if key in _NOT_BELOW_ZERO and not value >= 0: raise InputError(f"{value!r} is below 0", field=key, remedy="give 0 or more")
+        if key in _HIGHEST and value > _HIGHEST[key]: raise InputError(f"{value!r} is above {_HIGHEST[key]:,}", field=key, remedy="give less")
 
 # %% ../nbs/01_training.ipynb #c020
 def recipe_for(model) -> str:
@@ -340,7 +353,31 @@ def trainer_class(loss: str):
         def _get_train_sampler(self, dataset=None): return self.order
         def _get_eval_sampler(self, dataset): return range(len(dataset))
         def create_model_card(self, *args, **kwargs): pass
+        def training_step(self, *args, **kwargs):
+            loss = super().training_step(*args, **kwargs)
+            if not everywhere(torch.isfinite(loss).all()): raise Diverged("loss", loss.item(), self.state.global_step, whole=False)
+            return loss
+        def _get_grad_norm(self, *args, **kwargs):                            # before the step: the weights are those of the last one
+            norm = super()._get_grad_norm(*args, **kwargs)
+            if norm is not None and not math.isfinite(norm): raise Diverged("gradient", float(norm), self.state.global_step)
+            return norm
     return PairTrainer, config
+
+# %% ../nbs/01_training.ipynb #c0y1
+class Diverged(Exception):
+    """A loss or gradient that is no finite number: `what`, its `value`, the `step` whose weights the model has, and whether those are `whole`.
+
+    They are not where they gave the loss: what comes after cannot be told from them."""
+    def __init__(self, what: str, value: float, step: int, whole: bool = True):
+        self.what, self.value, self.step, self.whole = what, value, step, whole
+        super().__init__(f"the {what} is {value} after step {step}")
+
+def everywhere(fine) -> bool:
+    "Is a check passed by all processes of a run? They stop together, or the others would wait for ever."
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        fine = fine.int()
+        torch.distributed.all_reduce(fine, torch.distributed.ReduceOp.MIN)
+    return bool(fine)
 
 # %% ../nbs/01_training.ipynb #c051
 def score_completions(model):
@@ -401,7 +438,7 @@ def arguments(config, settings: dict, plan: dict, out: Path, seed: int):
         per_device_train_batch_size=rows * settings["batch_size"], per_device_eval_batch_size=rows * evaluation,
         eval_strategy="steps", eval_steps=plan["eval_steps"], save_strategy="steps", save_steps=plan["eval_steps"],
         load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False,
-        logging_steps=settings["logging_steps"], report_to=str(settings["report_to"]).split(","), run_name=settings["run_name"], disable_tqdm=True, bf16=bf16, fp16=False,
+        logging_steps=settings["logging_steps"], logging_nan_inf_filter=False, report_to=str(settings["report_to"]).split(","), run_name=settings["run_name"], disable_tqdm=True, bf16=bf16, fp16=False,
         disable_dropout=settings["disable_dropout"], remove_unused_columns=config.__name__ in ("DPOConfig", "KTOConfig"), use_cpu=not on_gpu, dataloader_pin_memory=on_gpu, gradient_checkpointing=settings["gradient_checkpointing"],
         gradient_checkpointing_kwargs=dict(use_reentrant=False) if settings["gradient_checkpointing"] else None, **own)
 
@@ -416,6 +453,8 @@ def callbacks(settings: dict, out: Path, kl=None) -> list:
             if state.global_step >= state.max_steps: control.should_evaluate = control.should_log = True
 
         def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
+            held = (metrics or {}).get("eval_loss", 0.0)
+            if not math.isfinite(held): raise Diverged("loss on held-back pairs", held, state.global_step, whole=False)
             if kl is not None: state.log_history[-1] |= dict(zip(("eval_kl", "kl_runtime"), timed(kl, model)))
             seen = [(e["eval_loss"], e["step"]) for e in state.log_history if "eval_loss" in e]
             patience = settings["patience_steps"]
@@ -492,9 +531,11 @@ def train(model, data_dir, output_dir, recipe=None, seed: int = 0, **overrides) 
     """Tune `model` (path or hub name) on the preference pairs of `data_dir`; the path of the tuned model, `output_dir`/final_checkpoint.
 
     `recipe`: a shipped recipe or YAML file (by default the model's own, else mGPT's); any of its settings may be given by name. The same command
-    continues a run that was killed, to the same weights, and returns at once when it is finished. Raises `InputError` for bad input."""
+    continues a run that was killed, to the same weights, and returns at once when it is finished. Raises `InputError` for bad input, and where the loss
+    or its gradient is no finite number: the last good weights are then in `output_dir`/diverged, and there is no final_checkpoint."""
     settings = load_recipe(recipe or recipe_for(model), **overrides)
-    settings["model"], out = str(model), Path(output_dir)
+    settings["model"], out = str(model), check_folder(output_dir)
+    check_seed(seed)
     run = dict(model=fingerprint(model), pairs=fingerprint(data_dir), seed=seed, settings=settings)
     main = int(os.environ.get("RANK", 0)) == 0
     if (out/"manifest.json").exists():
@@ -507,10 +548,14 @@ def train(model, data_dir, output_dir, recipe=None, seed: int = 0, **overrides) 
         pairs, report = encode_pairs(tokenizer, data_dir, settings)
         check_model(model, settings)
         if main: same_run(out, run); latest_checkpoint(out, clean=True)
-        trainer, facts = build_trainer(model, tokenizer, pairs, settings, out, seed)
-        trainer.train(resume_from_checkpoint=str(latest_checkpoint(out) or "") or None)
-        final = save_final(trainer, tokenizer, model, settings, out)
-    if main: finish(trainer, out, run | facts | dict(final=final.name, kept=report.kept, dropped=report.dropped, seconds=round(time.time() - started, 1)))
+        with writing_to(out): trainer, facts = build_trainer(model, tokenizer, pairs, settings, out, seed)
+        with writing_to(out):
+            try:
+                trainer.train(resume_from_checkpoint=str(latest_checkpoint(out) or "") or None)
+                final = save_final(trainer, tokenizer, model, settings, out)
+            except Diverged as end: raise keep_good(trainer, tokenizer, model, settings, out, end) from None
+    with writing_to(out):
+        if main: finish(trainer, out, run | facts | dict(final=final.name, kept=report.kept, dropped=report.dropped, seconds=round(time.time() - started, 1)))
     return final
 
 # %% ../nbs/01_training.ipynb #c070
@@ -606,6 +651,7 @@ def save_final(trainer, tokenizer, model, settings: dict, out: Path) -> Path:
     name = "final_checkpoint" if settings["method"] == "full" else "adapter"
     part, final = out/f".{name}.part", out/name
     main = trainer.is_world_process_zero()
+    if not finite_weights(trainer.model): raise Diverged("weight", math.nan, trainer.state.global_step, whole=False)
     if main: shutil.rmtree(part, ignore_errors=True)
     with quiet(): trainer.save_model(str(part))
     if not main: return out/"final_checkpoint"
@@ -644,7 +690,39 @@ def finish(trainer, out: Path, facts: dict):
 # %% ../nbs/01_training.ipynb #c122
 def remove_checkpoints(out: Path):
     "Remove what only a run that goes on needs; also what a kill between the manifest and this left."
-    for old in [*out.glob("checkpoint-*"), out/"tokens"]: shutil.rmtree(old, ignore_errors=True)
+    for old in [*out.glob("checkpoint-*"), out/"tokens", out/"diverged"]: shutil.rmtree(old, ignore_errors=True)
+
+# %% ../nbs/01_training.ipynb #c0y3
+def finite_weights(model) -> bool:
+    "Are all trained parameters finite numbers?"
+    return all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad)
+
+def keep_good(trainer, tokenizer, model, settings: dict, out: Path, end: Diverged) -> InputError:
+    "Keep the last good weights of a run that diverged in `out`/diverged; the error that says so."
+    checkpoint = latest_checkpoint(out)
+    whole = end.whole and everywhere(torch.tensor(finite_weights(trainer.model), device=trainer.args.device))
+    step = end.step if whole else int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    part, kept = out/".diverged.part", out/"diverged"
+    if trainer.is_world_process_zero(): shutil.rmtree(part, ignore_errors=True)
+    if whole: trainer.save_model(str(part))                                     # a model in pieces is gathered by all processes
+    if trainer.is_world_process_zero():
+        if not whole: copy_good(part, checkpoint, model, settings)
+        tokenizer.save_pretrained(part)
+        (part/"training_args.bin").unlink(missing_ok=True)
+        said = "the weights of a run that diverged later: not a finished model"
+        write_json(part/"diverged.json", dict(what=said, step=step, diverged_after=end.step, why=str(end), base=str(model), method=settings["method"], bos=settings["bos"]))
+        shutil.rmtree(kept, ignore_errors=True)
+        os.replace(part, kept)
+    remedy = f"lower learning_rate, which is {settings['learning_rate']:g}; the weights of step {step}, the last good ones, are in {kept}"
+    return InputError(f"{end}: the run diverged and is not finished", out, remedy=remedy)
+
+_LEFT_OUT = ("optimizer*", "scheduler*", "scaler*", "rng_state*", "trainer_state.json", "training_args.bin", "complete.json", "global_step*", "latest", "zero_to_fp32.py")
+
+def copy_good(part: Path, checkpoint: Path | None, model, settings: dict):
+    "Write to `part` the weights of the last checkpoint; without one those that the run began with, which under LoRA are the base's, so that there are none to write."
+    if checkpoint: shutil.copytree(checkpoint, part, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+    elif settings["method"] == "full": load_model(str(model), dtype=torch.float32, device="cpu").save_pretrained(part)
+    else: part.mkdir(parents=True)
 
 # %% ../nbs/01_training.ipynb #c112
 def summary(output_dir) -> str:
@@ -822,6 +900,16 @@ def adapter_facts(adapter: Path, quantisation=None) -> dict:
     note = adapter_note(adapter)
     kind = note.get("quantisation") if quantisation is None else None if quantisation == "none" else quantisation
     return dict(quantisation=kind, double_quantisation=bool(note.get("double_quantisation", kind == "nf4")))
+
+# %% ../nbs/01_training.ipynb #c0u1
+def paper_merge(output_dir, base_model, lora_adapter, base="dequantised", dtype="auto") -> tuple[Path, str, str]:
+    """(folder, base, dtype) of a merge as the original's merge_peft.py: OUTPUT/BASE/lora_PARENT_ADAPTER, the published weights, float32.
+
+    `InputError` where `base` or `dtype` asks for anything else."""
+    for field, value, allowed in (("base", base, ("dequantised", "16bit")), ("dtype", str(dtype), ("auto", "float32"))):
+        if value not in allowed: raise InputError(f"{value!r} is not the original's", field=field, remedy="leave it out, or leave out --paper")
+    adapter = Path(str(lora_adapter))
+    return Path(output_dir)/str(base_model).split("/")[-1]/f"lora_{adapter.parent.name}_{adapter.stem}", "16bit", "float32"
 
 # %% ../nbs/01_training.ipynb #c093
 def merged_already(out: Path, run: dict) -> bool:
