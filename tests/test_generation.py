@@ -293,3 +293,47 @@ def test_five_kills_leave_the_same_bytes(tmp_path):
         p.wait()
     assert kills == 5 and start(tmp_path / "out").wait(300) == 0
     assert digests(tmp_path / "out") == digests(tmp_path / "whole") and len(digests(tmp_path / "out")) == 2
+
+
+def full_sort_draw(logits, u, temperature, top_p):
+    "The draw as it stood before: every row sorted in full."
+    p = torch.softmax(logits.float() / temperature, -1)
+    if top_p < 1:
+        rising = torch.from_numpy(np.sort(p.numpy(), -1))
+        dropped = (rising.cumsum(-1) <= 1 - top_p).sum(-1, keepdim=True)
+        p = p * (p >= rising.gather(-1, dropped.clamp(max=p.shape[-1] - 1)))
+    total = p.cumsum(-1)
+    at = (total[:, -1:] * u.unsqueeze(-1)).minimum(torch.nextafter(total[:, -1:], total.new_zeros(1)))
+    return torch.searchsorted(total, at, right=True).squeeze(-1)
+
+
+@pytest.mark.parametrize("spread", (0, .5, 3, 5, 12))                              # flat, nearly flat, like a language model's, peaked
+@pytest.mark.parametrize("top_p", (1e-9, .5, .8, .999, 1.))
+def test_a_large_vocabulary_is_drawn_from_as_if_sorted_in_full(spread, top_p):
+    seeded = torch.Generator().manual_seed(int(10 * spread) + int(1000 * top_p))
+    logits = spread * torch.randn(24, 100_000, generator=seeded)
+    if spread == 5: logits = logits.bfloat16()                                       # many ties
+    logits[0, :600] = 40.                                                            # a nucleus of more tokens than are looked at first, all alike
+    u = torch.rand(24, generator=seeded)
+    u[1], u[2] = 0, 1 - 2**-24
+    assert torch.equal(g.draw(logits, u, .9, top_p), full_sort_draw(logits, u, .9, top_p))
+    sure = g.likeliest_nucleus(torch.softmax(logits.float() / .9, -1), top_p)[-1]
+    if spread == 5 and top_p in (.5, .8): assert sure[1:].float().mean() > .9 and not sure[0]
+    if spread == 0: assert not sure.any()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_head_reads_only_the_places_asked_for(family):
+    lm, words = model(family)
+    inputs = encode(words, ["the old man sees a red house", "x"])
+    whole = lm(**inputs).logits
+    seen, head = [], lm.get_output_embeddings()
+    watch = head.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    last = g.forward_at(lm, **inputs).logits
+    where = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    where[0, 2], where[0, -1], where[1, -1] = True, True, True
+    some = g.forward_at(lm, where, **inputs).logits
+    watch.remove()
+    assert [x.shape[:-1] for x in seen] == [(2,), (3,)] and all(x.is_contiguous() for x in seen)
+    assert torch.allclose(last, whole[:, -1], atol=1e-5) and torch.allclose(some, whole[where], atol=1e-5)
+    assert lm(**inputs).logits.shape == whole.shape                                  # nothing of it stays

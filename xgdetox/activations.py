@@ -142,6 +142,8 @@ class Patched(nn.Module):
 
     def get_input_embeddings(self): return self.base.get_input_embeddings()
 
+    def get_output_embeddings(self): return self.base.get_output_embeddings()
+
     def forward(self, input_ids, attention_mask=None, position_ids=None, past_key_values=None, use_cache=None, **extra):
         own, other = past_key_values or (None, None)
         inputs = dict(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=use_cache)

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from .data import LANGUAGES, InputError, normalise_language, read_json, write_atomic
-from .generation import accepts, generation_files, read_generations, split_adapter
+from .generation import accepts, forward_at, generation_files, read_generations, split_adapter
 from .models import (adapter_base, batch_tokens, context_length, encode, last_tokens, length_batches, load_model, load_tokenizer,
                             load_weights, read_config, token_ids)
 from .stats import bootstrap_mean, holm, paired_difference, tidy, write_table
@@ -60,13 +60,15 @@ def continuation_loss(model, tokenizer, prompts, texts, bos="tokenizer", max_tok
 # %% ../nbs/04_quality.ipynb #c017
 def _loss_of(model, inputs, scored) -> np.ndarray:
     "Mean loss of the last `scored` tokens of each left-padded row."
-    takes, keep = accepts(model), max(scored) + 1
-    if "position_ids" not in takes: inputs.pop("position_ids")
-    extra = {"logits_to_keep": keep} if "logits_to_keep" in takes else {}
-    logits = model(**inputs, use_cache=False, **extra).logits[:, -keep:-1].float()           # row, position, token
-    wanted = inputs["input_ids"][:, -logits.shape[1]:]
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted).cpu().numpy()
-    return np.array([row[-k:].mean() for row, k in zip(loss, scored)])
+    if "position_ids" not in accepts(model): inputs.pop("position_ids")
+    ids = inputs["input_ids"]                                                       # row, position
+    from_end = torch.arange(ids.shape[1], 0, -1, device=ids.device)                 # the last position is 1
+    follows = from_end <= torch.tensor(scored, device=ids.device)[:, None]          # row, position: is scored
+    before = follows.roll(-1, 1)                                                    # the position whose logits say so
+    before[:, -1] = False
+    logits = forward_at(model, before, **inputs, use_cache=False).logits.float()    # scored token, vocabulary
+    loss = torch.nn.functional.cross_entropy(logits, ids[follows], reduction="none").cpu().numpy()
+    return np.array([row.mean() for row in np.split(loss, np.cumsum(scored)[:-1])])
 
 # %% ../nbs/04_quality.ipynb #c020
 @torch.inference_mode()

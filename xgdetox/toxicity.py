@@ -1882,12 +1882,11 @@ def toxic_mass(model, tokenizer, prompts, rude_words, bos="tokenizer", max_token
 def sequence_mass(model, inputs: dict, sequences: list[tuple[int, ...]]) -> np.ndarray:
     "Summed probability (batch,) that the model continues `inputs` with one of the prefix-free `sequences`."
     import torch
-    from xgdetox.generation import accepts
+    from xgdetox.generation import forward_at
     short, long = [s[0] for s in sequences if len(s) == 1], [s for s in sequences if len(s) > 1]
     with torch.inference_mode():
-        last = {"logits_to_keep": 1} if "logits_to_keep" in accepts(model) else {}
-        out = model(**_taken(model, inputs), use_cache=bool(long), **last)
-        first = out.logits[:, -1].float().log_softmax(-1)                         # batch, vocabulary
+        out = forward_at(model, **_taken(model, inputs), use_cache=bool(long))
+        first = out.logits.float().log_softmax(-1)                                # batch, vocabulary
         mass = first[:, short].exp().double().sum(-1)
         for part in blocks(long, max(1, 2 ** 26 // (first.numel() * max(map(len, long), default=1)))):
             mass += continued_mass(model, inputs, getattr(out, "past_key_values", None), first, part)
@@ -1897,6 +1896,7 @@ def sequence_mass(model, inputs: dict, sequences: list[tuple[int, ...]]) -> np.n
 def continued_mass(model, inputs: dict, cache, first, sequences):
     "Summed probability (batch,) of sequences of two pieces or more, from the prompts' cache, which stays as it is."
     import copy, torch
+    from xgdetox.generation import forward_at
     rows, n, width = first.shape[0], len(sequences), max(map(len, sequences)) - 1
     ids = torch.zeros(n, width + 1, dtype=torch.long, device=first.device); real = torch.zeros_like(ids)   # sequence, piece
     for i, s in enumerate(sequences): ids[i, :len(s)], real[i, :len(s)] = torch.tensor(s, device=first.device), 1
@@ -1906,9 +1906,12 @@ def continued_mass(model, inputs: dict, cache, first, sequences):
     mask = torch.cat([inputs["attention_mask"].repeat_interleave(n, 0), real[:, :-1].repeat(rows, 1)], 1)
     positions = inputs["position_ids"][:, -1:].repeat_interleave(n, 0) + 1 + torch.arange(width, device=first.device)
     new = dict(input_ids=torch.cat([*before, ids[:, :-1].repeat(rows, 1)], 1), attention_mask=mask, position_ids=positions, past_key_values=cache)
-    logits = model(**_taken(model, new)).logits[:, -width:]
-    steps = logits.float().log_softmax(-1).view(rows, n, width, -1)               # batch, sequence, piece, vocabulary
-    later = steps.gather(-1, ids[None, :, 1:, None].expand(rows, -1, -1, 1)).squeeze(-1) * real[None, :, 1:]
+    follows = real[:, 1:].bool().repeat(rows, 1)                                  # batch x sequence, piece: is there
+    wanted = ids[:, 1:].repeat(rows, 1)[follows]
+    where = torch.nn.functional.pad(follows, (new["input_ids"].shape[1] - width, 0))
+    steps = forward_at(model, where, **_taken(model, new)).logits.float().log_softmax(-1)             # piece that is there, vocabulary
+    steps = steps.gather(-1, wanted[:, None]).squeeze(-1)
+    later = first.new_zeros(follows.shape).masked_scatter(follows, steps).view(rows, n, width)        # batch, sequence, piece
     return (first[:, ids[:, 0]] + later.sum(-1)).exp().double().sum(-1)
 
 def _taken(model, inputs: dict) -> dict:
