@@ -39,7 +39,7 @@ def copy_world(folder: Path):
         first_lines(place["prompts"] / name, folder / "prompts" / name, 3)
         first_lines(place["labelled"] / f"{code}.csv", folder / "labelled" / f"{code}.csv", 30)
         name = f"dpo_toxicity_pairwise_{code}_200.jsonl"
-        first_lines(place["parallel"] / name, folder / "parallel" / name, 6)
+        first_lines(place["parallel"] / name, folder / "parallel" / name, 14)
         first_lines(place["lexicon"] / f"{code}.txt", folder / "lexicon" / f"{code}.txt", 8)
     write_tsv(folder)
 
@@ -357,7 +357,7 @@ def try_number(command: str, here: Path, flag: str, value: str) -> tuple[str, st
         return fault_of(code, err, out, must_fail=nonsense), str(code) + " " + err + said
 
 
-def survey(commands, salts: int = 2):
+def survey(commands, salts: int = 1):
     "Try everything once; print each fault as it is found."
     import time
     with tempfile.TemporaryDirectory() as place:

@@ -8,7 +8,7 @@ __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'judge_app', 'pairs_app
            'ScorerOption', 'TunedOption', 'SeedOption', 'CountOption', 'TokensOption', 'TemperatureOption',
            'TopPOption', 'DeviceOption', 'BackendOption', 'LimitOption', 'BosOption', 'PaperOption', 'SetOption',
            'GENERATION_FILE', 'PARALLEL_FILE', 'LexiconOption', 'GridArgument', 'RunDir', 'say_version', 'options',
-           'translate', 'as_text', 'main', 'fault_of', 'place_named', 'stdout_takes_more', 'folder_to_write',
+           'translate', 'as_text', 'Notices', 'main', 'fault_of', 'place_named', 'stdout_takes_more', 'folder_to_write',
            'file_to_write', 'table_to_write', 'not_blank', 'finite', 'device_to_use', 'backend_to_use', 'pairs_of',
            'settings_of', 'model_of', 'place', 'say_left_out', 'parallel_of', 'prompts_of', 'texts_of', 'say_table',
            'data', 'data_get', 'world_make', 'world_data', 'train', 'say_launch', 'merge', 'generate', 'refuse_empty',
@@ -19,7 +19,7 @@ __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'judge_app', 'pairs_app
            'say_headline', 'show_run', 'plan', 'status', 'compare', 'report', 'write_report', 'explore', 'device']
 
 # %% ../nbs/cli.ipynb #c007
-import errno, math, os, re, sys, json
+import errno, logging, math, os, re, sys, json
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Optional
@@ -106,8 +106,14 @@ def as_text(words) -> list[str]:
             raise InputError(f"{word.encode('ascii', 'backslashreplace').decode()} is no text in this locale", remedy="set PYTHONUTF8=1, or LC_ALL=C.UTF-8")
     return list(words)
 
+class Notices(logging.Handler):
+    "What a reader of data left out, on stdout, so that stderr holds the one line of a fault."
+    def emit(self, record): print(record.getMessage())
+
 def main(words=None):
     "The command `xgdetox`. A fault of the input is one line on stderr and exit code 2; a job that failed is exit code 1."
+    log = logging.getLogger("xgdetox")
+    if not log.handlers: log.addHandler(Notices())
     for stream in (sys.stdout, sys.stderr):                # a terminal or file that knows ASCII only shows other letters as \\u escapes
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if words is None else words)
@@ -217,7 +223,7 @@ TemperatureOption = Annotated[float, typer.Option("--temperature", min=0, max=10
 TopPOption = Annotated[float, typer.Option("--top-p", min=0, max=1, callback=finite, help="Share of the probability that is drawn from.")]
 DeviceOption = Annotated[Optional[str], typer.Option("--device", callback=device_to_use, help="cpu, cuda:1, or cuda:0,cuda:1: a copy of the model on each (transformers).")]
 BackendOption = Annotated[str, typer.Option("--backend", callback=backend_to_use, help="vllm, transformers or auto.")]
-LimitOption = Annotated[Optional[int], typer.Option("--limit", min=1, help="Prompts (or rows) at most, for a trial.")]
+LimitOption = Annotated[Optional[int], typer.Option("--limit", min=1, max=10**9, help="Prompts (or rows) at most, for a trial.")]
 BosOption = Annotated[Optional[str], typer.Option("--bos", help="tokenizer, paper (the begin-of-text token before every text) or none. By default as the model was trained, if train made it; else tokenizer.")]
 PaperOption = Annotated[bool, typer.Option("--paper", help="As the paper's released code does it, quirks included.")]
 SetOption = Annotated[Optional[list[str]], typer.Option("--set", help="KEY=VALUE: any further setting.")]

@@ -20,10 +20,10 @@ from .weights import GEMMA, cpu_type, model_folder
 
 # %% auto #0
 __all__ = ['HARMLESS', 'BOS', 'NEURON_STAGES', 'CONTEXT_FIELDS', 'trusts_code', 'first_line', 'broken_file', 'loading',
-           'check_report', 'check_finite', 'load_weights', 'read_config', 'check_name', 'check_causal',
-           'check_checkpoint', 'weight_files', 'stored_tensors', 'empty_model', 'adapter_base', 'weight_files_in',
-           'adapter_settings', 'with_adapter', 'adapter_tensors', 'check_kind', 'attach_adapter', 'changes',
-           'fit_vocabulary', 'check_applied', 'sample_logits', 'check_same', 'settle_ties', 'round_to_4bit',
+           'check_report', 'check_finite', 'load_weights', 'check_stored_kinds', 'read_config', 'check_name',
+           'check_causal', 'check_checkpoint', 'weight_files', 'stored_tensors', 'empty_model', 'adapter_base',
+           'weight_files_in', 'adapter_settings', 'with_adapter', 'adapter_tensors', 'check_kind', 'attach_adapter',
+           'changes', 'fit_vocabulary', 'check_applied', 'sample_logits', 'check_same', 'settle_ties', 'round_to_4bit',
            'load_model', 'load_tokenizer', 'has_tokenizer', 'vocabulary', 'check_vocabulary', 'load', 'fingerprint',
            'encode', 'token_ids', 'check_bos', 'bos_of', 'last_tokens', 'length_batches', 'reads_padding',
            'batch_tokens', 'Anatomy', 'widths', 'anatomy', 'stages_without', 'value_vector_matrix', 'neuron_hooks',
@@ -132,7 +132,22 @@ def load_weights(kind, name, dtype="auto", **options):
         raise InputError("holds an adapter beside or instead of a model", name, remedy="pass a folder with one of the two")
     check_report(report, name, what, type(model).__name__)
     check_finite(model.state_dict().items(), name)
+    if getattr(model.config, "quantization_config", None) is None: check_stored_kinds(name, model)
     return model.eval()
+
+# %% ../nbs/00a_models.ipynb #gd1d2a8
+def check_stored_kinds(name, model):
+    "Raises `InputError` where a file holds whole numbers for what `model` has as fractions: cut to 0 and 1, they load without a word."
+    from safetensors import safe_open
+    fractions = {key for key, t in model.state_dict().items() if t.is_floating_point()}
+    for path in weight_files(name):
+        if path.suffix != ".safetensors": continue
+        with safe_open(path, "pt") as f:
+            for key in f.keys():
+                kind = f.get_slice(key).get_dtype()
+                mine = key in fractions or any(k.endswith(f".{key}") for k in fractions)
+                if mine and kind[0] in "IUB" and kind != "BF16":
+                    raise InputError(f"{key} is stored as whole numbers ({kind})", path, remedy="give the weights as they were trained")
 
 # %% ../nbs/00a_models.ipynb #c0w6
 def read_config(name):
@@ -278,6 +293,9 @@ def adapter_tensors(folder) -> dict[str, torch.Tensor]:
         if not path.is_file(): continue
         tensors = dict(stored_tensors(path))
         check_finite(tensors.items(), path)
+        for key, t in tensors.items():
+            if not t.is_floating_point():
+                raise InputError(f"{key} is stored as whole numbers ({t.dtype})", path, remedy="give the weights as they were trained")
         return tensors
     raise InputError("no adapter_model.safetensors: the adapter has no weights", folder, remedy="copy the file too, or train again")
 
