@@ -128,3 +128,25 @@ def test_generate_stops_at_each_of_them(tmp_path, end):
 def test_a_model_says_how_it_was_trained(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(dict(bos="none")))
     assert bos_of(tmp_path) == "none" and bos_of(tmp_path, "paper") == "paper"
+
+
+def test_vllm_is_told_every_end_token_and_gets_our_ids(tmp_path, monkeypatch):
+    "A stand-in for vLLM keeps what it is told: one BOS before the prompt, no EOS after it, and the union of the end tokens."
+    from types import ModuleType, SimpleNamespace
+    from unittest.mock import MagicMock
+    from transformers import GenerationConfig
+    from xgdetox.generation import vllm_engine
+    told, fake = {}, ModuleType("vllm")
+    answer = SimpleNamespace(outputs=[SimpleNamespace(token_ids=[4, 7])])
+    fake.LLM = lambda **how: MagicMock(generate=lambda prompts, params, **rest: told.update(prompts=prompts, params=params) or [answer])
+    fake.SamplingParams = lambda **how: how
+    fake.TokensPrompt = lambda prompt_token_ids: prompt_token_ids
+    monkeypatch.setitem(__import__("sys").modules, "vllm", fake)
+    model, words = small(eos_token_id=6), tokenizer("bos and eos")
+    model.generation_config = GenerationConfig(eos_token_id=[7, 6])
+    model.save_pretrained(tmp_path)
+    prompts, _ = prepare_prompts(words, ["1"], ["a b"])
+    with vllm_engine(str(tmp_path), words, dict(n=1, temperature=0, top_p=1., max_tokens=3, seed=0, dtype="float32")) as run:
+        (rows,) = run(prompts, "en", set())
+    assert told["params"][0]["stop_token_ids"] == [7, 6, 1] and told["prompts"] == [[0, 4, 5]]
+    assert (rows[0]["tokens"], rows[0]["finish_reason"]) == (1, "stop")
