@@ -664,7 +664,7 @@ def make_report(run_dir, output=None, *, rude_words=None, notes=(), n_resamples:
     page = render(run, words, notes)
     with write_atomic(output) as f: f.write(page)
     if keep:
-        with write_atomic(run.folder/"tables"/"summary.csv") as f: summary(run).to_csv(f, index=False)
+        write_csv(run.folder/"tables"/"summary.csv", summary(run))
     return output
 
 def summary(run: Run) -> pd.DataFrame:
