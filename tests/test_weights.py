@@ -80,6 +80,15 @@ def test_every_command_takes_one(tmp_path, cache, run):
     run("retrieve", "--model", tmp_path / "small.gguf", "--language", "de", "--output", tmp_path / "r.csv")
 
 
+def test_the_option_says_in_what_a_cpu_reads(tmp_path, cache, run, fails, monkeypatch):
+    monkeypatch.setenv("XGDETOX_DTYPE", "float32")                                   # the command's own process would end with it
+    words = ["generate", "--model", "world", "--prompt-file", "world", "--language", "en", "--limit", 2, "--n", 1, "--output-dir"]
+    run(*words, tmp_path / "half", "--dtype", "bfloat16")
+    manifest = json.loads((tmp_path / "half/world/manifest.json").read_text())
+    assert manifest["files"]["output-rtp_lx_en.json"]["settings"]["dtype"] == "bfloat16"
+    assert "float32 or bfloat16" in fails(*words, tmp_path / "other", "--dtype", "float8") and not (tmp_path / "other").exists()
+
+
 def cut(path, end): path.write_bytes(path.read_bytes()[:end])
 
 

@@ -6,17 +6,18 @@
 __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'judge_app', 'pairs_app', 'ALIASES', 'SWITCHES', 'WITHOUT_EFFECT',
            'TRUE', 'FALSE', 'MANY', 'SHORT', 'ModelOption', 'PromptOption', 'LanguageOption', 'OutputDir', 'TableFile',
            'ScorerOption', 'TunedOption', 'SeedOption', 'CountOption', 'TokensOption', 'TemperatureOption',
-           'TopPOption', 'DeviceOption', 'BackendOption', 'LimitOption', 'BosOption', 'PaperOption', 'SetOption',
-           'GENERATION_FILE', 'PARALLEL_FILE', 'LexiconOption', 'GridArgument', 'RunDir', 'say_version', 'options',
-           'translate', 'as_text', 'Notices', 'main', 'fault_of', 'place_named', 'stdout_takes_more', 'folder_to_write',
-           'file_to_write', 'table_to_write', 'not_blank', 'finite', 'device_to_use', 'backend_to_use', 'pairs_of',
-           'settings_of', 'model_of', 'place', 'say_left_out', 'parallel_of', 'prompts_of', 'texts_of', 'say_table',
-           'data', 'data_get', 'world_make', 'world_data', 'train', 'say_launch', 'merge', 'generate', 'refuse_empty',
-           'remarks_on', 'score', 'all_attributes', 'say_upstream', 'say_counts', 'toxicity', 'calibrate', 'lexicon_of',
-           'mass', 'scores_export', 'scores_import', 'scores_show', 'say_progress', 'judge_fit', 'say_judge',
-           'judge_show', 'pairs_make', 'say_pairs', 'style_line', 'pairs_check', 'pairs_placebo', 'quality',
-           'capability', 'probe', 'value_vectors', 'intervene', 'activations', 'explain', 'retrieve', 'foretell', 'run',
-           'say_headline', 'show_run', 'plan', 'status', 'compare', 'report', 'write_report', 'explore', 'device']
+           'TopPOption', 'DeviceOption', 'BackendOption', 'LimitOption', 'BosOption', 'DtypeOption', 'PaperOption',
+           'SetOption', 'GENERATION_FILE', 'PARALLEL_FILE', 'LexiconOption', 'GridArgument', 'RunDir', 'say_version',
+           'options', 'translate', 'as_text', 'Notices', 'main', 'fault_of', 'place_named', 'stdout_takes_more',
+           'folder_to_write', 'file_to_write', 'table_to_write', 'not_blank', 'finite', 'device_to_use',
+           'backend_to_use', 'read_in', 'pairs_of', 'settings_of', 'model_of', 'place', 'say_left_out', 'parallel_of',
+           'prompts_of', 'texts_of', 'say_table', 'data', 'data_get', 'world_make', 'world_data', 'train', 'say_launch',
+           'merge', 'generate', 'refuse_empty', 'remarks_on', 'score', 'all_attributes', 'say_upstream', 'say_counts',
+           'toxicity', 'calibrate', 'lexicon_of', 'mass', 'scores_export', 'scores_import', 'scores_show',
+           'say_progress', 'judge_fit', 'say_judge', 'judge_show', 'pairs_make', 'say_pairs', 'style_line',
+           'pairs_check', 'pairs_placebo', 'quality', 'capability', 'probe', 'value_vectors', 'intervene',
+           'activations', 'explain', 'retrieve', 'foretell', 'run', 'say_headline', 'show_run', 'plan', 'status',
+           'compare', 'report', 'write_report', 'explore', 'device']
 
 # %% ../nbs/cli.ipynb #c007
 import errno, logging, math, os, re, sys, json
@@ -208,6 +209,15 @@ def backend_to_use(value: str) -> str:
     if value not in ("auto", "vllm", "transformers"): raise InputError(f"is {value[:40]!r}", field="--backend", remedy="use vllm, transformers or auto")
     return value
 
+# %% ../nbs/cli.ipynb #g010
+def read_in(dtype: Optional[str]) -> Optional[str]:
+    "`dtype`, kept in the environment too, so that whatever the command loads on a CPU is read in it; InputError for another type."
+    from xgdetox.weights import CPU_TYPES
+    if dtype is None: return None
+    if dtype not in CPU_TYPES: raise InputError(f"is {dtype!r}", field="--dtype", remedy=f"use {' or '.join(CPU_TYPES)}")
+    os.environ["XGDETOX_DTYPE"] = dtype
+    return dtype
+
 # %% ../nbs/cli.ipynb #c048
 ModelOption = Annotated[str, typer.Option("--model", "-m", callback=not_blank, help="A folder (of a LoRA adapter too), a .gguf file, a Hugging Face name, gemma-3-270m, or world, world-tuned, world-control.")]
 PromptOption = Annotated[Optional[list[str]], typer.Option("--prompt-file", callback=not_blank, help="RTP_LX_{LANG}.json files, their folder, or world: the invented world's, the default.")]
@@ -225,6 +235,7 @@ DeviceOption = Annotated[Optional[str], typer.Option("--device", callback=device
 BackendOption = Annotated[str, typer.Option("--backend", callback=backend_to_use, help="vllm, transformers or auto.")]
 LimitOption = Annotated[Optional[int], typer.Option("--limit", min=1, max=10**9, help="Prompts (or rows) at most, for a trial.")]
 BosOption = Annotated[Optional[str], typer.Option("--bos", help="tokenizer, paper (the begin-of-text token before every text) or none. By default as the model was trained, if train made it; else tokenizer.")]
+DtypeOption = Annotated[Optional[str], typer.Option(help="float32 or bfloat16: how a CPU reads the model.", callback=read_in)]
 PaperOption = Annotated[bool, typer.Option("--paper", help="As the paper's released code does it, quirks included.")]
 SetOption = Annotated[Optional[list[str]], typer.Option("--set", help="KEY=VALUE: any further setting.")]
 
@@ -434,7 +445,7 @@ def merge(base_model: Annotated[str, typer.Option("--base-model", help="The mode
 def generate(model: ModelOption, output_dir: OutputDir, prompt_file: PromptOption = None, language: LanguageOption = None, name: Annotated[Optional[str], typer.Option(help="Folder under the output; by default the model's name.")] = None,
              backend: BackendOption = "auto", n: CountOption = 25, temperature: TemperatureOption = .9, top_p: TopPOption = .8, max_tokens: TokensOption = 20, seed: SeedOption = 0,
              tensor_parallel_size: Annotated[int, typer.Option(min=1, max=1024, help="GPUs that share one model (vLLM).")] = 1,
-             device: DeviceOption = None, bos: BosOption = None, limit: LimitOption = None,
+             device: DeviceOption = None, dtype: DtypeOption = None, bos: BosOption = None, limit: LimitOption = None,
              skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Leave empty prompts out and record which; otherwise they are refused.")] = False):
     """Continue every prompt n times, all languages with one start of the engine.
 
@@ -576,7 +587,7 @@ def lexicon_of(given: Optional[str], model: str, prompts: dict) -> Path:
 
 
 @app.command()
-def mass(model: ModelOption, output: TableFile = Path("mass.csv"), prompt_file: PromptOption = None, lexicon: LexiconOption = None, language: LanguageOption = None, bos: BosOption = None, limit: LimitOption = None):
+def mass(model: ModelOption, output: TableFile = Path("mass.csv"), prompt_file: PromptOption = None, lexicon: LexiconOption = None, language: LanguageOption = None, dtype: DtypeOption = None, bos: BosOption = None, limit: LimitOption = None):
     """Toxic mass: the exact probability that the next word is rude, prompt by prompt. No sampling, no scorer.
 
     Example: xgdetox mass --model world --prompt-file world --lexicon world --output mass.csv"""
@@ -666,7 +677,7 @@ def pairs_make(
     least: Annotated[int, typer.Option(help="Pairs in all; fewer are an error.")] = 1,
     seed: int = 0,
     normalise: Annotated[bool, typer.Option("--normalise", help="Write both sides in one spelling.")] = False,
-    bos: BosOption = None,
+    dtype: DtypeOption = None, bos: BosOption = None,
     device: Annotated[Optional[str], typer.Option(help="cpu or cuda:1.")] = None,
     set: SetOption = None,
 ):
@@ -777,7 +788,7 @@ def capability(results: Annotated[Path, typer.Option("--results", help="A result
 def probe(model: ModelOption, output_dir: OutputDir, train_file: Annotated[str, typer.Option("--train-file", help="Labelled comments (text,label or Jigsaw's columns), or world.")] = "world",
           test_dir: Annotated[Optional[str], typer.Option("--test-dir", help="Folder of {language}.csv or NAME_{language}.csv for the zero-shot test, or world.")] = None, layer: Annotated[int, typer.Option(help="Whose output the probe reads; -1 is the last.")] = -1,
           paper: PaperOption = False, learning_rate: Annotated[Optional[float], typer.Option(help="With --paper: 1e-6 is the released script's and the default, 1e-4 Table 7's.")] = None,
-          epochs: Annotated[Optional[int], typer.Option(min=1, help="With --paper; 20 by default.")] = None, batch_size: Annotated[Optional[int], typer.Option(min=1, help="With --paper; 10 by default.")] = None, bos: BosOption = None, seed: SeedOption = 0, limit: LimitOption = None):
+          epochs: Annotated[Optional[int], typer.Option(min=1, help="With --paper; 20 by default.")] = None, batch_size: Annotated[Optional[int], typer.Option(min=1, help="With --paper; 10 by default.")] = None, dtype: DtypeOption = None, bos: BosOption = None, seed: SeedOption = 0, limit: LimitOption = None):
     """A linear probe for toxicity on the residual stream, trained in English.
 
     Example: xgdetox probe --model world --train-file world --test-dir world --output-dir probes/world"""
@@ -796,7 +807,7 @@ def probe(model: ModelOption, output_dir: OutputDir, train_file: Annotated[str, 
 # %% ../nbs/cli.ipynb #c054
 @app.command("value-vectors")
 def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")], output: Annotated[Path, typer.Option("--output", "-o", help="Table (.csv) of the value vectors and of random twins; the active ones beside it as .json, every promoted token as -tokens.csv.", callback=table_to_write)],
-                  top_k: Annotated[int, typer.Option(min=1, max=10**7, help="How many of the nearest.")] = 100, prompt_file: PromptOption = None, limit: LimitOption = 50, bos: BosOption = None, norm: Annotated[bool, typer.Option(help="Put the final norm before the unembedding.")] = False,
+                  top_k: Annotated[int, typer.Option(min=1, max=10**7, help="How many of the nearest.")] = 100, prompt_file: PromptOption = None, limit: LimitOption = 50, dtype: DtypeOption = None, bos: BosOption = None, norm: Annotated[bool, typer.Option(help="Put the final norm before the unembedding.")] = False,
                   direction: Annotated[str, typer.Option(help="difference: of the class means, where the probe has it; weight: the classifier's, as in the paper.")] = "difference",
                   space: Annotated[str, typer.Option(help="paper: compare with the direction as it is; residual: as seen from before the final norm.")] = "paper",
                   lexicon: LexiconOption = None, rude: Annotated[bool, typer.Option("--rude", help="Show rude tokens in full.")] = False):
@@ -829,7 +840,7 @@ def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--pro
 @app.command()
 def intervene(model: ModelOption, neurons: Annotated[Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")], output_dir: OutputDir,
               offset: Annotated[list[float], typer.Option("--offset", min=-1e6, max=1e6, help="Added to each neuron; give several.", callback=finite)], prompt_file: PromptOption = None, language: LanguageOption = None,
-              scorer: ScorerOption = None, control: Annotated[bool, typer.Option(help="Random neurons beside them.")] = True, n: CountOption = 1, temperature: TemperatureOption = 0., max_tokens: TokensOption = 20, bos: BosOption = None, limit: LimitOption = None):
+              scorer: ScorerOption = None, control: Annotated[bool, typer.Option(help="Random neurons beside them.")] = True, n: CountOption = 1, temperature: TemperatureOption = 0., max_tokens: TokensOption = 20, dtype: DtypeOption = None, bos: BosOption = None, limit: LimitOption = None):
     """Add an offset to neurons and watch toxicity, fluency and language, beside random neurons.
 
     Example: xgdetox intervene --model world --neurons neurons.json --offset -1 --offset 0.5 --output-dir interventions --limit 10"""
@@ -847,7 +858,7 @@ def intervene(model: ModelOption, neurons: Annotated[Path, typer.Option("--neuro
 # %% ../nbs/cli.ipynb #c055
 @app.command()
 def activations(model: ModelOption, tuned_model: TunedOption, neurons: Annotated[Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")],
-                output: TableFile = Path("activations.csv"), prompt_file: PromptOption = None, language: LanguageOption = None, control: bool = True, bos: BosOption = None, limit: LimitOption = None):
+                output: TableFile = Path("activations.csv"), prompt_file: PromptOption = None, language: LanguageOption = None, control: bool = True, dtype: DtypeOption = None, bos: BosOption = None, limit: LimitOption = None):
     """Mean activation of neurons before and after tuning, per language, against random neurons.
 
     Example: xgdetox activations --model world --tuned-model world-tuned --neurons neurons.json --output activations.csv"""
@@ -863,7 +874,7 @@ def activations(model: ModelOption, tuned_model: TunedOption, neurons: Annotated
 @app.command()
 def explain(model: ModelOption, tuned_model: TunedOption, neurons: Annotated[Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")],
             probe: Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")], output: TableFile = Path("explained.csv"), prompt_file: PromptOption = None, lexicon: LexiconOption = None,
-            language: LanguageOption = None, random: Annotated[int, typer.Option(min=0, max=10_000, help="Random sets of neurons beside each group.")] = 5, seed: SeedOption = 0, bos: BosOption = None, limit: LimitOption = None):
+            language: LanguageOption = None, random: Annotated[int, typer.Option(min=0, max=10_000, help="Random sets of neurons beside each group.")] = 5, seed: SeedOption = 0, dtype: DtypeOption = None, bos: BosOption = None, limit: LimitOption = None):
     """How much of the fall in toxic mass the neurons carry: their tuned activations put into the base, beside random neurons.
 
     Example: xgdetox explain --model world --tuned-model world-tuned --neurons neurons.json --probe probes/world --limit 10"""
@@ -884,7 +895,7 @@ def explain(model: ModelOption, tuned_model: TunedOption, neurons: Annotated[Pat
 # %% ../nbs/cli.ipynb #c056
 @app.command()
 def retrieve(model: ModelOption, parallel_dir: Annotated[str, typer.Option("--parallel-dir", help="Parallel sentences, or world.")] = "world", output: TableFile = Path("retrieval.csv"),
-             language: LanguageOption = None, paper: PaperOption = False, csls: Annotated[bool, typer.Option("--csls", help="Correct for hubs: neighbours of everybody count less.")] = False, bos: BosOption = None):
+             language: LanguageOption = None, paper: PaperOption = False, csls: Annotated[bool, typer.Option("--csls", help="Correct for hubs: neighbours of everybody count less.")] = False, dtype: DtypeOption = None, bos: BosOption = None):
     """Bilingual sentence retrieval between English and each language, layer by layer.
 
     Example: xgdetox retrieve --model world --parallel-dir world --output retrieval.csv"""
@@ -897,7 +908,7 @@ def retrieve(model: ModelOption, parallel_dir: Annotated[str, typer.Option("--pa
 
 @app.command()
 def foretell(model: ModelOption, parallel_dir: Annotated[str, typer.Option("--parallel-dir")] = "world", runs: Annotated[Optional[list[str]], typer.Option("--runs", help="Folders of runs with comparable models.")] = None,
-             output: TableFile = Path("foretold.csv"), language: LanguageOption = None, bos: BosOption = None):
+             output: TableFile = Path("foretold.csv"), language: LanguageOption = None, dtype: DtypeOption = None, bos: BosOption = None):
     """Before any tuning: which languages will English tuning reach? A number only where comparable runs give a basis.
 
     Example: xgdetox foretell --model world --runs runs/world"""
@@ -968,7 +979,7 @@ def compare(base: Annotated[str, typer.Option("--base", help="The model before t
             prompt_dir: Annotated[Optional[str], typer.Option("--prompt-dir", help="Folder of RTP_LX_{LANG}.json, or world.")] = None, scorer: ScorerOption = None,
             labelled: Annotated[Optional[str], typer.Option(help="Comments for the probe.")] = None, parallel_dir: Annotated[Optional[str], typer.Option("--parallel-dir")] = None,
             lexicon: Annotated[Optional[str], typer.Option(help="Folder of {language}.txt for the exact toxic mass.")] = None,
-            prompts: Annotated[Optional[int], typer.Option(min=1, help="Prompts a language at most.")] = None, cores: Annotated[int, typer.Option(min=1, max=10_000, help="Processors to use.")] = 2, bos: BosOption = None, run_dir: RunDir = None, set: SetOption = None):
+            prompts: Annotated[Optional[int], typer.Option(min=1, help="Prompts a language at most.")] = None, cores: Annotated[int, typer.Option(min=1, max=10_000, help="Processors to use.")] = 2, dtype: DtypeOption = None, bos: BosOption = None, run_dir: RunDir = None, set: SetOption = None):
     """Did English safety tuning carry over? Two checkpoints, a report for each language, no training.
 
     Example: xgdetox compare --base world --tuned world-tuned --languages en,de,zh --prompts 20"""

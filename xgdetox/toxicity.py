@@ -1437,10 +1437,11 @@ class Guard(Model):
     def forward(self, rows) -> list[float]:
         "The unsafe verdict's probability for each row of token ids."
         import torch
+        from xgdetox.generation import forward_at
         from xgdetox.models import encode
         if self.backend == "vllm": return vllm_verdicts(self.model, rows, self.unsafe, self.safe)
         inputs = encode(self.tokenizer, rows, device=self.model.device)
-        logits = self.model(**inputs, logits_to_keep=1).logits[:, -1].float()                      # batch, vocabulary
+        logits = forward_at(self.model, **inputs).logits.float()                                   # batch, vocabulary
         unsafe, safe = (torch.logsumexp(logits[:, sorted(set(ids))], -1) for ids in (self.unsafe, self.safe))
         return torch.sigmoid(unsafe - safe).tolist()
 

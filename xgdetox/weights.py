@@ -18,9 +18,9 @@ from .data import InputError, write_json
 
 # %% auto #0
 __all__ = ['MAGIC', 'NUMBERS', 'TEXT', 'ARRAY', 'LONGEST', 'GEMMA', 'GEMMA_HUB', 'GEMMA_PACKAGE', 'GEMMA_SHA256', 'GEMMA_TERMS',
-           'GET', 'SMALL', 'cache_folder', 'own_temporary_folder', 'Header', 'read_header', 'check_gguf', 'saved_type',
-           'one_at_a_time', 'say', 'save_gguf', 'facts_of', 'make_folder', 'gguf_folder', 'join_chunks', 'gemma_folder',
-           'model_folder', 'cpu_has_bf16', 'cpu_type', 'count_weights']
+           'GET', 'CPU_TYPES', 'SMALL', 'cache_folder', 'own_temporary_folder', 'Header', 'read_header', 'check_gguf',
+           'saved_type', 'one_at_a_time', 'say', 'save_gguf', 'facts_of', 'make_folder', 'gguf_folder', 'join_chunks',
+           'gemma_folder', 'model_folder', 'cpu_has_bf16', 'cpu_type', 'count_weights']
 
 # %% ../nbs/lib/weights.ipynb #w006
 def cache_folder() -> Path:
@@ -125,7 +125,7 @@ def check_gguf(path) -> Header:
 def saved_type(header: Header) -> str:
     """The type to save a file's weights in: float32 or float16 where most of them are, else bfloat16.
 
-    Weights that were rounded to 8 bits or fewer lose nothing that counts: see the table above."""
+    What it costs weights that were rounded to 8 bits or fewer is measured at the top of this page."""
     counts: dict = {}
     for _, weights, kind, _ in header.tensors: counts[kind] = counts.get(kind, 0) + weights
     most = max(counts, key=counts.get, default=0)
@@ -282,6 +282,7 @@ def model_folder(name) -> str:
     return name
 
 # %% ../nbs/lib/weights.ipynb #w034
+CPU_TYPES = ("float32", "bfloat16")
 SMALL = 100e6        # weights: below it float32 is as quick, and the shipped worlds stay what they are
 
 def cpu_has_bf16() -> bool:
@@ -293,10 +294,10 @@ def cpu_has_bf16() -> bool:
 def cpu_type(name) -> str:
     """The type in which a CPU reads a model: bfloat16 where it has units for it and the model is larger than `SMALL`, else float32.
 
-    XGDETOX_DTYPE says otherwise. Size decides, not the checkpoint's own type, so that a model and what is tuned from it are read alike."""
+    `--dtype`, or XGDETOX_DTYPE, says otherwise. Size decides, not the checkpoint's own type, so that a model and what is tuned from it are read alike."""
     given = os.environ.get("XGDETOX_DTYPE")
-    if given and given not in ("float32", "bfloat16"):
-        raise InputError(f"is {given!r}", field="XGDETOX_DTYPE", remedy="set it to float32 or bfloat16")
+    if given and given not in CPU_TYPES:
+        raise InputError(f"is {given!r}", field="XGDETOX_DTYPE", remedy=f"set it to {' or '.join(CPU_TYPES)}")
     if given: return given
     return "bfloat16" if cpu_has_bf16() and count_weights(name) > SMALL else "float32"
 
