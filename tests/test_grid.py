@@ -310,7 +310,7 @@ OTHER = dict(limit=7, n=4, temperature=.25, top_p=.33, max_tokens=11, backend="t
              offsets=[-3.5], languages=["de"], readings=["tuned"], random=3, bos="paper", recipe={"steps": 17}, dtype="float32", device="cpu", batch_rows=19,
              tensor_parallel_size=2, gpu_memory_utilization=.51, enforce_eager=True, max_num_seqs=23, paper=True, threshold=.77, calibration="/c.json", n_resamples=101,
              attribute="INSULT", tokenizer="world-tuned", layer=1, held_out=.21, direction="weight", space="residual", k=6, norm=True, control=False, controls=2, sets=51,
-             centre=False, csls=True, notes=["a note"], rude_words=["w"], quality=["language"])     # none is a default
+             centre=False, csls=True, notes=["a note"], rude_words=["w"], quality=["language"], learning_rate=.125, epochs=3, batch_size=21)     # none is a default
 KEYS = [(stage, key, False) for stage, keys in g.SETTINGS.items() for key in keys if key != "options"] + [(stage, key, True) for stage, keys in g.OPTIONS.items() for key in keys]
 
 
@@ -318,6 +318,7 @@ def job_with(stage, key, value, option):
     "The first job of a stage in a grid that gives one setting."
     own = {"options": {key: value}} if option else {key: value}
     if key in g.ONLY_VLLM: own["backend"] = "vllm"
+    if key in g.ONLY_PAPER: own["options"]["paper"] = True
     return next(j for j in g.jobs(g.load_grid({**WHOLE, stage: own})) if j.stage == stage)
 
 
@@ -373,7 +374,7 @@ def test_a_tuning_hands_on_every_setting_of_a_recipe():
 REFUSED = [   # --set, what the line says
     ("generat.n=3", "generat: unknown key; did you mean generate?"), ("generate.nn=3", "generate.nn: unknown key; did you mean n?"),
     ("generate.options={dtyp: float32}", "generate.options.dtyp: unknown key; did you mean dtype?"), ("generate.options={n: 3}", "write it as generate.n"),
-    ("generate.options={max_num_seqs: 3}", "only vLLM reads it"), ("generate.backend=vlm", "'auto', 'vllm' or 'transformers'"),
+    ("generate.options={max_num_seqs: 3}", "only vLLM reads it"), ("probe.options={epochs: 3}", "only the paper's training reads it"), ("generate.backend=vlm", "'auto', 'vllm' or 'transformers'"),
     ("value_vectors.options={directon: weight}", "did you mean direction?"), ("value_vectors.options={direction: up}", "'difference' or 'weight'"),
     ("models.world.set.probe.options={layr: 1}", "models.world.set.probe.options.layr: unknown key; did you mean layer?"),
     ("models.world.set.generte={n: 3}", "did you mean generate?"), ("models.world.set.report={}", "is of the whole grid"),

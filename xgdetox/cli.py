@@ -8,19 +8,19 @@ __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'judge_app', 'pairs_app
            'ScorerOption', 'TunedOption', 'SeedOption', 'CountOption', 'TokensOption', 'TemperatureOption',
            'TopPOption', 'DeviceOption', 'BackendOption', 'LimitOption', 'BosOption', 'DtypeOption', 'PaperOption',
            'SetOption', 'GENERATION_FILE', 'PARALLEL_FILE', 'LexiconOption', 'GridArgument', 'RunDir', 'say_version',
-           'options', 'translate', 'as_text', 'Notices', 'main', 'fault_of', 'place_named', 'stdout_takes_more',
-           'folder_to_write', 'file_to_write', 'table_to_write', 'not_blank', 'finite', 'device_to_use',
-           'backend_to_use', 'read_in', 'pairs_of', 'settings_of', 'model_of', 'place', 'say_left_out', 'parallel_of',
-           'prompts_of', 'texts_of', 'say_table', 'data', 'data_get', 'world_make', 'world_data', 'train', 'say_launch',
-           'merge', 'generate', 'refuse_empty', 'remarks_on', 'score', 'all_attributes', 'say_upstream', 'say_counts',
-           'toxicity', 'calibrate', 'lexicon_of', 'mass', 'scores_export', 'scores_import', 'scores_show',
-           'say_progress', 'judge_fit', 'say_judge', 'judge_show', 'pairs_make', 'say_pairs', 'style_line',
-           'pairs_check', 'pairs_placebo', 'quality', 'capability', 'probe', 'value_vectors', 'intervene',
-           'activations', 'explain', 'retrieve', 'foretell', 'run', 'say_headline', 'show_run', 'plan', 'status',
-           'compare', 'report', 'write_report', 'explore', 'device']
+           'options', 'translate', 'as_text', 'Notices', 'say_warning', 'main', 'fault_of', 'place_named',
+           'stdout_takes_more', 'folder_to_write', 'file_to_write', 'table_to_write', 'not_blank', 'finite',
+           'device_to_use', 'backend_to_use', 'read_in', 'pairs_of', 'settings_of', 'model_of', 'place', 'say_left_out',
+           'parallel_of', 'prompts_of', 'texts_of', 'say_table', 'data', 'data_get', 'world_make', 'world_data',
+           'train', 'say_launch', 'merge', 'generate', 'refuse_empty', 'remarks_on', 'score', 'all_attributes',
+           'say_upstream', 'say_counts', 'toxicity', 'calibrate', 'lexicon_of', 'mass', 'scores_export',
+           'scores_import', 'scores_show', 'say_progress', 'judge_fit', 'say_judge', 'judge_show', 'pairs_make',
+           'say_pairs', 'style_line', 'pairs_check', 'pairs_placebo', 'quality', 'capability', 'probe', 'value_vectors',
+           'intervene', 'activations', 'explain', 'retrieve', 'foretell', 'run', 'say_headline', 'show_run', 'plan',
+           'status', 'compare', 'report', 'write_report', 'explore', 'device']
 
 # %% ../nbs/cli.ipynb #c007
-import errno, logging, math, os, re, sys, json
+import errno, logging, math, os, re, sys, json, warnings
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Optional
@@ -111,6 +111,11 @@ class Notices(logging.Handler):
     "What a reader of data left out, on stdout, so that stderr holds the one line of a fault."
     def emit(self, record): print(record.getMessage())
 
+def say_warning(message, category, filename, lineno, file=None, line=None):
+    "Our own warnings without the line of code that gave them, on stdout like other notices; those of libraries as ever."
+    if "xgdetox" in Path(filename).parts: print(f"note: {message}")
+    else: sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
 def main(words=None):
     "The command `xgdetox`. A fault of the input is one line on stderr and exit code 2; a job that failed is exit code 1."
     log = logging.getLogger("xgdetox")
@@ -118,6 +123,7 @@ def main(words=None):
     for stream in (sys.stdout, sys.stderr):                # a terminal or file that knows ASCII only shows other letters as \\u escapes
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if words is None else words)
+    warnings.showwarning = say_warning
     try:
         code = app(args=translate(as_text(words)), prog_name="xgdetox", standalone_mode=False)
         sys.stdout.flush()
@@ -792,13 +798,14 @@ def probe(model: ModelOption, output_dir: OutputDir, train_file: Annotated[str, 
     """A linear probe for toxicity on the residual stream, trained in English.
 
     Example: xgdetox probe --model world --train-file world --test-dir world --output-dir probes/world"""
-    from xgdetox.data import LANGUAGES
+    from xgdetox.data import LANGUAGES, load_labelled
     from xgdetox.grid import labelled_files
     from xgdetox.models import bos_of
     from xgdetox.probe import evaluate_probe, train_probe
     from xgdetox.stats import read_table
     train = labelled_files(train_file, [])[0] if train_file in ("world", "world-control") else place(train_file, "labelled")
-    tests = labelled_files(test_dir, list(LANGUAGES), test_only=True)[1] if test_dir else {}                       # before the model is loaded
+    tests = labelled_files(test_dir, list(LANGUAGES), test_only=True)[1] if test_dir else {}
+    for file in tests.values(): load_labelled(file)                                    # before the model is loaded
     path = train_probe(model_of(model), train, output_dir, layer=layer, paper=paper, bos=bos_of(model_of(model), bos), seed=seed, limit=limit, label=model, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
     table = read_table(Path(output_dir) / "probe.csv")
     if tests: table = evaluate_probe(model_of(model), path, tests, label=model, output=Path(output_dir) / "zero-shot.csv")

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'OPTIONAL', 'DATA', 'Count', 'Few', 'Seed', 'Fraction', 'Temperature', 'Text', 'Bos', 'Dtype', 'Metric',
-           'Reading', 'SETTINGS', 'TOKENISING', 'OPTIONS', 'ONLY_VLLM', 'ONLY_TRANSFORMERS', 'Stage', 'Options',
-           'GridFile', 'NO_WORDS', 'NOT_OF_A_TUNING', 'USES', 'LOG', 'OUTPUTS', 'KEPT', 'DEVICES', 'SHARE', 'START',
-           'PAPER', 'PACKAGES', 'Strict', 'Pretrain', 'Model', 'nearest', 'project_root', 'load_grid', 'check_recipe',
-           'check_at_hand', 'read_all', 'check_model', 'Job', 'variants', 'jobs', 'locate', 'fresh', 'note',
-           'locate_scorer', 'labelled_files', 'merge_parts', 'drops', 'mass_drops', 'quality_changes', 'summarise',
-           'keep_tables', 'read_log', 'living', 'working', 'status', 'run_folder', 'durations', 'parameters',
-           'count_lines', 'work', 'recorded_rates', 'device_here', 'plan', 'texts_to_score', 'only_runner',
-           'wait_for_children', 'adopt', 'snakemake_command', 'unbraced', 'run', 'mirror', 'messages_to',
+           'Reading', 'SETTINGS', 'TOKENISING', 'OPTIONS', 'ONLY_PAPER', 'ONLY_VLLM', 'ONLY_TRANSFORMERS', 'Stage',
+           'Options', 'GridFile', 'NO_WORDS', 'NOT_OF_A_TUNING', 'USES', 'LOG', 'OUTPUTS', 'KEPT', 'DEVICES', 'SHARE',
+           'START', 'PAPER', 'PACKAGES', 'Strict', 'Pretrain', 'Model', 'nearest', 'project_root', 'load_grid',
+           'check_recipe', 'check_at_hand', 'read_all', 'check_model', 'Job', 'variants', 'jobs', 'locate', 'fresh',
+           'note', 'locate_scorer', 'labelled_files', 'merge_parts', 'drops', 'mass_drops', 'quality_changes',
+           'summarise', 'keep_tables', 'read_log', 'living', 'working', 'status', 'run_folder', 'durations',
+           'parameters', 'count_lines', 'work', 'recorded_rates', 'device_here', 'plan', 'texts_to_score',
+           'only_runner', 'wait_for_children', 'adopt', 'snakemake_command', 'unbraced', 'run', 'mirror', 'messages_to',
            'prepare_environment', 'Progress', 'visible_devices', 'hold_devices', 'train_on_devices', 'launch_words',
            'file_hash', 'revision', 'write_manifest', 'comparison']
 
@@ -74,7 +74,8 @@ OPTIONS = {   # stage: {key: type}
                  "gpu_memory_utilization": Fraction, "enforce_eager": bool, "max_num_seqs": Count},
     "score": {"paper": bool, "threshold": Annotated[float, Field(ge=0, le=1)], "calibration": Text, "n_resamples": Count, "attribute": Text},
     "quality": {"paper": bool, "tokenizer": Text, "dtype": Dtype},
-    "probe": {"layer": int, "paper": bool, "seed": Seed, "held_out": Annotated[float, Field(gt=0, lt=1)]},
+    "probe": {"layer": int, "paper": bool, "seed": Seed, "held_out": Annotated[float, Field(gt=0, lt=1)],
+              "learning_rate": Annotated[float, Field(gt=0, le=10)], "epochs": Few, "batch_size": Few},
     "value_vectors": {"direction": Literal["difference", "weight"], "space": Literal["paper", "residual"], "k": Few, "norm": bool},
     "intervene": {"control": bool, "controls": Few, "n": Few, "temperature": Temperature, "top_p": Fraction, "max_tokens": Few, "seed": Seed,
                   "quality": list[Literal["perplexity", "language"]]},
@@ -82,6 +83,7 @@ OPTIONS = {   # stage: {key: type}
     "retrieve": {"paper": bool, "centre": bool, "csls": bool, "n_resamples": Count, "max_tokens": Count, "limit": Count},
     "report": {"notes": list[Text], "n_resamples": Count, "rude_words": list[Text]}}
 
+ONLY_PAPER = ("learning_rate", "epochs", "batch_size")      # options of probe that its own training has not
 ONLY_VLLM = ("gpu_memory_utilization", "enforce_eager", "max_num_seqs")      # options of generate that transformers has not
 ONLY_TRANSFORMERS = ("device", "batch_rows")                                 # and that vLLM has not
 
@@ -398,6 +400,8 @@ def _check_own(values: dict, stage: str, field: str):
     try: Options[stage](**options)
     except ValidationError as e: raise _explain(e, options, None, f"{field}.options", list(OPTIONS[stage])) from None
     if stage == "generate": _check_engine(values, field)
+    for key in ONLY_PAPER if stage == "probe" and not options.get("paper") else ():
+        if key in options: raise InputError("only the paper's training reads it", field=f"{field}.options.{key}", remedy="add paper: true, or leave it out")
 
 def _check_engine(values: dict, field: str):
     "InputError for an option that the stage's backend would not read."

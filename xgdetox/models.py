@@ -544,11 +544,17 @@ def bos_of(model, given=None) -> str:
     folder = Path(model_folder(getattr(model, "name_or_path", model)))
     for path in (folder/"manifest.json", folder/"trained_on.json", folder.parent/"manifest.json"):
         said = read_json(path) if path.is_file() else {}
+        if not isinstance(said, dict): raise InputError("is no manifest", path, remedy="delete it, or make the folder again")
         if path.parent != folder and not (said.get("final") and folder.name in (said["final"], "adapter")): continue
-        texts = said["files"].values() if said.get("step") == "generate" else ()
-        found = {m.get("bos") for m in (said, said.get("settings") or {}, *(t["settings"] for t in texts))} & set(BOS)
+        texts = _tables(said.get("files")).values() if said.get("step") == "generate" else ()
+        settings = [said, _tables(said.get("settings")), *(_tables(_tables(t).get("settings")) for t in texts)]
+        found = {bos for bos in BOS if any(m.get("bos") == bos for m in settings)}
         if len(found) == 1: return found.pop()
     return "tokenizer"
+
+def _tables(value) -> dict:
+    "`value` where it is a table of keys, else none: what stands in a manifest that somebody has edited."
+    return value if isinstance(value, dict) else {}
 
 # %% ../nbs/00a_models.ipynb #c0b1
 def last_tokens(tokenizer, ids: list[int], room: int | None) -> list[int]:

@@ -845,6 +845,8 @@ def score_generations(files: dict[str, Path], scorer, output_dir, ledger=None, p
 def check_generations(files: dict[str, Path]) -> None:
     "InputError, with file and line, for what is no file of generations: a line that is not JSON or without its texts, half a character, no line at all."
     from xgdetox.generation import generation_rows
+    for path in {Path(p).parent / "manifest.json" for p in files.values()}:
+        if path.exists() and not isinstance(read_json(path), dict): raise InputError("is no manifest", path, remedy="delete it, or generate the texts again")
     for path in files.values():
         if not sum(1 for _ in generation_rows(path)): raise InputError("holds no continuations", path, remedy="generate them first, or leave this language out")
         for line, row in read_jsonl(path):

@@ -22,14 +22,14 @@ from .models import (BOS, adapter_base, adapter_settings, adapter_tensors, attac
                             settle_ties, token_ids, widths)
 
 # %% auto #0
-__all__ = ['RECIPES', 'ACCELERATE', 'DEFAULTS', 'DPO_LOSSES', 'OTHER_LOSSES', 'WHOLE', 'NUMBERS', 'CHECK_TEXTS', 'PLAIN',
-           'dpo_loss', 'load_recipe', 'recipes', 'number', 'check_keys', 'check_settings', 'check_ranges', 'recipe_for',
-           'check_deepspeed', 'encode_pair', 'closed', 'common_prefix', 'encode_pairs', 'split_pairs', 'training_order',
-           'pair_length', 'evaluation_interval', 'plan_run', 'ReferenceKL', 'check_targets', 'lora_config',
-           'share_trained', 'load_4bit', 'linear_4bit', 'dequantised', 'trainer_class', 'Diverged', 'everywhere',
-           'score_completions', 'rows_for', 'arguments', 'callbacks', 'timed', 'progress_line', 'show_progress',
-           'latest_checkpoint', 'fingerprint', 'same_run', 'train', 'check_model', 'build_trainer', 'renumber',
-           'reference_kl', 'load_for_training', 'stored', 'quiet', 'save_final', 'sort_lists', 'finish',
+__all__ = ['RECIPES', 'ACCELERATE', 'DEFAULTS', 'DPO_LOSSES', 'OTHER_LOSSES', 'WHOLE', 'NUMBERS', 'BEYOND_REASON', 'CHECK_TEXTS',
+           'PLAIN', 'dpo_loss', 'load_recipe', 'recipes', 'number', 'check_keys', 'check_settings', 'check_ranges',
+           'recipe_for', 'check_deepspeed', 'encode_pair', 'closed', 'common_prefix', 'encode_pairs', 'split_pairs',
+           'training_order', 'pair_length', 'evaluation_interval', 'plan_run', 'ReferenceKL', 'check_targets',
+           'lora_config', 'share_trained', 'load_4bit', 'linear_4bit', 'dequantised', 'trainer_class', 'Diverged',
+           'everywhere', 'score_completions', 'rows_for', 'arguments', 'callbacks', 'timed', 'progress_line',
+           'show_progress', 'latest_checkpoint', 'fingerprint', 'same_run', 'train', 'check_model', 'build_trainer',
+           'renumber', 'reference_kl', 'load_for_training', 'stored', 'quiet', 'save_final', 'sort_lists', 'finish',
            'remove_checkpoints', 'finite_weights', 'keep_good', 'copy_good', 'summary', 'dequantised_base', 'logits_of',
            'compare_logits', 'merge_adapter', 'check_choices', 'check_merge', 'merge_into', 'lora_maps', 'responses',
            'probe_input', 'by_hand', 'find_adapter', 'adapter_note', 'adapter_facts', 'paper_merge', 'merged_already',
@@ -91,10 +91,12 @@ def recipes() -> list[str]:
 WHOLE = [k for k, v in DEFAULTS.items() if type(v) is int and k != "epochs"] + ["max_steps", "limit", "max_prompt_length", "max_characters", "eval_steps", "eval_batch_size", "patience_steps"]
 NUMBERS = WHOLE + [k for k, v in DEFAULTS.items() if type(v) is float] + ["epochs", "train_fraction"]
 
+BEYOND_REASON = 1e12         # no setting of a run is larger
+
 def number(key: str, value):
     "A number, also where it is written as text (YAML reads 1e-5 as text, a command line reads all as text); InputError names the key."
     try:
-        if isinstance(value, bool) or not math.isfinite(float(value)) or (key in WHOLE and float(value) % 1): raise ValueError
+        if isinstance(value, bool) or not abs(float(value)) < BEYOND_REASON or (key in WHOLE and float(value) % 1): raise ValueError
         return int(float(value)) if key in WHOLE else float(value)
     except (TypeError, ValueError): raise InputError(f"{value!r} is not a {'whole ' if key in WHOLE else ''}number", field=key, remedy="write it as 4, 0.1 or 1.0e-5") from None
 
