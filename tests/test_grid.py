@@ -92,8 +92,12 @@ def test_bos_is_one_key_for_training_and_all_that_reads_texts():
 
 def test_a_lora_folder_is_a_checkpoint_of_a_grid(tmp_path):
     "Its configuration is what a job on it waits for, and its weights are what its revision is of."
-    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "world"}')
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
+    from peft import LoraConfig, get_peft_model
+    from xgdetox.models import load_model
+    from xgdetox.world import resolve_model
+    get_peft_model(load_model(resolve_model("world")), LoraConfig(r=1, target_modules=["c_attn"], fan_in_fan_out=True)).save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(said | {"base_model_name_or_path": "world"}))
     grid = g.load_grid({"name": "x", "models": {"m": {"path": "world", "tuned": {"lora": str(tmp_path)}}}})
     g.check_at_hand(grid)
     assert str(tmp_path / "adapter_config.json") in next(j for j in g.jobs(grid) if j.name == "m-lora-0" and j.stage == "activations").needs

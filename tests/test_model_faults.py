@@ -1,10 +1,13 @@
 "Model and adapter folders, broken in the ways that people meet: each is refused with one line before anything is written, or gives what it should."
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 import tiny_models
@@ -12,6 +15,7 @@ from xgdetox.data import InputError
 from xgdetox.models import check_checkpoint, load_model, load_tokenizer
 
 FAMILIES = ("gpt2", "llama")
+transformers.utils.logging.disable_progress_bar()
 
 
 @pytest.fixture(scope="module")
@@ -462,3 +466,148 @@ def test_generation_and_mass_of_other_blocks_are_those_of_each_text_alone(unusua
         assert mass[i] == pytest.approx(total, rel=1e-3)
         for _ in range(5): ids = [*ids, int(model(torch.tensor([ids])).logits[0, -1].argmax())]
         assert together[text] == [ids[-5:]] * 2
+
+
+# ---- steps that a model cannot have
+
+@pytest.mark.parametrize("family", ["mixtral", "mamba", "opt"])
+def test_a_grid_leaves_out_what_a_model_cannot_have_and_says_so(tmp_path, family, monkeypatch):
+    "The steps on neurons, and no other; with the map named, where there is one, none."
+    from xgdetox import grid as g
+    monkeypatch.delenv("XGDETOX_OUT_PROJECTION", raising=False)
+    tiny_models.model(family, tmp_path / "m")
+    tiny_models.model("gpt2", tmp_path / "known")
+    loaded, other = (g.load_grid(g.comparison(str(tmp_path / m), str(tmp_path / m), languages=["en", "de"], scorer="lexicon:world")) for m in ("m", "known"))
+    neurons, there, all_ = {"value_vectors", "intervene", "activations", "explain"}, {j.stage for j in g.jobs(loaded)}, {j.stage for j in g.jobs(other)}
+    assert there == all_ - neurons and "probe" in there and "retrieve" in there and "intervene" in all_
+    report = next(j for j in g.jobs(loaded) if j.stage == "report")
+    assert len(report.parameters["options"]["notes"]) == 1 and "m has no value_vectors, intervene, activations:" in report.parameters["options"]["notes"][0]
+    if family == "opt":
+        monkeypatch.setenv("XGDETOX_OUT_PROJECTION", "fc2")
+        assert {j.stage for j in g.jobs(loaded)} == all_
+        assert "notes" not in (next(j for j in g.jobs(loaded) if j.stage == "report").parameters.get("options") or {})
+
+
+def test_a_grid_of_known_families_is_as_before():
+    from xgdetox import grid as g
+    assert g.lacks("world") == {} and g.left_out(g.load_grid(g.comparison("world", "world-tuned"))) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["mixtral", "mamba"])
+def test_a_comparison_of_models_without_neurons_finishes(tmp_path, family):
+    tiny_models.model(family, tmp_path / "a")
+    tiny_models.model(family, tmp_path / "b", seed=1)
+    words = ["compare", "--base", tmp_path / "a", "--tuned", tmp_path / "b", "--languages", "en,de", "--prompts", 3, "--scorer", "lexicon:world", "--lexicon", "world",
+             "--run-dir", tmp_path / "run", "--set", "generate.n=2", "--set", "probe.limit=60", "--cores", 1]
+    done = subprocess.run([sys.executable, "-m", "xgdetox.cli", *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "has no value_vectors" in done.stdout and "has no value_vectors" in (tmp_path / "run/report.html").read_text()
+    assert {p.name for p in (tmp_path / "run/parts").iterdir()} >= {"toxicity", "mass", "probe", "retrieval", "quality"}
+
+
+def test_a_map_that_is_named_serves_the_commands_on_neurons(tmp_path, run, fails):
+    "OPT's two matrices lie in the block itself: refused with the flag's name, and read with it."
+    tiny_models.model("opt", tmp_path / "m")
+    (tmp_path / "n.json").write_text("[[0, 3], [1, 60]]")
+    words = ("activations", "--model", tmp_path / "m", "--tuned-model", tmp_path / "m", "--neurons", tmp_path / "n.json", "--language", "en", "--limit", 3, "--no-control", "--output", tmp_path / "a.csv")
+    assert "--out-projection" in fails(*words)
+    run(*words, "--out-projection", "fc2")
+    assert "--out-projection" in fails(*words)                                  # of that command only
+    assert "no part 'fc9'" in fails(*words, "--out-projection", "fc9")
+
+
+@torch.no_grad()
+def test_hooks_on_a_map_that_sees_flattened_batches(tmp_path, monkeypatch):
+    "OPT: the neurons of each token, read in a padded batch and changed, by hand from a pass over one text alone."
+    from xgdetox.models import anatomy, encode, neuron_hooks
+    model, words = tiny_models.model("opt", tmp_path)
+    parts = anatomy(model, out_projection="fc2")
+    with neuron_hooks(model, read=[(1, 7), (0, 9)], parts=parts, reduce=lambda a: a) as seen: model(**encode(words, SENTENCES))
+    read = seen.values()[0]                                                     # text, position, neuron
+    for i, text in enumerate(SENTENCES):
+        inner = []
+        handle = model.model.decoder.layers[1].fc2.register_forward_pre_hook(lambda m, args: inner.append(args[0]))
+        ids = words(text, return_tensors="pt")["input_ids"]
+        plain = model(ids).logits
+        handle.remove()
+        assert torch.allclose(read[i, -ids.shape[1]:, 0], inner[0].reshape(ids.shape[1], -1)[:, 7], atol=1e-5)
+        with neuron_hooks(model, add=[(1, 7, 3.)], parts=parts): moved = model(ids).logits
+        with torch.no_grad(): model.model.decoder.layers[1].fc2.bias.add_(3 * model.model.decoder.layers[1].fc2.weight[:, 7])
+        by_hand = model(ids).logits
+        model.model.decoder.layers[1].fc2.bias.sub_(3 * model.model.decoder.layers[1].fc2.weight[:, 7])
+        assert torch.allclose(moved, by_hand, atol=1e-4) and not torch.allclose(moved, plain, atol=1e-3)
+
+
+def test_a_context_is_read_from_whichever_field_holds_it():
+    import transformers as tf
+    from types import SimpleNamespace as S
+    from xgdetox.models import context_length
+    for config, length in ((tf.GPT2Config(n_positions=77), 77), (tf.MptConfig(max_seq_len=55), 55), (tf.LlamaConfig(max_position_embeddings=99), 99),
+                           (tf.RwkvConfig(context_length=44), 44), (tf.MambaConfig(), None), (tf.T5Config(n_positions=512), None), (S(seq_length=66), 66)):
+        assert context_length(S(config=config)) == length, config
+
+
+@pytest.mark.parametrize("kind", ["Roberta", "XLMRoberta", "Camembert", "MPNet", "Bert", "Electra", "Longformer", "XLMRobertaXL"])
+def test_a_classifier_reads_to_the_end_of_its_positions_and_no_further(tmp_path, kind):
+    "A text of exactly that many tokens passes, one more is one too many for the model itself."
+    import transformers as tf
+    from xgdetox.models import position_room
+    more = dict(attention_window=4) if kind == "Longformer" else {}
+    config = getattr(tf, f"{kind}Config")(vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=20, pad_token_id=1, **more)
+    model = getattr(tf, f"{kind}ForSequenceClassification")(config).eval()
+    room = position_room(model)
+    with torch.no_grad():
+        assert model(input_ids=torch.full((1, room), 5)).logits.isfinite().all()
+        with pytest.raises((IndexError, RuntimeError, ValueError)): model(input_ids=torch.full((1, room + 1), 5))
+
+
+# ---- scorers, other judges, other loaders
+
+@pytest.mark.parametrize("fault", ["prefix", "NaN", "cut", "no head", "one more layer"])
+def test_a_broken_classifier_is_refused(tmp_path, fails, fault):
+    import transformers as tf
+    from xgdetox.toxicity import load_scorer
+    folder = tmp_path / "judge"
+    words = tiny_models.tokenizer(folder)
+    tf.BertForSequenceClassification(tf.BertConfig(vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, id2label={0: "neutral", 1: "toxic"})).save_pretrained(folder)
+    load_scorer(f"classifier:{folder}")
+    changes = {"prefix": lambda w: {f"module.{k}": v for k, v in w.items()}, "NaN": lambda w: one(w, "query.weight", poisoned(float("nan"))), "no head": lambda w: {k: v for k, v in w.items() if "classifier" not in k},
+               "one more layer": lambda w: w | {k.replace(".1.", ".2."): v.clone() for k, v in w.items() if ".1." in k}}
+    if fault == "cut": (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
+    else: rewritten(folder, changes[fault])
+    with pytest.raises(InputError): load_scorer(f"classifier:{folder}")
+
+
+@pytest.mark.parametrize("fault", ["prefix", "no layer", "NaN", "cut"])
+def test_a_broken_judge_of_perplexity_is_refused(copy, fails, run, tmp_path, fault):
+    "A causal one and an encoder-decoder."
+    (tmp_path / "g").mkdir()
+    (tmp_path / "g/output-rtp_lx_en.json").write_text("".join(json.dumps(dict(prompt="the old man", generated_text=" sees a house")) + "\n" for _ in range(3)))
+    tiny_models.seq2seq(tmp_path / "mt5")
+    for folder in (copy("gpt2", "judge"), tmp_path / "mt5"):
+        words = ("quality", "--generations", tmp_path / "g", "--lm", folder, "--metric", "perplexity", "--output", tmp_path / "t.csv")
+        run(*words)
+        for old in tmp_path.glob("t*"): old.unlink()
+        if fault == "cut": (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
+        elif fault == "NaN": rewritten(folder, lambda w: one(w, ".1.", poisoned(float("nan"))))
+        else: rewritten(folder, FAULTS[fault][0])
+        fails(*words)
+        assert not list(tmp_path.glob("t*"))
+
+
+@pytest.mark.parametrize("fault", ["prefix", "no layer", "fewer rows"])
+def test_a_base_in_four_bits_is_checked_too(copy, fault):
+    pytest.importorskip("bitsandbytes")
+    from xgdetox.training import load_4bit
+    folder = copy("llama")
+    load_4bit(folder)
+    rewritten(folder, FAULTS[fault][0])
+    with pytest.raises(InputError): load_4bit(folder)
+
+
+def test_vllm_is_not_started_on_a_broken_model(copy):
+    from xgdetox.generation import vllm_engine
+    folder = rewritten(copy("llama"), FAULTS["NaN"][0])
+    with pytest.raises(InputError, match="NaN or infinite"):
+        with vllm_engine(folder, None, {}): pass

@@ -7,20 +7,22 @@ __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'judge_app', 'pairs_app
            'TRUE', 'FALSE', 'MANY', 'SHORT', 'ModelOption', 'PromptOption', 'LanguageOption', 'OutputDir', 'TableFile',
            'ScorerOption', 'TunedOption', 'SeedOption', 'CountOption', 'TokensOption', 'TemperatureOption',
            'TopPOption', 'DeviceOption', 'BackendOption', 'LimitOption', 'BosOption', 'DtypeOption', 'PaperOption',
-           'SetOption', 'GENERATION_FILE', 'PARALLEL_FILE', 'LexiconOption', 'GridArgument', 'RunDir', 'say_version',
-           'options', 'translate', 'as_text', 'Notices', 'say_warning', 'main', 'fault_of', 'place_named',
-           'stdout_takes_more', 'folder_to_write', 'file_to_write', 'table_to_write', 'not_blank', 'finite',
-           'device_to_use', 'backend_to_use', 'read_in', 'pairs_of', 'settings_of', 'model_of', 'place', 'say_left_out',
-           'parallel_of', 'prompts_of', 'texts_of', 'say_table', 'data', 'data_get', 'world_make', 'world_data',
-           'train', 'say_launch', 'merge', 'generate', 'refuse_empty', 'remarks_on', 'score', 'all_attributes',
-           'say_upstream', 'say_counts', 'toxicity', 'calibrate', 'lexicon_of', 'mass', 'scores_export',
-           'scores_import', 'scores_show', 'say_progress', 'judge_fit', 'say_judge', 'judge_show', 'pairs_make',
-           'say_pairs', 'style_line', 'pairs_check', 'pairs_placebo', 'quality', 'capability', 'probe', 'value_vectors',
-           'intervene', 'activations', 'explain', 'retrieve', 'foretell', 'run', 'say_headline', 'show_run', 'plan',
-           'status', 'compare', 'report', 'write_report', 'explore', 'device']
+           'SetOption', 'GENERATION_FILE', 'PARALLEL_FILE', 'LexiconOption', 'GridArgument', 'RunDir', 'TrustOption',
+           'ProjectionOption', 'MODELS', 'say_version', 'options', 'translate', 'as_text', 'Notices', 'say_warning',
+           'main', 'fault_of', 'place_named', 'stdout_takes_more', 'folder_to_write', 'file_to_write', 'table_to_write',
+           'not_blank', 'finite', 'device_to_use', 'backend_to_use', 'read_in', 'pairs_of', 'settings_of', 'model_of',
+           'place', 'say_left_out', 'parallel_of', 'prompts_of', 'texts_of', 'say_table', 'data', 'data_get',
+           'world_make', 'world_data', 'train', 'say_launch', 'merge', 'generate', 'refuse_empty', 'remarks_on',
+           'score', 'all_attributes', 'say_upstream', 'say_counts', 'toxicity', 'calibrate', 'lexicon_of', 'mass',
+           'scores_export', 'scores_import', 'scores_show', 'say_progress', 'judge_fit', 'say_judge', 'judge_show',
+           'pairs_make', 'say_pairs', 'style_line', 'pairs_check', 'pairs_placebo', 'quality', 'capability', 'probe',
+           'value_vectors', 'intervene', 'activations', 'explain', 'retrieve', 'foretell', 'run', 'say_headline',
+           'show_run', 'plan', 'status', 'compare', 'report', 'write_report', 'explore', 'device', 'for_this_command',
+           'trust_code', 'name_projection', 'with_options']
 
 # %% ../nbs/cli.ipynb #c007
-import errno, logging, math, os, re, sys, json, warnings
+import errno, inspect, logging, math, os, re, sys, json, warnings
+from functools import wraps
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Optional
@@ -1048,6 +1050,42 @@ def device(context: typer.Context, count: int = 1, grid: Optional[Path] = None):
     from xgdetox import grid as g
     g.hold_devices(count, g.visible_devices(json.loads(grid.read_text()) if grid and grid.suffix == ".json" else None))
     os.execvp(context.args[0], context.args)
+
+# %% ../nbs/cli.ipynb #c0k8
+def for_this_command(context: typer.Context, name: str, value: str):
+    "Set a variable of the environment, which the jobs and processes of a command inherit, until the command ends."
+    before = os.environ.get(name)
+    os.environ[name] = value
+    context.call_on_close(lambda: os.environ.pop(name) if before is None else os.environ.update({name: before}))
+
+def trust_code(context: typer.Context, wanted: bool):
+    "What --trust-remote-code does."
+    if wanted: for_this_command(context, "XGDETOX_TRUST_REMOTE_CODE", "1")
+
+def name_projection(context: typer.Context, path: Optional[str]):
+    "What --out-projection does."
+    if path: for_this_command(context, "XGDETOX_OUT_PROJECTION", path)
+
+TrustOption = Annotated[bool, typer.Option("--trust-remote-code", callback=trust_code, help="Let Python code that comes with a model run here, with all your rights. Off: such a model is refused. Read the code first.")]
+ProjectionOption = Annotated[Optional[str], typer.Option("--out-projection", callback=name_projection, help="For unusual blocks: the path in a block of the MLP's last map, such as fc2.")]
+
+# %% ../nbs/cli.ipynb #c0k7
+def with_options(function, **options):
+    "`function` with keyword-only options, {name: (type, default)}, that do their work in their callbacks."
+    @wraps(function)
+    def call(*args, **given): return function(*args, **{k: v for k, v in given.items() if k not in options})
+    signature = inspect.signature(function)
+    more = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind) for k, (kind, default) in options.items()]
+    call.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *more])
+    call.__annotations__ = {**function.__annotations__, **{k: kind for k, (kind, _) in options.items()}}
+    return call
+
+MODELS = {"model", "base_model", "base", "lm", "scorer"}               # parameters that may name a model
+for command in app.registered_commands:
+    takes = set(inspect.signature(command.callback).parameters)
+    if not takes & MODELS or command.callback.__name__ == "capability": continue
+    if takes & {"neurons", "probe", "tuned"}: command.callback = with_options(command.callback, out_projection=(ProjectionOption, None))
+    command.callback = with_options(command.callback, trust_remote_code=(TrustOption, False))
 
 # %% ../nbs/cli.ipynb #c093
 if __name__ == "__main__" and Path(sys.argv[0]).name == "cli.py": main()      # python -m xgdetox.cli, which accelerate launch can start

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['STAGES', 'OPTIONAL', 'DATA', 'Count', 'Few', 'Seed', 'Fraction', 'Temperature', 'Text', 'Bos', 'Dtype', 'Metric',
            'Reading', 'SETTINGS', 'TOKENISING', 'OPTIONS', 'ONLY_PAPER', 'ONLY_VLLM', 'ONLY_TRANSFORMERS', 'Stage',
-           'Options', 'GridFile', 'NO_WORDS', 'NOT_OF_A_TUNING', 'USES', 'LOG', 'OUTPUTS', 'KEPT', 'DEVICES', 'SHARE',
-           'START', 'PAPER', 'PACKAGES', 'Strict', 'Pretrain', 'Model', 'nearest', 'project_root', 'load_grid',
-           'check_recipe', 'check_at_hand', 'read_all', 'check_model', 'Job', 'variants', 'jobs', 'locate', 'fresh',
-           'note', 'locate_scorer', 'labelled_files', 'merge_parts', 'drops', 'mass_drops', 'quality_changes',
-           'summarise', 'keep_tables', 'read_log', 'living', 'working', 'status', 'run_folder', 'durations',
-           'parameters', 'count_lines', 'work', 'recorded_rates', 'device_here', 'plan', 'texts_to_score',
+           'Options', 'GridFile', 'NO_WORDS', 'NOT_OF_A_TUNING', 'USES', 'LOG', 'OUTPUTS', 'WHOLE', 'KEPT', 'DEVICES',
+           'SHARE', 'START', 'PAPER', 'PACKAGES', 'Strict', 'Pretrain', 'Model', 'nearest', 'project_root', 'load_grid',
+           'check_recipe', 'check_at_hand', 'read_all', 'check_model', 'Job', 'variants', 'jobs', 'lacks', 'left_out',
+           'locate', 'fresh', 'note', 'locate_scorer', 'labelled_files', 'merge_parts', 'drops', 'mass_drops',
+           'quality_changes', 'summarise', 'keep_tables', 'read_log', 'living', 'working', 'status', 'run_folder',
+           'durations', 'parameters', 'count_lines', 'work', 'recorded_rates', 'device_here', 'plan', 'texts_to_score',
            'only_runner', 'wait_for_children', 'adopt', 'snakemake_command', 'unbraced', 'run', 'mirror', 'messages_to',
            'prepare_environment', 'Progress', 'visible_devices', 'hold_devices', 'train_on_devices', 'launch_words',
            'file_hash', 'revision', 'write_manifest', 'comparison']
@@ -146,6 +146,7 @@ class GridFile(Strict):
     languages_per_job: Count = 17        # languages of one generation or scoring job
     prompts: Count | None = None         # prompts a language, in every stage that has no limit of its own
     bos: Bos = "tokenizer"               # what stands before a text, in training and in every step that reads texts with the model
+    trust_remote_code: bool = False      # may code that comes with a model run here, with all your rights? Read it first
     threads: Few = 1                     # CPU threads of a job; part of what makes a run repeatable
     devices: Annotated[int, Field(ge=0, le=10_000)] | Literal["auto"] = "auto"          # GPUs of this box
 
@@ -228,6 +229,7 @@ def _resolved(raw: dict, source, root: Path) -> dict:
     "The contents of a grid file, checked, with absolute paths."
     try: grid = GridFile(**raw).model_dump()
     except ValidationError as e: raise _explain(e, raw, source) from None
+    if grid["trust_remote_code"]: os.environ["XGDETOX_TRUST_REMOTE_CODE"] = "1"          # the jobs inherit it
     _check_names(grid)
     grid["languages"] = list(LANGUAGES) if grid["languages"] == "all" else _codes(grid["languages"], "languages")
     for name, model in grid["models"].items(): _resolve_model(model, f"models.{name}", grid, root)
@@ -484,12 +486,14 @@ def read_all(grid: dict):
             except InputError as e: raise e if e.path else InputError(e.problem, None, None, f"models.{name}.data.{what}", e.remedy) from None
 
 def check_model(name: str):
-    "InputError where a checkpoint (a folder, a hub name, a shipped one) has no configuration or no tokenizer."
-    from transformers import AutoConfig
-    from xgdetox.models import adapter_base, load_tokenizer
-    try: AutoConfig.from_pretrained(adapter_base(locate(name)) or locate(name))
-    except (OSError, ValueError) as e: raise InputError("no model there", name, remedy="give a folder with config.json or adapter_config.json, a hub name that can be reached, or world") from e
+    "InputError where a checkpoint (a folder, a hub name, a shipped one) has no configuration, no tokenizer, or weights that do not fit or are no numbers."
+    from xgdetox.models import adapter_base, check_checkpoint, load_tokenizer, read_config
+    try: read_config(adapter_base(locate(name)) or locate(name))
+    except InputError as e:
+        if not e.problem.startswith(("no config", "no model")): raise
+        raise InputError("no model there", name, remedy="give a folder with config.json or adapter_config.json, a hub name that can be reached, or world") from e
     load_tokenizer(locate(name))
+    check_checkpoint(locate(name))
 
 def _read(what: str, place, languages: list[str]):
     "Read data as the steps will, and forget it; InputError as they raise it."
@@ -589,10 +593,43 @@ def jobs(grid: dict) -> list[Job]:
         m = grid["models"][v["model"]]
         found += _making_jobs(grid, v, m) + _text_jobs(grid, v, m) + _mechanism_jobs(grid, v, m)
     found = [j for j in found if j.stage not in ("mass", "explain") or j.parameters["lexicon"] != "none"]
+    found = [j for j in found if j.stage not in lacks(grid["models"][j.labels["model"]]["path"])]
     found = sorted((j for j in found if j.stage in grid["stages"] or j.stage == "pretrain"), key=lambda j: STAGES.index(j.stage))
     if "report" in grid["stages"]:
-        found.append(Job("report", "report", dict(run=".", **grid["report"]), sorted(o for j in found for o in j.outputs)))
+        found.append(Job("report", "report", dict(run=".", **_report_settings(grid)), sorted(o for j in found for o in j.outputs)))
     return found
+
+def _report_settings(grid: dict) -> dict:
+    "The settings of the report, with a note for each model that cannot have some of the steps."
+    settings, more = grid["report"], left_out(grid)
+    if not more: return settings
+    options = settings.get("options") or {}
+    return {**settings, "options": {**options, "notes": [*(options.get("notes") or []), *more]}}
+
+# %% ../nbs/grid.ipynb #c0k1
+WHOLE = "gpt2 bloom llama cohere gemma2 gemma3_text qwen2 qwen3 mistral".split()      # kinds of models that page 00a finds the neurons of
+
+def lacks(path: str | None) -> dict[str, str]:
+    "{stage: why} of the steps that the model at `path` cannot have, from its configuration; nothing of one that is not at hand."
+    return _lacks(path, os.environ.get("XGDETOX_OUT_PROJECTION"))
+
+@cache
+def _lacks(path: str | None, out_projection: str | None) -> dict[str, str]:
+    if not path or path.lower().endswith(".gguf"): return {}
+    config = Path(locate(path)) / "config.json"
+    try:
+        if config.is_file() and read_json(config).get("model_type") in WHOLE: return {}
+        from xgdetox.models import stages_without
+        return stages_without(locate(path))
+    except (InputError, AttributeError): return {}                       # what is wrong with it is said where it is read
+
+def left_out(grid: dict) -> list[str]:
+    "A sentence for each model that cannot have some of the grid's steps: which, and why."
+    said = []
+    for name, m in grid["models"].items():
+        stages = [s for s in grid["stages"] if s in lacks(m["path"])]
+        if stages: said.append(f"{name} has no {', '.join(stages)}: {lacks(m['path'])[stages[0]]}.")
+    return said
 
 # %% ../nbs/grid.ipynb #c026
 def _labels(v, **more): return dict(model=v["model"], tuning=v["tuning"], seed=v["seed"], **more)
@@ -1094,6 +1131,7 @@ def run(grid: dict, cores: int = 2, profile: str | None = None, dry_run: bool = 
         raise InputError(f"no stage {unknown[0]!r} in this grid", field="-R", remedy=_known(unknown[0], grid["stages"], "its stages are "))
     if dry_run: return _dry_run(grid, folder, cores, profile, force)
     check_at_hand(grid)
+    for line in left_out(grid): say(line)
     command = snakemake_command(grid, folder, cores, profile)
     with only_runner(folder):
         write_json(folder / "grid.json", grid)
@@ -1317,7 +1355,7 @@ def write_manifest(grid: dict, run) -> Path:
     data = {f: file_hash(f) for f in sorted({n for j in listed for n in j.needs if os.path.isabs(n) and Path(n).is_file()})}
     taken, state = durations(run), status(grid, run)
     failed = [f"{r.stage} {r.job}: {r.reason}" for r in state[state.state == "failed"].itertuples()]
-    notes = grid.get("notes", [])
+    notes = [*grid.get("notes", []), *left_out(grid)]
     return write_json(run / "manifest.json", dict(name=grid["name"], about=grid["about"], notes=notes, failed=failed, grid=grid, versions=versions, git=dict(commit=git("rev-parse", "HEAD"), changed=bool(git("status", "--porcelain", "-uno"))),
         models=models, data=data, seeds=dict(tuning=grid["seeds"], generation=grid["generate"]["seed"], pretraining={k: m["pretrain"].get("seed", 0) for k, m in grid["models"].items() if m["pretrain"]}),
         durations={s: round(float(x), 1) for s, x in taken.groupby("stage").value.sum().items()} if len(taken) else {}, host=socket.gethostname(), written=time.strftime("%F %T")))

@@ -708,13 +708,22 @@ def neuron_hooks(model, read=None, add=None, put=None, reduce=None, total=False,
 
     def hook(layer):
         def change(module, args):
-            x = a = args[0]                                                        # batch, position, neuron
+            a = args[0]                                                            # batch, position, neuron; OPT's (batch position), neuron
+            x = start = a.unflatten(0, shapes[layer]) if a.dim() == 2 else a
             if put and layer in put: x = _put(x, *put[layer])
             if plan[layer][0]: x = x.index_add(-1, *_offsets(plan[layer], x))
             if layer in readings.neurons: readings.keep(layer, x)
-            return None if x is a else (x, *args[1:])
+            return None if x is start else (x.reshape(a.shape), *args[1:])
         return change
+    shapes = {}                                                                    # layer -> batch, position
+
+    def note_shape(layer):
+        def note(module, args, given): shapes[layer] = (args[0] if args else given["hidden_states"]).shape[:-1]
+        return note
     try:
+        for layer in plan:
+            _projection(parts, layer, plan[layer][0])
+            handles.append(parts.blocks[layer].register_forward_pre_hook(note_shape(layer), with_kwargs=True))
         for layer in plan: handles.append(_projection(parts, layer, plan[layer][0]).register_forward_pre_hook(hook(layer)))
         yield readings
     finally:

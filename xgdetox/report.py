@@ -679,7 +679,7 @@ def render(run: Run, words, notes=()) -> str:
     pairs, m = variants(run), run.manifest
     settings = m.get("settings", m.get("grid"))
     return Environment(autoescape=True).from_string(asset("report.html.j2")).render(
-        style=asset("page.css"), name=m.get("name", run.folder.name), about=m.get("about", ""), notes=[*notes, *m.get("notes", [])],
+        style=asset("page.css"), name=m.get("name", run.folder.name), about=m.get("about", ""), notes=list(dict.fromkeys([*notes, *m.get("notes", [])])),
         families=[section(run, model, tuning, sum(p[0] == model for p in pairs) == 1) for model, tuning in pairs],
         relation=html_table(relation_view(run.tables["relation"])) if "relation" in run.tables else "",
         vectors=_vectors(run, words), examples=_examples(run, words), facts=facts(run),

@@ -307,6 +307,7 @@ def share_trained(model) -> float:
 def load_4bit(model, quantisation="nf4", double=True, dtype=None):
     "The model with its linear layers (not the head) rounded to 4 bits by bitsandbytes; QLoRA's base."
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    check_checkpoint(model, finite=False)                                             # rounded weights have no shapes to compare
     on_gpu = torch.cuda.is_available()
     dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=quantisation, bnb_4bit_use_double_quant=double, bnb_4bit_compute_dtype=dtype)

@@ -164,12 +164,14 @@ def save_gguf(file, folder, header: Header):
     source = dict(pretrained_model_name_or_path=str(file.parent), gguf_file=file.name)
     how = GgufConfig(dequantize=True)
     try:
-        model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=how, dtype=torch.float32)
+        model, report = AutoModelForCausalLM.from_pretrained(**source, quantization_config=how, dtype=torch.float32, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(**source)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError, RuntimeError) as e:
         kind = header.settings.get("general.architecture", "unnamed")
         why = (str(e).splitlines() or [type(e).__name__])[0][:120]
         raise InputError(f"its architecture {kind!r} cannot be dequantised here ({why})", file, remedy="use the model's own folder") from e
+    lost = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
+    if lost: raise InputError(f"{len(lost)} weights are not in it ({lost[0]} ...)", file, remedy="fetch the file again, or another one")
     if hasattr(model.config, "quantization_config"): del model.config.quantization_config
     model.hf_quantizer = None
     model.to(getattr(torch, saved_type(header))).save_pretrained(folder)
@@ -308,7 +310,8 @@ def count_weights(name) -> int:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     try:
-        config = AutoConfig.from_pretrained(str(name))
-        with torch.device("meta"): model = AutoModelForCausalLM.from_config(config)
-    except Exception: return 0                              # a configuration that is broken is refused where the model is loaded
+        trusted = os.environ.get("XGDETOX_TRUST_REMOTE_CODE") == "1"
+        config = AutoConfig.from_pretrained(str(name), trust_remote_code=trusted)
+        with torch.device("meta"): model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+    except Exception: return 0                                             # what is wrong with it is said where it is loaded
     return sum(p.numel() for p in model.parameters())
