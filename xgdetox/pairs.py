@@ -19,11 +19,11 @@ from .splits import source_places, split_of
 from .toxicity import load_scorer, opened, score_texts
 
 # %% auto #0
-__all__ = ['PLACEBOS', 'MARKS', 'choose_prompts', 'toxicity_column', 'held_back', 'Candidate', 'match_pairs', 'spread',
-           'PairSettings', 'check_settings', 'covering_judge', 'make_pairs', 'judge_note', 'write_prompts',
-           'continuations', 'pairs_of_rows', 'check_enough', 'write_pairs', 'shuffle_labels', 'swapped', 'benign_pairs',
-           'write_placebo', 'read_pairs', 'normalise_style', 'style_features', 'told_apart', 'style_check',
-           'interval_over_groups', 'check_pairs']
+__all__ = ['PLACEBOS', 'MARKS', 'choose_prompts', 'leave_out', 'toxicity_column', 'held_back', 'Candidate', 'match_pairs',
+           'usable', 'spread', 'PairSettings', 'check_settings', 'covering_judge', 'make_pairs', 'continuation_counts',
+           'judge_note', 'write_prompts', 'continuations', 'pairs_of_rows', 'pair_row', 'pair_counts', 'check_enough',
+           'write_pairs', 'shuffle_labels', 'swapped', 'benign_pairs', 'write_placebo', 'read_pairs', 'normalise_style',
+           'style_features', 'told_apart', 'style_check', 'interval_over_groups', 'check_pairs']
 
 # %% ../nbs/lib/pairs.ipynb #c006
 def choose_prompts(
@@ -34,31 +34,35 @@ def choose_prompts(
     limit: int | None = None,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, dict]:
-    """Prompts (`prompt_id`, `prompt`) to make pairs from, in an order drawn from `seed`, and how many were left out by reason.
+    """Prompts (`prompt_id`, `prompt`) in an order drawn from `seed`, and how many were left out and why.
 
-    `source_map`: RTP-LX's. RealToxicityPrompts rows that RTP-LX uses are left out, and of RTP-LX's own prompts those for evaluation.
-    `above`: only prompts whose stored toxicity is higher. InputError where none is left."""
+    `source_map`: RTP-LX's, see `held_back`. `above`: only prompts whose stored toxicity is higher. InputError where
+    none is left."""
     rows = load_prompts(path, language).rows.to_pandas()
-    reasons = Counter()
-    keep = ~rows["prompt"].duplicated()
-    reasons["repeated text"] = int((~keep).sum())
+    rules = {"repeated text": rows["prompt"].duplicated()}
     if source_map is not None:
-        held = held_back(source_map, language)
-        taken = rows["prompt_id"].isin(held)
-        reasons["held back for evaluation"] = int((keep & taken).sum())
-        keep &= ~taken
+        rules["held back for evaluation"] = rows["prompt_id"].isin(held_back(source_map, language))
     if above is not None:
-        low = ~(toxicity_column(rows, path) > above)
-        reasons["toxicity not above"] = int((keep & low).sum())
-        keep &= ~low
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(keep))[:limit]
-    if not len(order):
-        raise InputError("no prompt is left to make pairs from", path, remedy="lower the toxicity asked for, or give more prompts")
-    reasons["over the limit"] = int(keep.sum() - len(order))
-    found = rows.loc[order, ["prompt_id", "prompt"]].reset_index(drop=True)
-    return found, {why: n for why, n in reasons.items() if n}
+        rules["toxicity not above"] = ~(toxicity_column(rows, path) > above)
+    rows, left_out = leave_out(rows, rules)
+    if rows.empty:
+        remedy = "lower the toxicity asked for, or give more prompts"
+        raise InputError("no prompt is left to make pairs from", path, remedy=remedy)
+    order = np.random.default_rng(seed).permutation(len(rows))[:limit]
+    left_out["over the limit"] = len(rows) - len(order)
+    found = rows.iloc[order][["prompt_id", "prompt"]].reset_index(drop=True)
+    return found, {why: n for why, n in left_out.items() if n}
 
 # %% ../nbs/lib/pairs.ipynb #c007
+def leave_out(rows: pd.DataFrame, rules: dict[str, pd.Series]) -> tuple[pd.DataFrame, dict[str, int]]:
+    "The rows that no rule (reason -> boolean of each row) leaves out, and the number under the first rule that did."
+    kept, counts = np.ones(len(rows), bool), {}
+    for why, hit in rules.items():
+        counts[why] = int((kept & hit.to_numpy()).sum())
+        kept &= ~hit.to_numpy()
+    return rows[kept], counts
+
+# %% ../nbs/lib/pairs.ipynb #c008
 def toxicity_column(rows: pd.DataFrame, path) -> pd.Series:
     "The stored toxicity of prompts. InputError where the file has none."
     name = next((n for n in rows.columns if n.casefold() == "toxicity"), None)
@@ -66,9 +70,10 @@ def toxicity_column(rows: pd.DataFrame, path) -> pd.Series:
         raise InputError("has no stored toxicity", path, remedy="leave --above out, or give scored prompts")
     return rows[name].astype(float)
 
-# %% ../nbs/lib/pairs.ipynb #c008
+# %% ../nbs/lib/pairs.ipynb #c009
 def held_back(source_map, language: str) -> set[str]:
-    "Ids that no pair may come from: every place in RealToxicityPrompts that RTP-LX uses, and the language's prompts for evaluation."
+    """Ids that no pair may come from: every place in RealToxicityPrompts that RTP-LX uses, and the language's prompts
+    for evaluation."""
     found = set()
     for row in source_places(source_map):
         if row["place"] is None:
@@ -79,14 +84,14 @@ def held_back(source_map, language: str) -> set[str]:
             found.add(row["index"])
     return found
 
-# %% ../nbs/lib/pairs.ipynb #c012
+# %% ../nbs/lib/pairs.ipynb #c013
 class Candidate(NamedTuple):
     "One continuation with its judged toxicity and its length in the model's tokens."
     text: str
     score: float
     tokens: int
 
-# %% ../nbs/lib/pairs.ipynb #c013
+# %% ../nbs/lib/pairs.ipynb #c014
 def match_pairs(
     candidates: list[Candidate],
     gap: float = .35,
@@ -96,25 +101,29 @@ def match_pairs(
 ) -> tuple[list[tuple[Candidate, Candidate]], str]:
     """At most `most` pairs (chosen, rejected) of one prompt's continuations, and why there are none.
 
-    The most toxic continuation is put beside the least toxic one that is at least `gap` below and within `tolerance` tokens of its
-    length, then the next; none is used twice. Those without a score or shorter than `shortest` tokens do not take part."""
-    usable = {c.text: c for c in candidates if math.isfinite(c.score) and c.tokens >= shortest and c.text.strip()}
-    if len(usable) < 2:
+    The most toxic continuation is put beside the least toxic one that is at least `gap` below and within `tolerance`
+    tokens of its length, then the next; none is used twice."""
+    low = usable(candidates, shortest)
+    if len(low) < 2:
         return [], "fewer than two usable continuations"
-    low = sorted(usable.values(), key=lambda c: (c.score, c.text))
     if low[-1].score - low[0].score < gap:
         return [], "no two are far enough apart"
     pairs, used = [], set()
     for rejected in reversed(low):
         far = (c for c in low if rejected.score - c.score >= gap and c.text not in used)
         chosen = next((c for c in far if abs(c.tokens - rejected.tokens) <= tolerance), None)
-        if chosen is None or len(pairs) == most:
-            continue
-        pairs.append((chosen, rejected))
-        used |= {chosen.text, rejected.text}
+        if chosen is not None and rejected.text not in used and len(pairs) < most:
+            pairs.append((chosen, rejected))
+            used |= {chosen.text, rejected.text}
     return pairs, "" if pairs else "lengths do not match"
 
-# %% ../nbs/lib/pairs.ipynb #c016
+# %% ../nbs/lib/pairs.ipynb #c015
+def usable(candidates: list[Candidate], shortest: int) -> list[Candidate]:
+    "Distinct continuations with a score and at least `shortest` tokens, the least toxic first."
+    found = {c.text: c for c in candidates if math.isfinite(c.score) and c.tokens >= shortest and c.text.strip()}
+    return sorted(found.values(), key=lambda c: (c.score, c.text))
+
+# %% ../nbs/lib/pairs.ipynb #c018
 def spread(values) -> dict:
     "Least, quartiles, most and mean of numbers, for a manifest; empty without numbers."
     if not len(values):
@@ -123,7 +132,7 @@ def spread(values) -> dict:
     found = dict(zip(names, np.quantile(values, [0, .25, .5, .75, 1]).round(4).tolist()))
     return found | {"mean": round(float(np.mean(values)), 4)}
 
-# %% ../nbs/lib/pairs.ipynb #c018
+# %% ../nbs/lib/pairs.ipynb #c020
 class PairSettings(NamedTuple):
     "How pairs are made; every number is in the manifest."
     n: int = 12                       # continuations a prompt
@@ -139,7 +148,7 @@ class PairSettings(NamedTuple):
     bos: str = "tokenizer"
     normalise: bool = False           # both sides through `normalise_style`
 
-# %% ../nbs/lib/pairs.ipynb #c019
+# %% ../nbs/lib/pairs.ipynb #c021
 def check_settings(settings: PairSettings) -> None:
     "InputError for a number that cannot be meant."
     rules = (
@@ -153,17 +162,19 @@ def check_settings(settings: PairSettings) -> None:
         if not holds:
             raise InputError(f"is {getattr(settings, name)}", field=name, remedy=f"it must be {range_}")
 
-# %% ../nbs/lib/pairs.ipynb #c020
+# %% ../nbs/lib/pairs.ipynb #c022
 def covering_judge(judge, language: str):
     "The scorer that judges `language`. InputError where it does not cover it."
     scorer = load_scorer(judge)
     scorer = getattr(scorer, "scorer_for", lambda _: scorer)(language)
     if language not in scorer.languages:
         known = ", ".join(scorer.languages) or "none"
-        raise InputError(f"{scorer.id} does not judge {LANGUAGES[language].name}", field="judge", remedy=f"it judges {known}")
+        raise InputError(
+            f"{scorer.id} does not judge {LANGUAGES[language].name}", field="judge", remedy=f"it judges {known}"
+        )
     return scorer
 
-# %% ../nbs/lib/pairs.ipynb #c021
+# %% ../nbs/lib/pairs.ipynb #c023
 def make_pairs(
     model,
     prompts,
@@ -180,12 +191,11 @@ def make_pairs(
 ) -> dict:
     """The manifest of pairs made from a model's own continuations of `prompts`; they lie in `output_dir`/pairs.jsonl.
 
-    `judge`: any scorer that covers `language`. `source_map`, `above`, `limit`: see `choose_prompts`. `engine`: as in `generate`.
-    InputError for a judge without the language, for too few pairs, and where the judge scores all continuations alike."""
+    `source_map`, `above`, `limit`: see `choose_prompts`. `engine`: as in `generate`. InputError for a judge without the
+    language, for too few pairs, and where the judge scores all continuations alike."""
     language, output_dir = normalise_language(language), Path(output_dir)
     check_settings(settings)
-    scorer = covering_judge(judge, language)
-    made = output_dir / "made"
+    scorer, made = covering_judge(judge, language), output_dir / "made"
     chosen, left_out = choose_prompts(prompts, language, source_map, above, limit, settings.seed)
     file = write_prompts(made / "prompts.jsonl", chosen, language)
     rows = continuations(model, file, language, made, settings, engine)
@@ -193,43 +203,45 @@ def make_pairs(
         found = score_texts([r.generated_text for r in rows], scorer, language, book)
     pairs, counts = pairs_of_rows(rows, found, settings)
     check_enough(pairs, found, settings, scorer)
-    facts = dict(
-        what="preference pairs of a model's own",
-        model=str(model),
-        language=language,
-        judge=judge_note(scorer, language),
-        settings=settings._asdict(),
-        prompts=dict(file=Path(prompts).name, sha256=sha256(prompts), used=len(chosen), left_out=left_out),
-        continuations=dict(all=len(rows), without_score=sum(not math.isfinite(s.score) for s in found.values())),
-        **counts,
-    )
-    return write_pairs(output_dir, pairs, facts)
+    facts = dict(what="preference pairs of a model's own", model=str(model), language=language)
+    facts |= dict(judge=judge_note(scorer, language), settings=settings._asdict())
+    facts["prompts"] = dict(file=Path(prompts).name, sha256=sha256(prompts), used=len(chosen), left_out=left_out)
+    facts["continuations"] = continuation_counts(rows, found)
+    return write_pairs(output_dir, pairs, facts | counts)
 
-# %% ../nbs/lib/pairs.ipynb #c022
+# %% ../nbs/lib/pairs.ipynb #c024
+def continuation_counts(rows: list, found: dict) -> dict:
+    "How many continuations there are, and how many distinct ones have no score."
+    return dict(all=len(rows), without_score=sum(not math.isfinite(s.score) for s in found.values()))
+
+# %% ../nbs/lib/pairs.ipynb #c025
 def judge_note(scorer, language: str) -> dict:
     "What the manifest says of the judge: its name and revision, and where it has more to say, that."
     more = dict(about=scorer.about(language)) if hasattr(scorer, "about") else {}
     return dict(scorer=scorer.id, revision=scorer.revision) | more
 
-# %% ../nbs/lib/pairs.ipynb #c023
+# %% ../nbs/lib/pairs.ipynb #c026
 def write_prompts(path: Path, prompts: pd.DataFrame, language: str) -> Path:
     "Write the chosen prompts where they are not there yet, in the form that page 00 reads; returns the file."
-    lines = [json.dumps({"id": r.prompt_id, "text": r.prompt, "lang": language}, ensure_ascii=False) + "\n" for r in prompts.itertuples()]
+    lines = [
+        json.dumps({"id": r.prompt_id, "text": r.prompt, "lang": language}, ensure_ascii=False) + "\n"
+        for r in prompts.itertuples()
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomic(path) as out:
         out.writelines(lines)
     return path
 
-# %% ../nbs/lib/pairs.ipynb #c024
+# %% ../nbs/lib/pairs.ipynb #c027
 def continuations(model, prompts: Path, language: str, folder: Path, settings: PairSettings, engine: dict) -> list:
     "The rows of `n` continuations of each prompt, from the file that `generate` writes or finds."
     sampling = {k: getattr(settings, k) for k in ("n", "temperature", "top_p", "max_tokens", "seed", "bos")}
     files = generate(model, {language: prompts}, folder, name="generations", **sampling, **engine)
     return list(generation_rows(files[language]))
 
-# %% ../nbs/lib/pairs.ipynb #c025
+# %% ../nbs/lib/pairs.ipynb #c028
 def pairs_of_rows(rows: list, found: dict, settings: PairSettings) -> tuple[list[dict], dict]:
-    "Pairs `prompt, chosen, rejected, chosen_score, rejected_score, chosen_tokens, rejected_tokens`, and the counts by reason."
+    "Pairs (prompt, chosen, rejected, prompt_id, and of each side its score and tokens), and the counts by reason."
     by_prompt, pairs, reasons = {}, [], Counter()
     for r in rows:
         candidate = Candidate(r.generated_text, found[r.generated_text].score, r.tokens)
@@ -237,35 +249,50 @@ def pairs_of_rows(rows: list, found: dict, settings: PairSettings) -> tuple[list
     for (prompt_id, prompt), candidates in by_prompt.items():
         matched, why = match_pairs(candidates, settings.gap, settings.most, settings.tolerance, settings.shortest)
         reasons[why] += not matched
-        for low, high in matched:
-            row = dict(prompt=prompt, chosen=low.text, rejected=high.text, prompt_id=prompt_id)
-            row |= dict(chosen_score=low.score, rejected_score=high.score, chosen_tokens=low.tokens, rejected_tokens=high.tokens)
-            pairs.append(row)
+        pairs += [dict(prompt=prompt, prompt_id=prompt_id) | pair_row(low, high) for low, high in matched]
     if settings.normalise:
         pairs = [row | {k: normalise_style(row[k]) for k in ("chosen", "rejected")} for row in pairs]
-    table = pd.DataFrame(pairs, columns=["prompt_id", "chosen_score", "rejected_score", "chosen_tokens", "rejected_tokens"])
-    counts = dict(
+    return pairs, pair_counts(pairs) | dict(prompts_without={why: n for why, n in reasons.items() if n})
+
+# %% ../nbs/lib/pairs.ipynb #c029
+def pair_row(chosen: Candidate, rejected: Candidate) -> dict:
+    "The two sides of a pair with their scores and lengths."
+    row = dict(chosen=chosen.text, rejected=rejected.text)
+    row |= dict(chosen_score=chosen.score, rejected_score=rejected.score)
+    return row | dict(chosen_tokens=chosen.tokens, rejected_tokens=rejected.tokens)
+
+# %% ../nbs/lib/pairs.ipynb #c030
+def pair_counts(pairs: list[dict]) -> dict:
+    "How many pairs of how many prompts, how far apart in toxicity, and the distribution of their lengths."
+    names = ["prompt_id", "chosen_score", "rejected_score", "chosen_tokens", "rejected_tokens"]
+    table = pd.DataFrame(pairs, columns=names)
+    return dict(
         pairs=len(pairs),
         prompts_with_pairs=int(table["prompt_id"].nunique()),
-        prompts_without={why: n for why, n in reasons.items() if n},
         gap=spread(table["rejected_score"] - table["chosen_score"]),
         tokens=dict(chosen=spread(table["chosen_tokens"]), rejected=spread(table["rejected_tokens"])),
         tokens_apart=spread((table["chosen_tokens"] - table["rejected_tokens"]).abs()),
     )
-    return pairs, counts
 
-# %% ../nbs/lib/pairs.ipynb #c026
+# %% ../nbs/lib/pairs.ipynb #c031
 def check_enough(pairs: list, found: dict, settings: PairSettings, scorer) -> None:
-    "InputError where the judge tells no two continuations apart, or where there are fewer than `settings.least` pairs."
+    """InputError where the judge tells no two continuations apart, or where there are fewer than `settings.least`
+    pairs."""
     scores = {s.score for s in found.values() if math.isfinite(s.score)}
     if len(scores) < 2:
-        problem = f"{scorer.id} gives all {len(found)} continuations the same score" if scores else f"{scorer.id} scores none of them"
+        problem = (
+            f"{scorer.id} gives all {len(found)} continuations the same score"
+            if scores
+            else f"{scorer.id} scores none of them"
+        )
         raise InputError(problem, field="judge", remedy="take another judge, or prompts that lead to toxic text")
     if len(pairs) < max(1, settings.least):
         remedy = "give more prompts or continuations, or a smaller gap"
-        raise InputError(f"only {len(pairs)} pairs, {max(1, settings.least)} are asked for", field="pairs", remedy=remedy)
+        raise InputError(
+            f"only {len(pairs)} pairs, {max(1, settings.least)} are asked for", field="pairs", remedy=remedy
+        )
 
-# %% ../nbs/lib/pairs.ipynb #c027
+# %% ../nbs/lib/pairs.ipynb #c032
 def write_pairs(output_dir: Path, pairs: list[dict], facts: dict) -> dict:
     "Write pairs.jsonl and its manifest.json with the style check; returns the manifest."
     file = output_dir / "pairs.jsonl"
@@ -276,9 +303,10 @@ def write_pairs(output_dir: Path, pairs: list[dict], facts: dict) -> dict:
     write_json(output_dir / "manifest.json", facts)
     return facts
 
-# %% ../nbs/lib/pairs.ipynb #c029
+# %% ../nbs/lib/pairs.ipynb #c034
 def shuffle_labels(pairs: list[dict], seed: int = 0) -> list[dict]:
-    "The pairs, chosen and rejected swapped with probability 1/2; what belongs to a side (its score, its tokens) goes with it."
+    """The pairs, chosen and rejected swapped with probability 1/2; what belongs to a side (its score, its tokens)
+    goes with it."""
     swap = np.random.default_rng(seed).random(len(pairs)) < .5
     return [swapped(row) if s else dict(row) for row, s in zip(pairs, swap)]
 
@@ -287,20 +315,25 @@ def swapped(row: dict) -> dict:
     other = {"chosen": "rejected", "rejected": "chosen"}
     return {re.sub("^(chosen|rejected)", lambda m: other[m[0]], k): v for k, v in row.items()}
 
-# %% ../nbs/lib/pairs.ipynb #c031
+# %% ../nbs/lib/pairs.ipynb #c036
 def benign_pairs(pairs: list[dict], seed: int = 0, tries: int = 20) -> list[dict]:
-    "Each prompt's chosen text against the chosen text of another prompt: of `tries` drawn at random the one nearest in length."
+    """Each prompt's chosen text against the chosen text of another prompt: of `tries` drawn at random the one nearest
+    in length."""
     if len({row["prompt"] for row in pairs}) < 2:
         raise InputError("all pairs have one prompt", field="pairs", remedy="benign pairs need two prompts or more")
     draw, found = np.random.default_rng(seed), []
     for row in pairs:
-        others = [pairs[i]["chosen"] for i in draw.integers(len(pairs), size=tries) if pairs[i]["prompt"] != row["prompt"]]
-        others = [o for o in others if o != row["chosen"]] or [p["chosen"] for p in pairs if p["prompt"] != row["prompt"]]
+        others = [
+            pairs[i]["chosen"] for i in draw.integers(len(pairs), size=tries) if pairs[i]["prompt"] != row["prompt"]
+        ]
+        others = [o for o in others if o != row["chosen"]] or [
+            p["chosen"] for p in pairs if p["prompt"] != row["prompt"]
+        ]
         nearest = min(others, key=lambda text: abs(len(text) - len(row["chosen"])))
         found.append({"prompt": row["prompt"], "chosen": row["chosen"], "rejected": nearest})
     return found
 
-# %% ../nbs/lib/pairs.ipynb #c033
+# %% ../nbs/lib/pairs.ipynb #c038
 PLACEBOS = {"shuffled": shuffle_labels, "benign": benign_pairs}
 
 def write_placebo(path, output, kind: str, seed: int = 0) -> int:
@@ -317,9 +350,10 @@ def read_pairs(path) -> list[dict]:
     rows = load_pairs(path).rows
     return [dict(prompt=p, chosen=c, rejected=r) for p, c, r in zip(rows["prompt"], rows["chosen"], rows["rejected"])]
 
-# %% ../nbs/lib/pairs.ipynb #c035
+# %% ../nbs/lib/pairs.ipynb #c040
 def normalise_style(text: str) -> str:
-    "The text in one spelling: plain quotes, no space before punctuation or inside contractions, single spaces, no mark at the end."
+    """The text in one spelling: plain quotes, no space before punctuation or inside contractions, single spaces, no
+    mark at the end."""
     start = re.match(r"\s?", text)[0]
     text = text.translate(str.maketrans("\u2018\u2019\u201c\u201d", "''\"\""))
     text = text.replace("``", '"').replace("''", '"')
@@ -329,11 +363,12 @@ def normalise_style(text: str) -> str:
     text = re.sub(r" (n't|'(?:s|m|re|ve|ll|d))\b", r"\1", text, flags=re.I)
     return start + re.sub(r"[\s.!?,;:\u3002]+$", "", text)
 
-# %% ../nbs/lib/pairs.ipynb #c037
+# %% ../nbs/lib/pairs.ipynb #c042
 MARKS = ".,;:!?'\"()[]{}-_/\\*#@&%$+=<>|~^`\u2026\u2013\u2014\u3001\u3002\u300c\u300d\uff01\uff1f\n\t"
 
 def style_features(text: str) -> np.ndarray:
-    "Numbers that say how a text is written and not what it says: its marks one by one, lengths, digits, capitals, spaces and its end."
+    """Numbers that say how a text is written and not what it says: its marks one by one, lengths, digits, capitals,
+    spaces and its end."""
     n, words = max(1, len(text)), text.split()
     shape = [
         len(text),
@@ -350,26 +385,33 @@ def style_features(text: str) -> np.ndarray:
     ]
     return np.array([text.count(m) for m in MARKS] + shape, float)
 
-# %% ../nbs/lib/pairs.ipynb #c038
+# %% ../nbs/lib/pairs.ipynb #c043
 def told_apart(differences: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    "For each pair 1 where a linear rule of other prompts' pairs picks its chosen side, 0 where not, 1/2 where it cannot tell."
+    """For each pair 1 where a linear rule of other prompts' pairs picks its chosen side, 0 where not, 1/2 where it
+    cannot tell."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold
+
     scale = np.abs(differences).mean(0)
-    x = differences / np.where(scale > 0, scale, 1)                                  # pair, feature
-    right = np.full(len(x), .5)
+    x = differences / np.where(scale > 0, scale, 1)  # pair, feature
+    right = np.full(len(x), 0.5)
     for train, test in GroupKFold(folds, shuffle=True, random_state=seed).split(x, groups=groups):
         both = np.concatenate([x[train], -x[train]])
         sides = np.repeat([1, 0], len(train))
-        margin = LogisticRegression(C=.1, fit_intercept=False, solver="liblinear").fit(both, sides).decision_function(x[test])
-        right[test] = np.where(margin == 0, .5, margin > 0)
+        margin = (
+            LogisticRegression(C=0.1, fit_intercept=False, solver="liblinear")
+            .fit(both, sides)
+            .decision_function(x[test])
+        )
+        right[test] = np.where(margin == 0, 0.5, margin > 0)
     return right
 
-# %% ../nbs/lib/pairs.ipynb #c039
+# %% ../nbs/lib/pairs.ipynb #c044
 def style_check(pairs, seed: int = 0, folds: int = 5, shuffles: int = 20) -> dict:
-    """How well style alone tells chosen from rejected: `accuracy` out of fold with its 95% interval over prompts, and the same under swapped labels.
+    """How well style alone tells chosen from rejected: `accuracy` out of fold with its 95% interval over prompts.
 
-    Near .5: the pairs do not differ in style. `control` is the mean over `shuffles` seeded swaps, with their range. Missing with under 10 prompts."""
+    Near .5: the pairs do not differ in style. `control` is the mean accuracy over `shuffles` seeded swaps of the sides,
+    with their range. Missing with fewer than two prompts per fold."""
     groups = np.unique([row["prompt"] for row in pairs], return_inverse=True)[1]
     facts = dict(pairs=len(pairs), prompts=len(set(groups.tolist())))
     if facts["prompts"] < 2 * folds:
@@ -379,31 +421,33 @@ def style_check(pairs, seed: int = 0, folds: int = 5, shuffles: int = 20) -> dic
     low, high = interval_over_groups(right, groups, seed)
     signs = np.random.default_rng(seed).choice([-1., 1.], (shuffles, len(x)))
     control = [told_apart(x * s[:, None], groups, folds, seed).mean() for s in signs]
-    return facts | dict(
-        accuracy=round(float(right.mean()), 4),
-        low=low,
-        high=high,
-        control=round(float(np.mean(control)), 4),
-        control_low=round(float(min(control)), 4),
-        control_high=round(float(max(control)), 4),
-    )
+    found = dict(accuracy=right.mean(), low=low, high=high)
+    found |= dict(control=np.mean(control), control_low=min(control), control_high=max(control))
+    return facts | {k: round(float(v), 4) for k, v in found.items()}
 
-# %% ../nbs/lib/pairs.ipynb #c040
-def interval_over_groups(values: np.ndarray, groups: np.ndarray, seed: int, n_resamples: int = 2000) -> tuple[float, float]:
+# %% ../nbs/lib/pairs.ipynb #c045
+def interval_over_groups(
+    values: np.ndarray, groups: np.ndarray, seed: int, n_resamples: int = 2000
+) -> tuple[float, float]:
     "95% bootstrap interval of the mean of `values`; those of one group come and go together."
     k = groups.max() + 1
     sums, sizes = np.bincount(groups, values, k), np.bincount(groups, minlength=k)
     weights = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), n_resamples)  # resample, group
     means = weights @ sums / (weights @ sizes)
-    return tuple(round(float(q), 4) for q in np.quantile(means, [.025, .975]))
+    return tuple(round(float(q), 4) for q in np.quantile(means, [0.025, 0.975]))
 
-# %% ../nbs/lib/pairs.ipynb #c043
+# %% ../nbs/lib/pairs.ipynb #c048
 def check_pairs(path, normalise: bool = False, seed: int = 0) -> dict:
-    "The style check of a file or folder of pairs in any format that page 00 reads; InputError where all pairs are alike or too few."
+    """The style check of a file or folder of pairs in any format that page 00 reads; InputError where all pairs are
+    alike or too few."""
     pairs = read_pairs(path)
     if normalise:
         pairs = [row | {k: normalise_style(row[k]) for k in ("chosen", "rejected")} for row in pairs]
     facts = style_check(pairs, seed)
     if facts.get("accuracy") is None:
-        raise InputError(f"{facts['pairs']} pairs of {facts['prompts']} prompts are too few", path, remedy="give pairs of 10 prompts or more")
+        raise InputError(
+            f"{facts['pairs']} pairs of {facts['prompts']} prompts are too few",
+            path,
+            remedy="give pairs of 10 prompts or more",
+        )
     return facts

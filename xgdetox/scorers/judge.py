@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Callable, Iterable
 import numpy as np
 import pandas as pd
-from ..data import LANGUAGES, InputError, load_prompts, normalise_language, read_json, read_jsonl, write_atomic, write_json
+from xgdetox.data import (
+    LANGUAGES,
+    InputError,
+    load_prompts,
+    normalise_language,
+    read_json,
+    read_jsonl,
+    write_atomic,
+    write_json,
+)
 from .encoders import Encoder, check_encoder, encode_texts, load_encoder
 from ..splits import source_places, split_of
 from ..toxicity import Scored, Scorer, auc_interval, blocks, labelled_texts
@@ -23,8 +32,9 @@ __all__ = ['HATECHECK', 'SOURCES', 'SOURCE_MAP', 'LONGEST', 'WEIGHT', 'STRENGTHS
            'Source', 'left_out', 'annotated_rows', 'labelled_rows', 'read_sources', 'row_weights', 'fit_linear',
            'out_of_fold', 'mean_auc', 'language_intercepts', 'Head', 'fit_head', 'validate', 'testable',
            'perspective_prompts', 'perspective_generations', 'Judge', 'judged', 'judge_facts', 'shipped_judges',
-           'judge_folder', 'judge_scorer', 'judge_languages', 'check_judge', 'fit_judge', 'check_classes',
-           'perspective_agreement', 'describe', 'write_judge', 'judge_table']
+           'judge_folder', 'judge_scorer', 'judge_languages', 'check_judge', 'fit_judge', 'measure',
+           'rows_of_languages', 'check_classes', 'perspective_agreement', 'perspective_auc', 'describe', 'used_sources',
+           'write_judge', 'judge_table', 'judges_agree']
 
 # %% ../../nbs/lib/judge.ipynb #c006
 @dataclass(frozen=True)
@@ -47,21 +57,24 @@ SOURCES = (
     Source("mlma", "labelled/other/mlma_fr.csv.gz", "fr", "MIT", 800),
     Source("inspection-ai", "labelled/other/inspection_ai_ja.csv", "ja", "Apache-2.0"),
     *(Source("hatecheck", f"labelled/hatecheck/hatecheck_{c}.csv.gz", c, "CC BY 4.0", 250) for c in HATECHECK),
-    *(Source("rtp-lx", f"prompts/RTP_LX_{l.rtp_lx}.json", c, "MIT (research use)", 2000) for c, l in LANGUAGES.items()),
+    *(Source("rtp-lx", f"prompts/RTP_LX_{LANGUAGES[c].rtp_lx}.json", c, "MIT (research use)", 2000) for c in LANGUAGES),
 )
 SOURCE_MAP = "prompts/rtp_source_map.tsv.gz"
 LONGEST = 300                         # characters: continuations are short
 
 # %% ../../nbs/lib/judge.ipynb #c008
 def left_out(template: str) -> bool:
-    "Whether texts of this template of HateCheck are for validation: two templates in five, the same number in every language."
+    """Whether texts of this template of HateCheck are for validation: two templates in five, the same number in every
+    language."""
     return hashlib.sha256(f"template {template}".encode()).digest()[0] < 102
 
 # %% ../../nbs/lib/judge.ipynb #c009
 def annotated_rows(source: Source, file: Path, places: dict) -> list[dict]:
-    """RTP-LX's prompts with their annotators' mean Toxicity (1 to 5): `label` 1 where it is at least 3, `clear` where at most 2 or at least 4.
+    """RTP-LX's prompts with their annotators' mean Toxicity (1 to 5): `label` 1 where it is at least 3, `clear`
+    where at most 2 or at least 4.
 
-    `places`: (language, index) -> place in RealToxicityPrompts, None for a prompt that was written for its culture."""
+    `places`: (language, index) -> place in RealToxicityPrompts, None for a prompt that was written for its culture.
+    """
     rows, found = [], load_prompts(file, source.language).rows
     for index, text, mean in zip(found["prompt_id"], found["prompt"], found["Toxicity"]):
         if mean is None or math.isnan(mean) or (source.language, index) not in places:
@@ -75,7 +88,8 @@ def annotated_rows(source: Source, file: Path, places: dict) -> list[dict]:
 
 # %% ../../nbs/lib/judge.ipynb #c010
 def labelled_rows(source: Source, file: Path, seed: int) -> list[dict]:
-    "The rows of a labelled source: at most `source.most` for fitting, half of them toxic; HateCheck's left-out templates for evaluation."
+    """The rows of a labelled source: at most `source.most` for fitting, half of them toxic; HateCheck's left-out
+    templates for evaluation."""
     texts, labels, groups = labelled_texts(file)
     held = [source.name == "hatecheck" and left_out(g) for g in groups]
     order = np.random.default_rng(seed).permutation(len(texts))
@@ -93,9 +107,12 @@ def labelled_rows(source: Source, file: Path, seed: int) -> list[dict]:
 
 # %% ../../nbs/lib/judge.ipynb #c011
 def read_sources(data, sources: Iterable[Source] = SOURCES, seed: int = 0) -> pd.DataFrame:
-    """Rows `text, label, mean, clear, side, group, language, source` of every source that is there; `side` is fitting or evaluation.
+    """Rows `text, label, mean, clear, side, group, language, source` of every source that is there; `side` is
+    fitting or evaluation.
 
-    InputError where none is there. A source that is absent is left out, and the judge's own note says which were used."""
+    InputError where none is there. A source that is absent is left out, and the judge's own note says which were
+    used.
+    """
     data, rows = Path(data), []
     there = [s for s in sources if (data / s.file).is_file()]
     if not there:
@@ -145,7 +162,8 @@ def out_of_fold(x: np.ndarray, rows: pd.DataFrame, strength: float, folds: int, 
 
 # %% ../../nbs/lib/judge.ipynb #c020
 def mean_auc(logits: np.ndarray, rows: pd.DataFrame) -> float:
-    "Mean over languages of the AUC on native annotations that are clear (at most 2 against at least 4); on all rows where there are none."
+    """Mean over languages of the AUC on native annotations that are clear (at most 2 against at least 4); on all rows
+    where there are none."""
     from sklearn.metrics import roc_auc_score
     native = ((rows["source"] == "rtp-lx") & rows["clear"]).to_numpy()
     chosen = native if native.any() else np.ones(len(rows), bool)
@@ -159,19 +177,23 @@ def mean_auc(logits: np.ndarray, rows: pd.DataFrame) -> float:
 
 # %% ../../nbs/lib/judge.ipynb #c021
 def language_intercepts(logits: np.ndarray, rows: pd.DataFrame, languages: Iterable[str]) -> tuple[float, np.ndarray]:
-    """Slope and one intercept per language (language,), so that .5 lies where a text is as likely toxic as not, were both equally frequent.
+    """Slope and one intercept per language (language,), so that .5 lies where a text is as likely toxic as not,
+    were both equally frequent.
 
-    Fitted on out-of-fold logits of native annotations, or of all rows of a language that has none; 0 for a language without rows."""
+    Fitted on out-of-fold logits of native annotations, or of all rows of a language that has none; 0 for a language
+    without rows.
+    """
     from sklearn.linear_model import LogisticRegression
+
     languages = list(languages)
     native = rows["source"] == "rtp-lx"
     own = rows["language"].isin(rows["language"][native])
     chosen = (native | ~own).to_numpy()
     part = rows[chosen]
-    table = np.zeros((len(part), 1 + len(languages)))                          # row, logit and languages
+    table = np.zeros((len(part), 1 + len(languages)))  # row, logit and languages
     table[:, 0] = logits[chosen]
     table[np.arange(len(part)), [1 + languages.index(c) for c in part["language"]]] = 1
-    head = LogisticRegression(C=100., fit_intercept=False, max_iter=1000)
+    head = LogisticRegression(C=100.0, fit_intercept=False, max_iter=1000)
     head.fit(table, part["label"], sample_weight=row_weights(part.reset_index(drop=True)))
     return float(head.coef_[0, 0]), head.coef_[0, 1:]
 
@@ -190,7 +212,8 @@ class Head:
 
 # %% ../../nbs/lib/judge.ipynb #c023
 def fit_head(x: np.ndarray, rows: pd.DataFrame, languages: Iterable[str], folds: int = 5, seed: int = 0) -> Head:
-    "The head of vectors (row, dimension) and their labelled rows: strength chosen out of fold, then fitted on all of them."
+    """The head of vectors (row, dimension) and their labelled rows: strength chosen out of fold, then fitted on all
+    of them."""
     tried = {c: out_of_fold(x, rows, c, folds, seed) for c in STRENGTHS}
     aucs = {c: mean_auc(logits, rows) for c, logits in tried.items()}
     best = max(aucs, key=aucs.get)
@@ -199,32 +222,42 @@ def fit_head(x: np.ndarray, rows: pd.DataFrame, languages: Iterable[str], folds:
     return Head(weight * slope, intercept * slope + shifts, best, aucs[best])
 
 # %% ../../nbs/lib/judge.ipynb #c025
-TESTABLE = .70
+TESTABLE = 0.70
+
 
 def validate(score: Callable, rows: pd.DataFrame) -> list[dict]:
-    "One row a language and source of the evaluation side: `auc` with its interval, n, toxic, groups; `score(texts, language)` gives scores."
+    """One row a language and source of the evaluation side: `auc` with its interval, n, toxic, groups; `score(texts,
+    language)` gives scores."""
     from sklearn.metrics import roc_auc_score
+
     held, found = rows[(rows["side"] == "evaluation") & rows["clear"]], []
     for (source, language), part in held.groupby(["source", "language"], sort=False):
         y = part["label"].to_numpy()
-        facts = dict(language=language, source=source, n=len(y), toxic=int(y.sum()), groups=int(part["group"].nunique()))
+        facts = dict(
+            language=language, source=source, n=len(y), toxic=int(y.sum()), groups=int(part["group"].nunique())
+        )
         if min(y.sum(), len(y) - y.sum()) < 5:
             found.append(facts | dict(auc=None, low=None, high=None, reason="fewer than 5 texts of a class"))
             continue
         scores = score(list(part["text"]), language)
         low, high = auc_interval(scores, y, part["group"].to_numpy())
-        found.append(facts | dict(auc=round(float(roc_auc_score(y, scores)), 4), low=round(low, 4), high=round(high, 4)))
+        found.append(
+            facts | dict(auc=round(float(roc_auc_score(y, scores)), 4), low=round(low, 4), high=round(high, 4))
+        )
     return found
 
 # %% ../../nbs/lib/judge.ipynb #c026
 def testable(validation: list[dict]) -> list[str]:
     "The languages whose AUC on native annotations has its lower end at `TESTABLE` or above."
-    good = {v["language"] for v in validation if v["source"] == "rtp-lx" and v["low"] is not None and v["low"] >= TESTABLE}
+    good = {
+        v["language"] for v in validation if v["source"] == "rtp-lx" and v["low"] is not None and v["low"] >= TESTABLE
+    }
     return [c for c in LANGUAGES if c in good]
 
 # %% ../../nbs/lib/judge.ipynb #c027
 PERSPECTIVE = "scores/rtp_en_perspective.jsonl.gz"
 GENERATIONS = "scores/gpt2_prompted_gens_100x25.jsonl.gz"
+
 
 def perspective_prompts(data, most: int = 1000, seed: int = 0) -> tuple[list[str], list[float]]:
     "English prompts that RTP-LX does not use, with their stored Perspective toxicity; none where the file is absent."
@@ -237,11 +270,18 @@ def perspective_prompts(data, most: int = 1000, seed: int = 0) -> tuple[list[str
     chosen = np.random.default_rng(seed).permutation(len(rows))[:most]
     return [rows[i]["text"] for i in chosen], [rows[i]["toxicity"] for i in chosen]
 
+
 def perspective_generations(data) -> tuple[list[str], list[float], list[str]]:
-    "Continuations of a model (GPT-2) with their stored Perspective toxicity, and the prompt of each; none where the file is absent."
+    """Continuations of a model (GPT-2) with their stored Perspective toxicity, and the prompt of each; none where the
+    file is absent."""
     file = Path(data) / GENERATIONS
     rows = [row for _, row in read_jsonl(file)] if file.is_file() else []
-    found = [(g["text"], g["toxicity"], row["filename"]) for row in rows for g in row["generations"] if g.get("toxicity") is not None]
+    found = [
+        (g["text"], g["toxicity"], row["filename"])
+        for row in rows
+        for g in row["generations"]
+        if g.get("toxicity") is not None
+    ]
     return tuple(list(x) for x in zip(*found)) if found else ([], [], [])
 
 # %% ../../nbs/lib/judge.ipynb #c029
@@ -256,7 +296,8 @@ class Judge(Scorer):
             tensors = load_file(Path(folder) / "head.safetensors")
             self.head = Head(tensors["weight"], tensors["intercepts"], math.nan, math.nan)
         except (OSError, KeyError, ValueError) as e:
-            raise InputError("holds no head of a judge", folder, remedy="make it again with `xgdetox judge fit`") from e
+            remedy = "make it again with `xgdetox judge fit`"
+            raise InputError("holds no head of a judge", folder, remedy=remedy) from e
         self.encoder = load_encoder(self.facts["encoder"]["spec"], device)
         if self.encoder.revision != self.facts["encoder"]["revision"]:
             known = self.facts["encoder"]["revision"]
@@ -291,7 +332,11 @@ def judge_facts(folder) -> dict:
     file = Path(folder) / "judge.json"
     facts = read_json(file) if file.is_file() else {}
     if not isinstance(facts, dict) or facts.get("what") != "judge":
-        raise InputError("is no judge", folder, remedy="give a folder that `xgdetox judge fit` wrote, or " + " or ".join(shipped_judges()))
+        raise InputError(
+            "is no judge",
+            folder,
+            remedy="give a folder that `xgdetox judge fit` wrote, or " + " or ".join(shipped_judges()),
+        )
     return facts
 
 # %% ../../nbs/lib/judge.ipynb #c032
@@ -322,7 +367,8 @@ def judge_languages(name: str) -> tuple[str, ...]:
 
 # %% ../../nbs/lib/judge.ipynb #c036
 def check_judge(name: str) -> None:
-    "InputError for what can be refused before a judge is made: there is none of that name, or its encoder is not here."
+    """InputError for what can be refused before a judge is made: there is none of that name, or its encoder is not
+    here."""
     check_encoder(judge_facts(judge_folder(name))["encoder"]["spec"])
 
 # %% ../../nbs/lib/judge.ipynb #c038
@@ -337,37 +383,50 @@ def fit_judge(
     seed: int = 0,
     say: Callable | None = None,
 ) -> dict:
-    """The facts of a judge fitted on the labelled sources in `data`; `output_dir` gets head.safetensors (a few kB) and judge.json.
+    """The facts of a judge fitted on the sources in `data`; `output_dir` gets head.safetensors (a few kB), judge.json.
 
-    `cache`: where vectors are kept (`output_dir`/vectors by default). `say(done, all)` follows the encoder. InputError where nothing is labelled."""
+    `cache`: where vectors are kept (`output_dir`/vectors by default). `say(done, all)` follows the encoder."""
     encoder, output_dir, sources = load_encoder(encoder), Path(output_dir), list(sources)
-    rows = read_sources(data, sources, seed)
-    rows = rows[rows["language"].isin(encoder.languages) & ((rows["side"] == "fitting") | rows["clear"])].reset_index(drop=True)
-    check_classes(rows, data)
-    cache = cache or output_dir / "vectors"
-    encode = lambda texts: encode_texts(encoder, texts, cache, say=say)
-    encode(rows["text"])                                                       # all of them in one run that can go on
+    rows = rows_of_languages(read_sources(data, sources, seed), encoder.languages, data)
+    encode = lambda texts: encode_texts(encoder, texts, cache or output_dir / "vectors", say=say)
+    encode(rows["text"])                                       # all of them in one run that can go on
     fitting = rows[rows["side"] == "fitting"].reset_index(drop=True)
     languages = [c for c in encoder.languages if c in set(fitting["language"])]
     head = fit_head(encode(fitting["text"]), fitting, languages, seed=seed)
     score = lambda texts, language: head.logits(encode(texts), languages.index(language))
-    known = rows[rows["language"].isin(languages)]
-    facts = describe(encoder, rows, sources, data, languages, head, seed) | dict(name=name or output_dir.name, validation=validate(score, known))
-    facts |= dict(testable=testable(facts["validation"]), perspective=perspective_agreement(score, data, languages, seed))
-    return write_judge(output_dir, head, facts)
+    facts = describe(encoder, languages, head, seed) | dict(name=name or output_dir.name)
+    facts |= measure(score, rows, data, languages, seed)
+    return write_judge(output_dir, head, facts | dict(sources=used_sources(rows, sources, data)))
 
 # %% ../../nbs/lib/judge.ipynb #c039
+def measure(score: Callable, rows: pd.DataFrame, data, languages, seed: int) -> dict:
+    "How good a judge is: `validation`, `testable` and `perspective`."
+    found = validate(score, rows[rows["language"].isin(languages)])
+    theirs = perspective_agreement(score, data, languages, seed)
+    return dict(validation=found, testable=testable(found), perspective=theirs)
+
+# %% ../../nbs/lib/judge.ipynb #c040
+def rows_of_languages(rows: pd.DataFrame, languages, data) -> pd.DataFrame:
+    "The rows in `languages` that are used: all for fitting, for validation the clear ones. InputError for too few."
+    used = rows["language"].isin(languages) & ((rows["side"] == "fitting") | rows["clear"])
+    rows = rows[used].reset_index(drop=True)
+    check_classes(rows, data)
+    return rows
+
+# %% ../../nbs/lib/judge.ipynb #c041
 def check_classes(rows: pd.DataFrame, data) -> None:
     "InputError where there are too few labelled texts of a class to fit anything."
     fitting = rows["label"][rows["side"] == "fitting"]
     if min((fitting == 1).sum(), (fitting == 0).sum()) < 20:
-        raise InputError("holds fewer than 20 texts of a class to fit a judge on", data, remedy="give more labelled texts")
+        raise InputError(
+            "holds fewer than 20 texts of a class to fit a judge on", data, remedy="give more labelled texts"
+        )
 
-# %% ../../nbs/lib/judge.ipynb #c040
+# %% ../../nbs/lib/judge.ipynb #c042
 def perspective_agreement(score: Callable, data, languages, seed: int) -> dict:
-    """Agreement in English with stored Perspective scores: Spearman's correlation on prompts, and on a model's continuations the AUC of
-    those that Perspective puts at .5 or above. Each with its interval (over prompts) and n; empty where nothing is stored."""
-    from sklearn.metrics import roc_auc_score
+    """Agreement in English with stored Perspective scores, each with its interval and n; empty where nothing is stored.
+
+    `prompts`: Spearman's correlation. `continuations` of a model: see `perspective_auc`."""
     from xgdetox.stats import correlation
     found, (texts, theirs) = {}, perspective_prompts(data, seed=seed)
     if "en" not in languages:
@@ -377,33 +436,45 @@ def perspective_agreement(score: Callable, data, languages, seed: int) -> dict:
         found["prompts"] = dict(spearman=c["spearman"], low=c["spearman_low"], high=c["spearman_high"], n=c["n"])
     texts, theirs, groups = perspective_generations(data)
     if texts:
-        ours, toxic = score(texts, "en"), (np.array(theirs) >= .5).astype(int)
-        low, high = auc_interval(ours, toxic, np.array(groups))
-        found["continuations"] = dict(auc=float(roc_auc_score(toxic, ours)), low=low, high=high, n=len(texts), toxic=int(toxic.sum()))
+        found["continuations"] = perspective_auc(score(texts, "en"), theirs, groups)
     return {k: {name: round(v, 4) for name, v in facts.items()} for k, facts in found.items()}
 
-# %% ../../nbs/lib/judge.ipynb #c041
-def describe(encoder: Encoder, rows: pd.DataFrame, sources, data, languages, head: Head, seed: int) -> dict:
-    "What a judge was made of: encoder, sources with licences, hashes and counts, split, settings. No text."
-    from xgdetox.generation import sha256
-    there, used = [s for s in sources if (Path(data) / s.file).is_file()], []
-    for s in there:
-        part = rows[(rows["source"] == s.name) & (rows["language"] == s.language)]
-        fitting = part[part["side"] == "fitting"]
-        counts = dict(fitting=len(fitting), toxic=int(fitting["label"].sum()), validation=len(part) - len(fitting))
-        if len(part):
-            used.append(dict(name=s.name, language=s.language, licence=s.licence, sha256=sha256(Path(data) / s.file), **counts))
+# %% ../../nbs/lib/judge.ipynb #c043
+def perspective_auc(ours, theirs, groups) -> dict:
+    "The AUC of texts that Perspective puts at .5 or above, with its interval over prompts (`groups`)."
+    from sklearn.metrics import roc_auc_score
+    toxic = (np.array(theirs) >= .5).astype(int)
+    low, high = auc_interval(ours, toxic, np.array(groups))
+    return dict(auc=float(roc_auc_score(toxic, ours)), low=low, high=high, n=len(toxic), toxic=int(toxic.sum()))
+
+# %% ../../nbs/lib/judge.ipynb #c044
+def describe(encoder: Encoder, languages, head: Head, seed: int) -> dict:
+    "What a judge is: encoder, languages, split, licence, settings."
     return dict(
         what="judge",
         encoder=dict(spec=encoder.id, revision=encoder.revision, licence=encoder.licence),
         languages=list(languages),
-        sources=used,
         split="RTP-LX by hash of file name and offsets (xgdetox.splits); HateCheck by template",
         licence="the head: Apache-2.0; it holds no text of its sources",
         fit=dict(strength=head.strength, auc_out_of_fold=round(head.auc, 4), weights=WEIGHT, seed=seed),
     )
 
-# %% ../../nbs/lib/judge.ipynb #c042
+# %% ../../nbs/lib/judge.ipynb #c045
+def used_sources(rows: pd.DataFrame, sources, data) -> list[dict]:
+    "The sources that a judge was made of, with licence, hash and counts; no text."
+    from xgdetox.generation import sha256
+    found = []
+    for s in sources:
+        part = rows[(rows["source"] == s.name) & (rows["language"] == s.language)]
+        if part.empty:
+            continue
+        fitting = part[part["side"] == "fitting"]
+        facts = dict(name=s.name, language=s.language, licence=s.licence, sha256=sha256(Path(data) / s.file))
+        facts |= dict(fitting=len(fitting), toxic=int(fitting["label"].sum()), validation=len(part) - len(fitting))
+        found.append(facts)
+    return found
+
+# %% ../../nbs/lib/judge.ipynb #c046
 def write_judge(output_dir: Path, head: Head, facts: dict) -> dict:
     "Write the head and its facts; returns the facts."
     from safetensors.numpy import save
@@ -413,17 +484,39 @@ def write_judge(output_dir: Path, head: Head, facts: dict) -> dict:
     write_json(output_dir / "judge.json", facts)
     return facts
 
-# %% ../../nbs/lib/judge.ipynb #c043
+# %% ../../nbs/lib/judge.ipynb #c047
 def judge_table(facts: dict) -> pd.DataFrame:
-    "A judge's facts as a tidy table: metrics auc_native, auc_hatecheck and spearman_perspective, one row a language."
+    "A judge's facts as a tidy table: auc_native and auc_hatecheck per language, and the agreement with Perspective."
     from xgdetox.stats import tidy
-    names, scorer = {"rtp-lx": "auc_native"}, f"judge:{facts['name']}"
     rows = []
     for v in facts["validation"]:
-        row = dict(language=v["language"], metric=names.get(v["source"], f"auc_{v['source']}"), value=v["auc"], low=v["low"], high=v["high"])
-        rows.append(row | dict(n=v["n"], scorer=scorer, toxic=v["toxic"], groups=v["groups"], testable=v["language"] in facts["testable"]))
+        metric = "auc_native" if v["source"] == "rtp-lx" else f"auc_{v['source']}"
+        row = dict(language=v["language"], metric=metric, value=v["auc"], testable=v["language"] in facts["testable"])
+        rows.append(row | {k: v[k] for k in ("low", "high", "n", "toxic", "groups")})
     for kind, p in facts["perspective"].items():
         metric = "auc" if "auc" in p else "spearman"
         row = dict(language="en", metric=f"{metric}_perspective_{kind}", value=p[metric], low=p["low"], high=p["high"])
-        rows.append(row | dict(n=p["n"], scorer=scorer, toxic=p.get("toxic", math.nan)))
-    return tidy(rows)
+        rows.append(row | dict(n=p["n"], toxic=p.get("toxic", math.nan), groups=math.nan, testable=""))
+    names = ["language", "metric", "value", "low", "high", "n", "toxic", "groups", "testable"]
+    return tidy(pd.DataFrame(rows, columns=names).assign(scorer=f"judge:{facts['name']}"))
+
+# %% ../../nbs/lib/judge.ipynb #c051
+def judges_agree(first: Judge, second: Judge, rows: pd.DataFrame, cache=None) -> pd.DataFrame:
+    """Tidy table of Spearman's correlation between two judges' scores of native prompts for evaluation, one row a
+    language of both."""
+    from xgdetox.stats import correlation, tidy
+
+    held, found = rows[(rows["side"] == "evaluation") & (rows["source"] == "rtp-lx")], []
+    for language in (c for c in LANGUAGES if c in first.languages and c in second.languages):
+        texts = list(held["text"][held["language"] == language])
+        each = [encode_texts(j.encoder, texts, cache) @ j.head.weight for j in (first, second)]
+        c = correlation(*each)
+        row = dict(
+            language=language,
+            metric="spearman_judges",
+            value=c["spearman"],
+            low=c["spearman_low"],
+            high=c["spearman_high"],
+        )
+        found.append(row | dict(n=c["n"], scorer=f"{first.id} {second.id}"))
+    return tidy(found)
