@@ -375,6 +375,23 @@ def test_a_tuning_hands_on_every_setting_of_a_recipe():
     assert own.items() <= call.kwargs.items() and call.kwargs["recipe"] == "world"
 
 
+def test_a_tuning_has_pairs_and_labels_of_its_own(tmp_path):
+    "They reach the training job alone, the file is one of its inputs, and what is not there is said before anything runs."
+    own = tmp_path / "own.jsonl"
+    own.write_text(json.dumps({"prompt": "a", "chosen": " b", "rejected": " c"}) + "\n")
+    tunings = {"dpo": {"recipe": "world"}, "other": {"recipe": "world", "pairs": str(own), "labels": "shuffled"}}
+    grid = g.load_grid({**WHOLE, "tunings": tunings})
+    dpo, other = (j for j in g.jobs(grid) if j.stage == "train")
+    assert dpo.parameters["pairs"] == "world" and "labels" not in dpo.parameters["overrides"] and str(own) not in dpo.needs
+    assert other.parameters["pairs"] == str(own) and other.parameters["overrides"] == {"labels": "shuffled", "bos": "tokenizer"} or \
+        other.parameters["overrides"] == {"labels": "shuffled"}
+    assert str(own) in other.needs
+    call, = calls_of_notebook("train", other.parameters)["train_on_devices"]
+    assert call.kwargs["labels"] == "shuffled"
+    own.unlink()
+    with pytest.raises(InputError, match=r"tunings\.other\.pairs: no such file"): g.check_at_hand(g.load_grid({**WHOLE, "tunings": tunings}))
+
+
 REFUSED = [   # --set, what the line says
     ("generat.n=3", "generat: unknown key; did you mean generate?"), ("generate.nn=3", "generate.nn: unknown key; did you mean n?"),
     ("generate.options={dtyp: float32}", "generate.options.dtyp: unknown key; did you mean dtype?"), ("generate.options={n: 3}", "write it as generate.n"),
@@ -383,6 +400,8 @@ REFUSED = [   # --set, what the line says
     ("models.world.set.probe.options={layr: 1}", "models.world.set.probe.options.layr: unknown key; did you mean layer?"),
     ("models.world.set.generte={n: 3}", "did you mean generate?"), ("models.world.set.report={}", "is of the whole grid"),
     ("tunings.dpo.max_step=3", "tunings.dpo.max_step: unknown setting; did you mean max_steps?"), ("tunings.dpo.limit=3", "write it as train.limit"),
+    ("tunings.dpo.labels=swapped", "tunings.dpo.labels: 'swapped' is not known; use shuffled or benign"), ("tunings.dpo.labels=3", "tunings.dpo.labels"),
+    ("tunings.dpo.pairs=3", "tunings.dpo.pairs: should be a text"), ("tunings.dpo.pairs=''", "tunings.dpo.pairs: should be a text"),
     ("tunings.dpo.model=x", "name the base under models"), ("tunings.dpo.beta=.nan", "tunings.dpo.beta"), ("tunings.dpo.recipe=5", "tunings.dpo.recipe: should be a text"),
     ("models.world.pth=3", "models.world.pth: unknown key; did you mean path?"), ("model={}", "model: unknown key; did you mean models?"),
     ("data={promts: x}", "data.promts: unknown key; did you mean prompts?"), ("stages=[generat]", "did you mean generate?"),

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from xgdetox.data import InputError, load_pairs, read_json
-from xgdetox.pairs import (Candidate, PairSettings, benign_pairs, check_pairs, choose_prompts, make_pairs, match_pairs, normalise_style, shuffle_labels,
-                           style_check)
+from xgdetox.pairs import Candidate, PairSettings, check_pairs, choose_prompts, make_pairs, match_pairs, normalise_style, style_check
+from xgdetox.placebos import benign_pairs, shuffle_labels
 from xgdetox.toxicity import Scored, Scorer
 
 

@@ -597,3 +597,29 @@ def test_two_processes_do_what_one_does(tiny, tmp_path, method):
     assert len(one) == len(two) == 8 and all(abs(x - y) < 1e-4 for x, y in zip(one, two))
     a, b = weights(tmp_path/"one/final_checkpoint"), weights(tmp_path/"two/final_checkpoint")
     assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-3
+
+
+@pytest.mark.parametrize("labels", ["shuffled", "benign"])
+def test_a_placebo_is_a_run_of_its_own_and_keeps_its_pairs(tiny, tmp_path, labels, said):
+    "The file is the seeded placebo of all pairs, the manifest says so, and a run on the pairs as they are is another one."
+    from xgdetox.placebos import PLACEBOS, read_pairs
+    first = train(tiny/"gpt2", tiny/"pairs", tmp_path/"run", labels=labels, seed=3, **QUICK)
+    rows = [json.loads(line) for line in (tmp_path/"run"/f"pairs-{labels}.jsonl").read_text().splitlines()]
+    given = read_pairs(tiny/"pairs")
+    assert rows == PLACEBOS[labels](given, 3) and rows != given
+    facts = json.loads((tmp_path/"run"/"manifest.json").read_text())
+    assert facts["settings"]["labels"] == labels and facts["placebo"]["kind"] == labels
+    assert facts["placebo"]["seed"] == 3 and facts["placebo"]["pairs"] == len(given)
+    again = (first/"model.safetensors").stat().st_mtime_ns
+    assert train(tiny/"gpt2", tiny/"pairs", tmp_path/"run", labels=labels, seed=3, **QUICK) == first
+    assert (first/"model.safetensors").stat().st_mtime_ns == again
+    with pytest.raises(InputError, match="another settings labels"): train(tiny/"gpt2", tiny/"pairs", tmp_path/"run", seed=3, **QUICK)
+
+
+def test_labels_on_the_command_line(tiny, tmp_path, said):
+    words = ["train", "--model", tiny/"gpt2", "--data-dir", tiny/"pairs", "--recipe", "world", "--max-steps", "2", "--eval-pairs", "4", "-o", tmp_path/"run"]
+    code, _, err = said(*words, "--labels", "swapped")
+    assert code == 2 and "labels: 'swapped' is not known; use shuffled or benign" in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path/"run").exists() or not any((tmp_path/"run").iterdir())
+    code, _, _ = said(*words, "--labels", "shuffled")
+    assert code == 0 and (tmp_path/"run"/"pairs-shuffled.jsonl").is_file()

@@ -404,7 +404,8 @@ def train(context: typer.Context, model: ModelOption, output_dir: OutputDir, dat
           epochs: Annotated[Optional[float], typer.Option(min=0)] = None, max_steps: Annotated[Optional[int], typer.Option(min=1)] = None, beta: Annotated[Optional[float], typer.Option(min=0)] = None, limit: LimitOption = None, set: SetOption = None):
     """Tune a model on English preference pairs (DPO and its kin). Goes on where it was cut off.
 
-    Any further setting of a recipe is given by its name as well: --loss ipo --lora-r 16 --report-to tensorboard.
+    Any further setting of a recipe is given by its name as well: --loss ipo --lora-r 16 --report-to tensorboard. --labels shuffled (or benign)
+    tunes on a placebo of the pairs.
 
     Example: xgdetox train --model world --data-dir world --output-dir runs/mine --seed 1"""
     from xgdetox.training import load_recipe, recipe_for, summary, train
@@ -755,7 +756,7 @@ def pairs_placebo(
     """Pairs that look like the given ones and teach nothing of toxicity.
 
     Example: xgdetox pairs placebo world --output shuffled.jsonl --seed 1"""
-    from xgdetox.pairs import write_placebo
+    from xgdetox.placebos import write_placebo
     print(f"written: {write_placebo(place(file, 'pairs'), output, kind, seed)} pairs in {output}")
 
 # %% ../nbs/cli.ipynb #c024

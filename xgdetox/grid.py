@@ -139,7 +139,7 @@ class GridFile(Strict):
     languages: Text | list[Text] = "all"
     data: dict[str, Text | dict[str, Text]] = {}
     models: dict[str, Model]
-    tunings: dict[str, dict[str, Any]] = {}        # name: {recipe: name or file, any setting of the recipe}
+    tunings: dict[str, dict[str, Any]] = {}        # name: {recipe: name or file, pairs: its own, any setting of the recipe (labels: shuffled is a placebo)}
     seeds: list[Seed] = [0]              # tuning seeds
     scorers: dict[str, Text] | None = None     # by default the embedded world's word list, for its text only
     stages: list[Text] = [s for s in STAGES if s not in OPTIONAL]
@@ -237,6 +237,7 @@ def _resolved(raw: dict, source, root: Path) -> dict:
     grid["scorers"] = _scorers(grid["scorers"], root, "scorers")
     for tuning in grid["tunings"].values():
         if str(tuning.get("recipe")).endswith((".yaml", ".yml")): tuning["recipe"] = _place(tuning["recipe"], root)
+        if isinstance(tuning.get("pairs"), str) and tuning["pairs"].strip(): tuning["pairs"] = _place(tuning["pairs"], root)
     for stage in STAGES: _resolve_stage(grid[stage], stage, root)
     _check(grid, source)
     return grid
@@ -418,9 +419,11 @@ NOT_OF_A_TUNING = {"model": "name the base under models", "published": "leave it
 def _check_tuning(tuning: dict, path, field: str):
     "InputError for a tuning with a setting that no recipe has, or a value that it cannot have; its recipe is read."
     from xgdetox.training import check_keys, load_recipe
-    own = {key: value for key, value in tuning.items() if key != "recipe"}
+    own = {key: value for key, value in tuning.items() if key not in ("recipe", "pairs")}
     for key in own.keys() & NOT_OF_A_TUNING.keys(): raise InputError("is no setting of a tuning", path, field=f"{field}.{key}", remedy=NOT_OF_A_TUNING[key])
     if not isinstance(tuning.get("recipe"), str | None): raise InputError("should be a text", path, field=f"{field}.recipe", remedy="name a recipe or its file")
+    if "pairs" in tuning and not (isinstance(tuning["pairs"], str) and tuning["pairs"].strip()):
+        raise InputError("should be a text", path, field=f"{field}.pairs", remedy="name a file or folder of preference pairs, or world")
     try:
         check_keys(own)
         load_recipe(tuning.get("recipe"), **own)
@@ -471,6 +474,8 @@ def check_at_hand(grid: dict):
         for scorer, spec in m["scorers"].items() if "score" in grid["stages"] else ():
             for path in scorer_paths(spec): there(path, f"scorers.{scorer}")
             check_scorer(spec)
+    for name, tuning in grid["tunings"].items():
+        if "pairs" in tuning and "train" in grid["stages"]: there(tuning["pairs"], f"tunings.{name}.pairs")
     read_all(grid)
 
 def read_all(grid: dict):
@@ -482,8 +487,11 @@ def read_all(grid: dict):
         for what, stages in USES.items():
             if not stages & set(grid["stages"]) or (key := (what, json.dumps(m["data"][what]))) in seen: continue
             seen.add(key)
+            if what == "pairs" and grid["tunings"] and all("pairs" in t for t in grid["tunings"].values()): continue
             try: _read(what, m["data"][what], [*grid["languages"], *["en"] * (english and "en" not in grid["languages"])])
             except InputError as e: raise e if e.path else InputError(e.problem, None, None, f"models.{name}.data.{what}", e.remedy) from None
+    for tuning in grid["tunings"].values() if "train" in grid["stages"] else ():
+        if "pairs" in tuning: _read("pairs", tuning["pairs"], [])
 
 def check_model(name: str):
     "InputError where a checkpoint (a folder, a hub name, a shipped one) has no configuration, no tokenizer, or weights that do not fit or are no numbers."
@@ -643,9 +651,10 @@ def _making_jobs(grid, v, m) -> list[Job]:
         return [Job("pretrain", v["model"], dict(output=f"models/{v['model']}", done=f"models/{v['model']}.json", **how), _files(how.get("text")), gpus, _labels(v))]
     recipe = dict(grid["tunings"][v["tuning"]])
     if _recipe_bos(recipe.get("recipe")) != (bos := grid.get("bos", "tokenizer")): recipe.setdefault("bos", bos)
-    p = dict(model=v["base"]["checkpoint"], pairs=m["data"]["pairs"], output=f"tuned/{v['id']}", done=f"tuned/{v['id']}.json",
+    pairs = recipe.pop("pairs", m["data"]["pairs"])
+    p = dict(model=v["base"]["checkpoint"], pairs=pairs, output=f"tuned/{v['id']}", done=f"tuned/{v['id']}.json",
              table=f"parts/training/{v['id']}.csv", recipe=recipe.pop("recipe", None), overrides=recipe, labels=_labels(v), **_settings(grid, v["model"], "train"))
-    return [Job("train", v["id"], p, _weights(v["base"]) + _files(m["data"]["pairs"]) + _files(p["recipe"]), gpus, _labels(v))]
+    return [Job("train", v["id"], p, _weights(v["base"]) + _files(pairs) + _files(p["recipe"]), gpus, _labels(v))]
 
 def _recipe_bos(recipe) -> str | None:
     "What a shipped recipe says of `bos`, read without torch; None of any other."
@@ -974,7 +983,7 @@ def _pairs(grid, p, m) -> float:
     from xgdetox.training import load_recipe
     r = load_recipe(p["recipe"] or "mgpt", **{k: v for k, v in p["overrides"].items()})
     if r.get("max_steps"): return r["max_steps"] * r["batch_size"] * r.get("gradient_accumulation", 1)
-    return r["epochs"] * min(p.get("limit") or 10**9, _count(m["data"]["pairs"], "*.jsonl*", PAPER["pairs"]))
+    return r["epochs"] * min(p.get("limit") or 10**9, _count(p["pairs"], "*.jsonl*", PAPER["pairs"]))
 
 # %% ../nbs/grid.ipynb #c053
 def recorded_rates(device: str) -> dict[str, float]:

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 import pandas as pd
-from .data import LANGUAGES, InputError, load_pairs, load_prompts, normalise_language, write_atomic, write_json
+from .data import LANGUAGES, InputError, load_prompts, normalise_language, write_atomic, write_json
 from .generation import generate, generation_rows, sha256
+from .placebos import read_pairs
 from .splits import source_places, split_of
 from .toxicity import load_scorer, opened, score_texts
 
 # %% auto #0
-__all__ = ['PLACEBOS', 'MARKS', 'choose_prompts', 'leave_out', 'toxicity_column', 'held_back', 'Candidate', 'match_pairs',
-           'usable', 'spread', 'PairSettings', 'check_settings', 'covering_judge', 'make_pairs', 'continuation_counts',
-           'judge_note', 'write_prompts', 'continuations', 'pairs_of_rows', 'pair_row', 'pair_counts', 'check_enough',
-           'write_pairs', 'shuffle_labels', 'swapped', 'benign_pairs', 'write_placebo', 'read_pairs', 'normalise_style',
-           'style_features', 'told_apart', 'style_check', 'interval_over_groups', 'check_pairs']
+__all__ = ['MARKS', 'choose_prompts', 'leave_out', 'toxicity_column', 'held_back', 'Candidate', 'match_pairs', 'usable', 'spread',
+           'PairSettings', 'check_settings', 'covering_judge', 'make_pairs', 'continuation_counts', 'judge_note',
+           'write_prompts', 'continuations', 'pairs_of_rows', 'pair_row', 'pair_counts', 'check_enough', 'write_pairs',
+           'normalise_style', 'style_features', 'told_apart', 'style_check', 'interval_over_groups', 'check_pairs']
 
 # %% ../nbs/lib/pairs.ipynb #c006
 def choose_prompts(
@@ -302,53 +302,6 @@ def write_pairs(output_dir: Path, pairs: list[dict], facts: dict) -> dict:
     facts = facts | dict(sha256=sha256(file), style=style_check(pairs, facts.get("settings", {}).get("seed", 0)))
     write_json(output_dir / "manifest.json", facts)
     return facts
-
-# %% ../nbs/lib/pairs.ipynb #c034
-def shuffle_labels(pairs: list[dict], seed: int = 0) -> list[dict]:
-    """The pairs, chosen and rejected swapped with probability 1/2; what belongs to a side (its score, its tokens)
-    goes with it."""
-    swap = np.random.default_rng(seed).random(len(pairs)) < .5
-    return [swapped(row) if s else dict(row) for row, s in zip(pairs, swap)]
-
-def swapped(row: dict) -> dict:
-    "A pair with its two sides exchanged."
-    other = {"chosen": "rejected", "rejected": "chosen"}
-    return {re.sub("^(chosen|rejected)", lambda m: other[m[0]], k): v for k, v in row.items()}
-
-# %% ../nbs/lib/pairs.ipynb #c036
-def benign_pairs(pairs: list[dict], seed: int = 0, tries: int = 20) -> list[dict]:
-    """Each prompt's chosen text against the chosen text of another prompt: of `tries` drawn at random the one nearest
-    in length."""
-    if len({row["prompt"] for row in pairs}) < 2:
-        raise InputError("all pairs have one prompt", field="pairs", remedy="benign pairs need two prompts or more")
-    draw, found = np.random.default_rng(seed), []
-    for row in pairs:
-        others = [
-            pairs[i]["chosen"] for i in draw.integers(len(pairs), size=tries) if pairs[i]["prompt"] != row["prompt"]
-        ]
-        others = [o for o in others if o != row["chosen"]] or [
-            p["chosen"] for p in pairs if p["prompt"] != row["prompt"]
-        ]
-        nearest = min(others, key=lambda text: abs(len(text) - len(row["chosen"])))
-        found.append({"prompt": row["prompt"], "chosen": row["chosen"], "rejected": nearest})
-    return found
-
-# %% ../nbs/lib/pairs.ipynb #c038
-PLACEBOS = {"shuffled": shuffle_labels, "benign": benign_pairs}
-
-def write_placebo(path, output, kind: str, seed: int = 0) -> int:
-    "Write the placebo of that kind of a file or folder of pairs; returns the number of pairs."
-    if kind not in PLACEBOS:
-        raise InputError(f"is {kind[:20]!r}", field="kind", remedy="use shuffled or benign")
-    rows = PLACEBOS[kind](read_pairs(path), seed)
-    with write_atomic(Path(output)) as out:
-        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    return len(rows)
-
-def read_pairs(path) -> list[dict]:
-    "Rows `prompt, chosen, rejected` of a file or folder of pairs in any format that page 00 reads."
-    rows = load_pairs(path).rows
-    return [dict(prompt=p, chosen=c, rejected=r) for p, c, r in zip(rows["prompt"], rows["chosen"], rows["rejected"])]
 
 # %% ../nbs/lib/pairs.ipynb #c040
 def normalise_style(text: str) -> str:

@@ -5,7 +5,7 @@
 # %% ../nbs/01_training.ipynb #c002
 from __future__ import annotations
 
-import hashlib, json, math, os, re, shutil, sys, time
+import hashlib, json, math, os, re, shutil, sys, tempfile, time
 from contextlib import contextmanager
 from copy import copy
 from functools import partial, wraps
@@ -20,20 +20,22 @@ from .data import InputError, check_folder, check_seed, load_pairs, read_json, r
 from .models import (BOS, adapter_base, adapter_settings, adapter_tensors, attach_adapter, check_checkpoint, check_name,
                             empty_model, encode, has_tokenizer, last_tokens, load_model, load_tokenizer, load_weights, read_config,
                             settle_ties, token_ids, widths)
+from .placebos import check_labels, relabel
 
 # %% auto #0
 __all__ = ['RECIPES', 'ACCELERATE', 'DEFAULTS', 'DPO_LOSSES', 'OTHER_LOSSES', 'WHOLE', 'NUMBERS', 'BEYOND_REASON', 'CHECK_TEXTS',
            'PLAIN', 'dpo_loss', 'load_recipe', 'recipes', 'number', 'check_keys', 'check_settings', 'check_ranges',
-           'recipe_for', 'check_deepspeed', 'encode_pair', 'closed', 'common_prefix', 'encode_pairs', 'split_pairs',
-           'training_order', 'pair_length', 'evaluation_interval', 'plan_run', 'ReferenceKL', 'check_targets',
-           'lora_config', 'share_trained', 'load_4bit', 'linear_4bit', 'dequantised', 'trainer_class', 'Diverged',
-           'everywhere', 'score_completions', 'rows_for', 'arguments', 'callbacks', 'timed', 'progress_line',
-           'show_progress', 'latest_checkpoint', 'fingerprint', 'same_run', 'train', 'check_model', 'build_trainer',
-           'renumber', 'reference_kl', 'load_for_training', 'stored', 'quiet', 'save_final', 'sort_lists', 'finish',
-           'remove_checkpoints', 'finite_weights', 'keep_good', 'copy_good', 'summary', 'dequantised_base', 'logits_of',
-           'compare_logits', 'merge_adapter', 'check_choices', 'check_merge', 'merge_into', 'lora_maps', 'responses',
-           'probe_input', 'by_hand', 'find_adapter', 'adapter_note', 'adapter_facts', 'paper_merge', 'merged_already',
-           'check_adapter', 'untie_head', 'saved_dtype']
+           'recipe_for', 'check_deepspeed', 'encode_pair', 'closed', 'common_prefix', 'encode_pairs',
+           'read_training_pairs', 'split_pairs', 'training_order', 'pair_length', 'evaluation_interval', 'plan_run',
+           'ReferenceKL', 'check_targets', 'lora_config', 'share_trained', 'load_4bit', 'linear_4bit', 'dequantised',
+           'trainer_class', 'Diverged', 'everywhere', 'score_completions', 'rows_for', 'arguments', 'callbacks',
+           'timed', 'progress_line', 'show_progress', 'latest_checkpoint', 'fingerprint', 'same_run', 'train',
+           'check_model', 'build_trainer', 'renumber', 'reference_kl', 'load_for_training', 'stored', 'quiet',
+           'save_final', 'sort_lists', 'finish', 'remove_checkpoints', 'finite_weights', 'keep_good', 'copy_good',
+           'summary', 'dequantised_base', 'logits_of', 'compare_logits', 'merge_adapter', 'check_choices',
+           'check_merge', 'merge_into', 'lora_maps', 'responses', 'probe_input', 'by_hand', 'find_adapter',
+           'adapter_note', 'adapter_facts', 'paper_merge', 'merged_already', 'check_adapter', 'untie_head',
+           'saved_dtype']
 
 # %% ../nbs/01_training.ipynb #c007
 def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta: float = 0.1):
@@ -52,7 +54,7 @@ ACCELERATE = RECIPES.with_name("accelerate")
 DEFAULTS = dict(
     model=None, published=None, method="full", loss="sigmoid", beta=0.1, label_smoothing=0.0, simpo_gamma=0.5,
     optimizer="rmsprop", learning_rate=1e-5, schedule="constant_with_warmup", warmup_steps=0, weight_decay=0.0, max_grad_norm=10.0,
-    batch_size=4, gradient_accumulation=1, epochs=1, max_steps=None, group_by_length=True, limit=None, train_fraction=None,
+    batch_size=4, gradient_accumulation=1, epochs=1, max_steps=None, group_by_length=True, limit=None, train_fraction=None, labels=None,
     max_length=256, max_prompt_length=None, max_characters=None, bos="tokenizer",
     eval_fraction=0.05, eval_pairs=128, eval_steps=None, eval_share=0.1, eval_batch_size=None, patience_steps=None,
     lora_r=64, lora_alpha=16, lora_dropout=0.05, lora_targets="all-linear",
@@ -118,6 +120,7 @@ def check_settings(settings: dict):
         if settings[key] not in values: raise InputError(f"{settings[key]!r} is not known", field=key, remedy=f"use one of {', '.join(values)}")
     for key, value in DEFAULTS.items():
         if isinstance(value, bool) and not isinstance(settings[key], bool): raise InputError(f"{settings[key]!r} is neither true nor false", field=key, remedy="write true or false")
+    check_labels(settings["labels"])
     check_ranges(settings)
     smoothing = settings["label_smoothing"]
     if settings["loss"] == "exo_pair" and not smoothing: raise InputError("exo_pair needs it above 0", field="label_smoothing", remedy="set it to 1.0e-3, as its paper advises")
@@ -190,6 +193,16 @@ def encode_pairs(tokenizer, data_dir, settings: dict):
     if len(pairs) < len(encoded): report.kept -= len(encoded) - len(pairs); report.drop("no room for a continuation", len(encoded) - len(pairs))
     if len(pairs) < 2: raise InputError(f"{len(pairs)} usable pairs", data_dir, remedy="give at least two; " + str(report))
     return pairs, report
+
+# %% ../nbs/01_training.ipynb #c0l1
+def read_training_pairs(tokenizer, data_dir, settings: dict, seed: int):
+    """The pairs that a run is to see, as token ids, the report, and what a manifest says of its placebo (empty without one).
+
+    Nothing is written beside the run before its pairs and its model have been checked."""
+    with tempfile.TemporaryDirectory(prefix="xgdetox-") as folder:
+        file, placebo = relabel(data_dir, folder, settings["labels"], seed)
+        pairs, report = encode_pairs(tokenizer, file, settings)
+    return pairs, report, placebo
 
 # %% ../nbs/01_training.ipynb #c030
 def split_pairs(n: int, fraction: float, most: int) -> tuple[list[int], list[int]]:
@@ -548,17 +561,19 @@ def train(model, data_dir, output_dir, recipe=None, seed: int = 0, **overrides) 
     started = time.time()
     with quiet():
         tokenizer = load_tokenizer(str(model))
-        pairs, report = encode_pairs(tokenizer, data_dir, settings)
+        pairs, report, placebo = read_training_pairs(tokenizer, data_dir, settings, seed)
         check_model(model, settings)
         if main: same_run(out, run); latest_checkpoint(out, clean=True)
-        with writing_to(out): trainer, facts = build_trainer(model, tokenizer, pairs, settings, out, seed)
+        with writing_to(out):
+            if placebo: relabel(data_dir, out, settings["labels"], seed)
+            trainer, facts = build_trainer(model, tokenizer, pairs, settings, out, seed)
         with writing_to(out):
             try:
                 trainer.train(resume_from_checkpoint=str(latest_checkpoint(out) or "") or None)
                 final = save_final(trainer, tokenizer, model, settings, out)
             except Diverged as end: raise keep_good(trainer, tokenizer, model, settings, out, end) from None
     with writing_to(out):
-        if main: finish(trainer, out, run | facts | dict(final=final.name, kept=report.kept, dropped=report.dropped, seconds=round(time.time() - started, 1)))
+        if main: finish(trainer, out, run | facts | placebo | dict(final=final.name, kept=report.kept, dropped=report.dropped, seconds=round(time.time() - started, 1)))
     return final
 
 # %% ../nbs/01_training.ipynb #c070
