@@ -1,6 +1,6 @@
 """What generation costs on one CPU core: our loop against transformers' `generate(num_return_sequences=25)` and against vLLM's CPU build
 (where `XGDETOX_VLLM_PYTHON` or .venv-vllm has it), on a 12-layer, 768-wide GPT-2 with random weights. CPU time, within one run.
-Writes results/bench_generation.csv. `python tests/bench_generation.py gpu` measures our loop on a GPU: continuations a second of a 1.3B and a 7B shape against
+Writes results/bench_generation.csv, and results/bench_gemma.csv for Gemma 3 270M where it is at hand (`gemma` alone measures only that). `python tests/bench_generation.py gpu` measures our loop on a GPU: continuations a second of a 1.3B and a 7B shape against
 the bound of the card's bandwidth, into results/bench_generation_gpu.csv."""
 import csv, os, subprocess, sys, time
 from pathlib import Path
@@ -108,6 +108,58 @@ def keep(rows, name):
         w = csv.DictWriter(f, ["what", "value", "wanted", "ours", "other"]); w.writeheader(); w.writerows(rows)
 
 
+SENTENCES = ["The old man walked down to the river and", "She opened the letter and read that her", "In the middle of the night the dog began",
+             "The government said on Monday that it would", "My brother never told me why he had", "When the train stopped, a woman in a",
+             "I went to the market to buy some", "The best way to learn a language is", "Nobody in the village remembered when the", "He looked at the map and thought that"]
+GEMMA_N, GEMMA_READ = 10, 1000      # continuations of each sentence; tokens read in one pass
+
+
+def gemma_speed(model, ids, batches) -> dict:
+    "CPU seconds of one thread: ten continuations of each sentence by our loop, the same by `generate` in the better of `batches`, and a pass over `GEMMA_READ` tokens without the head."
+    rows = [f"{i} {s}" for i in range(len(ids)) for s in range(GEMMA_N)]
+    mask = torch.ones_like(ids)
+    inputs = dict(input_ids=ids, attention_mask=mask, position_ids=mask.cumsum(1) - 1)
+    how = dict(do_sample=True, temperature=.9, top_p=.8, top_k=0, num_return_sequences=GEMMA_N, max_new_tokens=NEW, min_new_tokens=NEW, pad_token_id=0)
+
+    def theirs(batch):
+        for some in ids.split(batch): model.generate(some, attention_mask=torch.ones_like(some), **how)
+
+    seeds = [row_seed(0, "en", r) for r in rows]
+    text = ids.flatten().repeat(GEMMA_READ // ids.numel() + 1)[:GEMMA_READ].view(20, -1)
+    with torch.inference_mode():
+        ours = timed(lambda: sample(model, inputs, GEMMA_N, NEW, .9, .8, seeds, stop=[], pad=0))
+        read = timed(lambda: model.base_model(input_ids=text, use_cache=False), 2)
+        return dict(ours=ours, read=read, theirs=min(timed(lambda: theirs(b)) for b in batches))
+
+
+def gemma():
+    "Rows for results/bench_gemma.csv: our sampling against `generate` on 262,144 tokens, and bfloat16 against float32; none, with the reason said, where the model cannot be had."
+    from xgdetox.data import InputError
+    from xgdetox.models import load
+    from xgdetox.weights import model_folder
+    try: folder = model_folder("gemma-3-270m")
+    except InputError as e: return print(f"gemma is left out: {e}") or []
+    torch.set_num_threads(1)
+    model, tokenizer = load(folder, dtype=torch.bfloat16)
+    ids = torch.tensor([[2, *tokenizer(s)["input_ids"]][:7] for s in SENTENCES])
+    half, full = gemma_speed(model, ids, (1, 5)), gemma_speed(model.float(), ids, (1,))
+    texts = len(ids) * GEMMA_N
+    ratio = lambda what, a, b, wanted="": dict(what=what, value=round(a / b, 2), wanted=wanted, ours=round(b, 2), other=round(a, 2))
+    rate = lambda what, n, seconds: dict(what=what, value=round(n / seconds, 1), wanted="", ours=round(seconds, 2), other="")
+    return [ratio("generate(num_return_sequences=10) / ours, bfloat16", half["theirs"], half["ours"], 2),
+            ratio("generate(num_return_sequences=10) / ours, float32", full["theirs"], full["ours"]),
+            ratio("float32 / bfloat16, ours", full["ours"], half["ours"]), ratio("float32 / bfloat16, reading", full["read"], half["read"]),
+            rate("texts of 20 tokens a second, bfloat16", texts, half["ours"]), rate("texts of 20 tokens a second, float32", texts, full["ours"]),
+            rate("tokens read a second, bfloat16", GEMMA_READ, half["read"]), rate("tokens read a second, float32", GEMMA_READ, full["read"])]
+
+
+def keep_gemma():
+    "Measure Gemma, say it and write it; nothing where it is not at hand."
+    rows = gemma()
+    for row in rows: print(f"{row['what']}: {row['value']}" + f" (wanted {row['wanted']})" * bool(row["wanted"]), flush=True)
+    if rows: keep(rows, "bench_gemma")
+
+
 def main():
     torch.set_num_threads(1); model, ids = setting(); rows = []
     ours(model, ids[:1]); theirs(model, ids[:1])
@@ -122,6 +174,7 @@ def main():
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["gpu"]: main()
+    if sys.argv[1:] == ["gemma"]: keep_gemma()
+    elif sys.argv[1:] != ["gpu"]: main(), keep_gemma()
     elif torch.cuda.is_available(): keep(list(gpu()), "bench_generation_gpu")
     else: sys.exit("no GPU here: nothing is measured")

@@ -173,7 +173,9 @@ def test_a_folder_of_that_name_stays_what_it_is(tmp_path, monkeypatch):
 
 def test_an_adapter_finds_gemma_again_where_the_cache_lies_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "model_folder", lambda name: f"found {name}")
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/another/machine/cache/gguf/a5fd/gemma-3-270m"}))
+    from peft import LoraConfig
+    base = "/another/machine/cache/gguf/a5fd/gemma-3-270m"
+    LoraConfig(task_type="CAUSAL_LM", base_model_name_or_path=base, target_modules=["q_proj"]).save_pretrained(tmp_path)
     assert models.adapter_base(tmp_path) == "found gemma-3-270m"
 
 
