@@ -1672,7 +1672,7 @@ def scorer_paths(spec) -> list[str]:
     paths = [spec.argument] if spec.kind == "panel" else []
     for member in scorer_members(spec):
         reads = kind_of(member.kind).reads
-        if reads == "place": paths.append(str(resolve_data(member.argument, "lexicon")))
+        if reads == "place" and member.argument not in (*WORLDS, "decoupled", "none"): paths.append(member.argument)      # those are made when they are read
         if reads == "model" and Path(member.argument).exists(): paths.append(member.argument)
     return list(dict.fromkeys(paths))
 
