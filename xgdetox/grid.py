@@ -623,12 +623,14 @@ def lacks(path: str | None) -> dict[str, str]:
 
 @cache
 def _lacks(path: str | None, out_projection: str | None) -> dict[str, str]:
-    if not path or path.lower().endswith(".gguf"): return {}
-    config = Path(locate(path)) / "config.json"
+    from xgdetox.weights import GEMMA
+    from xgdetox.world import resolve_model
+    if not path or path == GEMMA or path.lower().endswith(".gguf"): return {}          # not dequantised for a look
+    config = Path(resolve_model(path)) / "config.json"
     try:
         if config.is_file() and read_json(config).get("model_type") in WHOLE: return {}
         from xgdetox.models import stages_without
-        return stages_without(locate(path))
+        return stages_without(resolve_model(path))
     except (InputError, AttributeError): return {}                       # what is wrong with it is said where it is read
 
 def left_out(grid: dict) -> list[str]:

@@ -24,7 +24,7 @@ __all__ = ['HARMLESS', 'BOS', 'NEURON_STAGES', 'CONTEXT_FIELDS', 'trusts_code', 
            'check_causal', 'check_checkpoint', 'weight_files', 'stored_tensors', 'empty_model', 'adapter_base',
            'weight_files_in', 'adapter_settings', 'with_adapter', 'adapter_tensors', 'check_kind', 'attach_adapter',
            'changes', 'fit_vocabulary', 'check_applied', 'sample_logits', 'check_same', 'settle_ties', 'round_to_4bit',
-           'load_model', 'load_tokenizer', 'has_tokenizer', 'vocabulary', 'check_vocabulary', 'load', 'fingerprint',
+           'load_tokenizer', 'has_tokenizer', 'vocabulary', 'check_vocabulary', 'load_model', 'load', 'fingerprint',
            'encode', 'token_ids', 'check_bos', 'bos_of', 'last_tokens', 'length_batches', 'reads_padding',
            'batch_tokens', 'Anatomy', 'widths', 'anatomy', 'stages_without', 'value_vector_matrix', 'neuron_hooks',
            'last_position', 'check_neurons', 'Readings', 'context_length', 'pooled_states', 'mean_states',
@@ -391,28 +391,6 @@ def round_to_4bit(model, kind: str = "nf4", double: bool = True):
         row = weight.contiguous().view(1, -1)
         weight.copy_(dequantize_4bit(*quantize_4bit(row, quant_type=kind, compress_statistics=double)).view(weight.shape))
 
-# %% ../nbs/00a_models.ipynb #c008
-def load_model(name, dtype="auto", device=None):
-    """A causal LM in evaluation mode; a model that is loaded already comes back as it is.
-
-    `name`: a folder, a hub name, a `.gguf` file or `gemma-3-270m`.
-    `dtype` "auto": on a CPU what `weights.cpu_type` says, the checkpoint's own elsewhere. `device`: None picks a GPU where there is one, and
-    all GPUs of a grid's job that was given several; "auto" spreads the layers over all devices. A LoRA folder is a model too: its base
-    with the adapter merged in. Raises `InputError` where `name` holds no model, or one whose weights do not fit it."""
-    if isinstance(name, nn.Module): return name.eval()
-    from transformers import AutoModelForCausalLM
-    check_name(name)
-    name = model_folder(name)
-    base = adapter_base(name)
-    if not base: check_causal(read_config(name), name)
-    several = torch.cuda.device_count() > 1 and "XGDETOX_RUN" in os.environ
-    device = device or ("auto" if several else "cuda" if torch.cuda.is_available() else "cpu")
-    if dtype == "auto" and str(device) == "cpu":
-        with loading(name): dtype = getattr(torch, cpu_type(base or name))
-    if base: return _load_merged(base, name, dtype, device)
-    if device == "auto": return load_weights(AutoModelForCausalLM, name, dtype, device_map="auto")
-    return load_weights(AutoModelForCausalLM, name, dtype).to(device)
-
 # %% ../nbs/00a_models.ipynb #c011
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
@@ -454,6 +432,28 @@ def check_vocabulary(tokenizer, rows: int | None, path):
     if rows is not None and last >= rows:
         raise InputError(f"the tokenizer has tokens up to number {last:,}, the model {rows:,} embeddings", path,
                          remedy="use the model's own tokenizer, or resize its embeddings and train them")
+
+# %% ../nbs/00a_models.ipynb #c008
+def load_model(name, dtype="auto", device=None):
+    """A causal LM in evaluation mode; a model that is loaded already comes back as it is.
+
+    `name`: a folder, a hub name, a `.gguf` file or `gemma-3-270m`.
+    `dtype` "auto": on a CPU what `weights.cpu_type` says, the checkpoint's own elsewhere. `device`: None picks a GPU where there is one, and
+    all GPUs of a grid's job that was given several; "auto" spreads the layers over all devices. A LoRA folder is a model too: its base
+    with the adapter merged in. Raises `InputError` where `name` holds no model, or one whose weights do not fit it."""
+    if isinstance(name, nn.Module): return name.eval()
+    from transformers import AutoModelForCausalLM
+    check_name(name)
+    name = model_folder(name)
+    base = adapter_base(name)
+    if not base: check_causal(read_config(name), name)
+    several = torch.cuda.device_count() > 1 and "XGDETOX_RUN" in os.environ
+    device = device or ("auto" if several else "cuda" if torch.cuda.is_available() else "cpu")
+    if dtype == "auto" and str(device) == "cpu":
+        with loading(name): dtype = getattr(torch, cpu_type(base or name))
+    if base: return _load_merged(base, name, dtype, device)
+    if device == "auto": return load_weights(AutoModelForCausalLM, name, dtype, device_map="auto")
+    return load_weights(AutoModelForCausalLM, name, dtype).to(device)
 
 # %% ../nbs/00a_models.ipynb #c012
 def load(model, tokenizer=None, **options):
