@@ -19,8 +19,8 @@ from .data import InputError, write_json
 # %% auto #0
 __all__ = ['MAGIC', 'NUMBERS', 'TEXT', 'ARRAY', 'LONGEST', 'GEMMA', 'GEMMA_HUB', 'GEMMA_PACKAGE', 'GEMMA_SHA256', 'GEMMA_TERMS',
            'GET', 'CPU_TYPES', 'SMALL', 'cache_folder', 'own_temporary_folder', 'Header', 'read_header', 'check_gguf',
-           'saved_type', 'one_at_a_time', 'say', 'load_gguf', 'save_gguf', 'facts_of', 'make_folder', 'gguf_folder',
-           'join_chunks', 'gemma_folder', 'model_folder', 'cpu_has_bf16', 'cpu_type', 'count_weights']
+           'saved_type', 'one_at_a_time', 'say', 'load_gguf', 'check_whole', 'save_gguf', 'facts_of', 'make_folder',
+           'gguf_folder', 'join_chunks', 'gemma_folder', 'model_folder', 'cpu_has_bf16', 'cpu_type', 'count_weights']
 
 # %% ../nbs/lib/weights.ipynb #w006
 def cache_folder() -> Path:
@@ -164,25 +164,29 @@ def say(text: str):
 def load_gguf(file, header: Header):
     """The model of a GGUF `file`, dequantised in float32, and its tokenizer.
 
-    Raises `InputError` for an architecture that transformers does not know."""
+    Raises `InputError` for one that transformers cannot read."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
     if not sys.stderr.isatty(): logging.disable_progress_bar()
     source = dict(pretrained_model_name_or_path=str(file.parent), gguf_file=file.name)
-    how = GgufConfig(dequantize=True)
+    how, plain = GgufConfig(dequantize=True), dict(dtype=torch.float32, output_loading_info=True)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(**source, quantization_config=how, dtype=torch.float32, output_loading_info=True)
+        read = AutoModelForCausalLM.from_pretrained(**source, quantization_config=how, **plain)
         tokenizer = AutoTokenizer.from_pretrained(**source)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError, RuntimeError) as e:
         kind = header.settings.get("general.architecture", "unnamed")
         why = (str(e).splitlines() or [type(e).__name__])[0][:120]
-        problem = f"its architecture {kind!r} cannot be dequantised here ({why})"
+        problem = f"its architecture {kind!r} cannot be read ({why})"
         raise InputError(problem, file, remedy="use the model's own folder") from e
+    check_whole(file, read[1])
+    return read[0], tokenizer
+
+def check_whole(file, report: dict):
+    "Raises `InputError` where the report of a loading says that weights of the model are not in its `file`."
     lost = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
-    problem = f"{len(lost)} weights are not in it ({lost[:1]} ...)"
+    problem = f"{len(lost)} weights are not in it ({', '.join(lost[:2])} ...)"
     if lost: raise InputError(problem, file, remedy="fetch the file again, or another one")
-    return model, tokenizer
 
 def save_gguf(file, folder, header: Header):
     "Write the model and the tokenizer of a GGUF `file` to `folder`, as `save_pretrained` does. Raises `InputError`."
@@ -205,9 +209,9 @@ def facts_of(name: str, digest: str, header: Header) -> dict:
 
 # %% ../nbs/lib/weights.ipynb #w024
 def make_folder(file, name: str, digest: str) -> str:
-    """The folder `name` with what a GGUF file holds, moved to its place when it is whole.
+    """The folder `name` with what a GGUF file holds, moved there when it is whole.
 
-    Raises `InputError` for a file that will not do; nothing is left of it then."""
+    Raises `InputError` for a file that will not do, and leaves nothing."""
     home = cache_folder() / "gguf" / digest[:16]
     with one_at_a_time(home.with_suffix(".lock")):
         if made := _made(digest): return made
