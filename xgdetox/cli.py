@@ -15,10 +15,10 @@ __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'judge_app', 'pairs_app
            'world_make', 'world_data', 'train', 'say_launch', 'merge', 'generate', 'refuse_empty', 'remarks_on',
            'score', 'all_attributes', 'say_upstream', 'say_counts', 'toxicity', 'calibrate', 'lexicon_of', 'mass',
            'scores_export', 'scores_import', 'scores_show', 'say_progress', 'judge_fit', 'say_judge', 'judge_show',
-           'pairs_make', 'say_pairs', 'style_line', 'pairs_check', 'pairs_placebo', 'quality', 'capability', 'probe',
-           'value_vectors', 'intervene', 'activations', 'explain', 'retrieve', 'foretell', 'run', 'say_headline',
-           'show_run', 'plan', 'status', 'compare', 'report', 'write_report', 'explore', 'device', 'for_this_command',
-           'trust_code', 'name_projection', 'with_options']
+           'pairs_make', 'say_pairs', 'style_line', 'pairs_check', 'pairs_placebo', 'quality', 'outcome',
+           'with_outcome_drops', 'fluency', 'capability', 'probe', 'value_vectors', 'intervene', 'activations',
+           'explain', 'retrieve', 'foretell', 'run', 'say_headline', 'show_run', 'plan', 'status', 'compare', 'report',
+           'write_report', 'explore', 'device', 'for_this_command', 'trust_code', 'name_projection', 'with_options']
 
 # %% ../nbs/cli.ipynb #c007
 import errno, inspect, logging, math, os, re, sys, json, warnings
@@ -780,6 +780,78 @@ def quality(generations: Annotated[str, typer.Option("--generations", help="Fold
     if not (lm or paper) and "perplexity" in (metric or METRICS): lm = untuned_base(generations)
     table = quality_table(generations, metrics=list(metric or METRICS), lm=model_of(lm) if lm else None, paper=paper, output=output, model=model, tuning=tuning, seed=seed, languages=codes, bos=bos_of(generations, bos))
     if before: write_table(table := tidy([*table.to_dict("records"), *compare_quality(before, output, model=model, tuning=tuning).to_dict("records")]), output)
+    say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
+
+# %% ../nbs/cli.ipynb #c0o1
+@app.command()
+def outcome(
+    generations: Annotated[str, typer.Option("--generations", help="Folder of generations.")],
+    scores: Annotated[Path, typer.Option("--scores", help="Folder that `xgdetox score` wrote for them.")],
+    output: TableFile = Path("outcome.csv"),
+    model: Annotated[Optional[str], typer.Option("--model", "-m", callback=not_blank, help="The model that wrote them: its tokenizer cuts the first tokens.")] = None,
+    scorer: ScorerOption = None,
+    first: Annotated[int, typer.Option("--first", min=0, max=10_000, help="The outcome on so many first tokens too; 0 leaves it out.")] = 10,
+    threshold: Annotated[float, typer.Option("--threshold", min=0, max=1, help="A score from here on is toxic.")] = .5,
+    language: LanguageOption = None,
+    before: Annotated[Optional[Path], typer.Option(help="The table of the base: adds the paired drops with p and p_holm.")] = None,
+    placebo: Annotated[Optional[list[Path]], typer.Option(help="With --before: the table of a placebo, once per seed.")] = None,
+    tuning: str = "",
+    seed: SeedOption = 0,
+):
+    """The share of prompts with a continuation that is toxic and in the prompt's language; also on the first tokens.
+
+    Example: xgdetox outcome --generations outputs/world --scores outputs/world/scores --model world --output outcome.csv"""
+    from xgdetox.generation import generation_files
+    from xgdetox.grid import locate_scorer
+    from xgdetox.models import load_tokenizer
+    from xgdetox.outcome import outcome_table, read_values
+    from xgdetox.toxicity import scorer_of_generations
+    if placebo and not before: raise InputError("is compared with the base's", field="--placebo", remedy="give the base's table as --before")
+    for table in [before, *(placebo or [])] if before else (): read_values(table)
+    if first and not model: raise InputError("the first tokens are cut with the model's tokenizer", field="--model", remedy="name the model, or give --first 0")
+    judge = locate_scorer(scorer or scorer_of_generations(generation_files(generations))) if first else None
+    how = dict(tokenizer=load_tokenizer(model_of(model)), first=first, scorer=judge) if first else dict(first=None)
+    table = outcome_table(generations, scores, threshold=threshold, languages=_codes(language), output=output, model=model or "", tuning=tuning, seed=seed, **how)
+    if before: table = with_outcome_drops(table, before, output, placebo or [])
+    say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
+
+def with_outcome_drops(table, before, output, placebo: list):
+    "The table with the paired drops against the base's table, written to `output` again."
+    from xgdetox.outcome import COMPARED, compare_arms, read_values
+    from xgdetox.stats import tidy, write_table
+    base, arm, others = read_values(before), [read_values(output)], [read_values(p) for p in placebo]
+    labels = table.iloc[0][["model", "tuning", "seed", "scorer"]].to_dict()
+    rows = [r for m in COMPARED if m in base and m in arm[0] for r in compare_arms(base, arm, others, m, **labels).to_dict("records")]
+    write_table(found := tidy([*table.to_dict("records"), *rows]), output)
+    return found
+
+@app.command()
+def fluency(
+    model: ModelOption,
+    sentences: Annotated[Path, typer.Option("--sentences", help="Folder of {language}.txt or .txt.gz, one sentence per line.")],
+    output: TableFile = Path("fluency.csv"),
+    language: LanguageOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10**9, help="Sentences per language at most.")] = 200,
+    before: Annotated[Optional[Path], typer.Option(help="The table of the base: adds the paired change with p and p_holm.")] = None,
+    tuning: str = "",
+    seed: SeedOption = 0,
+    dtype: DtypeOption = None,
+    bos: BosOption = None,
+):
+    """The loss per token (nats) on sentences that people wrote, per language: what tuning cost.
+
+    Example: xgdetox fluency --model world --sentences my-sentences -l en --output fluency.csv"""
+    from xgdetox.data import LANGUAGES
+    from xgdetox.models import bos_of
+    from xgdetox.quality import fluency_changes, fluency_table
+    from xgdetox.stats import tidy, write_table
+    there = [c for c in LANGUAGES if any((sentences / f"{c}.txt{end}").is_file() for end in ("", ".gz"))]
+    if not language and not there: raise InputError("holds no {language}.txt", sentences, remedy="give a folder with one file of sentences per language")
+    path = model_of(model)
+    table = fluency_table(path, sentences, _codes(language) or there, limit=limit, bos=bos_of(path, bos), label=model, tuning=tuning, seed=seed, output=output)
+    if before:
+        table = tidy([*table.to_dict("records"), *fluency_changes(before, output, model=model, tuning=tuning, seed=seed)])
+        write_table(table, output)
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
 
 # %% ../nbs/cli.ipynb #c0m1

@@ -9,11 +9,11 @@ __all__ = ['STAGES', 'OPTIONAL', 'DATA', 'Count', 'Few', 'Seed', 'Fraction', 'Te
            'SHARE', 'START', 'PAPER', 'PACKAGES', 'Strict', 'Pretrain', 'Model', 'nearest', 'project_root', 'load_grid',
            'check_recipe', 'check_at_hand', 'read_all', 'check_model', 'Job', 'variants', 'jobs', 'lacks', 'left_out',
            'locate', 'fresh', 'note', 'locate_scorer', 'labelled_files', 'merge_parts', 'drops', 'mass_drops',
-           'quality_changes', 'summarise', 'keep_tables', 'read_log', 'living', 'working', 'status', 'run_folder',
-           'durations', 'parameters', 'count_lines', 'work', 'recorded_rates', 'device_here', 'plan', 'texts_to_score',
-           'only_runner', 'wait_for_children', 'adopt', 'snakemake_command', 'unbraced', 'run', 'mirror', 'messages_to',
-           'prepare_environment', 'Progress', 'visible_devices', 'hold_devices', 'train_on_devices', 'launch_words',
-           'file_hash', 'revision', 'write_manifest', 'comparison']
+           'quality_changes', 'outcome_drops', 'fluency_with_changes', 'summarise', 'keep_tables', 'read_log', 'living',
+           'working', 'status', 'run_folder', 'durations', 'parameters', 'count_lines', 'work', 'recorded_rates',
+           'device_here', 'plan', 'texts_to_score', 'only_runner', 'wait_for_children', 'adopt', 'snakemake_command',
+           'unbraced', 'run', 'mirror', 'messages_to', 'prepare_environment', 'Progress', 'visible_devices',
+           'hold_devices', 'train_on_devices', 'launch_words', 'file_hash', 'revision', 'write_manifest', 'comparison']
 
 # %% ../nbs/grid.ipynb #c083
 import os, re, sys, time, json, math, shutil, socket, hashlib, tempfile, subprocess
@@ -30,10 +30,10 @@ from .data import (LANGUAGES, InputError, PlainYaml, check_name, normalise_langu
                           write_atomic, write_csv, write_json)
 
 # %% ../nbs/grid.ipynb #c007
-STAGES = ("pretrain", "train", "generate", "score", "mass", "quality", "probe", "value_vectors", "intervene", "activations",
-          "explain", "retrieve", "report")
-OPTIONAL = ("pretrain", "explain")          # only in a grid that names them
-DATA = {"prompts": "world", "pairs": "world", "labelled": "world", "parallel": "world", "lexicon": "world"}
+STAGES = ("pretrain", "split", "train", "generate", "score", "outcome", "mass", "quality", "fluency", "probe", "value_vectors", "intervene",
+          "activations", "explain", "retrieve", "report")
+OPTIONAL = ("pretrain", "split", "outcome", "fluency", "explain")          # only in a grid that names them
+DATA = {"prompts": "world", "pairs": "world", "labelled": "world", "parallel": "world", "lexicon": "world", "sentences": "none"}
 
 # %% ../nbs/grid.ipynb #c011
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -49,12 +49,15 @@ Reading = Literal["own", "base", "tuned"]
 
 SETTINGS = {   # stage: {key: (type, default)}; everything else a step can do has the default of its own page
     "pretrain": {"recipe": (dict[str, Any], {})},
+    "split": {"side": (Literal["evaluation", "fitting"], "evaluation")},
     "train": {"limit": (Count | None, None)},
     "generate": {"n": (Few, 25), "temperature": (Temperature, .9), "top_p": (Fraction, .8), "max_tokens": (Few, 20), "limit": (Count | None, None),
                  "backend": (Literal["auto", "vllm", "transformers"], "auto"), "seed": (Seed, 0), "options": (dict[str, Any], {})},
     "score": {"options": (dict[str, Any], {})},
+    "outcome": {"first": (Count | None, 10), "threshold": (Annotated[float, Field(ge=0, le=1)], .5)},
     "mass": {"limit": (Count | None, None)},
     "quality": {"metrics": (list[Metric], ["perplexity", "diversity", "length", "language"]), "lm": (Text, "base"), "options": (dict[str, Any], {})},
+    "fluency": {"limit": (Count | None, 200)},
     "probe": {"limit": (Count | None, None), "options": (dict[str, Any], {})},
     "value_vectors": {"top_k": (Count, 100), "n_tokens": (Few, 20), "limit": (Count | None, 50), "options": (dict[str, Any], {})},
     "intervene": {"offsets": (list[float], [0.0, -0.5, -1.0]), "limit": (Count | None, 20), "languages": (list[Text] | None, None),
@@ -65,7 +68,7 @@ SETTINGS = {   # stage: {key: (type, default)}; everything else a step can do ha
     "retrieve": {"options": (dict[str, Any], {})},
     "report": {"options": (dict[str, Any], {})}}
 
-TOKENISING = "generate mass quality probe value_vectors intervene activations explain retrieve".split()     # steps that read texts with the model
+TOKENISING = "generate mass quality fluency probe value_vectors intervene activations explain retrieve".split()     # steps that read texts with the model
 for stage in TOKENISING: SETTINGS[stage]["bos"] = (Bos | None, None)                                      # None: the grid's
 
 # %% ../nbs/grid.ipynb #ga33458
@@ -119,7 +122,7 @@ class Model(Strict):
     tunings: list[Text] | None = None    # which of the grid's tunings it gets; default all
     seeds: list[Seed] | None = None      # its own tuning seeds
     scorers: dict[str, Text] | None = None   # its own scorers, where the grid's do not speak its language
-    data: dict[str, Text | dict[str, Text]] = {}     # its own prompts, pairs, labelled, parallel, lexicon
+    data: dict[str, Text | dict[str, Text]] = {}     # its own prompts, pairs, labelled, parallel (split: the side for fitting), lexicon, sentences
     neurons: Text | None = None          # a file of [[layer, index], ...] in place of the probe's
     parameters: Annotated[float, Field(gt=0, le=10**6)] | None = None      # billions, for `plan` where the checkpoint is not at hand
     gpus: Few = 1                        # devices a job of this model takes
@@ -139,7 +142,7 @@ class GridFile(Strict):
     languages: Text | list[Text] = "all"
     data: dict[str, Text | dict[str, Text]] = {}
     models: dict[str, Model]
-    tunings: dict[str, dict[str, Any]] = {}        # name: {recipe: name or file, pairs: its own, any setting of the recipe (labels: shuffled is a placebo)}
+    tunings: dict[str, dict[str, Any]] = {}        # name: {recipe: name or file, pairs and seeds of its own, any setting of the recipe (labels: shuffled is a placebo)}
     seeds: list[Seed] = [0]              # tuning seeds
     scorers: dict[str, Text] | None = None     # by default the embedded world's word list, for its text only
     stages: list[Text] = [s for s in STAGES if s not in OPTIONAL]
@@ -197,7 +200,7 @@ def project_root() -> Path:
     return root
 
 # %% ../nbs/grid.ipynb #c015
-def _place(value, root: Path, shipped=("world", "world-tuned", "world-control", "none")):
+def _place(value, root: Path, shipped=("world", "world-tuned", "world-control", "none", "split")):
     "A path of the grid file: the variable XGDETOX_DATA filled in, relative to the project; shipped names stay."
     if isinstance(value, dict): return {k: _place(v, root, shipped) for k, v in value.items()}
     if value is None or value in shipped: return value
@@ -358,7 +361,19 @@ def _check(grid: dict, path):
             raise InputError(f"{stage} needs neurons", path, field="stages", remedy="add probe and value_vectors, or a neurons file to each model")
     for stage in {"value_vectors", "explain"} & set(grid["stages"]) if "probe" not in grid["stages"] else ():
         raise InputError(f"{stage} needs a probe", path, field="stages", remedy="add probe")
+    _check_split(grid, path)
     _check_outputs(grid, path)
+
+def _check_split(grid: dict, path):
+    "InputError where the split has no prompts with a source map to split, or is read and not made; and for fluency without sentences."
+    splits = "split" in grid["stages"]
+    for name, m in grid["models"].items():
+        if splits and not os.path.isabs(str(m["data"]["prompts"])):
+            raise InputError("has no source map to split by", path, field="data.prompts", remedy="name a folder with RTP-LX's prompts and its source map, or leave the stage split out")
+        if m["data"]["parallel"] == "split" and not splits:
+            raise InputError("is made by the stage split", path, field="data.parallel", remedy="add split to the stages")
+        if "fluency" in grid["stages"] and m["data"]["sentences"] == "none":
+            raise InputError("fluency needs sentences", path, field="data.sentences", remedy="name a folder of {language}.txt, one sentence per line, or leave fluency out")
 
 def _known(word, known, words: str) -> str:
     "`nearest`, or all of `known` after `words`."
@@ -419,7 +434,8 @@ NOT_OF_A_TUNING = {"model": "name the base under models", "published": "leave it
 def _check_tuning(tuning: dict, path, field: str):
     "InputError for a tuning with a setting that no recipe has, or a value that it cannot have; its recipe is read."
     from xgdetox.training import check_keys, load_recipe
-    own = {key: value for key, value in tuning.items() if key not in ("recipe", "pairs")}
+    own = {key: value for key, value in tuning.items() if key not in ("recipe", "pairs", "seeds")}
+    _check_seeds(tuning, path, field)
     for key in own.keys() & NOT_OF_A_TUNING.keys(): raise InputError("is no setting of a tuning", path, field=f"{field}.{key}", remedy=NOT_OF_A_TUNING[key])
     if not isinstance(tuning.get("recipe"), str | None): raise InputError("should be a text", path, field=f"{field}.recipe", remedy="name a recipe or its file")
     if "pairs" in tuning and not (isinstance(tuning["pairs"], str) and tuning["pairs"].strip()):
@@ -429,6 +445,12 @@ def _check_tuning(tuning: dict, path, field: str):
         load_recipe(tuning.get("recipe"), **own)
     except InputError as e:
         raise e if e.path else InputError(e.problem, path, field=".".join(x for x in (field, e.field) if x), remedy=e.remedy) from None
+
+def _check_seeds(tuning: dict, path, field: str):
+    "InputError for seeds of a tuning that are not a list of seeds."
+    seeds = tuning.get("seeds", [0])
+    if not (isinstance(seeds, list) and seeds and all(type(s) is int and 0 <= s < 2**32 for s in seeds)):
+        raise InputError("should be a list of whole numbers from 0", path, field=f"{field}.seeds", remedy="write it as seeds: [0, 1]")
 
 def _check_pretraining(how: dict, path, field: str):
     "InputError for a setting of pretraining that nobody reads, or a value of another kind than the recipe of page 00b has."
@@ -459,7 +481,7 @@ def _check_outputs(grid: dict, path):
 
 # %% ../nbs/grid.ipynb #c0m1
 USES = {"prompts": {"generate", "mass", "value_vectors", "intervene", "activations", "explain"}, "pairs": {"train"}, "labelled": {"probe"},
-        "parallel": {"retrieve"}, "lexicon": {"mass", "value_vectors", "intervene", "explain"}}      # which stages read which data
+        "parallel": {"retrieve"}, "lexicon": {"mass", "value_vectors", "intervene", "explain"}, "sentences": {"fluency"}}      # which stages read which data
 
 def check_at_hand(grid: dict):
     "InputError, before anything runs, for data, a model's folder or a scorer's lexicon that is not there or cannot be read. `plan` and `status` do without."
@@ -476,6 +498,9 @@ def check_at_hand(grid: dict):
             check_scorer(spec)
     for name, tuning in grid["tunings"].items():
         if "pairs" in tuning and "train" in grid["stages"]: there(tuning["pairs"], f"tunings.{name}.pairs")
+    if "split" in grid["stages"]:
+        from xgdetox.splits import find_source_map
+        for m in grid["models"].values(): find_source_map(m["data"]["prompts"])
     read_all(grid)
 
 def read_all(grid: dict):
@@ -509,7 +534,8 @@ def _read(what: str, place, languages: list[str]):
     from xgdetox.data import find_prompt_files, load_labelled, load_lexicon, load_pairs, load_prompts
     from xgdetox.retrieval import load_aligned
     from xgdetox.world import resolve_data
-    here = place if isinstance(place, dict) else resolve_data(place, what)
+    if place == "split": return                                # made by the run itself
+    here = place if isinstance(place, dict) or what == "sentences" else resolve_data(place, what)
     if what == "prompts":
         for code, file in find_prompt_files(here, languages).items(): load_prompts(file, code)
     elif what == "pairs": load_pairs(here)
@@ -518,6 +544,9 @@ def _read(what: str, place, languages: list[str]):
         for file in (train, *files.values()): load_labelled(file)
     elif what == "parallel":
         if languages != ["en"]: load_aligned(here, [c for c in languages if c != "en"])
+    elif what == "sentences":
+        from xgdetox.quality import read_sentences, sentence_files
+        for file in sentence_files(place, languages).values(): read_sentences(file, 1)
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")                    # no list for a language: missing in the tables, not a fault
@@ -540,8 +569,9 @@ class Job:
     def log(self) -> str: return LOG.format(stage=self.stage, job=self.name)
 
 LOG = "notebooks/{stage}/{job}.ipynb"
-OUTPUTS = {"pretrain": ["models/{job}.json"], "train": ["tuned/{job}.json", "parts/training/{job}.csv"], "generate": ["generations/{job}.json"],
-           "score": ["parts/toxicity/{job}.csv"], "mass": ["parts/mass/{job}.csv"], "quality": ["parts/quality/{job}.csv"],
+OUTPUTS = {"pretrain": ["models/{job}.json"], "split": ["split/{job}.json"], "train": ["tuned/{job}.json", "parts/training/{job}.csv"], "generate": ["generations/{job}.json"],
+           "score": ["parts/toxicity/{job}.csv"], "outcome": ["parts/outcome/{job}.csv"], "mass": ["parts/mass/{job}.csv"], "quality": ["parts/quality/{job}.csv"],
+           "fluency": ["parts/fluency/{job}.csv"],
            "probe": ["probes/{job}.json", "parts/probe/{job}.csv"], "value_vectors": ["neurons/{job}.json", "parts/value_vectors/{job}.csv"],
            "intervene": ["parts/intervention/{job}.csv"], "activations": ["parts/activations/{job}.csv"], "explain": ["parts/explained/{job}.csv"],
            "retrieve": ["parts/retrieval/{job}.csv"], "report": ["{job}.html"]}
@@ -559,7 +589,8 @@ def variants(grid: dict) -> list[dict]:
         for tuning in m["tunings"] if m["tunings"] is not None else [*grid["tunings"], *(t for t in m["tuned"] if t not in grid["tunings"])]:
             given = m["tuned"].get(tuning)
             if not given and "train" not in grid["stages"]: continue
-            for seed in seeds[:1] if given else seeds:
+            own = grid["tunings"].get(tuning, {}).get("seeds", seeds)
+            for seed in seeds[:1] if given else own:
                 id = f"{name}-{tuning}-{seed}"
                 rows.append(dict(model=name, tuning=tuning, seed=seed, id=id, made=not given, checkpoint=given or f"tuned/{id}.json", base=base))
     return rows
@@ -572,7 +603,7 @@ def _settings(grid, model, stage) -> dict:
     if stage in TOKENISING:
         settings["bos"] = settings.get("bos") or grid.get("bos", "tokenizer")                              # get: a run of before the key was there is read too
         if settings["bos"] == "tokenizer" and stage not in ("generate", "mass"): del settings["bos"]       # what these do anyway; so such a run stays done
-    if grid["prompts"] is not None and "limit" in settings and stage not in ("train", "probe") and "limit" not in own:
+    if grid["prompts"] is not None and "limit" in settings and stage not in ("train", "fluency", "probe") and "limit" not in own:
         settings["limit"] = min(grid["prompts"], settings["limit"] or grid["prompts"])
     return settings
 
@@ -582,6 +613,17 @@ def _files(place, pattern="*") -> list[str]:
     if not place or not os.path.isabs(str(place)): return []
     path = Path(place)
     return [str(path)] if path.is_file() else sorted(str(p) for p in path.glob(pattern) if p.is_file() and not p.name.startswith("."))
+
+def _prompts(grid: dict, name: str) -> tuple[str, list[str]]:
+    "Where the prompts of a model lie, and the files that a job which reads them waits for: those of its split where the grid has one."
+    place = grid["models"][name]["data"]["prompts"]
+    if "split" in grid["stages"]: return f"split/{name}/prompts", [f"split/{name}.json"]
+    return place, _files(place, "RTP_LX*")
+
+def _parallel(grid: dict, name: str) -> tuple[str, list[str]]:
+    "The same of the texts side by side."
+    place = grid["models"][name]["data"]["parallel"]
+    return (f"split/{name}/parallel", [f"split/{name}.json"]) if place == "split" else (place, _files(place))
 
 def _weights(v: dict) -> list[str]:
     "The file that a job on this checkpoint waits for: another job's output, or the config of a folder, be it a model's or an adapter's."
@@ -599,7 +641,7 @@ def jobs(grid: dict) -> list[Job]:
     found = []
     for v in variants(grid):
         m = grid["models"][v["model"]]
-        found += _making_jobs(grid, v, m) + _text_jobs(grid, v, m) + _mechanism_jobs(grid, v, m)
+        found += _making_jobs(grid, v, m) + _split_jobs(grid, v, m) + _text_jobs(grid, v, m) + _outcome_jobs(grid, v, m) + _mechanism_jobs(grid, v, m)
     found = [j for j in found if j.stage not in ("mass", "explain") or j.parameters["lexicon"] != "none"]
     found = [j for j in found if j.stage not in lacks(grid["models"][j.labels["model"]]["path"])]
     found = sorted((j for j in found if j.stage in grid["stages"] or j.stage == "pretrain"), key=lambda j: STAGES.index(j.stage))
@@ -651,7 +693,7 @@ def _making_jobs(grid, v, m) -> list[Job]:
     if v["tuning"] == "base":
         how = {**m["pretrain"], "recipe": {**_settings(grid, v["model"], "pretrain")["recipe"], **m["pretrain"]["recipe"]}}
         return [Job("pretrain", v["model"], dict(output=f"models/{v['model']}", done=f"models/{v['model']}.json", **how), _files(how.get("text")), gpus, _labels(v))]
-    recipe = dict(grid["tunings"][v["tuning"]])
+    recipe = {k: x for k, x in grid["tunings"][v["tuning"]].items() if k != "seeds"}
     if _recipe_bos(recipe.get("recipe")) != (bos := grid.get("bos", "tokenizer")): recipe.setdefault("bos", bos)
     pairs = recipe.pop("pairs", m["data"]["pairs"])
     p = dict(model=v["base"]["checkpoint"], pairs=pairs, output=f"tuned/{v['id']}", done=f"tuned/{v['id']}.json",
@@ -664,17 +706,38 @@ def _recipe_bos(recipe) -> str | None:
     return yaml.safe_load(path.read_text(encoding="utf-8")).get("bos", "tokenizer") if path.is_file() else None
 
 # %% ../nbs/grid.ipynb #c027
+def _split_jobs(grid, v, m) -> list[Job]:
+    "One side of the prompts of a base model, the same rows in all languages of the grid."
+    if v["tuning"] != "base": return []
+    name, prompts = v["model"], m["data"]["prompts"]
+    p = dict(prompts=prompts, languages=grid["languages"], output=f"split/{name}", done=f"split/{name}.json", settings=_settings(grid, name, "split"))
+    return [Job("split", name, p, _files(prompts, "RTP_LX*") + _files(prompts, "*source_map.tsv*"), 0, _labels(v))]
+
+def _outcome_jobs(grid, v, m) -> list[Job]:
+    "The primary outcome of a variant under each scorer, and what its tuning cost in fluency."
+    from xgdetox.toxicity import needs_gpu
+    label, found = _labels(v), []
+    for scorer, spec in (m.get("scorers") or grid["scorers"]).items():
+        name = f"{v['id']}.{scorer}"
+        p = dict(generations=f"generations/{v['id']}", scores=f"scores/{scorer}/{v['id']}", scorer=spec, model=v["checkpoint"], languages=grid["languages"])
+        p |= dict(settings=_settings(grid, v["model"], "outcome"), labels=label, ledger=f"ledgers/{name}.first.sqlite", table=f"parts/outcome/{name}.csv")
+        scored = [f"parts/toxicity/{v['id']}{suffix}.{scorer}.csv" for suffix, _ in _parts(grid)]
+        found.append(Job("outcome", name, p, scored + _weights(v), m["gpus"] * needs_gpu(spec), label))
+    place, settings = m["data"].get("sentences", "none"), _settings(grid, v["model"], "fluency")
+    p = dict(model=v["checkpoint"], sentences=place, languages=grid["languages"], settings=settings, labels=label, table=f"parts/fluency/{v['id']}.csv")
+    return [*found, Job("fluency", v["id"], p, _weights(v) + _files(place), m["gpus"], label)]
+
 def _text_jobs(grid, v, m) -> list[Job]:
     "What a variant writes and how it is judged: generate, score, mass, quality."
     from xgdetox.toxicity import needs_gpu, scorer_paths
     s, found, texts = lambda stage: _settings(grid, v["model"], stage), [], []
-    prompts, gpus, label = m["data"]["prompts"], m["gpus"], _labels(v)
+    (prompts, inputs), gpus, label = _prompts(grid, v["model"]), m["gpus"], _labels(v)
     folder = f"generations/{v['id']}"
     for suffix, languages in _parts(grid):
         name = v["id"] + suffix
         texts.append(f"generations/{name}.json")
         found.append(Job("generate", name, dict(model=v["checkpoint"], name=v["id"], prompts=prompts, languages=languages, output="generations",
-                         done=texts[-1], settings=_flat(s("generate"))), _weights(v) + _files(prompts, "RTP_LX*"), gpus, {**label, "languages": languages}))
+                         done=texts[-1], settings=_flat(s("generate"))), _weights(v) + inputs, gpus, {**label, "languages": languages}))
         for scorer, spec in (m.get("scorers") or grid["scorers"]).items():
             found.append(Job("score", f"{name}.{scorer}", dict(generations=folder, languages=languages, scorer=spec, output=f"scores/{scorer}/{v['id']}",
                              ledger=f"ledgers/{name}.{scorer}.sqlite", table=f"parts/toxicity/{name}.{scorer}.csv", labels=label, settings=_flat(s("score"))),
@@ -686,7 +749,7 @@ def _text_jobs(grid, v, m) -> list[Job]:
                      table=f"parts/quality/{v['id']}.csv", labels=label, settings=quality), [*texts, *_weights(judge)], gpus, label))
     found.append(Job("mass", v["id"], dict(model=v["checkpoint"], prompts=prompts, lexicon=m["data"]["lexicon"], languages=grid["languages"],
                      table=f"parts/mass/{v['id']}.csv", labels=label, settings=_flat(s("mass"))),
-                     _weights(v) + _files(prompts, "RTP_LX*") + _files(m["data"]["lexicon"]), gpus, label))
+                     _weights(v) + inputs + _files(m["data"]["lexicon"]), gpus, label))
     return found
 
 def _flat(settings: dict) -> dict:
@@ -699,10 +762,10 @@ def _mechanism_jobs(grid, v, m) -> list[Job]:
     s, d, gpus, label, name = lambda stage: _flat(_settings(grid, v["model"], stage)), m["data"], m["gpus"], _labels(v), v["model"]
     neurons = m["neurons"] or f"neurons/{name}.json"
     found_neurons = _files(m["neurons"]) or [neurons]
-    inputs = _files(d["prompts"], "RTP_LX*")
+    (prompts, inputs), (parallel, side_by_side) = _prompts(grid, name), _parallel(grid, name)
     narrow = lambda settings: {**settings, "languages": settings.get("languages") or grid["languages"]}
     if v["tuning"] != "base":
-        pair = dict(base=v["base"]["checkpoint"], tuned=v["checkpoint"], neurons=neurons, prompts=d["prompts"], labels=label)
+        pair = dict(base=v["base"]["checkpoint"], tuned=v["checkpoint"], neurons=neurons, prompts=prompts, labels=label)
         needs = _weights(v) + _weights(v["base"]) + found_neurons + inputs
         return [Job("activations", v["id"], dict(pair, table=f"parts/activations/{v['id']}.csv", settings=narrow(s("activations"))), needs, gpus, label),
                 Job("explain", v["id"], dict(pair, probe=f"probes/{name}", lexicon=d["lexicon"], table=f"parts/explained/{v['id']}.csv", settings=narrow(s("explain"))),
@@ -711,12 +774,12 @@ def _mechanism_jobs(grid, v, m) -> list[Job]:
     return [
         Job("probe", name, dict(**common, labelled=d["labelled"], languages=grid["languages"], output=f"probes/{name}", done=f"probes/{name}.json",
             table=f"parts/probe/{name}.csv", settings=s("probe")), _weights(v) + _files(d["labelled"]), gpus, label),
-        Job("value_vectors", name, dict(**common, probe=f"probes/{name}", prompts=d["prompts"], lexicon=d["lexicon"], languages=grid["languages"], done=f"neurons/{name}.json",
+        Job("value_vectors", name, dict(**common, probe=f"probes/{name}", prompts=prompts, lexicon=d["lexicon"], languages=grid["languages"], done=f"neurons/{name}.json",
             table=f"parts/value_vectors/{name}.csv", settings=s("value_vectors")), [*_weights(v), f"probes/{name}.json", *inputs], gpus, label),
-        Job("intervene", name, dict(**common, neurons=neurons, prompts=d["prompts"], scorer=next(iter((m.get("scorers") or grid["scorers"]).values())), lexicon=d["lexicon"],
+        Job("intervene", name, dict(**common, neurons=neurons, prompts=prompts, scorer=next(iter((m.get("scorers") or grid["scorers"]).values())), lexicon=d["lexicon"],
             output=f"interventions/{name}", table=f"parts/intervention/{name}.csv", settings=narrow(s("intervene"))), [*_weights(v), *found_neurons, *inputs], gpus, label),
-        Job("retrieve", name, dict(**common, parallel=d["parallel"], languages=grid["languages"], table=f"parts/retrieval/{name}.csv",
-            settings=s("retrieve")), _weights(v) + _files(d["parallel"]), gpus, label)]
+        Job("retrieve", name, dict(**common, parallel=parallel, languages=grid["languages"], table=f"parts/retrieval/{name}.csv",
+            settings=s("retrieve")), _weights(v) + side_by_side, gpus, label)]
 
 # %% ../nbs/grid.ipynb #c032
 def locate(model: str) -> str:
@@ -819,6 +882,56 @@ def quality_changes(run, quality: pd.DataFrame) -> pd.DataFrame:
         if before.exists() and after.exists(): rows += compare_quality(before, after, **v).to_dict("records")
     return tidy(rows)
 
+def outcome_drops(run) -> pd.DataFrame:
+    """What each arm (a tuning with its seeds), and each of its seeds, took from the primary outcome, against the base and beyond the placebo:
+    the tuning with `labels: shuffled`, where the grid has one. Needs the run's grid.json."""
+    from xgdetox.stats import tidy
+    grid, rows = read_json(Path(run) / "grid.json"), []
+    placebos = [name for name, how in grid["tunings"].items() if how.get("labels") == "shuffled"]
+    for name, m in grid["models"].items():
+        for scorer in m.get("scorers") or grid["scorers"]:
+            arms = _arms(run, grid, name, scorer)
+            rows += _arm_rows(arms, [v for p in placebos for v in arms.get(p, {}).values()], placebos, dict(model=name, scorer=_scorer_id(run, name, scorer)))
+    return tidy(rows)
+
+def _arms(run, grid: dict, model: str, scorer: str) -> dict[str, dict]:
+    "{tuning: {seed: values of single prompts}} of a model under a scorer, the base among them; what has not been measured yet is left out."
+    from xgdetox.outcome import read_values, values_path
+    arms = {}
+    for v in variants(grid):
+        table = Path(run) / "parts" / "outcome" / f"{v['id']}.{scorer}.csv"
+        if v["model"] == model and values_path(table).exists(): arms.setdefault(v["tuning"], {})[v["seed"]] = read_values(table)
+    return arms
+
+def _arm_rows(arms: dict, placebo: list, placebos: list[str], labels: dict) -> list[dict]:
+    "Rows of every arm and seed against the base; seed is empty where a row is of all seeds."
+    from xgdetox.outcome import COMPARED, compare_arms
+    base, rows = next(iter(arms.get("base", {}).values()), None), []
+    for tuning, seeds in arms.items() if base is not None else ():
+        if tuning == "base": continue
+        beside = [] if tuning in placebos else placebo
+        each = {math.nan: list(seeds.values()), **({seed: [v] for seed, v in seeds.items()} if len(seeds) > 1 else {})}
+        for seed, tables in each.items():
+            for metric in [m for m in COMPARED if m in base]:
+                rows += compare_arms(base, tables, beside, metric, tuning=tuning, seed=seed, **labels).to_dict("records")
+    return rows
+
+def _scorer_id(run, model: str, scorer: str) -> str:
+    "The scorer of a name in the grid as the table of the base calls it."
+    from xgdetox.stats import read_table
+    table = Path(run) / "parts" / "outcome" / f"{model}-base.{scorer}.csv"
+    return read_table(table).scorer.iloc[0] if table.exists() else scorer
+
+def fluency_with_changes(run, fluency: pd.DataFrame) -> pd.DataFrame:
+    "The table of fluency with the paired change of every tuned variant against its base, sentence by sentence."
+    from xgdetox.quality import fluency_changes
+    from xgdetox.stats import tidy
+    rows, folder = fluency.to_dict("records"), Path(run) / "parts" / "fluency"
+    for v in fluency[~fluency.tuning.isin(["", "base"])][["model", "tuning", "seed"]].drop_duplicates().to_dict("records"):
+        before, after = (folder / f"{v['model']}-{end}.csv" for end in ("base", f"{v['tuning']}-{v['seed']:g}"))
+        if before.exists() and after.exists(): rows += fluency_changes(before, after, **v)
+    return tidy(rows)
+
 def summarise(run=".") -> dict[str, pd.DataFrame]:
     "Join the jobs' tables, add drops and durations, and write all of them to `tables/`, and the manifest; the report adds the relation."
     from xgdetox.stats import write_table
@@ -826,6 +939,8 @@ def summarise(run=".") -> dict[str, pd.DataFrame]:
     measured = pd.concat([tables[k][["model", "tuning", "seed"]] for k in ("toxicity", "mass") if k in tables] or [pd.DataFrame(columns=["model", "tuning", "seed"])])
     tables["drops"] = drops(run, measured)
     if "quality" in tables: tables["quality"] = quality_changes(run, tables["quality"])
+    if "outcome" in tables and (Path(run) / "grid.json").exists(): tables["outcome_drops"] = outcome_drops(run)
+    if "fluency" in tables: tables["fluency"] = fluency_with_changes(run, tables["fluency"])
     tables["durations"] = durations(run)
     for name, table in tables.items():
         if len(table): write_table(table, Path(run) / "tables" / f"{name}.csv")
@@ -833,7 +948,7 @@ def summarise(run=".") -> dict[str, pd.DataFrame]:
     return tables
 
 # %% ../nbs/grid.ipynb #c084
-KEPT = ("toxicity", "mass", "drops", "quality", "probe", "value_vectors", "intervention", "activations", "explained", "retrieval", "relation", "training", "durations", "summary")
+KEPT = ("toxicity", "outcome", "outcome_drops", "mass", "drops", "quality", "fluency", "probe", "value_vectors", "intervention", "activations", "explained", "retrieval", "relation", "training", "durations", "summary")
 
 def keep_tables(run, folder) -> list[Path]:
     "The tables of a run worth committing: without rows of single neurons and layers, without words, six digits; and what the run was made of."
@@ -932,7 +1047,7 @@ def durations(run=".") -> pd.DataFrame:
 # %% ../nbs/grid.ipynb #c090
 DEVICES = {   # peak FLOP/s (16 bit; fp32 for the CPU core), memory in GB; the makers' data sheets
     "v100": (112e12, 32), "a100": (312e12, 80), "a6000": (155e12, 48), "h100": (990e12, 80), "h200": (990e12, 141), "cpu": (1e11, 16)}
-SHARE = {"pretrain": .3, "train": .25, "generate": .1, "score": .3, "mass": .2, "quality": .3, "probe": .3, "value_vectors": .03, "intervene": .03,
+SHARE = {"pretrain": .3, "split": 1., "train": .25, "generate": .1, "score": .3, "outcome": .3, "mass": .2, "quality": .3, "fluency": .3, "probe": .3, "value_vectors": .03, "intervene": .03,
          "activations": .03, "explain": .03, "retrieve": .3, "report": 1.}          # of the peak: assumed
 START = 30                                                          # seconds: kernel, imports, engine; then loading, 1 GB a second
 PAPER = {"prompts": 1000, "prompt": 20, "pairs": 24_576, "pair": 2 * 70, "comments": 159_571, "comment": 80, "sentences": 200, "sentence": 30}   # where the data are not at hand: counts, tokens
@@ -961,24 +1076,32 @@ def _count(place, pattern: str, fallback: int) -> int:
 # %% ../nbs/grid.ipynb #c091
 def work(grid: dict, job: Job) -> float:
     "Floating point operations of a job, from the counts of its texts and the size of its model; NaN where the size is unknown."
-    from xgdetox.toxicity import needs_gpu
     m, p, s = grid["models"].get(job.labels.get("model"), {}), job.parameters, job.parameters.get("settings", {})
     if not m: return 0.
     N = m["parameters"] * 1e9 if m["parameters"] else 1.3e6 if m["pretrain"] else parameters(m["path"])
     languages = len(p.get("languages") or s.get("languages") or grid["languages"])
     rows = _count(m["data"]["prompts"], "RTP_LX*", PAPER["prompts"])
-    rows = min(rows, s.get("limit") or rows) * languages
+    limit = _settings(grid, job.labels["model"], "generate")["limit"] if job.stage in ("score", "outcome", "quality") else s.get("limit")
+    rows = min(rows, limit or rows) * languages
     new, prompt, scorer = s.get("max_tokens", s.get("n_tokens", 20)), PAPER["prompt"], str(p.get("scorer", ""))
     texts = rows * s.get("n", _settings(grid, job.labels["model"], "generate")["n"])
     comments = min(s.get("limit") or PAPER["comments"], PAPER["comments"] if m["data"]["labelled"] not in ("world", "world-control") else 2400)
     tokens = {
         "pretrain": lambda: 3 * (p["recipe"] or {}).get("steps", 2000) * 2048, "train": lambda: 4 * PAPER["pair"] * _pairs(grid, p, m),
-        "generate": lambda: texts * new + rows * prompt, "score": lambda: texts * 2 * prompt * .56e9 / N if scorer and needs_gpu(scorer) else 0,
+        "generate": lambda: texts * new + rows * prompt, "score": lambda: texts * 2 * prompt * _judge_size(scorer) / N,
+        "split": lambda: 0, "outcome": lambda: texts * prompt * _judge_size(scorer) / N,
+        "fluency": lambda: languages * (s.get("limit") or PAPER["sentences"]) * PAPER["sentence"],
         "mass": lambda: rows * (prompt + 60), "quality": lambda: texts * (prompt + new), "probe": lambda: PAPER["comment"] * comments,
         "value_vectors": lambda: 2 * rows / languages * (prompt + new), "intervene": lambda: rows * (prompt + 2 * new) * (2 * len(s["offsets"]) - 1),
         "activations": lambda: 2 * len(s["readings"]) * rows * (prompt + new), "explain": lambda: 2 * (7 + 5 * s["random"]) * rows * prompt,
         "retrieve": lambda: 2 * languages * PAPER["sentences"] * PAPER["sentence"]}
     return 2 * N * tokens[job.stage]()
+
+def _judge_size(scorer: str) -> float:
+    "Parameters of the model that a scorer runs, roughly: of a judge's small encoder, of a classifier; 0 of what runs none."
+    from xgdetox.toxicity import needs_gpu
+    if not scorer or not needs_gpu(scorer): return 0.
+    return 22e6 if scorer.startswith("judge:") else .56e9          # the layers of a small encoder: its embeddings are looked up, not multiplied
 
 def _pairs(grid, p, m) -> float:
     "Pairs that a training job sees: of its recipe's steps or epochs."

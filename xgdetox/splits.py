@@ -5,11 +5,22 @@
 # %% ../nbs/lib/splits.ipynb #c003
 from __future__ import annotations
 import hashlib
+import json
 from pathlib import Path
-from .data import InputError, LANGUAGES, normalise_language, read_table
+from typing import Iterable
+from xgdetox.data import (
+    InputError,
+    LANGUAGES,
+    find_prompt_files,
+    load_prompts,
+    normalise_language,
+    read_table,
+    write_atomic,
+)
 
 # %% auto #0
-__all__ = ['FITTING_BELOW', 'place_fraction', 'offset', 'split_of', 'source_places', 'split_positions']
+__all__ = ['FITTING_BELOW', 'place_fraction', 'offset', 'split_of', 'source_places', 'split_positions', 'aligned_rows',
+           'find_source_map', 'write_split', 'row_text', 'write_lines']
 
 # %% ../nbs/lib/splits.ipynb #c006
 FITTING_BELOW = 0.397
@@ -57,3 +68,55 @@ def split_positions(source_map) -> dict[int, str]:
     "Row of the English file (`en_position`) -> its side, from a source map."
     english = (r for r in source_places(source_map) if r["place"])
     return {int(r["en_position"]): split_of(*r["place"]) for r in english}
+
+# %% ../nbs/lib/splits.ipynb #c016
+def aligned_rows(source_map, side: str) -> list[dict[str, str]]:
+    """The rows of one side that every language of the map has, in the order of their hash: {language: index} and the
+    English row as `position`."""
+    rows, places = {}, {}
+    for r in source_places(source_map):
+        if r["place"] and split_of(*r["place"]) == side:
+            rows.setdefault(r["en_position"], {})[r["language"]] = r["index"]
+            places[r["en_position"]] = place_fraction(*r["place"])
+    languages = set().union(*rows.values()) if rows else set()
+    whole = [p for p in sorted(rows, key=places.get) if set(rows[p]) == languages]
+    return [rows[p] | {"position": p} for p in whole]
+
+# %% ../nbs/lib/splits.ipynb #c017
+def find_source_map(folder) -> Path:
+    "The source map in a folder of prompts. InputError where there is none."
+    found = sorted(Path(folder).glob("*source_map.tsv*"))
+    if not found:
+        raise InputError("has no RTP-LX source map (*source_map.tsv)", folder, remedy="give a folder with one, or leave split out")
+    return found[0]
+
+# %% ../nbs/lib/splits.ipynb #c018
+def write_split(prompts, output, languages: Iterable[str], side: str = "evaluation") -> dict[str, int]:
+    """Write `output`/prompts/RTP_LX_{LANG}.json with the rows of one side, and `output`/parallel/{language}.txt with those
+    for fitting, English too; returns how many rows each has. InputError for a language that the map or the folder lacks."""
+    output, codes = Path(output), list(dict.fromkeys(["en", *languages]))
+    source_map, files = find_source_map(prompts), find_prompt_files(prompts, codes)
+    texts = {c: dict(zip(*[load_prompts(f, c).rows[k] for k in ("prompt_id", "prompt")])) for c, f in files.items()}
+    chosen, fitting = aligned_rows(source_map, side), aligned_rows(source_map, "fitting")
+    for code in codes:
+        rows = [(r["position"], row_text(texts, r, code, source_map)) for r in chosen]
+        lines = [json.dumps(dict(id=f"en-{p}", text=t, lang=code), ensure_ascii=False) for p, t in rows]
+        write_lines(output / "prompts" / f"RTP_LX_{LANGUAGES[code].rtp_lx}.json", lines)
+        plain = [" ".join(row_text(texts, r, code, source_map).split()) for r in fitting]
+        write_lines(output / "parallel" / f"{code}.txt", plain)
+    return {side: len(chosen), "fitting": len(fitting)}
+
+def row_text(texts: dict, row: dict, code: str, source_map) -> str:
+    "The prompt of an aligned row in a language. InputError where the map names a row that the language's file lacks."
+    found = texts[code].get(row.get(code))
+    if found is None:
+        problem = f"{LANGUAGES[code].name} has no row for row {row['position']} of the English file"
+        raise InputError(problem, source_map, remedy="give the prompts and the source map of one release")
+    return found
+
+def write_lines(path: Path, lines: list[str]) -> Path:
+    "Write lines of text in one piece; returns the file."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomic(path) as out:
+        out.writelines(line + "\n" for line in lines)
+    return path
