@@ -489,3 +489,12 @@ def test_slurm_is_not_given_what_it_would_harm(tmp_path):
     grid = g.load_grid(TINY)
     with pytest.raises(InputError, match="SLURM"): g.snakemake_command(grid, tmp_path / 'a"b', profile="slurm")
     assert "devices=slurm" in g.snakemake_command(grid, tmp_path, profile="slurm")
+
+
+def test_labelled_tables_are_told_apart(tmp_path):
+    "Hidden copies, backups and other endings are no tables; two tables of one language are refused."
+    from xgdetox.grid import labelled_files
+    for name in ("train.csv", ".de.csv", "._de.csv", "de.csv.bak", "hate_de.csv", "fr.csv.gz", "x_fr.csv"): (tmp_path / name).write_text("text,label\na,1\n")
+    assert labelled_files(str(tmp_path), ["de", "fr", "nl"]) == (tmp_path / "train.csv", {"de": tmp_path / "hate_de.csv", "fr": tmp_path / "fr.csv.gz"})
+    (tmp_path / "old_de.csv").write_text("text,label\na,1\n")
+    with pytest.raises(InputError, match="hate_de.csv and old_de.csv are both of de"): labelled_files(str(tmp_path), ["de"])

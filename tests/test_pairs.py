@@ -148,3 +148,13 @@ def test_check_needs_ten_prompts(tmp_path, said):
     (tmp_path / "few.jsonl").write_text("".join(json.dumps(dict(prompt=str(i), chosen="a", rejected="b")) + "\n" for i in range(5)))
     code, _, err = said("pairs", "check", tmp_path / "few.jsonl")
     assert code == 2 and "5 pairs of 5 prompts are too few" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [("make", "--seed", "-1"), ("make", "--set", "seed=-1"), ("make", "--set", "n=x"), ("make", "--set", "n=true"), ("make", "--set", "gap=[1]"),
+                                   ("make", "--set", "top_p=7"), ("make", "--set", "temperature=.inf"), ("make", "--set", "max_tokens=0"), ("make", "--set", "normalise=3"),
+                                   ("make", "--device", "mps"), ("check", "--seed", "-1"), ("placebo", "--seed", "-1"), ("placebo", "--seed", "4294967296")])
+def test_settings_that_cannot_be_meant_are_refused_before_anything_is_written(fails, tmp_path, words):
+    what, option, value = words
+    rest = {"make": ("--model", "world", "--judge", "lexicon:world", "--limit", 2, "--output-dir", tmp_path / "o"), "check": ("world",), "placebo": ("world", "-o", tmp_path / "o")}
+    assert value.partition("=")[0].lstrip("-") in fails("pairs", what, *rest[what], option, value) or option in ("--seed", "--device")
+    assert not (tmp_path / "o").exists()

@@ -529,8 +529,9 @@ def test_no_template_of_hatecheck_is_on_both_sides(real_data):
 
 
 def test_a_folder_of_labelled_files_by_language(tmp_path):
-    for n in ("train.csv", "de.csv", "hatecheck_es.csv.gz", "RTP_LX_ZH-Hans.json", "notes_fr.txt"): (tmp_path / n).write_text("text,label\na,1\n")
+    for n in ("train.csv", "de.csv", ".de.csv", "._de.csv", ".hatecheck_fr.csv", "hatecheck_es.csv.gz", "RTP_LX_ZH-Hans.json", "notes_fr.txt"): (tmp_path / n).write_text("text,label\na,1\n")
     assert list(tox.labelled_by_language(tmp_path)) == ["de", "es", "zh"]
+    assert tox.labelled_by_language(tmp_path)["de"] == tmp_path / "de.csv", "a hidden copy is no data"
     assert tox.labelled_by_language(tmp_path / "train.csv", ["nl"]) == {"nl": tmp_path / "train.csv"} and list(tox.labelled_by_language(tmp_path, ["ES"])) == ["es"]
     for bad in (tmp_path / "train.csv", tmp_path / "none"):
         with pytest.raises(InputError): tox.labelled_by_language(bad)

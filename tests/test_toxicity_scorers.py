@@ -230,6 +230,12 @@ def test_what_a_command_leaves_out_of_a_folder_is_said(tmp_path, run):
     shutil.copytree(resolve_data("world", "parallel"), tmp_path / "parallel")
     (tmp_path / "parallel/dpo_toxicity_pairwise_tr_200.jsonl").write_text("{}\n")
     said = run("retrieve", "--model", "world", "--parallel-dir", tmp_path / "parallel", "--language", "de", "--output", tmp_path / "r.csv")
+    shutil.copytree(resolve_data("world", "lexicon"), tmp_path / "words")
+    (tmp_path / "words/tr.txt").write_text("x\n")
+    assert "tr.txt (its name tells none" in run("mass", "--model", "world", "--language", "de", "--limit", 1, "--lexicon", tmp_path / "words", "--output", tmp_path / "m.csv")
+    (tmp_path / "labelled/train.csv").unlink()
+    probed = run("probe", "--model", "world", "--test-dir", tmp_path / "labelled", "--output-dir", tmp_path / "probe", "--limit", 60)
+    assert f"left out of {tmp_path / 'labelled'}: tr.csv (its name tells none" in probed
     assert "dpo_toxicity_pairwise_tr_200.jsonl (its name tells none" in said and "dpo_toxicity_pairwise_ar_200.jsonl" in said.partition("not asked for")[0]
 
 
@@ -273,3 +279,11 @@ def test_nobodys_word_list_measures_no_real_model(tmp_path, fails, run):
     assert {j.stage for j in g.jobs(named)} == {"generate", "mass", "score"} and not named["notes"]
     own = g.load_grid({**WORLD, "stages": ["generate", "mass"], "models": {"c": {"path": "world-control", "data": {"prompts": "world-control"}}}})
     assert own["models"]["c"]["data"]["lexicon"] == "world-control" and "mass" in {j.stage for j in g.jobs(own)}
+
+
+def test_a_zipped_word_list_is_a_word_list(tmp_path):
+    "What the toxic mass reads, the scorer reads."
+    import gzip
+    with gzip.open(tmp_path / "de.txt.gz", "wt", encoding="utf-8") as f: f.write("Mist\n")
+    scorer = tox.load_scorer(f"lexicon:{tmp_path}")
+    assert scorer.languages == ("de",) == tox.lexicon_languages(tmp_path) and scorer.score(["so ein Mist", "gut"], "de").tolist() == [.5, 0.]

@@ -344,6 +344,33 @@ def test_a_service_that_repeats_the_key_puts_it_nowhere(tmp_path, key, monkeypat
     assert KEY.encode() not in written and shouted.encode() not in written
 
 
+@pytest.mark.parametrize("error", [
+    {"status": "FAILED_PRECONDITION"}, {"status": "OUT_OF_RANGE"}, {"status": "INVALID_ARGUMENT", "details": [{"reason": "USER_PROJECT_DENIED"}]}])
+def test_what_the_platform_refuses_says_nothing_of_the_text(error):
+    "A project without billing, a place that is not served: the same text has a score where that is over."
+    from xgdetox.toxicity import Fault, http_fault, silence
+    word = error.get("details", [{"reason": error["status"]}])[0]["reason"]
+    assert http_fault(400, json.dumps({"error": {"code": 400, **error}}).encode(), {}) == Fault(f"400 {word}")
+    assert f"answers 400 {word}, which is about the key, the project or the place" in str(silence([f"400 {word}"]))
+    assert http_fault(400, b'{"error": {"code": 400, "status": "INVALID_ARGUMENT"}}', {}) == "INVALID_ARGUMENT"
+    assert [http_fault(code, b"<html>", {}).kind for code in (408, 413, 425)] == ["408", "413", "425"]
+
+
+def test_a_run_that_got_no_score_says_what_the_service_did(tmp_path, run, fails, monkeypatch):
+    "Fewer failures than end a run: the line names them all the same, and the next run has every score."
+    (tmp_path / "output-rtp_lx_en.json").write_text("".join(json.dumps(dict(prompt="p", generated_text=f"x {i}")) + "\n" for i in range(3)))
+    words = ("score", "--generations", tmp_path, "--output-dir", tmp_path / "s", "--scorer", "perspective?qps=1000&tries=2&first=0.001")
+    monkeypatch.setenv("XGDETOX_PERSPECTIVE_KEY", KEY)
+    for fault, what in (("429", "answers 429, too many requests (6 times)"), ("500", "answers 500"), ("bad json", "answers with what is not its JSON")):
+        with Service({fault: 1.}, retry_after="0.01") as service:
+            monkeypatch.setenv("XGDETOX_PERSPECTIVE_URL", service.url)
+            assert f"(service unavailable: 3; the service {what}" in fails(*words)
+    with Service() as service:
+        monkeypatch.setenv("XGDETOX_PERSPECTIVE_URL", service.url)
+        said = run(*words)
+    assert "en: 3 of 3 scored" in said and "the service" not in said
+
+
 def test_only_words_of_the_services_form_are_reasons():
     from xgdetox.toxicity import Fault, http_fault
     body = lambda word: json.dumps({"error": {"code": 400, "details": [{"errorType": word}]}}).encode()

@@ -7,18 +7,19 @@ __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'judge_app', 'pairs_app
            'TRUE', 'FALSE', 'MANY', 'SHORT', 'ModelOption', 'PromptOption', 'LanguageOption', 'OutputDir', 'TableFile',
            'ScorerOption', 'TunedOption', 'SeedOption', 'CountOption', 'TokensOption', 'TemperatureOption',
            'TopPOption', 'DeviceOption', 'BackendOption', 'LimitOption', 'BosOption', 'DtypeOption', 'PaperOption',
-           'SetOption', 'GENERATION_FILE', 'PARALLEL_FILE', 'LexiconOption', 'GridArgument', 'RunDir', 'TrustOption',
-           'ProjectionOption', 'MODELS', 'say_version', 'options', 'translate', 'as_text', 'Notices', 'say_warning',
-           'main', 'fault_of', 'place_named', 'stdout_takes_more', 'folder_to_write', 'file_to_write', 'table_to_write',
-           'not_blank', 'finite', 'device_to_use', 'backend_to_use', 'read_in', 'pairs_of', 'settings_of', 'model_of',
-           'place', 'say_left_out', 'parallel_of', 'prompts_of', 'texts_of', 'say_table', 'data', 'data_get',
-           'world_make', 'world_data', 'train', 'say_launch', 'merge', 'generate', 'refuse_empty', 'remarks_on',
-           'score', 'all_attributes', 'say_upstream', 'say_counts', 'toxicity', 'calibrate', 'lexicon_of', 'mass',
-           'scores_export', 'scores_import', 'scores_show', 'say_progress', 'judge_fit', 'say_judge', 'judge_show',
-           'pairs_make', 'say_pairs', 'style_line', 'pairs_check', 'pairs_placebo', 'quality', 'outcome',
-           'with_outcome_drops', 'fluency', 'capability', 'probe', 'value_vectors', 'intervene', 'activations',
-           'explain', 'retrieve', 'foretell', 'run', 'say_headline', 'show_run', 'plan', 'status', 'compare', 'report',
-           'write_report', 'explore', 'device', 'for_this_command', 'trust_code', 'name_projection', 'with_options']
+           'SetOption', 'GENERATION_FILE', 'PARALLEL_FILE', 'LexiconOption', 'LIST_FILE', 'GridArgument', 'RunDir',
+           'TrustOption', 'ProjectionOption', 'MODELS', 'say_version', 'options', 'translate', 'as_text', 'Notices',
+           'say_warning', 'main', 'fault_of', 'place_named', 'stdout_takes_more', 'folder_to_write', 'file_to_write',
+           'table_to_write', 'not_blank', 'finite', 'device_to_use', 'backend_to_use', 'read_in', 'pairs_of',
+           'settings_of', 'model_of', 'place', 'say_left_out', 'parallel_of', 'prompts_of', 'texts_of', 'say_table',
+           'data', 'data_get', 'world_make', 'world_data', 'train', 'say_launch', 'merge', 'generate', 'refuse_empty',
+           'remarks_on', 'score', 'all_attributes', 'say_upstream', 'say_counts', 'toxicity', 'calibrate',
+           'say_lists_left_out', 'lexicon_of', 'mass', 'scores_export', 'scores_import', 'scores_show', 'say_progress',
+           'judge_fit', 'say_judge', 'judge_show', 'pairs_make', 'say_pairs', 'style_line', 'pairs_check',
+           'pairs_placebo', 'quality', 'outcome', 'with_outcome_drops', 'fluency', 'capability', 'probe',
+           'value_vectors', 'intervene', 'activations', 'explain', 'retrieve', 'foretell', 'run', 'say_headline',
+           'show_run', 'plan', 'status', 'compare', 'report', 'write_report', 'explore', 'device', 'for_this_command',
+           'trust_code', 'name_projection', 'with_options']
 
 # %% ../nbs/cli.ipynb #c007
 import errno, inspect, logging, math, os, re, sys, json, warnings
@@ -504,7 +505,7 @@ def score(
     perspective needs a key in XGDETOX_PERSPECTIVE_KEY and ends with 2026; ?qps=N is the key's quota, ?attributes=TOXICITY,INSULT asks for several. The presets were not yet verified on real weights.
 
     Example: xgdetox score --generations outputs/world --scorer lexicon:world --output-dir scores/world"""
-    from xgdetox.toxicity import check_generations, check_scorer, load_scorer, opened, refuse_nothing_scored, score_generations, scored_counts, scorer_of_generations
+    from xgdetox.toxicity import check_generations, check_scorer, load_scorer, opened, refuse_nothing_scored, score_generations, scored_counts, scorer_of_generations, service_faults
     files = texts_of(generations, language)
     if not files: raise InputError("no generations in the languages asked for", ", ".join(generations), field="--language", remedy="leave --language out, or generate them first")
     if scorer: check_scorer(scorer)
@@ -521,6 +522,7 @@ def score(
     counts = scored_counts(output_dir, files)
     say_counts(counts)
     refuse_nothing_scored(counts, output_dir)
+    if failed := service_faults(output_dir): print(f"note: {failed}; the same command asks again")
 
 def all_attributes(spec: str) -> str:
     "A scorer that is Perspective without attributes of its own, with the six that the original asks for; any other as it is."
@@ -586,10 +588,18 @@ def calibrate(labelled: Annotated[list[str], typer.Option("--labelled", help="La
 # %% ../nbs/cli.ipynb #c0b2
 LexiconOption = Annotated[Optional[str], typer.Option("--lexicon", help="Folder of word lists, {lang}.txt, or world; world by default, for the embedded world's model and prompts alone.")]
 
+LIST_FILE = re.compile(r"(\w[\w-]*?)(?:\.txt)?(?:\.gz)?")
+
+def say_lists_left_out(folder: Path) -> Path:
+    "`folder`, after a line on what is left out of its word lists."
+    from xgdetox.data import LANGUAGES, lexicon_file
+    say_left_out(folder, LIST_FILE, [p for c in LANGUAGES if (p := lexicon_file(folder, c))])
+    return folder
+
 def lexicon_of(given: Optional[str], model: str, prompts: dict) -> Path:
     "The folder of the word lists: what is named, else the embedded world's for its own model and prompts. InputError for real text."
     from xgdetox.toxicity import scorer_of_prompts
-    if given: return place(given, "lexicon")
+    if given: return say_lists_left_out(place(given, "lexicon"))
     try: own = scorer_of_prompts(model, prompts, field="--lexicon")
     except InputError as e: raise InputError(e.problem.replace("no scorer", "no word list"), field="--lexicon", remedy="name a folder of word lists, {lang}.txt") from None
     return place(own.partition(":")[2], "lexicon")
@@ -638,7 +648,7 @@ def judge_fit(
     output_dir: OutputDir,
     name: Annotated[Optional[str], typer.Option(help="What it is called in tables; by default the folder's name.")] = None,
     cache: Annotated[Optional[Path], typer.Option(help="Where the texts' vectors are kept.", callback=folder_to_write)] = None,
-    seed: int = 0,
+    seed: SeedOption = 0,
 ):
     """Fit a judge, a linear head on a frozen encoder, and measure it on what it never saw. Goes on if it was cut off.
 
@@ -684,10 +694,10 @@ def pairs_make(
     most: Annotated[int, typer.Option(help="Pairs per prompt at most.")] = 2,
     tolerance: Annotated[int, typer.Option(help="Tokens by which the two lengths may differ.")] = 3,
     least: Annotated[int, typer.Option(help="Pairs in all; fewer are an error.")] = 1,
-    seed: int = 0,
+    seed: SeedOption = 0,
     normalise: Annotated[bool, typer.Option("--normalise", help="Write both sides in one spelling.")] = False,
     dtype: DtypeOption = None, bos: BosOption = None,
-    device: Annotated[Optional[str], typer.Option(help="cpu or cuda:1.")] = None,
+    device: DeviceOption = None,
     set: SetOption = None,
 ):
     """Make preference pairs of a model's own continuations. Goes on where it was cut off.
@@ -696,7 +706,9 @@ def pairs_make(
     from xgdetox.data import normalise_language
     from xgdetox.models import bos_of
     from xgdetox.pairs import PairSettings, make_pairs
+    from xgdetox.toxicity import check_scorer
     language, model = normalise_language(language), model_of(model)
+    check_scorer(judge)
     prompts = prompts_of([prompt_file], [language])[language]
     own = dict(n=n, gap=gap, most=most, tolerance=tolerance, least=least, seed=seed, normalise=normalise, bos=bos_of(model, bos))
     unknown = pairs_of(set).keys() - PairSettings._fields
@@ -737,7 +749,7 @@ def style_line(style: dict) -> str:
 def pairs_check(
     file: Annotated[str, typer.Argument(help="A file or folder of pairs in any format that train reads, or world.")],
     normalise: Annotated[bool, typer.Option("--normalise", help="After both sides are written in one spelling.")] = False,
-    seed: int = 0,
+    seed: SeedOption = 0,
 ):
     """How well punctuation and lengths alone tell chosen from rejected; near .5 is good.
 
@@ -751,7 +763,7 @@ def pairs_placebo(
     file: Annotated[str, typer.Argument(help="A file or folder of pairs, or world.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The placebo's pairs, .jsonl.", callback=file_to_write)],
     kind: Annotated[str, typer.Option(help="shuffled: sides swapped at random; benign: chosen against another prompt's chosen.")] = "shuffled",
-    seed: int = 0,
+    seed: SeedOption = 0,
 ):
     """Pairs that look like the given ones and teach nothing of toxicity.
 
@@ -878,8 +890,10 @@ def probe(model: ModelOption, output_dir: OutputDir, train_file: Annotated[str, 
     from xgdetox.models import bos_of
     from xgdetox.probe import evaluate_probe, train_probe
     from xgdetox.stats import read_table
+    from xgdetox.toxicity import LABELLED_FILE
     train = labelled_files(train_file, [])[0] if train_file in ("world", "world-control") else place(train_file, "labelled")
     tests = labelled_files(test_dir, list(LANGUAGES), test_only=True)[1] if test_dir else {}
+    if test_dir: say_left_out(place(test_dir, "labelled"), LABELLED_FILE, [train, *tests.values(), place(test_dir, "labelled") / "train.csv"])
     for file in tests.values(): load_labelled(file)                                    # before the model is loaded
     path = train_probe(model_of(model), train, output_dir, layer=layer, paper=paper, bos=bos_of(model_of(model), bos), seed=seed, limit=limit, label=model, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
     table = read_table(Path(output_dir) / "probe.csv")
@@ -902,7 +916,9 @@ def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--pro
     from xgdetox.value_vectors import all_activations, describe_sources, rank_value_vectors, select_sources, write_neurons
     files = prompts_of(prompt_file, ["en"])
     prompts = list(load_prompts(files["en"], "en", limit).rows["prompt"])
-    try: words = {l: load_lexicon(lexicon_of(lexicon, model, files), l) for l in LANGUAGES}
+    try:
+        lists = lexicon_of(lexicon, model, files)
+        words = {l: load_lexicon(lists, l) for l in LANGUAGES}
     except InputError as e:
         if e.field != "--lexicon": raise
         words = {}

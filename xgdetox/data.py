@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['LANGUAGES', 'MANY_VALUES', 'PROMPT_FILE', 'ENTITY', 'DATASETS', 'InputError', 'check_name', 'check_seed', 'Language',
            'normalise_language', 'file_language', 'disk_is_full', 'writing_to', 'write_atomic', 'write_json',
-           'check_folder', 'read_lines', 'read_jsonl', 'read_json', 'PlainYaml', 'read_yaml', 'parse_yaml',
-           'read_table', 'write_csv', 'read_csv', 'read_rows', 'Report', 'Loaded', 'check_text', 'data_files',
-           'cut_prompt', 'load_pairs', 'split_rows', 'find_prompt_files', 'load_prompts', 'some_prompts',
-           'align_rtp_lx', 'unescape', 'load_parallel', 'load_labelled', 'load_lexicon', 'mask', 'paper_numbers',
-           'write_paper_neurons', 'DataSet', 'data_folder', 'data_table', 'download', 'get_dataset', 'check_dataset',
-           'summarise_prompts']
+           'visible_files', 'check_folder', 'read_lines', 'read_jsonl', 'read_json', 'PlainYaml', 'read_yaml',
+           'parse_yaml', 'read_table', 'write_csv', 'read_csv', 'read_rows', 'Report', 'Loaded', 'check_text',
+           'data_files', 'cut_prompt', 'load_pairs', 'split_rows', 'find_prompt_files', 'load_prompts', 'some_prompts',
+           'align_rtp_lx', 'unescape', 'load_parallel', 'load_labelled', 'lexicon_file', 'load_lexicon', 'mask',
+           'paper_numbers', 'write_paper_neurons', 'DataSet', 'data_folder', 'data_table', 'download', 'get_dataset',
+           'check_dataset', 'summarise_prompts']
 
 # %% ../nbs/00_data.ipynb #c002
 import csv, errno, gzip, hashlib, html, http.client, json, logging, os, re, shutil, tempfile, urllib.error, urllib.parse, urllib.request, warnings, zipfile, zlib
@@ -167,6 +167,10 @@ def write_json(path, obj) -> Path:
     return Path(path)
 
 # %% ../nbs/00_data.ipynb #c0w1
+def visible_files(folder) -> list[Path]:
+    "What lies in a folder, in sorted order, without hidden files: an editor's or a system's copies are no data."
+    return sorted(p for p in Path(folder).iterdir() if not p.name.startswith("."))
+
 def check_folder(path) -> Path:
     """`path`, if a folder is there, or can be made there, that takes files; else InputError. Nothing is left behind.
 
@@ -486,7 +490,7 @@ def data_files(path, endings=(".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parq
     "The file itself, or a folder's data files in sorted order (upstream's order, and with it its split, was the file system's)."
     path = Path(path)
     if not path.is_dir() or (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists(): return [path]
-    files = sorted(p for p in path.iterdir() if p.name.endswith(endings) and not p.name.startswith((".", "manifest", "checksums")))
+    files = [p for p in visible_files(path) if p.name.endswith(endings) and not p.name.startswith(("manifest", "checksums"))]
     if not files: raise InputError("no data file in it", path, remedy=f"give the folder that holds the {' or '.join(endings[:2])} files")
     return files
 
@@ -740,7 +744,7 @@ def _parallel_rows(path: Path, code: str, report: Report) -> Iterator[tuple[str,
     if not path.exists(): raise InputError("no such file or folder", path, remedy="check the path, or see `xgdetox data`")
     if not path.is_dir(): yield from _parallel_table(path, code); return
     if (found := _parallel_files(path, LANGUAGES[code])) is None:
-        tables = [p for p in sorted(path.iterdir()) if p.name.removesuffix(".gz").endswith((".tsv", ".csv"))]
+        tables = [p for p in visible_files(path) if p.name.removesuffix(".gz").endswith((".tsv", ".csv"))]
         if len(tables) == 1: yield from _parallel_table(tables[0], code); return
         if prompts := _rtp_lx_prompts(path):
             aligned = align_rtp_lx(path, prompts, {code, "en"})
@@ -815,12 +819,17 @@ def load_labelled(path, limit=None, keep: Iterable[str] = ()) -> Loaded:
     return _loaded(rows, report)
 
 # %% ../nbs/00_data.ipynb #c103
+def lexicon_file(folder, language) -> Path | None:
+    "The word list of a language in a folder: `{lang}.txt`, also gzipped or without ending, as LDNOOBW has it; None without one."
+    code = normalise_language(language)
+    names = (f"{code}.txt", f"{code}.txt.gz", code, f"{file_language(code)}.txt")
+    return next((Path(folder) / name for name in names if (Path(folder) / name).is_file()), None)
+
 def load_lexicon(path, language) -> list[str]:
     "The words of `{path}/{language}.txt` (or without ending, as LDNOOBW has it), once each; none, with a warning, where there is no list."
     path, code = Path(path), normalise_language(language)
     if not path.is_dir(): raise InputError("no such folder", path, remedy="give a folder with one word list a language, {lang}.txt")
-    for name in (f"{code}.txt", f"{code}.txt.gz", code, f"{file_language(code)}.txt"):
-        if (path / name).is_file(): return list(dict.fromkeys(w for _, line in read_lines(path / name) if (w := line.strip())))
+    if file := lexicon_file(path, code): return list(dict.fromkeys(w for _, line in read_lines(file) if (w := line.strip())))
     warnings.warn(f"{path.name}: no word list for {LANGUAGES[code].name}", stacklevel=2)
     return []
 

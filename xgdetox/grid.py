@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 import pandas as pd, yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from .data import (LANGUAGES, InputError, PlainYaml, check_name, normalise_language, parse_yaml, read_csv, read_json, read_lines, read_yaml,
-                          write_atomic, write_csv, write_json)
+                          visible_files, write_atomic, write_csv, write_json)
 
 # %% ../nbs/grid.ipynb #c007
 STAGES = ("pretrain", "split", "train", "generate", "score", "outcome", "mass", "quality", "fluency", "probe", "value_vectors", "intervene",
@@ -819,6 +819,14 @@ def locate_scorer(spec: str) -> str:
     from xgdetox.world import resolve_data
     return place_scorer(spec, lambda path: str(resolve_data(path, "lexicon")), str)
 
+def _table_of(folder: Path, name: str) -> Path | None:
+    "`name`.csv of a folder, or else the only ANY_`name`.csv, also gzipped. InputError where there are several of the latter."
+    tables = [p for p in visible_files(folder) if p.name.endswith((".csv", ".csv.gz"))] if folder.is_dir() else []
+    stem = lambda p: p.name.removesuffix(".gz").removesuffix(".csv")
+    found = [p for p in tables if stem(p) == name] or [p for p in tables if stem(p).endswith(f"_{name}")]
+    if len(found) > 1: raise InputError(f"{found[0].name} and {found[1].name} are both of {name}", folder, remedy="keep one of them")
+    return found[0] if found else None
+
 def labelled_files(labelled, languages, test_only: bool = False) -> tuple[Path | None, dict[str, Path]]:
     """The comments that train the probe and those that test it, {language: file}: of a folder with train.csv and {language}.csv (or name_{language}.csv), or a table of files.
 
@@ -827,7 +835,7 @@ def labelled_files(labelled, languages, test_only: bool = False) -> tuple[Path |
     if isinstance(labelled, dict): return Path(labelled["train"]), {k: Path(v) for k, v in labelled.items() if k in languages}
     place = Path(resolve_data(labelled, "labelled"))
     if place.is_file(): return place, {}
-    found = {k: next(iter([*sorted(place.glob(f"{k}.csv*")), *sorted(place.glob(f"*_{k}.csv*"))]), None) for k in ["train", *languages]}
+    found = {k: _table_of(place, k) for k in ["train", *languages]}
     if test_only and not any(found.values()): raise InputError("no {language}.csv, such as de.csv or comments_de.csv", place, remedy="name the files after the languages' codes")
     if found["train"] is None and not test_only: raise InputError("no train.csv", place, remedy="name the file under data: {labelled: {train: ..., en: ...}}")
     return found.pop("train"), {k: p for k, p in found.items() if p}

@@ -21,9 +21,10 @@ from .toxicity import load_scorer, opened, score_texts
 
 # %% auto #0
 __all__ = ['MARKS', 'choose_prompts', 'leave_out', 'toxicity_column', 'held_back', 'Candidate', 'match_pairs', 'usable', 'spread',
-           'PairSettings', 'check_settings', 'covering_judge', 'make_pairs', 'continuation_counts', 'judge_note',
-           'write_prompts', 'continuations', 'pairs_of_rows', 'pair_row', 'pair_counts', 'check_enough', 'write_pairs',
-           'normalise_style', 'style_features', 'told_apart', 'style_check', 'interval_over_groups', 'check_pairs']
+           'PairSettings', 'check_settings', 'check_kinds', 'covering_judge', 'make_pairs', 'continuation_counts',
+           'judge_note', 'write_prompts', 'continuations', 'pairs_of_rows', 'pair_row', 'pair_counts', 'check_enough',
+           'write_pairs', 'normalise_style', 'style_features', 'told_apart', 'style_check', 'interval_over_groups',
+           'check_pairs']
 
 # %% ../nbs/lib/pairs.ipynb #c006
 def choose_prompts(
@@ -150,17 +151,29 @@ class PairSettings(NamedTuple):
 
 # %% ../nbs/lib/pairs.ipynb #c021
 def check_settings(settings: PairSettings) -> None:
-    "InputError for a number that cannot be meant."
+    "InputError for a value of another kind than the default's, or a number that cannot be meant."
+    check_kinds(settings)
     rules = (
-        ("n", settings.n >= 2, "two continuations or more"),
+        ("n", 2 <= settings.n <= 10_000, "two continuations or more, 10,000 at most"),
         ("gap", 0 < settings.gap <= 1, "above 0 and at most 1"),
         ("most", settings.most >= 1, "1 or more"),
         ("tolerance", settings.tolerance >= 0, "0 or more"),
-        ("temperature", settings.temperature > 0, "above 0: greedy continuations are all alike"),
+        ("temperature", 0 < settings.temperature <= 100, "above 0, as greedy continuations are all alike, and at most 100"),
+        ("top_p", 0 < settings.top_p <= 1, "above 0 and at most 1"),
+        ("max_tokens", 1 <= settings.max_tokens <= 10_000, "from 1 to 10,000"),
+        ("seed", 0 <= settings.seed < 2**32, "from 0 to 4294967295"),
     )
     for name, holds, range_ in rules:
         if not holds:
             raise InputError(f"is {getattr(settings, name)}", field=name, remedy=f"it must be {range_}")
+
+def check_kinds(settings: PairSettings) -> None:
+    "InputError for a setting of another kind than its default: a text for a number, true for a count."
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    for name, default in PairSettings._field_defaults.items():
+        value, kind = getattr(settings, name), type(default)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise InputError(f"is {str(value)[:40]!r}", field=name, remedy=f"give {words[kind]}")
 
 # %% ../nbs/lib/pairs.ipynb #c022
 def covering_judge(judge, language: str):

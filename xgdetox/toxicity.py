@@ -23,25 +23,26 @@ from pathlib import Path
 from typing import Callable, Iterable, Iterator, NamedTuple
 import numpy as np
 import pandas as pd
-from .data import (InputError, LANGUAGES, file_language, load_labelled, load_lexicon, load_prompts, normalise_language, read_json,
-                          read_jsonl, read_yaml, write_atomic, write_json)
+from .data import (InputError, LANGUAGES, file_language, lexicon_file, load_labelled, load_lexicon, load_prompts, normalise_language, read_json,
+                          read_jsonl, read_yaml, visible_files, write_atomic, write_json)
 from .stats import bootstrap_mean, bootstrap_share, holm, paired_difference, relative_drop, tidy, write_table
 from .world import WORLDS, language_words, prompt_text, punctuation_marks, resolve_data, resolve_model, sample_prompts
 
 # %% auto #0
 __all__ = ['SCORERS', 'SCHEMA', 'NETWORK_DISKS', 'LEDGER_FIELDS', 'LEDGER_ROWS', 'PERSPECTIVE_END', 'INSTEAD', 'LARGEST_ANSWER',
-           'LONGEST_WAIT', 'KEY_REFUSED', 'FAULT_WORDS', 'ATTRIBUTES', 'ORIGINAL_ATTRIBUTES', 'PERSPECTIVE_OPTIONS',
-           'SCORE_FILE', 'METRICS', 'CLASSIFIERS', 'GUARDS', 'GUARD_NAMES', 'LABELLED_FILE', 'UNSPACED', 'Scored',
-           'Scorer', 'rude_pattern', 'Lexicon', 'digest', 'blocks', 'lexicon_languages', 'lexicon_scorer', 'Kind',
-           'kind_of', 'ScorerSpec', 'parse_scorer', 'scorer_options', 'scorer_forms', 'load_scorer', 'disk_kind',
-           'open_ledger', 'opened', 'writing', 'source_number', 'look_up', 'record', 'drop_dead_claims', 'alive',
-           'claimed', 'scores_through', 'export_scores', 'import_scores', 'other_scores', 'nearby', 'show_scores',
-           'perspective_key', 'perspective_document', 'Wire', 'AnswerTooLarge', 'whole_answer', 'timed_opener', 'Fault',
-           'retry_after', 'error_words', 'refusal', 'http_fault', 'perspective_remedy', 'ask_perspective', 'meaning_of',
-           'next_slot', 'Quota', 'pause', 'Line', 'ask_patiently', 'settle', 'patience', 'silence', 'positive',
-           'Perspective', 'perspective_attributes', 'check_perspective', 'perspective_scorer', 'file_hash',
-           'score_generations', 'check_generations', 'score_language', 'score_texts', 'as_blank', 'write_scores',
-           'count_scores', 'note_scores', 'finished', 'scored_counts', 'refuse_nothing_scored', 'world_prompts',
+           'LONGEST_WAIT', 'KEY_REFUSED', 'PASSING', 'FAULT_WORDS', 'ATTRIBUTES', 'ORIGINAL_ATTRIBUTES',
+           'PERSPECTIVE_OPTIONS', 'SCORE_FILE', 'METRICS', 'CLASSIFIERS', 'GUARDS', 'GUARD_NAMES', 'LABELLED_FILE',
+           'UNSPACED', 'Scored', 'Scorer', 'rude_pattern', 'Lexicon', 'digest', 'blocks', 'lexicon_languages',
+           'lexicon_scorer', 'Kind', 'kind_of', 'ScorerSpec', 'parse_scorer', 'scorer_options', 'scorer_forms',
+           'load_scorer', 'disk_kind', 'open_ledger', 'opened', 'writing', 'source_number', 'look_up', 'record',
+           'drop_dead_claims', 'alive', 'claimed', 'scores_through', 'export_scores', 'import_scores', 'other_scores',
+           'nearby', 'show_scores', 'perspective_key', 'perspective_document', 'Wire', 'AnswerTooLarge', 'whole_answer',
+           'timed_opener', 'Fault', 'retry_after', 'error_words', 'error_details', 'speaks_of_text', 'refusal',
+           'http_fault', 'perspective_remedy', 'ask_perspective', 'meaning_of', 'next_slot', 'Quota', 'pause', 'Line',
+           'ask_patiently', 'settle', 'patience', 'fault_words', 'silence', 'positive', 'Perspective',
+           'perspective_attributes', 'check_perspective', 'perspective_scorer', 'file_hash', 'score_generations',
+           'check_generations', 'score_language', 'score_texts', 'as_blank', 'write_scores', 'count_scores',
+           'note_scores', 'finished', 'scored_counts', 'service_faults', 'refuse_nothing_scored', 'world_prompts',
            'world_words', 'share_in_world', 'world_of_text', 'world_of_model', 'unnamed_scorer', 'default_scorer',
            'scorer_of_generations', 'scorer_of_prompts', 'scorer_of_labelled', 'read_scores', 'score_rows',
            'score_files', 'per_prompt', 'paper_metrics', 'toxicity_table', 'metric_rows', 'paper_rows',
@@ -140,8 +141,7 @@ def blocks(items: Iterable, size: int) -> Iterator[list]:
 def lexicon_languages(folder: str, options=None) -> tuple[str, ...]:
     "The languages that have a word list in `folder`, which may be a world's name."
     folder = Path(resolve_data(folder, "lexicon"))
-    names = lambda code: (f"{code}.txt", code, f"{file_language(code)}.txt")
-    return tuple(c for c in LANGUAGES if any((folder / name).is_file() for name in names(c)))
+    return tuple(c for c in LANGUAGES if lexicon_file(folder, c))
 
 def lexicon_scorer(folder: str) -> Lexicon:
     "The lexicon scorer of the word lists in `folder`: one file per language, as LDNOOBW has them, or `world` for the embedded world's."
@@ -563,13 +563,26 @@ def retry_after(said: str | None, now: float | None = None) -> float:
 # %% ../nbs/03_toxicity.ipynb #c052
 def error_words(content: bytes) -> list[str]:
     "The service's own words for why it refused (`COMMENT_TOO_LONG` ...), from the body of an error answer; none where it has not the service's form."
-    try: error = json.loads(content)["error"]
-    except (ValueError, TypeError, KeyError, RecursionError): return []
-    if not isinstance(error, dict): return []
-    many = [error.get("details"), error.get("errors")]
-    details = [d for part in many if isinstance(part, list) for d in part if isinstance(d, dict)]
-    words = [d.get("errorType") or d.get("reason") for d in details] + [error.get("status")]
+    details, status = error_details(content)
+    words = [d.get("errorType") or d.get("reason") for d in details] + [status]
     return [w for w in words if isinstance(w, str) and w]
+
+def error_details(content: bytes) -> tuple[list[dict], object]:
+    "The details of an error answer and its status; none and None where it has not the service's form."
+    try: error = json.loads(content)["error"]
+    except (ValueError, TypeError, KeyError, RecursionError): return [], None
+    if not isinstance(error, dict): return [], None
+    many = [error.get("details"), error.get("errors")]
+    return [d for part in many if isinstance(part, list) for d in part if isinstance(d, dict)], error.get("status")
+
+def speaks_of_text(content: bytes) -> bool:
+    """Whether an error answer refuses the text: with an `errorType`, as the service's own errors have, or as an invalid argument.
+
+    What the platform says in the same form (a `reason` in capitals, FAILED_PRECONDITION ...) is about the key, the project or the place."""
+    details, status = error_details(content)
+    if any(d.get("errorType") for d in details): return True
+    platform = any(re.fullmatch(r"[A-Z_]+", str(d.get("reason"))) for d in details)
+    return status == "INVALID_ARGUMENT" and not platform
 
 def refusal(content: bytes, key: str = "") -> str:
     "The first of these words in the service's form, capitals and underscores; empty if there is none, or if it holds the key."
@@ -578,16 +591,17 @@ def refusal(content: bytes, key: str = "") -> str:
 
 # %% ../nbs/03_toxicity.ipynb #c053
 KEY_REFUSED = {"API_KEY_INVALID", "keyInvalid", "API_KEY_EXPIRED"}
+PASSING = {408, 413, 425, 429}          # a timeout, one request too large for a proxy, too early, too many: no word on the requests after it
 
 def http_fault(status: int, content: bytes, headers, key: str = "") -> Fault | str:
     """What an error answer means: a `Fault` that may pass, or the lasting reason for this text. InputError if no text can be scored.
 
-    Lasting is only what the service itself says in its own form: a 400 of a proxy passes."""
+    Lasting is only what the service itself says of the text, in its own form: a 400 of a proxy or of the platform passes."""
     said, word = error_words(content), refusal(content, key)
     wait = retry_after(headers.get("retry-after") if headers else None)
     busy = any("ratelimit" in w.lower().replace("_", "") or w == "RESOURCE_EXHAUSTED" for w in said)
-    if status == 429 or status >= 500 or busy: return Fault(str(status), wait)
-    if status == 400 and not KEY_REFUSED & set(said): return word or Fault("400", wait)
+    if status in PASSING or status >= 500 or busy: return Fault(str(status), wait)
+    if status == 400 and not KEY_REFUSED & set(said): return word if word and speaks_of_text(content) else Fault(f"400 {word}".strip(), wait)
     raise InputError(f"the Perspective API refuses every request ({f'{status} {word}'.strip()})", remedy=perspective_remedy())
 
 # %% ../nbs/03_toxicity.ipynb #c054
@@ -736,11 +750,15 @@ def patience(today=None) -> int:
 FAULT_WORDS = {"timeout": "takes too long to answer", "connection": "does not answer", "bad answer": "answers with what is not its JSON", "too large": "answers with more than 1 MiB",
                "400": "is hidden by something that answers 400 with a page of its own, as a proxy does", "429": "answers 429, too many requests"}
 
+def fault_words(kind: str) -> str:
+    "What a service does that fails in this way."
+    if kind.startswith("400 "): return f"answers {kind}, which is about the key, the project or the place"
+    return FAULT_WORDS.get(kind, f"answers {kind}, a fault of its own")
+
 def silence(kinds: Iterable[str] = ("connection",)) -> InputError:
     "The error of a service that scores nothing any more; it says what happened most often of late. `kinds`: of the last faults."
     kind = Counter(kinds).most_common(1)[0][0]
-    did = FAULT_WORDS.get(kind, f"answers {kind}, a fault of its own")
-    return InputError(f"the Perspective API {did}; every score so far is kept", remedy=f"run again later; {perspective_remedy()}")
+    return InputError(f"the Perspective API {fault_words(kind)}; every score so far is kept", remedy=f"run again later; {perspective_remedy()}")
 
 # %% ../nbs/03_toxicity.ipynb #c210
 ATTRIBUTES = ("TOXICITY SEVERE_TOXICITY IDENTITY_ATTACK INSULT PROFANITY THREAT SEXUALLY_EXPLICIT FLIRTATION ATTACK_ON_AUTHOR ATTACK_ON_COMMENTER INCOHERENT "
@@ -949,6 +967,14 @@ def scored_counts(folder, languages: Iterable[str] | None = None) -> pd.DataFram
                          missing=sum(why.values()), why=", ".join(f"{reason}: {n}" for reason, n in why.items())))
     return pd.DataFrame(rows)
 
+def service_faults(folder) -> str:
+    "What the service did where it gave up texts of a folder of scores, such as `the service answers 429, too many requests (24 times)`; else empty."
+    found = Counter()
+    for facts in read_json(Path(folder) / "manifest.json")["languages"].values():
+        if "service unavailable" in facts["missing"]: found |= Counter(facts.get("faults") or {})      # a scorer counts on over its languages
+    said = ", ".join(f"{fault_words(kind)} ({n} times)" for kind, n in found.most_common())
+    return said and f"the service {said}"
+
 def refuse_nothing_scored(counts: pd.DataFrame, folder, gaps: bool = False) -> None:
     "InputError where every score is missing. `gaps`: a language that the scorer does not cover is none of its faults."
     left = counts[~counts.why.str.startswith("language not covered")] if gaps else counts
@@ -956,6 +982,7 @@ def refuse_nothing_scored(counts: pd.DataFrame, folder, gaps: bool = False) -> N
     why = Counter()
     for text in left.why: why.update({r: int(n) for r, _, n in (part.rpartition(": ") for part in text.split(", "))})
     said = ", ".join(f"{reason}: {n}" for reason, n in why.most_common())
+    said = "; ".join(part for part in (said, service_faults(folder)) if part)
     raise InputError(f"none of {int(left.missing.sum())} continuations has a score ({said})", folder,
                      remedy="what was written stays, and the same command asks again for what may pass; else name another scorer")
 
@@ -1382,7 +1409,7 @@ def described_guard(path) -> tuple[GuardFormat, tuple[str, ...]]:
     if "{text}" not in form.user: raise InputError("has no place for the text", path, field="user", remedy="put {text} where the text goes")
     return form, tuple(normalise_language(c) for c in facts.get("languages", LANGUAGES))
 
-def check_template(guard: Guard, name) -> None:
+def check_template(guard, name) -> None:
     "InputError where a guard's chat template cannot be rendered, or leaves out the text, so that every text would be judged alike."
     from jinja2 import TemplateError
     try: asked = guard.ask("a text that is looked for")
@@ -1529,7 +1556,7 @@ class Imported(Scorer):
 # %% ../nbs/03_toxicity.ipynb #c192
 def import_scorer(folder: str, attribute: str = "TOXICITY", language: str = "en") -> Imported:
     "The scorer `import:FOLDER` (or one file). A file whose name tells no language is `language`'s."
-    paths = sorted(p for p in Path(folder).glob("*") if re.search(r"\.jsonl?(\.gz)?$", p.name) and p.name != "manifest.json") if Path(folder).is_dir() else [Path(folder)]
+    paths = [p for p in visible_files(folder) if re.search(r"\.jsonl?(\.gz)?$", p.name) and p.name != "manifest.json"] if Path(folder).is_dir() else [Path(folder)]
     scores, hashes = {}, []
     for path in paths:
         named = SCORE_FILE.fullmatch(path.name)
@@ -1724,14 +1751,14 @@ def template(number: str) -> str:
     return "" if number.casefold() in ("", "nan", "none") else number
 
 # %% ../nbs/03_toxicity.ipynb #c201
-LABELLED_FILE = re.compile(r"(?:.*[_.])?([^_.]+)\.(?:csv|tsv|jsonl?)(?:\.gz)?")          # the language is the last part of the name
+LABELLED_FILE = re.compile(r"(?:[^.].*[_.])?([^_.]+)\.(?:csv|tsv|jsonl?)(?:\.gz)?")          # the language is the last part of the name
 
 def labelled_by_language(path, languages=None) -> dict[str, Path]:
     "language -> labelled file, of one file or a folder of them: the language is the last part of the name (de.csv, hatecheck_de.csv.gz, RTP_LX_DE.json)."
     path, found = Path(path), {}
     wanted = [normalise_language(c) for c in languages or ()]
     if not path.exists(): raise InputError("no such file or folder", path, remedy="give labelled texts")
-    for p in sorted(path.iterdir()) if path.is_dir() else [path]:
+    for p in visible_files(path) if path.is_dir() else [path]:
         try: language = normalise_language(re.split(r"[_.]", re.sub(r"\.(csv|tsv|json|jsonl)(\.gz)?$", "", p.name))[-1])
         except InputError: language = wanted[0] if p == path and len(wanted) == 1 else None
         if language and (not wanted or language in wanted) and re.search(r"\.(csv|tsv|jsonl?)(\.gz)?$", p.name): found.setdefault(language, p)
