@@ -87,13 +87,14 @@ def find_source_map(folder) -> Path:
     "The source map in a folder of prompts. InputError where there is none."
     found = sorted(Path(folder).glob("*source_map.tsv*"))
     if not found:
-        raise InputError("has no RTP-LX source map (*source_map.tsv)", folder, remedy="give a folder with one, or leave split out")
+        remedy = "give a folder with one, or leave split out"
+        raise InputError("has no RTP-LX source map (*source_map.tsv)", folder, remedy=remedy)
     return found[0]
 
 # %% ../nbs/lib/splits.ipynb #c018
 def write_split(prompts, output, languages: Iterable[str], side: str = "evaluation") -> dict[str, int]:
-    """Write `output`/prompts/RTP_LX_{LANG}.json with the rows of one side, and `output`/parallel/{language}.txt with those
-    for fitting, English too; returns how many rows each has. InputError for a language that the map or the folder lacks."""
+    """How many rows each side has, after writing those of `side` to `output`/prompts/RTP_LX_{LANG}.json and those for
+    fitting to `output`/parallel/{language}.txt. InputError for a language that is not there."""
     output, codes = Path(output), list(dict.fromkeys(["en", *languages]))
     source_map, files = find_source_map(prompts), find_prompt_files(prompts, codes)
     texts = {c: dict(zip(*[load_prompts(f, c).rows[k] for k in ("prompt_id", "prompt")])) for c, f in files.items()}
