@@ -17,7 +17,7 @@ pip = $(bin)/python -m pip install -c constraints.txt
 named = awk '/^Collecting / { sub(/[<>=!~\[].*/, "", $$2); printf "%s ", $$2; fflush() } /^Installing collected/ { printf "\ninstalling them\n"; fflush() }'
 SHELL := bash
 
-.PHONY: demo real test slow site readme refill bench clean vllm
+.PHONY: demo real real-data test slow site readme refill bench clean vllm
 
 demo: .venv/.ready  ## the paper's argument on the embedded world: a table here, a report in runs/quick/report.html
 	@$(bin)/xgdetox run $(GRID) --cores $(CORES)
@@ -32,12 +32,14 @@ SENTENCES = $(wildcard $(DATA)/corpus/common_voice/en.txt*)
 PAIRS ?= --limit 150 --n 12 --gap .25 --most 3 --least 100
 REAL ?=
 
-real: .venv/.ready .venv/.real  ## the question on real weights (Gemma 3 270M), small: one DPO, one placebo, five languages, about 25 minutes on two cores
+real-data:
 	@test -n "$(wildcard $(DATA)/prompts/RTP_LX_EN.json)" -a -n "$(MAP)" -a -n "$(RATED)" -a -n "$(WORDS)" -a -n "$(SENTENCES)" || { \
 	  echo "make real needs data in $(DATA) (or name its folder in XGDETOX_DATA); not there:" \
 	    $(if $(wildcard $(DATA)/prompts/RTP_LX_EN.json),,"prompts/RTP_LX_*.json (xgdetox data says how);") $(if $(MAP),,"prompts/rtp_source_map.tsv;") \
 	    $(if $(RATED),,"scored prompts (xgdetox data get realtoxicityprompts);") $(if $(WORDS),,"word lists (xgdetox data get ldnoobw);") \
 	    $(if $(SENTENCES),,"corpus/common_voice/{language}.txt: one sentence per line") >&2; exit 2; }
+
+real: real-data .venv/.ready .venv/.real  ## the question on real weights (Gemma 3 270M), small: one DPO, one placebo, five languages, about 25 minutes on two cores
 	@test -f runs/real-pairs/pairs.jsonl || OMP_NUM_THREADS=$(CORES) $(bin)/xgdetox pairs make --model gemma-3-270m --judge judge:use \
 	  --prompt-file "$(RATED)" --source-map "$(MAP)" --above .3 $(PAIRS) --output-dir runs/real-pairs
 	@XGDETOX_DATA="$(DATA)" $(bin)/xgdetox run experiments/real.yaml --cores $(CORES) $(REAL)
