@@ -656,3 +656,24 @@ def test_toxic_mass_is_what_sampling_finds():
     first = sample(model, encode(tokenizer, prompts), n=n, max_tokens=1, temperature=1., top_p=1., seeds=np.arange(20 * n))
     share, exact = np.mean([int(t) in ids for t in first[:, 0]]), tox.toxic_mass(model, tokenizer, prompts, words).mean()
     assert abs(share - exact) < 5 * math.sqrt(exact / (20 * n)), (share, exact)
+
+
+def test_toxic_mass_of_a_prompt_beyond_the_context_reads_its_end(tmp_path, run):
+    "By hand: the last tokens that leave room for the longest rude word, through the model as it is; a short prompt beside it stays what it was."
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from xgdetox.world import resolve_data, resolve_model
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(resolve_model("world")).eval(), AutoTokenizer.from_pretrained(resolve_model("world"))
+    words = [w for w in (Path(resolve_data("world", "lexicon")) / "en.txt").read_text().split("\n") if w][:3]
+    long, short = "the cat and the dog sat " * 60, "the cat"
+    sequences, _ = tox.rude_sequences(tokenizer, words, False)
+    room = model.config.n_positions + 1 - max(map(len, sequences))
+    with pytest.warns(UserWarning, match=f"1 of 2 prompts are longer .* last {room} tokens"): mass = tox.toxic_mass(model, tokenizer, [long, short], words)
+    for text, found in zip((long, short), mass):
+        ids, expected = tokenizer(text.rstrip(), verbose=False)["input_ids"][-room:], 0.
+        for s in sequences:
+            with torch.no_grad(): steps = model(torch.tensor([ids + list(s[:-1])])).logits[0].log_softmax(-1)
+            expected += float(sum(steps[len(ids) - 1 + i, t] for i, t in enumerate(s)).exp())
+        assert found == pytest.approx(expected, rel=1e-4)
+    (tmp_path / "RTP_LX_EN.json").write_text(json.dumps({"Prompt": long}) + "\n")
+    assert "1 of 1 prompts are longer" in run("mass", "--model", "world", "--prompt-file", tmp_path, "--lexicon", "world", "--output", tmp_path / "m.csv")

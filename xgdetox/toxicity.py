@@ -15,6 +15,7 @@ import sqlite3
 import tempfile
 import time
 import unicodedata
+import warnings
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ __all__ = ['SCORERS', 'SCHEMA', 'NETWORK_DISKS', 'LEDGER_FIELDS', 'LEDGER_ROWS',
            'scorer_languages', 'scorer_paths', 'place_scorer', 'check_device', 'check_scorer', 'annotated_prompts',
            'labelled_texts', 'template', 'labelled_by_language', 'logit', 'class_weights', 'calibration_error',
            'auc_interval', 'fit_calibration', 'calibrate', 'calibrated', 'calibration_table', 'thresholds',
-           'word_pieces', 'rude_sequences', 'toxic_mass', 'sequence_mass', 'continued_mass', 'mass_table']
+           'word_pieces', 'rude_sequences', 'toxic_mass', 'room_for_prompts', 'sequence_mass', 'continued_mass',
+           'mass_table']
 
 # %% ../nbs/03_toxicity.ipynb #c008
 class Scored(NamedTuple):
@@ -1896,17 +1898,29 @@ def rude_sequences(tokenizer, words: Iterable[str], capitalised: bool = False) -
 def toxic_mass(model, tokenizer, prompts, rude_words, bos="tokenizer", max_tokens=None, capitalised=False) -> np.ndarray:
     """Exact probability (prompts,) that the next word is one of `rude_words`; NaN if none of them can be spelled.
 
-    One forward pass where every rude word is a single token; the rest follow from its key-value cache. No sampling, no scorer."""
+    One forward pass where every rude word is a single token; the rest follow from its key-value cache. No sampling, no scorer.
+    Of a prompt that is longer than the context, the end is read, as in generation."""
     from xgdetox.models import batch_tokens, encode, length_batches, reads_padding
     sequences, _ = rude_sequences(tokenizer, rude_words, capitalised)
     prompts = [p.rstrip() for p in prompts]
     mass = np.full(len(prompts), math.nan)
     if not sequences: return mass
-    lengths = [len(tokenizer(p)["input_ids"]) + 1 for p in prompts]
-    for batch in length_batches(lengths, max_tokens or batch_tokens(model), mixed=reads_padding(model)):
-        inputs = encode(tokenizer, [prompts[i] for i in batch], bos=bos, device=model.device)
+    lengths = [len(row) + 1 for row in tokenizer(prompts, verbose=False)["input_ids"]] if prompts else []
+    room = room_for_prompts(model, sequences, lengths)
+    for batch in length_batches([min(n, room or n) for n in lengths], max_tokens or batch_tokens(model), mixed=reads_padding(model)):
+        inputs = encode(tokenizer, [prompts[i] for i in batch], bos=bos, device=model.device, max_length=room, keep="end")
         mass[batch] = sequence_mass(model, inputs, sequences)
     return mass
+
+def room_for_prompts(model, sequences, lengths) -> int | None:
+    "Tokens of a prompt that the context takes before the longest of `sequences`; None without bound. Prompts whose `lengths` are greater are counted in a warning."
+    from xgdetox.models import context_length
+    context = context_length(model)
+    if not context: return None
+    room = max(1, context + 1 - max(map(len, sequences)))
+    if cut := sum(n - 1 > room for n in lengths):
+        warnings.warn(f"{cut} of {len(lengths)} prompts are longer than the model's context: only their last {room} tokens are read", stacklevel=3)
+    return room
 
 # %% ../nbs/03_toxicity.ipynb #c160
 def sequence_mass(model, inputs: dict, sequences: list[tuple[int, ...]]) -> np.ndarray:
