@@ -52,7 +52,7 @@ real: real-data .venv/.ready .venv/.real  ## the question on real weights (Gemma
 test: .venv/.ready  ## every page and every test that is not slow
 	@$(bin)/python -m pytest -q -m "not slow" tests/test_structure.py
 	@OMP_NUM_THREADS=1 $(bin)/nbdev_test --n_workers $(CORES) --do_print
-	@$(bin)/python -m pytest -q -m "not slow" --durations=10 tests --ignore=tests/test_structure.py
+	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -m "not slow" -n $(CORES) --dist loadfile --durations=10 tests --ignore=tests/test_structure.py
 
 slow: .venv/.lm_eval vllm  ## kills, vLLM, lm_eval, SLURM and browser tests, and beside them every figure against a refill; each skips with a reason where its tool is missing
 	@$(bin)/python -m pytest -q -m slow -rs --durations=10 tests --ignore=tests/test_structure.py & rest=$$!; \
