@@ -69,7 +69,7 @@ def test_recipes_hold_the_papers_constants():
         r = load_recipe(name)
         assert (r["method"], r["quantisation"], r["double_quantisation"], r["lora_r"], r["lora_alpha"], r["lora_dropout"]) == ("qlora", "nf4", True, 64, 16, .05)
         assert (r["epochs"], r["batch_size"], r["gradient_accumulation"], r["learning_rate"]) == (20, 1, 4, 1e-5)
-    assert set(recipes()) == {"mgpt", "bloom-1b7", "bloom-7b1", "llama2-7b", "llama3-8b", "aya-23-8b", "world"}
+    assert set(recipes()) == {"mgpt", "bloom-1b7", "bloom-7b1", "llama2-7b", "llama3-8b", "aya-23-8b", "gemma", "world"}
 
 
 def test_every_constant_of_a_paper_recipe_says_where_it_comes_from():
