@@ -103,7 +103,7 @@ def test_a_last_step_that_breaks_the_weights_is_no_finished_run(tiny, tmp_path):
 
 @pytest.mark.parametrize("words", [["--seed", "-1"], ["--seed", str(2**32)], ["--lora-r", "0"], ["--lora-r", "-4"], ["--lora-r", "2.5"], ["--learning-rate", "nan"], ["--learning-rate", "-1e-5"],
                                    ["--learning-rate", "0"], ["--learning-rate", "1e300"], ["--learning-rate", "inf"], ["--beta", "nan"], ["--beta", "-1"], ["--beta", "0"], ["--max-steps", "0"], ["--max-steps", "nan"],
-                                   ["--max-steps", "1000000000"], ["--epochs", "nan"], ["--epochs", "-1"], ["--epochs", "1e12"], ["--batch-size", "0"], ["--weight-decay", "-1"], ["--warmup-steps", "-3"],
+                                   ["--max-steps", "1000000000"], ["--epochs", "nan"], ["--epochs", "-1"], ["--epochs", "1e12"], ["--batch-size", "0"], ["--gradient-accumulation", "999999999999"], ["--weight-decay", "-1"], ["--warmup-steps", "-3"],
                                    ["--max-grad-norm", "-1"], ["--lora-dropout", "1.5"], ["--lora-alpha", "0"], ["--logging-steps", "0"], ["--eval-steps", "0"], ["--patience-steps", "-1"],
                                    ["--max-length", "0"], ["--max-prompt-length", "0"], ["--train-fraction", "2"], ["--eval-fraction", "1.5"], ["--limit", "0"], ["--kl-texts", "-1"], ["--bos", "x"],
                                    ["--set", "lora_r=0"], ["--set", "beta=.nan"]])

@@ -120,7 +120,12 @@ def test_old_files_of_torch_load_or_are_refused(copy):
 CONFIGS = {"no json": lambda c: "{", "a list": lambda c: [c], "no type": lambda c: {k: v for k, v in c.items() if k != "model_type"},
            "unknown type": lambda c: c | dict(model_type="nobody"), "words for numbers": lambda c: c | dict(hidden_size="wide", n_embd="wide"),
            "wider": lambda c: c | dict(hidden_size=256, n_embd=256), "fewer layers": lambda c: c | dict(num_hidden_layers=1, n_layer=1),
+           "an epsilon that is NaN": lambda c: c | dict(rms_norm_eps=float("nan"), layer_norm_epsilon=float("nan")),
+           "four bits that are not there": lambda c: c | dict(quantization_config=dict(quant_method="bitsandbytes", load_in_4bit=True)),
            "heads that do not divide": lambda c: c | dict(num_attention_heads=7, num_key_value_heads=7, n_head=7)}
+
+
+ONLY_SEEN_RUNNING = ("an epsilon that is NaN", "four bits that are not there")        # names, shapes and weights are sound
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -129,8 +134,37 @@ def test_a_configuration_that_does_not_fit_is_refused(copy, family, fault):
     folder = copy(family)
     changed = CONFIGS[fault](json.loads((folder / "config.json").read_text()))
     (folder / "config.json").write_text(changed if isinstance(changed, str) else json.dumps(changed))
-    for look in (load_model, check_checkpoint):
-        with pytest.raises(InputError): look(folder)
+    with pytest.raises(InputError): load_model(folder)
+    if fault in ONLY_SEEN_RUNNING: return
+    with pytest.raises(InputError): check_checkpoint(folder)
+
+
+def test_whole_numbers_are_no_weights_where_a_quantised_form_is_not_known(copy):
+    "transformers leaves out a form that it does not know, and would fill the model with the whole numbers."
+    folder = rewritten(copy("llama"), lambda w: {k: (v * 10).to(torch.int8) if "proj" in k else v for k, v in w.items()})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | dict(quantization_config=dict(quant_method="nobody's"))))
+    with pytest.raises(InputError, match="whole numbers"): load_model(folder)
+
+
+def test_weights_too_large_for_their_type_are_refused(copy):
+    folder = rewritten(copy("llama"), lambda w: w | {"lm_head.weight": torch.full_like(w["lm_head.weight"], 3.4e38)})
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(InputError, match="NaN or infinite"): load_model(folder, dtype)
+
+
+def test_a_head_of_its_own_is_kept_and_said(copy, tmp_path):
+    "A file that holds two where the configuration says one: transformers loads two; what is saved of them says so."
+    folder = rewritten(copy("gpt2"), lambda w: w | {"lm_head.weight": w["transformer.wte.weight"] + 1})
+    model = load_model(folder)
+    assert torch.equal(model.lm_head.weight, model.transformer.wte.weight + 1) and not model.config.tie_word_embeddings
+    model.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_a_model_of_few_positions_loads(tmp_path):
+    tiny_models.model("gpt2", tmp_path, n_positions=4)
+    assert load_model(tmp_path).config.n_positions == 4
 
 
 def test_an_encoder_is_no_causal_language_model(tmp_path):
@@ -143,6 +177,9 @@ def test_an_encoder_is_no_causal_language_model(tmp_path):
     for name, said in dict(bert="encoder", roberta="encoder", distilbert="encoder", mt5="encoder-decoder").items():
         for look in (load_model, check_checkpoint):
             with pytest.raises(InputError, match=said): look(tmp_path / name)
+    said = json.loads((tmp_path / "bert" / "config.json").read_text())
+    (tmp_path / "bert" / "config.json").write_text(json.dumps(said | dict(is_decoder=True)))           # its weights are still those of a masked LM
+    with pytest.raises(InputError, match="encoder"): load_model(tmp_path / "bert")
     decoder = tf.BertConfig(**small, is_decoder=True)
     tf.BertLMHeadModel(decoder).save_pretrained(tmp_path / "decoder")
     assert load_model(tmp_path / "decoder").config.is_decoder
@@ -356,6 +393,46 @@ def test_an_adapter_that_changes_nothing_is_said_so(adapter, said, tmp_path):
     assert code == 0 and heard.count("changes nothing") == 1
     load_model(folder)
     assert "changes nothing" in said("mass", "--model", folder, "--language", "en", "--limit", 2, "--output", tmp_path / "t.csv")[2]
+
+
+@pytest.mark.parametrize("number", [float("nan"), 1e30])
+def test_an_adapter_whose_settings_break_the_numbers_is_refused(adapter, fails, tmp_path, number):
+    "Its weights are sound; what its scale makes of them is not."
+    base, folder, _ = adapter("llama", targets=["q_proj", "lm_head"])
+    said = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(said | dict(lora_alpha=number * number)))
+    heard = fails("merge", "--base-model", base, "--lora-adapter", folder, "--output-dir", tmp_path / "merged")
+    assert "NaN or infinite" in heard and str(folder) in heard
+    assert "NaN or infinite" in fails("generate", "--model", folder, "--language", "en", "--limit", 1, "--output-dir", tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "base"]
+
+
+@pytest.mark.parametrize("settings, lost", [(dict(modules_to_save=["embed_tokens", "lm_head"]), None), (dict(targets=["embed_tokens", "lm_head"]), None),
+                                            (dict(targets=["embed_tokens", "q_proj"]), "lm_head")], ids=["whole", "lora", "no head"])
+def test_embeddings_that_grew_and_were_tuned_are_merged(copy, tmp_path, settings, lost):
+    """PEFT writes such embeddings under several names; the merged model is the one that it ran.
+
+    Where it leaves out the head's new rows, nobody knows them."""
+    import peft
+    from xgdetox.training import merge_adapter
+    base, folder = copy("llama", "base"), tmp_path / "adapter"
+    model = load_model(base)
+    model.resize_token_embeddings(model.config.vocab_size + 3)
+    given = dict(target_modules=settings.get("targets", ["q_proj"]), modules_to_save=settings.get("modules_to_save"))
+    tuned = peft.get_peft_model(model, peft.LoraConfig(r=2, task_type="CAUSAL_LM", **given))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in tuned.parameters():
+            if p.requires_grad: p.add_(torch.randn(p.shape) * .1)
+    tuned.save_pretrained(folder)
+    if lost:
+        for look in (lambda: load_model(folder), lambda: merge_adapter(base, folder, tmp_path / "merged")):
+            with pytest.raises(InputError, match=f"not the rows that {lost} needs"): look()
+        return
+    for place in (merge_adapter(base, folder, tmp_path / "merged"), folder):
+        model = load_model(place)
+        assert model.get_input_embeddings().weight.shape[0] == tuned.get_input_embeddings().weight.shape[0]
+        assert torch.allclose(says(model), says(tuned), atol=1e-4)
 
 
 def test_a_merge_keeps_the_adapters_tokenizer_template_and_embeddings(copy, tmp_path):

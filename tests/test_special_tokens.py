@@ -106,6 +106,8 @@ def test_a_text_ends_at_the_union_of_all_end_tokens(tmp_path):
     (tmp_path / "generation_config.json").unlink()
     assert stop_tokens(tmp_path, words) == [6, 1] and stop_tokens(tmp_path) == [6]
     assert stop_tokens(small(eos_token_id=None), tokenizer(eos=None)) == []
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": ["</s>"]}')
+    with pytest.raises(InputError, match="no token id"): stop_tokens(tmp_path, words)
 
 
 @pytest.mark.parametrize("end", [1, 6, 7])

@@ -20,7 +20,8 @@ def tokenizer(folder=None, vocabulary: int = 500):
     return fast
 
 
-UNUSUAL = ("opt", "opt-narrow", "xglm", "mixtral", "qwen2moe", "mamba", "mpt", "rwkv")        # with no MLP that `anatomy` finds, or without a cache of keys
+UNUSUAL = ("opt", "opt-narrow", "xglm", "mixtral", "qwen2moe", "mamba", "mpt", "rwkv",
+           "openai-gpt", "jamba", "lfm2", "recurrent-gemma")        # with no MLP that `anatomy` finds, or without a cache of keys
 
 
 def unusual(wide, layers, ends, shape) -> dict:
@@ -32,7 +33,12 @@ def unusual(wide, layers, ends, shape) -> dict:
             "qwen2moe": lambda: tf.Qwen2MoeConfig(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=wide, shared_expert_intermediate_size=wide, **shape),
             "mamba": lambda: tf.MambaConfig(hidden_size=wide, num_hidden_layers=layers, state_size=4, **ends),
             "mpt": lambda: tf.MptConfig(d_model=wide, n_layers=layers, n_heads=4, max_seq_len=200, **ends),
-            "rwkv": lambda: tf.RwkvConfig(hidden_size=wide, num_hidden_layers=layers, attention_hidden_size=wide, context_length=200, **ends)}
+            "rwkv": lambda: tf.RwkvConfig(hidden_size=wide, num_hidden_layers=layers, attention_hidden_size=wide, context_length=200, **ends),
+            "openai-gpt": lambda: tf.OpenAIGPTConfig(n_embd=wide, n_layer=layers, n_head=4, n_positions=200, **ends),
+            "jamba": lambda: tf.JambaConfig(num_experts=2, attn_layer_period=2, attn_layer_offset=1, mamba_d_state=4, use_mamba_kernels=False, **shape),
+            "lfm2": lambda: tf.Lfm2Config(layer_types=["conv", "full_attention"] * (layers // 2), **shape),
+            "recurrent-gemma": lambda: tf.RecurrentGemmaConfig(hidden_size=wide, num_hidden_layers=layers + 1, num_attention_heads=4, intermediate_size=2 * wide, lru_width=wide,
+                                                               attention_window_size=16, **ends)}
 
 
 def config(family: str, vocabulary: int, wide: int = 128, layers: int = 2, **changes):

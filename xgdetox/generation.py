@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['CACHED', 'LIKELIEST', 'LARGE', 'DOUBT', 'ENGINES', 'row_seed', 'uniforms', 'nucleus_floor', 'likeliest_nucleus',
-           'draw_rows', 'invert', 'draw', 'forward_at', 'sample', 'accepts', 'stop_tokens', 'model_config', 'cut',
-           'to_text', 'Prompt', 'prepare_prompts', 'read_prompts', 'cache_positions', 'plan_batches', 'continue_batch',
-           'continue_prompts', 'as_rows', 'journal', 'differences', 'write_rows', 'sha256', 'model_fingerprint',
-           'record', 'util_version', 'is_finished', 'unfinished', 'choose_backend', 'vllm_refuses', 'explicit_dtype',
-           'devices_of', 'device_is_here', 'transformers_engine', 'load_adapted', 'vllm_engine', 'start_vllm_quietly',
-           'stop_vllm', 'vllm_adapter', 'check_sampling', 'generate', 'unfinished_files', 'split_adapter',
-           'tokenizer_of', 'complete', 'model_name', 'prompt_room', 'Continuation', 'generation_rows',
-           'read_generations', 'generation_files']
+           'draw_rows', 'invert', 'draw', 'forward_at', 'repeat_cache', 'sample', 'accepts', 'stop_tokens',
+           'model_config', 'cut', 'to_text', 'Prompt', 'prepare_prompts', 'read_prompts', 'cache_positions',
+           'plan_batches', 'continue_batch', 'continue_prompts', 'as_rows', 'journal', 'differences', 'write_rows',
+           'sha256', 'model_fingerprint', 'record', 'util_version', 'is_finished', 'unfinished', 'choose_backend',
+           'vllm_refuses', 'explicit_dtype', 'devices_of', 'device_is_here', 'transformers_engine', 'load_adapted',
+           'vllm_engine', 'start_vllm_quietly', 'stop_vllm', 'vllm_adapter', 'check_sampling', 'generate',
+           'unfinished_files', 'split_adapter', 'tokenizer_of', 'complete', 'model_name', 'prompt_room', 'Continuation',
+           'generation_rows', 'read_generations', 'generation_files']
 
 # %% ../nbs/02_generation.ipynb #c088
 import fcntl, hashlib, inspect, json, math, os, re, time
@@ -120,6 +120,15 @@ def forward_at(model, where=None, **inputs):
     return result
 
 # %% ../nbs/02_generation.ipynb #c025
+def repeat_cache(cache, n: int):
+    """A model's cache of keys with every row `n` times, changed in place.
+
+    None for no cache, and for one that also holds states which cannot be repeated: that of hybrids of attention and Mamba."""
+    if cache is None: return None
+    try: cache.batch_repeat_interleave(n)
+    except (AttributeError, NotImplementedError): return None
+    return cache
+
 @torch.no_grad()
 def sample(model, inputs: dict, n: int = 1, max_tokens: int = 20, temperature: float = .9, top_p: float = .8, seeds=None,
            stop=None, pad: int | None = None):
@@ -138,15 +147,17 @@ def sample(model, inputs: dict, n: int = 1, max_tokens: int = 20, temperature: f
         if "position_ids" in takes: extra["position_ids"] = position
         if keeps: extra["past_key_values"] = cache
         result = forward_at(model, input_ids=ids, attention_mask=mask, use_cache=keeps, **extra)
-        logits, cache = result.logits, result.past_key_values if keeps else None
+        logits, cache = result.logits, getattr(result, "past_key_values", None) if keeps else None
+        if t == 0 and n > 1: cache = repeat_cache(cache, n)
+        keeps = cache is not None
         if t == 0 and n > 1:
-            if keeps: cache.batch_repeat_interleave(n)
             ids, logits, mask, position = (x.repeat_interleave(n, 0) for x in (ids, logits, mask, position))
         token = draw(logits, u[:, t] if temperature else None, temperature, top_p)
         out[:, t] = token = torch.where(over, pad, token)
         over |= torch.isin(token, ids.new_tensor(stop))
         if t + 1 == max_tokens or bool(over.all()): return out
-        ids, position = token.unsqueeze(1) if keeps else torch.cat([ids, token.unsqueeze(1)], 1), position[:, -1:] + 1
+        new, after = token.unsqueeze(1), position[:, -1:] + 1
+        ids, position = (new, after) if keeps else (torch.cat([ids, new], 1), torch.cat([position, after], 1))
         mask = torch.cat([mask, mask.new_ones(rows, 1)], 1)
 
 # %% ../nbs/02_generation.ipynb #c026
@@ -165,6 +176,9 @@ def stop_tokens(model, tokenizer=None) -> list[int]:
     inner = getattr(config, "text_config", None)                                             # of a model that also reads pictures
     named = [getattr(part, "eos_token_id", None) for part in (generation, config, inner, tokenizer)]
     ids = [i for some in named for i in (some if isinstance(some, (list, tuple)) else [some])]
+    odd = [i for i in ids if i is not None and not isinstance(i, int)]
+    remedy = "correct it in generation_config.json or config.json"
+    if odd: raise InputError(f"{odd[0]!r} is no token id", field="eos_token_id", remedy=remedy)
     return list(dict.fromkeys(int(i) for i in ids if i is not None and i >= 0))
 
 def _generation_config(model):

@@ -19,16 +19,16 @@ from .data import InputError, read_json
 from .weights import GEMMA, cpu_type, model_folder
 
 # %% auto #0
-__all__ = ['HARMLESS', 'BOS', 'NEURON_STAGES', 'CONTEXT_FIELDS', 'trusts_code', 'first_line', 'broken_file', 'loading',
+__all__ = ['HARMLESS', 'CONTEXT_FIELDS', 'BOS', 'NEURON_STAGES', 'trusts_code', 'first_line', 'broken_file', 'loading',
            'check_report', 'check_finite', 'load_weights', 'check_stored_kinds', 'read_config', 'check_name',
            'check_causal', 'check_checkpoint', 'weight_files', 'stored_tensors', 'empty_model', 'adapter_base',
            'weight_files_in', 'adapter_settings', 'with_adapter', 'adapter_tensors', 'check_kind', 'attach_adapter',
-           'changes', 'fit_vocabulary', 'check_applied', 'sample_logits', 'check_same', 'settle_ties', 'round_to_4bit',
-           'load_tokenizer', 'has_tokenizer', 'vocabulary', 'check_vocabulary', 'load_model', 'load', 'fingerprint',
-           'encode', 'token_ids', 'check_bos', 'bos_of', 'last_tokens', 'length_batches', 'reads_padding',
-           'batch_tokens', 'Anatomy', 'widths', 'anatomy', 'stages_without', 'value_vector_matrix', 'neuron_hooks',
-           'last_position', 'check_neurons', 'Readings', 'context_length', 'pooled_states', 'mean_states',
-           'state_width', 'position_room']
+           'changes', 'fit_vocabulary', 'check_applied', 'written_twice', 'context_length', 'sample_logits',
+           'sound_logits', 'check_same', 'settle_ties', 'round_to_4bit', 'load_tokenizer', 'has_tokenizer',
+           'vocabulary', 'check_vocabulary', 'load_model', 'load', 'fingerprint', 'encode', 'token_ids', 'check_bos',
+           'bos_of', 'last_tokens', 'length_batches', 'reads_padding', 'batch_tokens', 'Anatomy', 'widths', 'anatomy',
+           'stages_without', 'value_vector_matrix', 'neuron_hooks', 'last_position', 'check_neurons', 'Readings',
+           'pooled_states', 'mean_states', 'state_width', 'position_room']
 
 # %% ../nbs/00a_models.ipynb #c0w0
 def trusts_code() -> bool:
@@ -132,7 +132,7 @@ def load_weights(kind, name, dtype="auto", **options):
         raise InputError("holds an adapter beside or instead of a model", name, remedy="pass a folder with one of the two")
     check_report(report, name, what, type(model).__name__)
     check_finite(model.state_dict().items(), name)
-    if getattr(model.config, "quantization_config", None) is None: check_stored_kinds(name, model)
+    if getattr(model, "hf_quantizer", None) is None: check_stored_kinds(name, model)
     return model.eval()
 
 # %% ../nbs/00a_models.ipynb #gd1d2a8
@@ -172,7 +172,9 @@ def check_causal(config, name):
     said, remedy = str(getattr(config, "model_type", "")), "give a decoder, such as GPT-2, BLOOM, Llama or Gemma"
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(f"is an encoder-decoder ({said}), no causal language model", name, remedy=remedy)
-    decoder = getattr(config, "is_decoder", False) or getattr(config, "causal", False)
+    trained = [str(a) for a in getattr(config, "architectures", None) or ()]
+    masks = trained and all(a.endswith("ForMaskedLM") for a in trained)                        # is_decoder alone makes no decoder of it
+    decoder = not masks and (getattr(config, "is_decoder", False) or getattr(config, "causal", False))
     text = getattr(config, "text_config", None) or config
     masked = said in MODEL_FOR_MASKED_LM_MAPPING_NAMES or said == "xlnet" or getattr(text, "use_bidirectional_attention", False) is True
     if masked and not decoder: raise InputError(f"is an encoder ({said}), no causal language model", name, remedy=remedy)
@@ -265,7 +267,7 @@ def with_adapter(model, folder, merge: bool = True):
     said = read_json(note) if note.exists() else {}
     if said.get("quantisation"): round_to_4bit(model, said["quantisation"], said["double_quantisation"])
     adapted = attach_adapter(model, folder)
-    before = sample_logits(adapted)
+    before = sound_logits(adapted, folder)
     if not merge: return adapted
     ends = model.get_input_embeddings(), model.get_output_embeddings()
     first, last = (getattr(e, "base_layer", e) for e in ends)
@@ -316,7 +318,7 @@ def attach_adapter(model, folder, say: bool = True):
     from peft import PeftModel
     check_kind(folder)
     tensors = adapter_tensors(folder)
-    fit_vocabulary(model, tensors)
+    fit_vocabulary(model, tensors, folder)
     with loading(folder, "adapter"): adapted = PeftModel.from_pretrained(model, str(folder)).eval()
     brought = check_applied(adapted, tensors, folder)
     if has_tokenizer(folder): check_vocabulary(load_tokenizer(folder), model.get_input_embeddings().weight.shape[0], folder)
@@ -329,13 +331,26 @@ def changes(adapted) -> bool:
     with loading("adapter"), adapted.disable_adapter(): plain = sample_logits(adapted)
     return not torch.equal(plain, sample_logits(adapted))
 
-def fit_vocabulary(model, tensors: dict):
-    "Give `model` as many embeddings as an adapter's file holds, where it holds whole ones."
-    for part in (model.get_input_embeddings(), model.get_output_embeddings()):
-        name = next((n for n, m in model.named_modules() if m is part), None)
-        stored = tensors.get(f"base_model.model.{name}.weight")
-        if stored is not None and stored.shape[0] != part.weight.shape[0]:
-            model.resize_token_embeddings(stored.shape[0], mean_resizing=False)
+def fit_vocabulary(model, tensors: dict, folder):
+    """Give `model` as many embeddings as the tensors of the adapter in `folder` hold, where they hold whole ones.
+
+    Raises `InputError` where there are more, and the head, which is not tied to them, would get rows that nobody trained."""
+    parts = model.get_input_embeddings(), model.get_output_embeddings()
+    stored = [_whole(model, part, tensors) for part in parts]
+    for part, other, mine, others in zip(parts, parts[::-1], stored, stored[::-1]):
+        if mine is None or mine.shape[0] == part.weight.shape[0]: continue
+        untied = other is not None and other.weight is not part.weight
+        if untied and others is None and mine.shape[0] > part.weight.shape[0]:
+            said = f"it brings {mine.shape[0]:,} embeddings and not the rows that {_name(model, other)} needs for them"
+            raise InputError(said, folder, remedy="save the adapter with both: modules_to_save=[embeddings, head]")
+        model.resize_token_embeddings(mine.shape[0], mean_resizing=False)
+
+def _whole(model, part, tensors: dict):
+    "The whole weight of a module of `model` in an adapter's file, also where it lies below LoRA; None where there is none."
+    keys = [f"base_model.model.{_name(model, part)}.{inner}weight" for inner in ("", "base_layer.")]
+    return next((tensors[key] for key in keys if key in tensors), None)
+
+def _name(model, part) -> str | None: return next((name for name, m in model.named_modules() if m is part), None)
 
 # %% ../nbs/00a_models.ipynb #c0w12
 def check_applied(adapted, tensors: dict, folder) -> list[str]:
@@ -345,6 +360,7 @@ def check_applied(adapted, tensors: dict, folder) -> list[str]:
     from peft import get_peft_model_state_dict
     with loading(folder, "adapter"): places = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     whole = {f"base_model.model.{n}": p for n, p in adapted.get_base_model().state_dict().items()}
+    tensors = {k: t for k, t in tensors.items() if k not in written_twice(tensors)}
     brought = sorted(k for k in tensors if k not in places and k in whole)
     left, lost = sorted(set(tensors) - set(places) - set(brought)), sorted(set(places) - set(tensors))
     said = []
@@ -356,17 +372,47 @@ def check_applied(adapted, tensors: dict, folder) -> list[str]:
     if said: raise InputError("the adapter does not fit: " + " and ".join(said), folder, remedy="give the base that it was trained on")
     return brought
 
+def written_twice(tensors: dict) -> set[str]:
+    "Names under which PEFT writes resized embeddings that were trained whole once more, beside what they were before."
+    found = set()
+    for key, t in tensors.items():
+        whole, inner, rest = key.partition(".modules_to_save.")
+        other = tensors.get(f"{whole}.{rest}") if inner else None
+        if other is not None and _same_numbers(t, other): found |= {key, f"{whole}.original_module.{rest}"}
+    return found
+
 def _same_numbers(a, b) -> bool:
     "Equal up to the type that they are kept in; what lies on no device is not looked at."
     return a.shape == b.shape and (b.is_meta or torch.equal(a.to(b.dtype), b.detach().cpu()))
+
+# %% ../nbs/00a_models.ipynb #c044
+CONTEXT_FIELDS = ("max_position_embeddings n_positions max_seq_len max_sequence_length max_seq_length seq_length seq_len n_ctx "
+                  "context_length block_size").split()          # as GPT-2, MPT, BLOOM, RWKV and models with code of their own write it
+
+def context_length(model) -> int | None:
+    "How many tokens the model can take, from whichever field of its configuration says so; None where it sets no bound."
+    config = getattr(model.config, "text_config", None) or model.config
+    fields = CONTEXT_FIELDS[:1] if getattr(config, "is_encoder_decoder", False) else CONTEXT_FIELDS       # T5's n_positions binds nothing
+    found = [getattr(config, name, None) for name in fields]
+    return next((n for n in found if isinstance(n, int) and n > 0), None)
 
 # %% ../nbs/00a_models.ipynb #c0w13
 @torch.no_grad()
 def sample_logits(model) -> torch.Tensor:
     "Logits of a few token ids spread over the vocabulary, (position, vocabulary), float32 on the CPU: enough to tell models apart."
     embedding = model.get_input_embeddings().weight
-    ids = torch.linspace(0, embedding.shape[0] - 1, 12).long()[None]
+    few = min(12, context_length(model) or 12)
+    ids = torch.linspace(0, embedding.shape[0] - 1, few).long()[None]
     return model(input_ids=ids.to(model.device)).logits[0].float().cpu()
+
+def sound_logits(model, name) -> torch.Tensor:
+    """`sample_logits` of a model that came from `name`.
+
+    Raises `InputError` where it does not run, or where its logits make no probabilities: sound weights do not help where a number of
+    the configuration is NaN, where they are too large for the type that they are read in, or where a quantised form fits no such weights."""
+    with loading(name, "causal language model that runs"): logits = sample_logits(model)
+    if torch.isfinite(logits.logsumexp(-1)).all(): return logits
+    raise InputError("its logits are NaN or infinite", name, remedy="check the numbers of its config.json, and the size of its weights")
 
 def check_same(adapted, merged, folder, eps: float):
     "Raises `InputError` unless merged logits are the adapted ones up to rounding; `eps`: of the type that they were computed in."
@@ -375,10 +421,11 @@ def check_same(adapted, merged, folder, eps: float):
         raise InputError("merged into its base, the adapter does something else than beside it", folder, remedy="merge it with PEFT, or report this kind of adapter")
 
 def settle_ties(model):
-    "`model` without the claim that head and embeddings are one where an adapter made them two."
+    "`model` without the claim that head and embeddings are one where they are two: in its file, or since an adapter came."
     ends = model.get_input_embeddings(), model.get_output_embeddings()
     tied = getattr(model.config, "tie_word_embeddings", False)
-    if tied and ends[1] is not None and not torch.equal(ends[0].weight, ends[1].weight): model.config.tie_word_embeddings = False
+    if ends[1] is None or ends[0].weight is ends[1].weight or ends[0].weight.is_meta or ends[1].weight.is_meta: return model
+    if tied and not torch.equal(ends[0].weight, ends[1].weight): model.config.tie_word_embeddings = False
     return model
 
 # %% ../nbs/00a_models.ipynb #c0a4
@@ -440,7 +487,7 @@ def load_model(name, dtype="auto", device=None):
     `name`: a folder, a hub name, a `.gguf` file or `gemma-3-270m`.
     `dtype` "auto": on a CPU what `weights.cpu_type` says, the checkpoint's own elsewhere. `device`: None picks a GPU where there is one, and
     all GPUs of a grid's job that was given several; "auto" spreads the layers over all devices. A LoRA folder is a model too: its base
-    with the adapter merged in. Raises `InputError` where `name` holds no model, or one whose weights do not fit it."""
+    with the adapter merged in. Raises `InputError` where `name` holds no model, one whose weights do not fit it, or one that does not run."""
     if isinstance(name, nn.Module): return name.eval()
     from transformers import AutoModelForCausalLM
     check_name(name)
@@ -452,8 +499,10 @@ def load_model(name, dtype="auto", device=None):
     if dtype == "auto" and str(device) == "cpu":
         with loading(name): dtype = getattr(torch, cpu_type(base or name))
     if base: return _load_merged(base, name, dtype, device)
-    if device == "auto": return load_weights(AutoModelForCausalLM, name, dtype, device_map="auto")
-    return load_weights(AutoModelForCausalLM, name, dtype).to(device)
+    if device == "auto": model = load_weights(AutoModelForCausalLM, name, dtype, device_map="auto")
+    else: model = load_weights(AutoModelForCausalLM, name, dtype).to(device)
+    sound_logits(model, name)
+    return settle_ties(model)
 
 # %% ../nbs/00a_models.ipynb #c012
 def load(model, tokenizer=None, **options):
@@ -579,9 +628,8 @@ def length_batches(lengths, max_tokens: int = 4096, max_rows: int = 256, mixed: 
 
 @torch.no_grad()
 def reads_padding(model) -> bool:
-    "Whether a mask keeps padding on the left from changing a model's logits: not so for RWKV, which takes a mask and does not look at it."
+    "Whether a mask keeps padding on the left from changing a model's logits: not so for RWKV, which takes a mask and does not look at it, or RecurrentGemma."
     takes = inspect.signature((model.get_base_model() if hasattr(model, "get_base_model") else model).forward).parameters
-    if "past_key_values" in takes: return True                                   # attention looks at its mask
     rows = model.get_input_embeddings().weight.shape[0]
     ids = torch.tensor([[rows - 1, rows // 3, rows // 2]], device=model.device)
     padded = dict(input_ids=torch.cat([ids[:, :2], ids], 1), attention_mask=torch.tensor([[0, 0, 1, 1, 1]], device=model.device),
@@ -783,17 +831,6 @@ class Readings:
         layers = {l: torch.stack([p.float().cpu() for p in ps]) for l, ps in self.passes.items()}      # pass, ..., neuron
         if self.all: return torch.cat([layers[l] for l in sorted(layers)], -1)
         return torch.stack([layers[l][..., i] for l, i in self.order], -1)
-
-# %% ../nbs/00a_models.ipynb #c044
-CONTEXT_FIELDS = ("max_position_embeddings n_positions max_seq_len max_sequence_length max_seq_length seq_length seq_len n_ctx "
-                  "context_length block_size").split()          # as GPT-2, MPT, BLOOM, RWKV and models with code of their own write it
-
-def context_length(model) -> int | None:
-    "How many tokens the model can take, from whichever field of its configuration says so; None where it sets no bound."
-    config = getattr(model.config, "text_config", None) or model.config
-    fields = CONTEXT_FIELDS[:1] if getattr(config, "is_encoder_decoder", False) else CONTEXT_FIELDS       # T5's n_positions binds nothing
-    found = [getattr(config, name, None) for name in fields]
-    return next((n for n in found if isinstance(n, int) and n > 0), None)
 
 # %% ../nbs/00a_models.ipynb #c045
 @torch.inference_mode()

@@ -1940,16 +1940,16 @@ def sequence_mass(model, inputs: dict, sequences: list[tuple[int, ...]]) -> np.n
 def continued_mass(model, inputs: dict, cache, first, sequences):
     "Summed probability (batch,) of sequences of two pieces or more, from the prompts' cache, which stays as it is."
     import copy, torch
-    from xgdetox.generation import forward_at
+    from xgdetox.generation import forward_at, repeat_cache
     rows, n, width = first.shape[0], len(sequences), max(map(len, sequences)) - 1
     ids = torch.zeros(n, width + 1, dtype=torch.long, device=first.device); real = torch.zeros_like(ids)   # sequence, piece
     for i, s in enumerate(sequences): ids[i, :len(s)], real[i, :len(s)] = torch.tensor(s, device=first.device), 1
-    before = [] if cache is not None else [inputs["input_ids"].repeat_interleave(n, 0)]     # a model that keeps no keys reads all anew
-    cache = copy.deepcopy(cache)
-    if cache is not None: cache.batch_repeat_interleave(n)
+    cache = repeat_cache(copy.deepcopy(cache), n)
+    anew = lambda name: [] if cache is not None else [inputs[name].repeat_interleave(n, 0)]            # a model that keeps no keys reads all anew
     mask = torch.cat([inputs["attention_mask"].repeat_interleave(n, 0), real[:, :-1].repeat(rows, 1)], 1)
     positions = inputs["position_ids"][:, -1:].repeat_interleave(n, 0) + 1 + torch.arange(width, device=first.device)
-    new = dict(input_ids=torch.cat([*before, ids[:, :-1].repeat(rows, 1)], 1), attention_mask=mask, position_ids=positions, past_key_values=cache)
+    new = dict(input_ids=torch.cat([*anew("input_ids"), ids[:, :-1].repeat(rows, 1)], 1), attention_mask=mask,
+               position_ids=torch.cat([*anew("position_ids"), positions], 1), past_key_values=cache)
     follows = real[:, 1:].bool().repeat(rows, 1)                                  # batch x sequence, piece: is there
     wanted = ids[:, 1:].repeat(rows, 1)[follows]
     where = torch.nn.functional.pad(follows, (new["input_ids"].shape[1] - width, 0))

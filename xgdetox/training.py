@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from .data import InputError, check_folder, check_seed, load_pairs, read_json, read_yaml, write_json, writing_to
-from .models import (BOS, adapter_base, adapter_settings, adapter_tensors, attach_adapter, check_checkpoint, check_name,
+from .models import (BOS, adapter_base, adapter_settings, adapter_tensors, attach_adapter, check_checkpoint, check_finite, check_name,
                             empty_model, encode, has_tokenizer, last_tokens, load_model, load_tokenizer, load_weights, read_config,
                             settle_ties, token_ids, widths)
 from .placebos import check_labels, relabel
@@ -130,7 +130,8 @@ def check_settings(settings: dict):
 _ABOVE_ZERO = ("batch_size gradient_accumulation epochs max_steps max_length max_prompt_length max_characters learning_rate beta limit train_fraction eval_pairs eval_share "
               "eval_fraction eval_steps eval_batch_size patience_steps lora_r lora_alpha logging_steps").split()
 _NOT_BELOW_ZERO = "warmup_steps weight_decay max_grad_norm lora_dropout label_smoothing simpo_gamma kl_texts".split()
-_HIGHEST = dict(train_fraction=1, eval_fraction=1, eval_share=1, lora_dropout=.99, lora_r=65_536, learning_rate=1e30, epochs=1000, max_steps=10**6, batch_size=65_536)
+_HIGHEST = dict(train_fraction=1, eval_fraction=1, eval_share=1, lora_dropout=.99, lora_r=65_536, learning_rate=1e30, epochs=1000, max_steps=10**6, batch_size=65_536,
+                gradient_accumulation=65_536)
 
 def check_ranges(settings: dict):
     "Raise `InputError` for a number that its setting cannot have; None, where a setting may be it, passes."
@@ -849,7 +850,8 @@ def merge_into(part: Path, base_model, adapter: Path, run: dict, texts: list, un
     merged = settle_ties(beside.merge_and_unload())
     share = by_hand(answers, responses(merged, maps), maps)
     precision = saved_dtype(base_model, run["dtype"])
-    merged.to(precision).save_pretrained(part)
+    check_finite(merged.to(precision).state_dict().items(), adapter)
+    merged.save_pretrained(part)
     tokenizer.save_pretrained(part)
     slack = 1e-4 if precision == torch.float32 else 4 * torch.finfo(precision).eps
     saved = logits_of(load_model(str(part), dtype=torch.float32, device="cpu"), tokenizer, texts)
