@@ -147,6 +147,20 @@ def test_whole_numbers_are_no_weights_where_a_quantised_form_is_not_known(copy):
     with pytest.raises(InputError, match="whole numbers"): load_model(folder)
 
 
+def test_a_quantised_form_that_fits_no_such_weights_is_one_line(copy, fails, tmp_path):
+    "The libraries that load it keep their own words to themselves; `fails` sees one line and no output."
+    folder = copy("llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | dict(quantization_config=dict(quant_method="bitsandbytes", load_in_4bit=True))))
+    assert str(folder) in fails("generate", "--model", folder, "--language", "en", "--limit", 1, "--output-dir", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [["--recipe", ""], ["--data-dir", ""], ["--data-dir", " "]])
+def test_a_blank_place_is_refused(fails, tmp_path, words):
+    assert "is empty" in fails("train", "--model", "world", "--output-dir", tmp_path / "out", *words)
+
+
 def test_weights_too_large_for_their_type_are_refused(copy):
     folder = rewritten(copy("llama"), lambda w: w | {"lm_head.weight": torch.full_like(w["lm_head.weight"], 3.4e38)})
     for dtype in (torch.float32, torch.bfloat16):

@@ -108,6 +108,11 @@ def test_a_text_ends_at_the_union_of_all_end_tokens(tmp_path):
     assert stop_tokens(small(eos_token_id=None), tokenizer(eos=None)) == []
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": ["</s>"]}')
     with pytest.raises(InputError, match="no token id"): stop_tokens(tmp_path, words)
+    words.save_pretrained(tmp_path)
+    (tmp_path / "RTP_LX_EN.json").write_text(json.dumps({"Prompt": "a b"}) + "\n")
+    with pytest.raises(InputError, match="no token id"):
+        generate(str(tmp_path), {"en": tmp_path / "RTP_LX_EN.json"}, tmp_path / "out", max_tokens=2, backend="transformers")
+    assert not list((tmp_path / "out").rglob("output*")) and not list((tmp_path / "out").rglob(".output*"))
 
 
 @pytest.mark.parametrize("end", [1, 6, 7])

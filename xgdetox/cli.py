@@ -277,6 +277,7 @@ def model_of(name: str) -> str:
 def place(name: str, what: str) -> Path:
     "Where data lie: `world` for the world's own, else a path that must be there."
     from xgdetox.world import resolve_data
+    if not str(name).strip(): raise InputError("is empty", field=what, remedy="name a file or folder, or world for the embedded ones")
     path = Path(resolve_data(name, what))
     if not path.exists(): raise InputError("no such file or folder", path, remedy=f"give the {what}, or world for the embedded ones")
     return path
@@ -399,7 +400,7 @@ def world_data(output_dir: OutputDir, control: Annotated[bool, typer.Option("--c
 # %% ../nbs/cli.ipynb #c050
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(context: typer.Context, model: ModelOption, output_dir: OutputDir, data_dir: Annotated[str, typer.Option("--data-dir", help="Folder of preference pairs (*.jsonl), or world.")] = "world",
-          recipe: Annotated[Optional[str], typer.Option(help="A shipped recipe or a YAML file; by default the model's own.")] = None,
+          recipe: Annotated[Optional[str], typer.Option(help="A shipped recipe or a YAML file; by default the model's own.", callback=not_blank)] = None,
           use_lora: Annotated[bool, typer.Option("--use-lora", help="Train a LoRA adapter; the merged model is written too.")] = False, qlora: Annotated[bool, typer.Option("--qlora", help="LoRA on a 4-bit base, with --use-lora or without.")] = False,
           seed: SeedOption = 0, learning_rate: Optional[float] = None, batch_size: Annotated[Optional[int], typer.Option(min=1)] = None, gradient_accumulation: Annotated[Optional[int], typer.Option(min=1)] = None,
           epochs: Annotated[Optional[float], typer.Option(min=0)] = None, max_steps: Annotated[Optional[int], typer.Option(min=1)] = None, beta: Annotated[Optional[float], typer.Option(min=0)] = None, limit: LimitOption = None, set: SetOption = None):

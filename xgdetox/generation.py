@@ -571,6 +571,7 @@ def generate(model, prompt_files: dict, output_dir, *, name: str | None = None, 
     todo = [(target, language, mine, *read_prompts(tokenizer, file, language, limit, bos, room)) for target, language, mine, file in todo]
     said = str(getattr(model, "name_or_path", adapter or model))
     if todo:
+        stop_tokens(model, tokenizer)                            # what is wrong with them is said before a file is begun
         with writing_to(folder), ENGINES[backend](model, tokenizer, settings, adapter=adapter, **engine) as run:
             for target, language, mine, prompts, remarks in todo: complete(target, run, language, prompts, mine, remarks, said)
     return files

@@ -58,9 +58,11 @@ def loading(name, what: str = "causal language model"):
     """Libraries load `what` from `name` inside without a word; whatever they raise comes out as one `InputError`.
 
     Memory that runs out, and what is `InputError` already, stay as they are."""
+    from logging import WARNING, root
     from transformers.utils import logging
-    level = logging.get_verbosity()
+    level, others = logging.get_verbosity(), root.manager.disable
     logging.set_verbosity(logging.CRITICAL)
+    root.manager.disable = max(others, WARNING)                  # bitsandbytes has a logger of its own
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -69,7 +71,9 @@ def loading(name, what: str = "causal language model"):
     except ImportError as e:
         raise InputError(f"needs a package that is not installed ({first_line(e)})", name, remedy="install it first") from e
     except Exception as e: raise _load_fault(e, name, what) from e
-    finally: logging.set_verbosity(level)
+    finally:
+        logging.set_verbosity(level)
+        root.manager.disable = others
 
 def _load_fault(error: Exception, name, what: str) -> InputError:
     "What stands behind an error of a library's loader, as far as it can be told."
