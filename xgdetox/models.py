@@ -634,6 +634,8 @@ def length_batches(lengths, max_tokens: int = 4096, max_rows: int = 256, mixed: 
 def reads_padding(model) -> bool:
     "Whether a mask keeps padding on the left from changing a model's logits: not so for RWKV, which takes a mask and does not look at it, or RecurrentGemma."
     takes = inspect.signature((model.get_base_model() if hasattr(model, "get_base_model") else model).forward).parameters
+    kinds = next((k for n in ("layer_types", "layers_block_type", "block_types") if (k := getattr(model.config, n, None))), ["attention"])
+    if "past_key_values" in takes and all("attention" in str(k) for k in kinds): return True             # attention looks at its mask
     rows = model.get_input_embeddings().weight.shape[0]
     ids = torch.tensor([[rows - 1, rows // 3, rows // 2]], device=model.device)
     padded = dict(input_ids=torch.cat([ids[:, :2], ids], 1), attention_mask=torch.tensor([[0, 0, 1, 1, 1]], device=model.device),
