@@ -39,7 +39,7 @@ real-data:
 	    $(if $(RATED),,"scored prompts (xgdetox data get realtoxicityprompts);") $(if $(WORDS),,"word lists (xgdetox data get ldnoobw);") \
 	    $(if $(SENTENCES),,"corpus/common_voice/{language}.txt: one sentence per line") >&2; exit 2; }
 
-real: real-data .venv/.ready .venv/.real  ## the question on real weights (Gemma 3 270M), small: one DPO, one placebo, five languages, about 25 minutes on two cores
+real: real-data .venv/.ready .venv/.real  ## the question on real weights (Gemma 3 270M), small: one DPO, one placebo, five languages; planned for 25 minutes on two quiet cores, not measured yet
 	@test -f runs/real-pairs/pairs.jsonl || OMP_NUM_THREADS=$(CORES) $(bin)/xgdetox pairs make --model gemma-3-270m --judge judge:use \
 	  --prompt-file "$(RATED)" --source-map "$(MAP)" --above .3 $(PAIRS) --output-dir runs/real-pairs
 	@XGDETOX_DATA="$(DATA)" $(bin)/xgdetox run experiments/real.yaml --cores $(CORES) $(REAL)
