@@ -54,8 +54,8 @@ test: .venv/.ready  ## every page and every test that is not slow
 	@OMP_NUM_THREADS=1 $(bin)/nbdev_test --n_workers $(CORES) --do_print
 	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -m "not slow" -n $(CORES) --dist loadfile --durations=10 tests --ignore=tests/test_structure.py
 
-slow: .venv/.lm_eval vllm  ## kills, vLLM, lm_eval, SLURM and browser tests, and beside them every figure against a refill; each skips with a reason where its tool is missing
-	@$(bin)/python -m pytest -q -m slow -rs --durations=10 tests --ignore=tests/test_structure.py & rest=$$!; \
+slow: .venv/.lm_eval .venv/.real vllm  ## kills, vLLM, lm_eval, SLURM and browser tests, and beside them every figure against a refill; each skips with a reason where its tool is missing
+	@$(bin)/python -m pytest -q -m "slow or real" -rs --durations=10 tests --ignore=tests/test_structure.py & rest=$$!; \
 	  $(bin)/python -m pytest -q -m slow -rs --durations=10 tests/test_structure.py; pages=$$?; wait $$rest && exit $$pages
 
 bench: .venv/.ready  ## speed ratios, each measured within one run; written to results/bench_*.csv

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: kills, vLLM, SLURM, browser; run by .ci/run after make test")
+    config.addinivalue_line("markers", "real: needs the judges of xgdetox[judge]; skips without them, run again by make slow, which installs them")
 
 
 @pytest.fixture

