@@ -14,7 +14,10 @@ from transformers import GPT2Config, LlamaConfig, AutoModelForCausalLM, TrainerC
 
 from xgdetox.models import load_tokenizer
 from xgdetox.stats import tidy, write_table
-from xgdetox.training import build_trainer, encode_pairs, load_recipe, quiet
+from xgdetox.trainer import build_trainer
+from xgdetox.training import encode_pairs
+from xgdetox.recipes import load_recipe
+from xgdetox.models import quiet
 from xgdetox.world import resolve_model
 
 PEAK = {"H100": 989, "H200": 989, "A100": 312, "L40S": 362, "A6000": 155, "RTX 4090": 165}          # dense bf16 TFLOPS, from the vendor's data sheets

@@ -8,7 +8,8 @@ import os, re, sys, time
 from collections import Counter
 from pathlib import Path
 
-from xgdetox.data import find_prompt_files, read_json
+from xgdetox.data import find_prompt_files
+from xgdetox.files import read_json
 from xgdetox.generation import generate
 from xgdetox.models import load_model
 from xgdetox.stats import tidy, write_table

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from xgdetox.generation import row_seed, sample
+from xgdetox.sampling import row_seed, sample
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY, PROMPTS, LENGTH, N, NEW = 16384, 4, 16, 25, 20      # four prompts of 16 tokens, the mean of RTP-LX in the world's kind of tokens
@@ -43,7 +43,7 @@ def theirs(model, ids, batch=4):
 
 VLLM = """
 import os, sys, time
-from xgdetox.generation import start_vllm_quietly
+from xgdetox.engines import start_vllm_quietly
 start_vllm_quietly()
 from vllm import LLM, SamplingParams, TokensPrompt
 import torch
@@ -134,7 +134,7 @@ def gemma_speed(model, ids, batches) -> dict:
 
 def gemma():
     "Rows for results/bench_gemma.csv: our sampling against `generate` on 262,144 tokens, and bfloat16 against float32; none, with the reason said, where the model cannot be had."
-    from xgdetox.data import InputError
+    from xgdetox.files import InputError
     from xgdetox.models import load
     from xgdetox.weights import model_folder
     try: folder = model_folder("gemma-3-270m")

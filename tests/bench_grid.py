@@ -10,7 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from xgdetox import grid as g
+from xgdetox.grid.jobs import jobs
+from xgdetox.grid.load import load_grid
 from xgdetox.stats import tidy, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +25,7 @@ def in_one_process(grid, folder):
     "Run every job's cells here, with its parameters in place of the defaults."
     here = os.getcwd()
     os.chdir(folder)
-    for job in g.jobs(grid):
+    for job in jobs(grid):
         cells = [c for c in json.loads((ROOT / "nbs" / "experiments" / f"{job.stage}.ipynb").read_text())["cells"] if c["cell_type"] == "code"]
         names = {}
         for cell in cells:
@@ -35,7 +36,7 @@ def in_one_process(grid, folder):
 
 def main():
     os.environ["OMP_NUM_THREADS"] = "1"
-    grid = g.load_grid(ROOT / "tests" / "tiny.yaml", CHANGES)
+    grid = load_grid(ROOT / "tests" / "tiny.yaml", CHANGES)
     with tempfile.TemporaryDirectory() as place:
         words = [w for c in CHANGES for w in ("--set", c)]
         begin, used = time.time(), cpu(resource.RUSAGE_CHILDREN)
@@ -47,7 +48,7 @@ def main():
         begin, used = time.time(), cpu(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
         plain_wall, plain = time.time() - begin, cpu(resource.RUSAGE_CHILDREN) - used
-    n = len(g.jobs(grid))
+    n = len(jobs(grid))
     rows = [dict(metric=m, value=v, n=n) for m, v in (("grid_cpu_seconds", engine), ("one_process_cpu_seconds", plain), ("overhead_cpu_seconds_per_notebook", (engine - plain) / n),
                                                      ("grid_wall_seconds", wall), ("one_process_wall_seconds", plain_wall), ("overhead_wall_seconds_per_notebook", (wall - plain_wall) / n))]
     for r in rows: print(f"{r['metric']:36s} {r['value']:8.2f}")

@@ -7,7 +7,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import torch
 
-from xgdetox.data import LANGUAGES, data_folder, read_lines, write_csv
+from xgdetox.languages import LANGUAGES
+from xgdetox.datasets import data_folder
+from xgdetox.files import read_lines, write_csv
 from xgdetox.scorers.encoders import load_encoder
 
 torch.set_num_threads(1)

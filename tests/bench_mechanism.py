@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 import transformers as tr
 
-from xgdetox.generation import sample
+from xgdetox.sampling import sample
 from xgdetox.models import Anatomy, batch_tokens, encode, length_batches, neuron_hooks, token_ids
 from xgdetox.probe import fit_probe, pooled_features
 from xgdetox.value_vectors import continuation_activations, rank_value_vectors

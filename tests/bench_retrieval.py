@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-from xgdetox.data import LANGUAGES
+from xgdetox.languages import LANGUAGES
 from xgdetox.models import batch_tokens, length_batches
 from xgdetox.retrieval import retrieve
 

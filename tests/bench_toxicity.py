@@ -19,8 +19,12 @@ import pandas as pd
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from xgdetox import toxicity as tox
-from xgdetox.data import LANGUAGES
+from xgdetox.calibration import calibrate, calibration_table, labelled_texts
+from xgdetox.ledger import look_up, open_ledger, record, source_number
+from xgdetox.mass import rude_sequences, toxic_mass
+from xgdetox.scorers.base import Scored, Scorer, blocks, digest, load_scorer
+from xgdetox.scoring import score_generations
+from xgdetox.languages import LANGUAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = []
@@ -33,20 +37,20 @@ def note(what, value, unit, floor=""):
 
 def bench_ledger(folder, n=425_000):
     "One model at the paper's size: 17 languages x 1,000 prompts x 25 continuations."
-    class Any(tox.Scorer): id, revision, attribute, languages = "perspective", "v1alpha1", "TOXICITY", tuple(LANGUAGES)
-    ledger, scorer, path = tox.open_ledger(folder / "l.sqlite"), Any(), folder / "l.sqlite"
+    class Any(Scorer): id, revision, attribute, languages = "perspective", "v1alpha1", "TOXICITY", tuple(LANGUAGES)
+    ledger, scorer, path = open_ledger(folder / "l.sqlite"), Any(), folder / "l.sqlite"
     texts = [f" continuation number {i} says something of about twenty words or so" for i in range(n)]
     scores = np.random.default_rng(0).random(n)
     start = time.process_time()
     for k, part in enumerate(np.array_split(np.arange(n), 17)):
-        for block in tox.blocks(part, 256): tox.record(ledger, scorer, list(LANGUAGES)[k], [tox.Scored(texts[i], scores[i]) for i in block])
+        for block in blocks(part, 256): record(ledger, scorer, list(LANGUAGES)[k], [Scored(texts[i], scores[i]) for i in block])
     note("ledger: scores written in batches of 256", n / (time.process_time() - start), "scores/s")
     ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     note("ledger: 425,000 scores on disk", path.stat().st_size / 1e6, "MB", "< 300")
     part = np.array_split(np.arange(n), 17)[3]
     asked = [texts[i] for i in np.random.default_rng(1).permutation(part)]
-    source = tox.source_number(ledger, "perspective", "v1alpha1", "TOXICITY", list(LANGUAGES)[3])
-    start = time.process_time(); found = tox.look_up(ledger, source, asked); seconds = time.process_time() - start
+    source = source_number(ledger, "perspective", "v1alpha1", "TOXICITY", list(LANGUAGES)[3])
+    start = time.process_time(); found = look_up(ledger, source, asked); seconds = time.process_time() - start
     assert len(found) == len(asked)
     note("ledger: lookups", len(asked) / seconds, "lookups/s", ">= 50,000")
 
@@ -59,7 +63,7 @@ def classifier_folder(folder, hidden):
     BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=2, num_attention_heads=hidden // 32, intermediate_size=4 * hidden,
                                              max_position_embeddings=128, id2label={0: "neutral", 1: "toxic"})).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return tox.load_scorer(f"classifier:{folder}")
+    return load_scorer(f"classifier:{folder}")
 
 
 def timed(owner, name, spent):
@@ -86,9 +90,9 @@ def bench_overhead(folder, hidden, n):
     for owner, name in ((scorer.model, "forward"), (scorer, "rows")): timed(owner, name, spent)
     seconds = {}
     for run in ("first", "again", "same"):
-        tox.digest.cache_clear(); gc.collect()                                  # as in a new process; a collection of all that torch imported falls into no run by chance
+        digest.cache_clear(); gc.collect()                                  # as in a new process; a collection of all that torch imported falls into no run by chance
         start = time.process_time()
-        tox.score_generations({"en": path}, scorer, folder / ("again" if run == "same" else run), ledger=folder / "l.sqlite")
+        score_generations({"en": path}, scorer, folder / ("again" if run == "same" else run), ledger=folder / "l.sqlite")
         seconds[run] = time.process_time() - start
         if run == "first": model, tokenizer = spent["forward"], spent["rows"]
     assert (folder / "first/scores-rtp_lx_en.jsonl").read_bytes() == (folder / "again/scores-rtp_lx_en.jsonl").read_bytes() and spent["forward"] == model
@@ -106,9 +110,9 @@ def bench_mass():
     from test_toxicity import WORDS, bpe, brute_force, language_model
     tokenizer = bpe(["the darn cat sat on the heck mat", "darning the heckler", "他是笨蛋吗 笨蛋"] * 20, 320)
     model, prompts = language_model("gpt2", len(tokenizer)), [f"the cat sat on {'the mat and ' * (i % 4)}the" for i in range(48)]
-    sequences, _ = tox.rude_sequences(tokenizer, WORDS)
+    sequences, _ = rude_sequences(tokenizer, WORDS)
     start = time.process_time(); slow = [brute_force(model, tokenizer, p, sequences) for p in prompts]; slow_time = time.process_time() - start
-    start = time.process_time(); fast = tox.toxic_mass(model, tokenizer, prompts, WORDS); fast_time = time.process_time() - start
+    start = time.process_time(); fast = toxic_mass(model, tokenizer, prompts, WORDS); fast_time = time.process_time() - start
     assert np.allclose(slow, fast, rtol=1e-3)
     note("toxic mass: a pass a word / shared cache", slow_time / fast_time, "times")
 
@@ -128,7 +132,7 @@ def split_texts(data, limit=800, seed=0):
     side = lambda group: hashlib.sha256(f"{seed} {group}".encode()).digest()[0] % 2
     out = {}
     for language, name in LABELLED.items():
-        rows = list({t: (t, y, g) for t, y, g in zip(*tox.labelled_texts(data / name))}.values())
+        rows = list({t: (t, y, g) for t, y, g in zip(*labelled_texts(data / name))}.values())
         rows = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
         out[language] = tuple(tuple(map(list, zip(*[r for r in rows if side(r[2]) == k][:limit]))) for k in (0, 1))
     return {c: (train[:2], test) for c, (train, test) in out.items()}
@@ -154,14 +158,14 @@ def train_tiny_classifier(folder, split, epochs=2, hidden=64, vocabulary=8000, s
             loss = model(input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long(), labels=torch.tensor(labels[batch])).loss
             loss.backward(); torch.nn.utils.clip_grad_norm_(model.parameters(), 1.); optimizer.step(); optimizer.zero_grad()
     model.eval().save_pretrained(folder); tokenizer.save_pretrained(folder)
-    return tox.load_scorer(f"classifier:{folder}?languages={','.join(split)}")
+    return load_scorer(f"classifier:{folder}?languages={','.join(split)}")
 
 
 def auc_table(data, folder, limit=800, epochs=2):
     "Tidy table: the lexicon's and a tiny trained classifier's AUC, F1 and calibration error per language, on texts that neither was fitted to."
     split = split_texts(data, limit)
-    scorers = tox.load_scorer(f"lexicon:{data / 'lexicons/ldnoobw'}"), train_tiny_classifier(folder / "tiny", split, epochs)
-    return pd.concat([tox.calibration_table(tox.calibrate(s, {c: test for c, (_, test) in split.items()})) for s in scorers], ignore_index=True)
+    scorers = load_scorer(f"lexicon:{data / 'lexicons/ldnoobw'}"), train_tiny_classifier(folder / "tiny", split, epochs)
+    return pd.concat([calibration_table(calibrate(s, {c: test for c, (_, test) in split.items()})) for s in scorers], ignore_index=True)
 
 
 def bench_auc(folder):

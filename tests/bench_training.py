@@ -13,9 +13,12 @@ from statistics import median
 import torch
 from transformers import Trainer, TrainerCallback
 
-from xgdetox.data import read_json
+from xgdetox.files import read_json
 from xgdetox.stats import tidy, write_table
-from xgdetox.training import build_trainer, dpo_loss, encode_pairs, load_recipe, quiet, score_completions, train
+from xgdetox.trainer import build_trainer, score_completions, train
+from xgdetox.training import dpo_loss, encode_pairs
+from xgdetox.recipes import load_recipe
+from xgdetox.models import quiet
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_training import make_model, make_pairs, make_tokenizer

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from xgdetox import cli
-from xgdetox.data import InputError
+from xgdetox.files import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -251,13 +251,13 @@ def test_a_model_is_measured_as_it_was_trained(tmp_path, run, fails, prompts):
 def test_a_recipe_for_several_devices_says_its_command(tmp_path, said, monkeypatch):
     "One process cannot follow it: one line with the command that can, and with what ZeRO needs where it is missing."
     from importlib import util
-    from xgdetox.training import check_deepspeed
+    from xgdetox.recipes import check_deepspeed
     monkeypatch.setattr(util, "find_spec", (lambda true: lambda name, *a: None if name == "deepspeed" else true(name, *a))(util.find_spec))
     for chosen, word in (("fsdp2", "fsdp2.yaml --num_processes 2"), ("zero2", "(first: pip install 'xgdetox[deepspeed]')")):
         code, _, err = said("train", "--model", "world", "--output-dir", tmp_path / chosen, "--max-steps", 1, "--limit", 32, "--accelerate", chosen)
         told = [line for line in err.splitlines() if line.startswith("xgdetox: ")]
         assert code == 0 and len(told) == 1 and word in told[0] and "accelerate.commands.launch --config_file" in told[0] and "accelerate=" in told[0]
-    monkeypatch.setattr("xgdetox.training.find_spec", lambda name: None)
+    monkeypatch.setattr("xgdetox.recipes.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install 'xgdetox.deepspeed.'"): check_deepspeed("zero3")
     check_deepspeed("fsdp2")
     assert "deepspeed_requirements" in (ROOT / "settings.ini").read_text()

@@ -14,9 +14,15 @@ import zipfile
 
 import pytest
 
-from xgdetox import data
-from xgdetox.data import (DATASETS, LANGUAGES, InputError, align_rtp_lx, check_dataset, cut_prompt, data_files, data_table, find_prompt_files, get_dataset, load_labelled, load_pairs,
-                          load_parallel, load_prompts, mask, normalise_language, paper_numbers, read_rows, split_rows, write_atomic, write_json)
+from xgdetox.datasets import download
+from xgdetox.files import read_json
+from xgdetox.datasets import DATASETS, check_dataset, data_table, get_dataset, paper_numbers
+from xgdetox.languages import LANGUAGES, normalise_language
+from xgdetox.files import InputError, read_rows, write_atomic, write_json
+from xgdetox.data import (
+    align_rtp_lx, cut_prompt, data_files, find_prompt_files, load_labelled, load_pairs, load_parallel,
+    load_prompts, mask, split_rows,
+)
 
 
 def jsonl(path, rows):
@@ -338,28 +344,28 @@ def test_download_goes_on_where_it_stopped_and_pins_what_it_got(tmp_path, server
 def test_download_of_a_finished_part_and_of_a_missing_page(tmp_path, server):
     Server.content = b"x" * 10
     (tmp_path / "f.part").write_bytes(b"x" * 10)
-    assert data.download(f"{server}/f", tmp_path / "f").read_bytes() == b"x" * 10
-    assert "404" in str(refused(data.download, f"{server}/gone", tmp_path / "g")) and not (tmp_path / "g").exists()
-    assert refused(data.download, "http://127.0.0.1:9/none", tmp_path / "h").remedy
+    assert download(f"{server}/f", tmp_path / "f").read_bytes() == b"x" * 10
+    assert "404" in str(refused(download, f"{server}/gone", tmp_path / "g")) and not (tmp_path / "g").exists()
+    assert refused(download, "http://127.0.0.1:9/none", tmp_path / "h").remedy
 
 
 def test_a_part_that_cannot_be_gone_on_with_is_never_taken_for_the_whole(tmp_path, server):
     Server.content = b"0123456789"
     (tmp_path / "longer.part").write_bytes(b"of another file")
-    assert data.download(f"{server}/longer", tmp_path / "longer").read_bytes() == Server.content and Server.asked == [15, 0]
+    assert download(f"{server}/longer", tmp_path / "longer").read_bytes() == Server.content and Server.asked == [15, 0]
     (tmp_path / "odd.part").write_bytes(b"0123")
     Server.odd = True
-    assert "another part" in str(refused(data.download, f"{server}/odd", tmp_path / "odd")) and (tmp_path / "odd.part").read_bytes() == b"0123"
+    assert "another part" in str(refused(download, f"{server}/odd", tmp_path / "odd")) and (tmp_path / "odd.part").read_bytes() == b"0123"
     Server.odd = False
-    assert data.download(f"{server}/odd", tmp_path / "odd").read_bytes() == Server.content
-    assert refused(data.download, f"{server}/chunked", tmp_path / "cut").remedy and not (tmp_path / "cut").exists()
+    assert download(f"{server}/odd", tmp_path / "odd").read_bytes() == Server.content
+    assert refused(download, f"{server}/chunked", tmp_path / "cut").remedy and not (tmp_path / "cut").exists()
 
 
 def test_a_killed_download_goes_on_in_the_next_process(tmp_path, server):
     Server.content, Server.cut = b"word\n" * 10_000, True
-    code = f"import os; from pathlib import Path; from xgdetox import data\ntry: data.download('{server}/p', Path('{tmp_path}/p'))\nfinally: os.kill(os.getpid(), 9)"
+    code = f"import os; from pathlib import Path; from xgdetox.datasets import download\ntry: download('{server}/p', Path('{tmp_path}/p'))\nfinally: os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL and not (tmp_path / "p").exists()
-    assert data.download(f"{server}/p", tmp_path / "p").read_bytes() == Server.content and Server.asked == [0, 25_000]
+    assert download(f"{server}/p", tmp_path / "p").read_bytes() == Server.content and Server.asked == [0, 25_000]
 
 
 def drive(monkeypatch, names, asked, fail=()):
@@ -381,7 +387,7 @@ def test_pairs_come_from_drive_as_a_zip_and_are_counted(tmp_path, monkeypatch, t
     assert "pairwise/toxicity_pairwise has 6 rows, not 24,576" in str(refused(get_dataset, "pairs", tmp_path))
     monkeypatch.setitem(DATASETS["pairs"].expect, "pairwise/toxicity_pairwise", 6)
     assert get_dataset("pairs", tmp_path).kept == 7 and len(set(asked)) == 1 and len(asked) == 2   # the zip and its six files; no other file is asked for
-    assert len(load_pairs(tmp_path / "pairwise/toxicity_pairwise").rows) == 6 and len(data.read_json(tmp_path / "checksums.json")) == 7
+    assert len(load_pairs(tmp_path / "pairwise/toxicity_pairwise").rows) == 6 and len(read_json(tmp_path / "checksums.json")) == 7
     (tmp_path / "pairwise/toxicity_pairwise.zip").write_bytes((tmp_path / "pairwise/toxicity_pairwise.zip").read_bytes()[:-40])
     assert "not a whole zip" in str(refused(get_dataset, "pairs", tmp_path))
 

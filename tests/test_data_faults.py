@@ -10,8 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xgdetox.data import (InputError, Loaded, align_rtp_lx, find_prompt_files, load_labelled, load_lexicon, load_pairs, load_parallel, load_prompts,
-                          normalise_language, paper_numbers, read_json)
+from xgdetox.files import InputError, read_json
+from xgdetox.rows import Loaded
+from xgdetox.data import (
+    align_rtp_lx, find_prompt_files, load_labelled, load_lexicon, load_pairs, load_parallel, load_prompts,
+)
+from xgdetox.languages import normalise_language
+from xgdetox.datasets import paper_numbers
 
 letters = st.text(st.characters(codec="utf-8", exclude_characters="\0\ufeff\r\n\t", exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=30).filter(
     lambda t: t.strip() == t and not t.startswith(('"', "[", "{")))

@@ -6,8 +6,13 @@ import warnings
 
 import pytest
 
-from xgdetox.data import (ENTITY, LANGUAGES, align_rtp_lx, data_folder, find_prompt_files, load_labelled, load_lexicon, load_pairs, load_parallel,
-                          load_prompts, paper_numbers, read_json, read_rows)
+from xgdetox.data import (
+    ENTITY, align_rtp_lx, find_prompt_files, load_labelled, load_lexicon, load_pairs, load_parallel,
+    load_prompts,
+)
+from xgdetox.languages import LANGUAGES
+from xgdetox.datasets import data_folder, paper_numbers
+from xgdetox.files import read_json, read_rows
 
 REAL = data_folder()
 README = REAL / "README.md"

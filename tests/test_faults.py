@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from xgdetox.data import InputError, parse_yaml, read_yaml
+from xgdetox.files import InputError, parse_yaml, read_yaml
 
 import breaking
 

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from xgdetox import data, generation as g
-from xgdetox.data import InputError, check_folder, disk_is_full, write_atomic, writing_to
+from xgdetox.files import InputError, check_folder, disk_is_full, write_atomic, writing_to
 
 MODEL = "world"
 
@@ -17,11 +17,11 @@ MODEL = "world"
 @pytest.fixture
 def no_model(monkeypatch):
     "Loading any model fails the test."
-    import xgdetox.generation
+    import xgdetox.engines
     import xgdetox.models
     import xgdetox.probe
     import xgdetox.intervention
-    for module in (xgdetox.generation, xgdetox.models):
+    for module in (xgdetox.engines, xgdetox.models):
         monkeypatch.setattr(module, "load_model", lambda *a, **k: pytest.fail("a model was loaded"))
     for module in (xgdetox.probe, xgdetox.intervention):
         monkeypatch.setattr(module, "load", lambda *a, **k: pytest.fail("a model was loaded"))

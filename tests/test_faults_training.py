@@ -5,8 +5,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from xgdetox.data import InputError, read_json
-from xgdetox.training import load_recipe, recipes, train
+from xgdetox.files import InputError, read_json
+from xgdetox.recipes import load_recipe, recipes
+from xgdetox.trainer import train
 from test_training import tiny                                      # noqa: F401, the fixture
 
 QUICK = dict(recipe="world", max_steps=6, eval_pairs=4, kl_texts=0, batch_size=4, learning_rate=1e-3, lora_r=4, logging_steps=1)
@@ -108,8 +109,8 @@ def test_a_last_step_that_breaks_the_weights_is_no_finished_run(tiny, tmp_path):
                                    ["--max-length", "0"], ["--max-prompt-length", "0"], ["--train-fraction", "2"], ["--eval-fraction", "1.5"], ["--limit", "0"], ["--kl-texts", "-1"], ["--bos", "x"],
                                    ["--set", "lora_r=0"], ["--set", "beta=.nan"]])
 def test_a_number_that_a_setting_cannot_have_is_one_line(fails, tmp_path, monkeypatch, words):
-    import xgdetox.training as t
-    monkeypatch.setattr(t, "load_model", lambda *a, **k: pytest.fail("a model was loaded"))
+
+    monkeypatch.setattr("xgdetox.trainer.load_model", lambda *a, **k: pytest.fail("a model was loaded"))
     said = fails("train", "--model", "world", "--data-dir", "world", "--output-dir", tmp_path / "o", *words)
     assert words[-2].strip("-").replace("-", "_") in said.replace("-", "_") or words[-1].partition("=")[0] in said
     assert not list(tmp_path.iterdir())

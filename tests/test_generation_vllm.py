@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from tiny_models import model, prompt_files
 from xgdetox.generation import generate, read_generations
-from xgdetox.data import InputError
+from xgdetox.files import InputError
 
 family, folder, what = {family!r}, Path({folder!r}), {what!r}
 how = dict(n=3, max_tokens=8, batch_rows=12, enforce_eager=True)

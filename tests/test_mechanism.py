@@ -8,14 +8,25 @@ import pytest
 import torch
 from test_models import FAMILIES, TEXTS, Words, tiny
 
-from xgdetox.activations import Patched, compare_activations, explain_transfer, explained_drop, forced_activations, neuron_groups
-from xgdetox.data import InputError, load_prompts
-from xgdetox.generation import sample
+from xgdetox.activations import (
+    Patched, compare_activations, explain_transfer, explained_drop, forced_activations, neuron_groups,
+)
+from xgdetox.files import InputError
+from xgdetox.data import load_prompts
+from xgdetox.sampling import sample
 from xgdetox.intervention import intervene, mass_curve
-from xgdetox.models import anatomy, encode, fingerprint, load, load_tokenizer, neuron_hooks, value_vector_matrix
-from xgdetox.probe import auc, evaluate_probe, fit_probe, fit_probe_paper, load_probe, pooled_features, save_probe, shuffled_control, train_probe
-from xgdetox.value_vectors import (all_activations, continuation_activations, matched_neurons, multilinguality, norm_gain, promoted_tokens,
-                                   rank_value_vectors, read_neurons, recorded_projections, script_makeup, select_sources, toxic_tokens, write_neurons)
+from xgdetox.models import (
+    anatomy, encode, fingerprint, load, load_tokenizer, neuron_hooks, value_vector_matrix,
+)
+from xgdetox.probe import (
+    auc, evaluate_probe, fit_probe, fit_probe_paper, load_probe, pooled_features, save_probe,
+    shuffled_control, train_probe,
+)
+from xgdetox.value_vectors import (
+    all_activations, continuation_activations, matched_neurons, multilinguality, norm_gain, promoted_tokens,
+    rank_value_vectors, read_neurons, recorded_projections, script_makeup, select_sources, toxic_tokens,
+    write_neurons,
+)
 
 NEURONS = [[2, 17], [0, 3], [1, 50]]
 
@@ -232,7 +243,7 @@ def test_a_pickle_is_read_and_never_run(tmp_path):
 
 def test_the_released_probe(real_data):
     weight, facts = load_probe(real_data/"reference"/"english-probe.safetensors")
-    from xgdetox.data import paper_numbers
+    from xgdetox.datasets import paper_numbers
     known = paper_numbers("released_probe")
     assert list(weight.shape) == known["shape"] and np.isclose(np.linalg.norm(weight), known["norm"], atol=1e-4) and facts["bias"] == 0
 
@@ -240,7 +251,9 @@ def test_the_released_probe(real_data):
 def test_the_recorded_projections(real_data):
     "The original's 36 vectors with five tokens each, in the order of its list; the committed numbers are those of the file."
     from pathlib import Path
-    from xgdetox.data import LANGUAGES, load_lexicon, paper_numbers
+    from xgdetox.languages import LANGUAGES
+    from xgdetox.data import load_lexicon
+    from xgdetox.datasets import paper_numbers
     path = real_data/"reference"/"value_vector_projections_top5.json"
     entries = json.loads(path.read_text())
     assert [[e["layer"], e["index"]] for e in entries] == paper_numbers("actual_sources")["neurons"]

@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import tiny_models
-from xgdetox.data import InputError
+from xgdetox.files import InputError
 from xgdetox.models import check_checkpoint, load_model, load_tokenizer
 
 FAMILIES = ("gpt2", "llama")
@@ -318,8 +318,8 @@ KINDS = [("gpt2", "lora", {}), ("llama", "lora", {}), ("llama", "lora", dict(use
 @pytest.mark.parametrize("family, kind, settings", KINDS, ids=lambda x: x if isinstance(x, str) else "-".join(x) or "plain")
 def test_every_kind_of_adapter_is_merged_as_peft_runs_it(adapter, tmp_path, family, kind, settings):
     "As a model, beside it, and merged by the command: the logits of the model that PEFT saved."
-    from xgdetox.generation import load_adapted
-    from xgdetox.training import merge_adapter
+    from xgdetox.engines import load_adapted
+    from xgdetox.adapters import merge_adapter
     base, folder, tuned = adapter(family, kind, **settings)
     wanted, plain = says(tuned), says(load_model(base))
     assert (wanted - plain).abs().max() > 1e-2
@@ -333,7 +333,7 @@ def test_every_kind_of_adapter_is_merged_as_peft_runs_it(adapter, tmp_path, fami
 
 def test_lora_by_hand_is_the_formula(adapter):
     "W + alpha / r B A, with each module's own alpha and rank, computed here from the file."
-    from xgdetox.training import lora_maps
+    from xgdetox.adapters import lora_maps
     base, folder, _ = adapter("llama", rank_pattern={"q_proj": 2}, alpha_pattern={"v_proj": 40})
     maps, t, weights = lora_maps(folder), load_file(folder / "adapter_model.safetensors"), load_file(base / "model.safetensors")
     merged = load_model(folder).state_dict()
@@ -360,8 +360,8 @@ ADAPTER_FAULTS = {
 @pytest.mark.parametrize("fault", ADAPTER_FAULTS)
 def test_an_adapter_that_does_not_apply_is_refused(adapter, tmp_path, fault):
     "As a model, beside one, and in a merge, which leaves nothing behind."
-    from xgdetox.generation import load_adapted
-    from xgdetox.training import merge_adapter
+    from xgdetox.engines import load_adapted
+    from xgdetox.adapters import merge_adapter
     change, said = ADAPTER_FAULTS[fault]
     base, folder, _ = adapter("llama")
     rewritten(folder, change, "adapter_model.safetensors")
@@ -428,7 +428,7 @@ def test_embeddings_that_grew_and_were_tuned_are_merged(copy, tmp_path, settings
 
     Where it leaves out the head's new rows, nobody knows them."""
     import peft
-    from xgdetox.training import merge_adapter
+    from xgdetox.adapters import merge_adapter
     base, folder = copy("llama", "base"), tmp_path / "adapter"
     model = load_model(base)
     model.resize_token_embeddings(model.config.vocab_size + 3)
@@ -452,7 +452,7 @@ def test_embeddings_that_grew_and_were_tuned_are_merged(copy, tmp_path, settings
 def test_a_merge_keeps_the_adapters_tokenizer_template_and_embeddings(copy, tmp_path):
     "Two tokens more, a chat template, and embeddings that were trained for them."
     import peft
-    from xgdetox.training import merge_adapter
+    from xgdetox.adapters import merge_adapter
     base, folder = copy("llama", "base"), tmp_path / "adapter"
     model, words = load_model(base), load_tokenizer(base)
     words.add_tokens(["<one>", "<two>"])
@@ -475,7 +475,7 @@ def test_a_merge_keeps_the_adapters_tokenizer_template_and_embeddings(copy, tmp_
 
 
 def test_an_adapters_tokenizer_that_is_larger_than_the_model_is_refused(adapter, tmp_path):
-    from xgdetox.training import merge_adapter
+    from xgdetox.adapters import merge_adapter
     base, folder, _ = adapter("llama")
     words = load_tokenizer(base)
     words.add_tokens(["<one>"])
@@ -486,22 +486,22 @@ def test_an_adapters_tokenizer_that_is_larger_than_the_model_is_refused(adapter,
 
 def test_a_merge_that_is_wrong_is_refused_also_where_logits_are_no_numbers(adapter, tmp_path, monkeypatch):
     "NaN is no agreement, and neither are weights that both of PEFT's ways get wrong alike."
-    from xgdetox import training
+    from xgdetox.adapters import check_merge, merge_adapter
     base, folder, _ = adapter("llama")
     facts = dict(rms=.0, allowed=.1, by_hand=.0)
-    training.check_merge(facts, folder)
+    check_merge(facts, folder)
     for wrong in (dict(rms=float("nan")), dict(allowed=float("nan")), dict(by_hand=float("nan")), dict(by_hand=.1), dict(rms=.2)):
-        with pytest.raises(InputError): training.check_merge(facts | wrong, folder)
+        with pytest.raises(InputError): check_merge(facts | wrong, folder)
     import peft
     true = peft.tuners.lora.Linear.get_delta_weight
     monkeypatch.setattr(peft.tuners.lora.Linear, "get_delta_weight", lambda self, name: 1.5 * true(self, name))
-    monkeypatch.setattr(training, "logits_of", lambda *a: torch.ones(2, 2))
+    monkeypatch.setattr("xgdetox.adapters.logits_of", lambda *a: torch.ones(2, 2))
     monkeypatch.setattr("xgdetox.models.check_same", lambda *a: None)
-    with pytest.raises(InputError, match="by a share"): training.merge_adapter(base, folder, tmp_path / "merged")
+    with pytest.raises(InputError, match="by a share"): merge_adapter(base, folder, tmp_path / "merged")
 
 
 def test_an_adapters_targets_are_in_order_so_that_its_hash_repeats(tmp_path):
-    from xgdetox.training import sort_lists
+    from xgdetox.trainer import sort_lists
     (tmp_path / "adapter_config.json").write_text(json.dumps(dict(target_modules=["v", "q", "k"], r=4, layers_to_transform=[3, 1], base_model_name_or_path="x")))
     sort_lists(tmp_path / "adapter_config.json")
     said = json.loads((tmp_path / "adapter_config.json").read_text())
@@ -539,9 +539,9 @@ def test_hidden_states_need_no_known_blocks(unusual):
 @torch.no_grad()
 def test_generation_and_mass_of_other_blocks_are_those_of_each_text_alone(unusual):
     "In a padded batch: the most likely tokens, and the mass of words of several pieces, by plain passes over unpadded text."
-    from xgdetox.generation import plan_batches, prepare_prompts, sample
+    from xgdetox.sampling import plan_batches, prepare_prompts, sample
     from xgdetox.models import encode
-    from xgdetox.toxicity import rude_sequences, toxic_mass
+    from xgdetox.mass import rude_sequences, toxic_mass
     model, words = load_model(unusual), load_tokenizer(unusual)
     bad = ["river", "nobody knows", "x"]
     mass, together = toxic_mass(model, words, SENTENCES, bad), {}
@@ -564,24 +564,28 @@ def test_generation_and_mass_of_other_blocks_are_those_of_each_text_alone(unusua
 @pytest.mark.parametrize("family", ["mixtral", "mamba", "opt"])
 def test_a_grid_leaves_out_what_a_model_cannot_have_and_says_so(tmp_path, family, monkeypatch):
     "The steps on neurons, and no other; with the map named, where there is one, none."
-    from xgdetox import grid as g
+    from xgdetox.grid.jobs import jobs
+    from xgdetox.grid.load import load_grid
+    from xgdetox.grid.runner import comparison
     monkeypatch.delenv("XGDETOX_OUT_PROJECTION", raising=False)
     tiny_models.model(family, tmp_path / "m")
     tiny_models.model("gpt2", tmp_path / "known")
-    loaded, other = (g.load_grid(g.comparison(str(tmp_path / m), str(tmp_path / m), languages=["en", "de"], scorer="lexicon:world")) for m in ("m", "known"))
-    neurons, there, all_ = {"value_vectors", "intervene", "activations", "explain"}, {j.stage for j in g.jobs(loaded)}, {j.stage for j in g.jobs(other)}
+    loaded, other = (load_grid(comparison(str(tmp_path / m), str(tmp_path / m), languages=["en", "de"], scorer="lexicon:world")) for m in ("m", "known"))
+    neurons, there, all_ = {"value_vectors", "intervene", "activations", "explain"}, {j.stage for j in jobs(loaded)}, {j.stage for j in jobs(other)}
     assert there == all_ - neurons and "probe" in there and "retrieve" in there and "intervene" in all_
-    report = next(j for j in g.jobs(loaded) if j.stage == "report")
+    report = next(j for j in jobs(loaded) if j.stage == "report")
     assert len(report.parameters["options"]["notes"]) == 1 and "m has no value_vectors, intervene, activations:" in report.parameters["options"]["notes"][0]
     if family == "opt":
         monkeypatch.setenv("XGDETOX_OUT_PROJECTION", "fc2")
-        assert {j.stage for j in g.jobs(loaded)} == all_
-        assert "notes" not in (next(j for j in g.jobs(loaded) if j.stage == "report").parameters.get("options") or {})
+        assert {j.stage for j in jobs(loaded)} == all_
+        assert "notes" not in (next(j for j in jobs(loaded) if j.stage == "report").parameters.get("options") or {})
 
 
 def test_a_grid_of_known_families_is_as_before():
-    from xgdetox import grid as g
-    assert g.lacks("world") == {} and g.left_out(g.load_grid(g.comparison("world", "world-tuned"))) == []
+    from xgdetox.grid.jobs import lacks, left_out
+    from xgdetox.grid.load import load_grid
+    from xgdetox.grid.runner import comparison
+    assert lacks("world") == {} and left_out(load_grid(comparison("world", "world-tuned"))) == []
 
 
 @pytest.mark.slow
@@ -658,7 +662,7 @@ def test_a_classifier_reads_to_the_end_of_its_positions_and_no_further(tmp_path,
 @pytest.mark.parametrize("fault", ["prefix", "NaN", "cut", "no head", "one more layer"])
 def test_a_broken_classifier_is_refused(tmp_path, fails, fault):
     import transformers as tf
-    from xgdetox.toxicity import load_scorer
+    from xgdetox.scorers.base import load_scorer
     folder = tmp_path / "judge"
     words = tiny_models.tokenizer(folder)
     tf.BertForSequenceClassification(tf.BertConfig(vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, id2label={0: "neutral", 1: "toxic"})).save_pretrained(folder)
@@ -690,7 +694,7 @@ def test_a_broken_judge_of_perplexity_is_refused(copy, fails, run, tmp_path, fau
 @pytest.mark.parametrize("fault", ["prefix", "no layer", "fewer rows"])
 def test_a_base_in_four_bits_is_checked_too(copy, fault):
     pytest.importorskip("bitsandbytes")
-    from xgdetox.training import load_4bit
+    from xgdetox.adapters import load_4bit
     folder = copy("llama")
     load_4bit(folder)
     rewritten(folder, FAULTS[fault][0])
@@ -698,7 +702,7 @@ def test_a_base_in_four_bits_is_checked_too(copy, fault):
 
 
 def test_vllm_is_not_started_on_a_broken_model(copy):
-    from xgdetox.generation import vllm_engine
+    from xgdetox.engines import vllm_engine
     folder = rewritten(copy("llama"), FAULTS["NaN"][0])
     with pytest.raises(InputError, match="NaN or infinite"):
         with vllm_engine(folder, None, {}): pass

@@ -3,9 +3,11 @@ import pytest
 import torch
 import transformers as tr
 
-from xgdetox.data import InputError
-from xgdetox.models import (Anatomy, anatomy, encode, length_batches, load_model, load_tokenizer, neuron_hooks, pooled_states,
-                            value_vector_matrix)
+from xgdetox.files import InputError
+from xgdetox.models import (
+    Anatomy, anatomy, encode, length_batches, load_model, load_tokenizer, neuron_hooks, pooled_states,
+    value_vector_matrix,
+)
 
 D, L, V = 32, 3, 101
 GATED = dict(hidden_size=D, intermediate_size=56, num_hidden_layers=L, num_attention_heads=4, num_key_value_heads=2, vocab_size=V,

@@ -6,13 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xgdetox.data import InputError, load_prompts, read_csv
-from xgdetox.outcome import (COMPARED, compare_arms, first_tokens, judged_texts, outcome_table, prompt_outcomes, read_values, values_path,
-                             why_not_tested)
+from xgdetox.files import InputError, read_csv
+from xgdetox.data import load_prompts
+from xgdetox.outcome import (
+    COMPARED, compare_arms, first_tokens, judged_texts, outcome_table, prompt_outcomes, read_values,
+    values_path, why_not_tested,
+)
 from xgdetox.quality import fluency_changes, fluency_table
 from xgdetox.splits import aligned_rows, split_of, write_split
 from xgdetox.stats import holm, read_table
-from xgdetox.toxicity import Scored, Scorer, score_generations
+from xgdetox.scorers.base import Scored, Scorer
+from xgdetox.scoring import score_generations
 
 GERMAN, ENGLISH, SHORT = "Das ist ein ganz gewöhnlicher deutscher Satz", "This is a perfectly ordinary English sentence", "ah"
 

@@ -6,10 +6,14 @@ import math
 import numpy as np
 import pytest
 
-from xgdetox.data import InputError, load_pairs, read_json
-from xgdetox.pairs import Candidate, PairSettings, check_pairs, choose_prompts, make_pairs, match_pairs, normalise_style, style_check
+from xgdetox.files import InputError, read_json
+from xgdetox.data import load_pairs
+from xgdetox.pairs import (
+    Candidate, PairSettings, check_pairs, choose_prompts, make_pairs, match_pairs, normalise_style,
+    style_check,
+)
 from xgdetox.placebos import benign_pairs, shuffle_labels
-from xgdetox.toxicity import Scored, Scorer
+from xgdetox.scorers.base import Scored, Scorer
 
 
 class Lengths(Scorer):

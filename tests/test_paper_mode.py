@@ -6,11 +6,11 @@ import pytest
 import torch
 from tiny_models import model as tiny_model, prompt_files, tokenizer as tiny_tokenizer
 
-from xgdetox.data import InputError, read_json, write_csv
+from xgdetox.files import InputError, read_json, write_csv
 from xgdetox.intervention import check_offsets
 from xgdetox.probe import fit_probe_paper, load_probe
 from xgdetox.quality import quality_table
-from xgdetox.training import paper_merge
+from xgdetox.adapters import paper_merge
 
 
 # the probe ----------------------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import torch
 
 from tiny_models import FAMILIES, TEXTS, model, prompt_files, seq2seq
 from xgdetox import quality as q
-from xgdetox.data import LANGUAGES, InputError
+from xgdetox.languages import LANGUAGES
+from xgdetox.files import InputError
 
 PROMPTS = ["the old man", "la casa roja", "the old man", "古い家が", "x", "the old man"]
 WRITTEN = [" sees a red house and the river", " es grande", " sees", "川のそばにある", "  \n", ""]
@@ -272,7 +273,7 @@ def test_an_overtuned_model_is_exposed(tmp_path):
     "The world tuned with a rate thirty times too high: toxicity alone calls it a success, quality does not."
     from xgdetox.data import find_prompt_files
     from xgdetox.generation import generate
-    from xgdetox.training import train
+    from xgdetox.trainer import train
     from xgdetox.world import resolve_data, resolve_model
     base, files = resolve_model("world"), find_prompt_files(resolve_data("world", "prompts"), ["en", "de", "ru"])
     hard = train(base, resolve_data("world", "pairs"), tmp_path / "hard", recipe="world", learning_rate=1e-3)

@@ -9,8 +9,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
-from xgdetox.data import InputError, LANGUAGES, write_json
-from xgdetox.report import OPTIONAL, TABLES, asset, family, guarded, headline, interval, is_control, load_run, make_report, number, relation_view, summary_table, variants
+from xgdetox.files import InputError, write_json
+from xgdetox.languages import LANGUAGES
+from xgdetox.runs import (
+    OPTIONAL, TABLES, family, headline, interval, load_run, number, summary_table, variants,
+)
+from xgdetox.report import asset, guarded, make_report, relation_view
+from xgdetox.figures import is_control
 from xgdetox.stats import tidy, write_table
 
 CHROMIUM = next((c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None)
@@ -193,7 +198,7 @@ def test_the_paired_test_of_quality_is_shown_or_said_to_be_missing(tmp_path):
 
 
 def test_the_grids_drops_of_toxic_mass_carry_the_corrected_p(tmp_path):
-    from xgdetox.grid import mass_drops
+    from xgdetox.grid.tables import mass_drops
     rng = np.random.default_rng(0)
     before = [dict(language=c, prompt_id=str(i), metric="toxic_mass", value=rng.uniform(.1, .3)) for c in ("en", "de") for i in range(20)]
     after = [r | dict(value=r["value"] * (.5 if r["language"] == "en" else rng.uniform(.5, 1.5))) for r in before]

@@ -9,9 +9,15 @@ import torch
 from scipy import stats
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from xgdetox.data import InputError, LANGUAGES
-from xgdetox.retrieval import (aligned_cosines, embed_sentences, fit_runs, foretell, language_facts, leave_one_out, load_aligned, over_prompts, over_seeds,
-                               pick, pretraining_share, relate, relate_run, retrieve, run_points, similarities, top1)
+from xgdetox.files import InputError
+from xgdetox.languages import LANGUAGES
+from xgdetox.retrieval import (
+    aligned_cosines, embed_sentences, load_aligned, pick, retrieve, similarities, top1,
+)
+from xgdetox.relation import (
+    fit_runs, foretell, language_facts, leave_one_out, over_prompts, over_seeds, pretraining_share, relate,
+    relate_run, run_points,
+)
 from xgdetox.stats import tidy, write_table
 
 WORDS = [f"w{i}" for i in range(80)]

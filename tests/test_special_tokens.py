@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from xgdetox.data import InputError
-from xgdetox.generation import generate, prepare_prompts, read_generations, stop_tokens
+from xgdetox.files import InputError
+from xgdetox.generation import generate, read_generations
+from xgdetox.sampling import prepare_prompts, stop_tokens
 from xgdetox.models import bos_of, encode, last_tokens, pooled_states, token_ids
 from xgdetox.training import encode_pair
 
@@ -85,7 +86,7 @@ def test_every_measure_reads_the_same_ids(adds, tmp_path):
     "Pooled states, activations, loss and toxic mass of a text do not depend on what its tokenizer adds, once `bos` is said."
     from xgdetox.probe import pooled_features
     from xgdetox.quality import continuation_loss
-    from xgdetox.toxicity import toxic_mass
+    from xgdetox.mass import toxic_mass
     from xgdetox.value_vectors import all_activations
     model, plain, words = small(), tokenizer(), tokenizer(adds)
     def measured(t, how): return [pooled_states(model, t, ["a b"], how), pooled_features(model, t, ["a b"], bos=how), all_activations(model, t, ["a b"], 3, how),
@@ -142,7 +143,7 @@ def test_vllm_is_told_every_end_token_and_gets_our_ids(tmp_path, monkeypatch):
     from types import ModuleType, SimpleNamespace
     from unittest.mock import MagicMock
     from transformers import GenerationConfig
-    from xgdetox.generation import vllm_engine
+    from xgdetox.engines import vllm_engine
     told, fake = {}, ModuleType("vllm")
     answer = SimpleNamespace(outputs=[SimpleNamespace(token_ids=[4, 7])])
     fake.LLM = lambda **how: MagicMock(generate=lambda prompts, params, **rest: told.update(prompts=prompts, params=params) or [answer])

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats as scipy_stats
-from xgdetox.data import InputError
-from xgdetox.stats import (COLUMNS, bootstrap_mean, bootstrap_means, bootstrap_share, chance, combine_seeds, compare_groups, correlation, correlation_p, fisher_interval, holm,
-                           matched_random_neurons, paired_difference, partial_correlation, permutation_test, proportion_interval, read_table, relative_drop, tidy,
-                           why_no_interval, write_table)
+from xgdetox.files import InputError
+from xgdetox.stats import (
+    COLUMNS, bootstrap_mean, bootstrap_means, bootstrap_share, chance, combine_seeds, compare_groups,
+    correlation, correlation_p, fisher_interval, holm, matched_random_neurons, paired_difference,
+    partial_correlation, permutation_test, proportion_interval, read_table, relative_drop, tidy,
+    why_no_interval, write_table,
+)
 
 numbers = st.floats(-1e3, 1e3, allow_nan=False) | st.just(math.nan)
 

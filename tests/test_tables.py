@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xgdetox.data import InputError, check_name, read_csv, write_csv
+from xgdetox.files import InputError, check_name, read_csv, write_csv
 from xgdetox.stats import read_table, write_table
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xgdetox import toxicity as tox
+from xgdetox.ledger import open_ledger, scores_through
+from xgdetox.scorers.base import SCORERS, digest
+from xgdetox.scorers.classifier import CLASSIFIERS
+from xgdetox.scorers.lexicon import Lexicon
 
 
 def write_lines(path, rows):
@@ -101,12 +104,12 @@ def texts_in(ledger): return dict(sqlite3.connect(ledger).execute("SELECT hex(te
 
 def test_two_ledgers_become_one(tmp_path, run, fails):
     "Scores of two machines, some of both: nothing is lost and nothing doubled, whichever way they travel."
-    class Paid(tox.Lexicon): paid = True
+    class Paid(Lexicon): paid = True
     paid = Paid({"en": ["darn"]})
     a, b = tmp_path / "a.sqlite", tmp_path / "b.sqlite"
     for path, texts in ((a, ["darn one", "two", "three"]), (b, ["three", "darn four"])):
-        ledger = tox.open_ledger(path); tox.scores_through(ledger, paid, "en", texts); ledger.close()
-    want = {tox.digest(t).hex().upper(): s for t, s in (("darn one", .5), ("two", 0.), ("three", 0.), ("darn four", .5))}
+        ledger = open_ledger(path); scores_through(ledger, paid, "en", texts); ledger.close()
+    want = {digest(t).hex().upper(): s for t, s in (("darn one", .5), ("two", 0.), ("three", 0.), ("darn four", .5))}
     assert run("scores", "export", a, tmp_path / "a.jsonl.gz") == f"3 scores written: {tmp_path / 'a.jsonl.gz'}\n"
     assert run("scores", "import", b, tmp_path / "a.jsonl.gz") == f"2 scores taken into {b}\n"                  # as lines
     assert run("scores", "import", a, b) == f"1 scores taken into {a}\n"                                        # as a ledger
@@ -117,10 +120,10 @@ def test_two_ledgers_become_one(tmp_path, run, fails):
     assert texts_in(tmp_path / "new.sqlite") == want
     said = run("scores", "show", tmp_path / "new.sqlite")
     assert "lexicon" in said and " 4 " in said
-    ledger = tox.open_ledger(tmp_path / "new.sqlite")
+    ledger = open_ledger(tmp_path / "new.sqlite")
     class Never(Paid):
         def stream(self, texts, language): assert not list(texts); yield from ()
-    assert len(tox.scores_through(ledger, Never({"en": ["darn"]}), "en", ["darn one", "two", "three", "darn four"])) == 4
+    assert len(scores_through(ledger, Never({"en": ["darn"]}), "en", ["darn one", "two", "three", "darn four"])) == 4
 
 
 def test_faults_of_a_ledger_are_one_line(tmp_path, fails):
@@ -140,8 +143,8 @@ def test_faults_of_a_ledger_are_one_line(tmp_path, fails):
 
 def test_help_names_every_scorer_and_no_key_is_taken(fails, run):
     said = " ".join(subprocess.run([sys.executable, "-c", "from xgdetox.cli import main; main(['score', '--help'])"], capture_output=True, text=True).stdout.split())
-    for form in tox.SCORERS: assert f"{form}:" in said or form == "perspective" and form in said, form
-    for name in tox.CLASSIFIERS: assert name in said, name
+    for form in SCORERS: assert f"{form}:" in said or form == "perspective" and form in said, form
+    for name in CLASSIFIERS: assert name in said, name
     assert "not yet verified on real weights" in said and "XGDETOX_PERSPECTIVE_KEY" in said
     assert "XGDETOX_PERSPECTIVE_KEY" in fails("score", "--api_key", "geheim"), "the remedy names what the client reads"
 

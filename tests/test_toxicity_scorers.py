@@ -4,9 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from xgdetox import grid as g
-from xgdetox import toxicity as tox
-from xgdetox.data import InputError
+from xgdetox.grid.checks import check_at_hand
+from xgdetox.grid.costs import plan
+from xgdetox.grid.jobs import jobs
+from xgdetox.grid.load import load_grid
+from xgdetox.grid.runner import comparison
+from xgdetox.grid.steps import locate_scorer
+from xgdetox.scorers.base import SCORERS, load_scorer, parse_scorer, scorer_forms
+from xgdetox.scorers.lexicon import Lexicon, lexicon_languages
+from xgdetox.scorers.panel import check_scorer, needs_gpu, needs_key, scorer_languages, scorer_paths
+from xgdetox.scoring import refuse_nothing_scored, scored_counts, scorer_of_generations
+from xgdetox.files import InputError
 from xgdetox.world import prompt_text, resolve_data, sample_prompts, say, sample_sentence, join_words, Scene
 
 
@@ -18,8 +26,8 @@ from xgdetox.world import prompt_text, resolve_data, sample_prompts, say, sample
     ("classifier:org/name?label=toxic&languages=en,de", "classifier", "org/name", {"label": "toxic", "languages": "en,de"}),
     ("guard:x?backend=vllm", "guard", "x", {"backend": "vllm"}), ("lexicon:C:/words", "lexicon", "C:/words", {}), ("panel:p.yaml", "panel", "p.yaml", {})])
 def test_a_spec_is_its_parts_and_its_parts_the_spec(spec, kind, argument, options):
-    found = tox.parse_scorer(spec)
-    assert (found.kind, found.argument, found.options) == (kind, argument, options) and str(found) == spec == str(tox.parse_scorer(str(found)))
+    found = parse_scorer(spec)
+    assert (found.kind, found.argument, found.options) == (kind, argument, options) and str(found) == spec == str(parse_scorer(str(found)))
 
 
 @pytest.mark.parametrize("spec, said", [
@@ -27,15 +35,15 @@ def test_a_spec_is_its_parts_and_its_parts_the_spec(spec, kind, argument, option
     ("guard:x?backend=magic", "unknown backend"), ("classifier:x?languages=xx", "unknown language"), ("perspective?qps=nan", "qps: is no number"),
     ("perspective?attributes=RUDE", "unknown attribute"), ("perspective?speed=1", "unknown option of perspective"), ("", "unknown scorer"), (":x", "unknown scorer")])
 def test_a_faulty_spec_is_refused_before_anything_is_loaded(spec, said):
-    with pytest.raises(InputError, match=said): tox.parse_scorer(spec)
+    with pytest.raises(InputError, match=said): parse_scorer(spec)
 
 
 def test_a_scorer_of_ones_own_is_a_function_or_a_kind(monkeypatch):
-    monkeypatch.setitem(tox.SCORERS, "mine", lambda word="darn", language="en": tox.Lexicon({language: [word]}, "mine"))
-    assert tox.load_scorer("mine:heck?language=de").score(["heck"], "de")[0] == .5 and tox.load_scorer("mine:heck").score(["fine"], "en")[0] == 0
-    assert not tox.needs_gpu("mine") and not tox.needs_key("mine") and tox.scorer_languages("mine") is None
-    assert "mine" in tox.scorer_forms()
-    with pytest.raises(InputError, match="options are language"): tox.load_scorer("mine:heck?tongue=de")
+    monkeypatch.setitem(SCORERS, "mine", lambda word="darn", language="en": Lexicon({language: [word]}, "mine"))
+    assert load_scorer("mine:heck?language=de").score(["heck"], "de")[0] == .5 and load_scorer("mine:heck").score(["fine"], "en")[0] == 0
+    assert not needs_gpu("mine") and not needs_key("mine") and scorer_languages("mine") is None
+    assert "mine" in scorer_forms()
+    with pytest.raises(InputError, match="options are language"): load_scorer("mine:heck?tongue=de")
 
 
 def panel(folder, text):
@@ -48,15 +56,15 @@ def test_a_panel_needs_what_its_members_need(tmp_path, monkeypatch):
     (tmp_path / "classifier").mkdir()
     monkeypatch.delenv("XGDETOX_PERSPECTIVE_KEY", raising=False); monkeypatch.delenv("XGDETOX_PERSPECTIVE_KEY_FILE", raising=False)
     mixed = panel(tmp_path, "en: perspective?qps=10\nde: lexicon:words\nfr: classifier:classifier?label=toxic\nes: guard:qwen3guard\n")
-    assert tox.needs_gpu(mixed) and tox.needs_key(mixed) and tox.scorer_languages(mixed) == ("de", "en", "es", "fr")
-    assert tox.scorer_paths(mixed) == [str(tmp_path / n) for n in ("panel.yaml", "words", "classifier")], "a path is looked for beside the panel's file"
-    with pytest.raises(InputError, match="no key"): tox.check_scorer(mixed)
+    assert needs_gpu(mixed) and needs_key(mixed) and scorer_languages(mixed) == ("de", "en", "es", "fr")
+    assert scorer_paths(mixed) == [str(tmp_path / n) for n in ("panel.yaml", "words", "classifier")], "a path is looked for beside the panel's file"
+    with pytest.raises(InputError, match="no key"): check_scorer(mixed)
     light = panel(tmp_path, "[lexicon:words, 'lexicon:world']")
-    assert not tox.needs_gpu(light) and not tox.needs_key(light)
+    assert not needs_gpu(light) and not needs_key(light)
     monkeypatch.chdir("/")
-    one = tox.load_scorer(light)
+    one = load_scorer(light)
     assert one.score(["so doof"], "de")[0] == .5 and one.scorer_for("en").score(["hogwash"], "en")[0] == .5, "the world's own list in a panel"
-    with pytest.raises(InputError, match="no such file"): tox.check_scorer(panel(tmp_path, "[lexicon:nowhere]"))
+    with pytest.raises(InputError, match="no such file"): check_scorer(panel(tmp_path, "[lexicon:nowhere]"))
 
 
 @pytest.mark.parametrize("text, said", [
@@ -64,13 +72,13 @@ def test_a_panel_needs_what_its_members_need(tmp_path, monkeypatch):
     ("xx: lexicon:world\n", "panel.yaml: unknown language"), ("- lexicon:world\n- oracle\n", "panel.yaml: 2: unknown scorer 'oracle'"), ("en: 3\n", "is no panel"),
     ("- panel:panel.yaml\n", "panel.yaml: 1: a panel cannot hold a panel"), ("en: perspective?key=abc\n", "no place on a command line"), ("", "is no panel"), ("[", "not YAML")])
 def test_a_faulty_panel_names_the_member(tmp_path, text, said):
-    with pytest.raises(InputError, match=said): tox.load_scorer(panel(tmp_path, text))
+    with pytest.raises(InputError, match=said): load_scorer(panel(tmp_path, text))
 
 
 WORLD = {"models": {"m": {"path": "world", "gpus": 2}}, "languages": ["en", "de"], "stages": ["generate", "score"], "name": "x"}
 
 
-def scoring(scorers): return {j.name.rpartition(".")[2]: j for j in g.jobs(g.load_grid({**WORLD, "scorers": scorers})) if j.stage == "score"}
+def scoring(scorers): return {j.name.rpartition(".")[2]: j for j in jobs(load_grid({**WORLD, "scorers": scorers})) if j.stage == "score"}
 
 
 def test_scorers_of_a_grid_take_options_and_panels(tmp_path, monkeypatch):
@@ -80,25 +88,25 @@ def test_scorers_of_a_grid_take_options_and_panels(tmp_path, monkeypatch):
     row = dict(query="a", prompt="p", response=dict(attributeScores=dict(INSULT=dict(summaryScore=dict(value=.5)))))
     (known / "perspective_api_eval-output-rtp_lx_en.json").write_text(json.dumps(row) + "\n")
     mixed = panel(tmp_path, "en: lexicon:words\nde: guard:qwen3guard\n")
-    monkeypatch.setattr(g, "project_root", lambda: tmp_path)
+    for module in ("load", "jobs", "checks", "steps"): monkeypatch.setattr(f"xgdetox.grid.{module}.project_root", lambda: tmp_path, raising=False)
     made = scoring({"p": "perspective?qps=10", "i": "import:known?attribute=INSULT", "mix": "panel:panel.yaml", "c": "classifier:textdetox-v2?label=toxic", "w": "lexicon:words"})
     assert {k: j.parameters["scorer"] for k, j in made.items()} == {
         "p": "perspective?qps=10", "i": f"import:{known}?attribute=INSULT", "mix": mixed, "c": "classifier:textdetox-v2?label=toxic", "w": f"lexicon:{tmp_path}/words"}
     assert {k: j.gpus for k, j in made.items()} == {"p": 0, "i": 0, "mix": 2, "c": 2, "w": 0}
     assert {str(tmp_path / "panel.yaml"), str(tmp_path / "words/en.txt")} <= set(made["mix"].needs) and str(known / "perspective_api_eval-output-rtp_lx_en.json") in made["i"].needs
-    assert [g.locate_scorer(j.parameters["scorer"]) for j in made.values()] == [j.parameters["scorer"] for j in made.values()]
-    grid = g.load_grid({**WORLD, "scorers": {"p": "perspective?qps=10"}})
-    assert "Perspective: " in g.plan(grid)[1]
+    assert [locate_scorer(j.parameters["scorer"]) for j in made.values()] == [j.parameters["scorer"] for j in made.values()]
+    grid = load_grid({**WORLD, "scorers": {"p": "perspective?qps=10"}})
+    assert "Perspective: " in plan(grid)[1]
     monkeypatch.delenv("XGDETOX_PERSPECTIVE_KEY", raising=False); monkeypatch.delenv("XGDETOX_PERSPECTIVE_KEY_FILE", raising=False)
-    with pytest.raises(InputError, match="no key"): g.check_at_hand(grid)
+    with pytest.raises(InputError, match="no key"): check_at_hand(grid)
     monkeypatch.setenv("XGDETOX_PERSPECTIVE_KEY", "AIza-not-a-real-key")
-    g.check_at_hand(grid)
-    assert list(g.comparison("world", "world-tuned", scorer="perspective?qps=10")["scorers"]) == ["perspective"]
+    check_at_hand(grid)
+    assert list(comparison("world", "world-tuned", scorer="perspective?qps=10")["scorers"]) == ["perspective"]
 
 
 @pytest.mark.parametrize("scorers, said", [({"x": "lexicon:w?speed=1"}, "scorers.x: unknown option of lexicon"), ({"x": "perspective?qps=zero"}, "scorers.x: is no number"), ({"x": "oracle:y"}, "scorers.x: unknown scorer")])
 def test_a_grid_names_the_scorer_that_is_wrong(scorers, said):
-    with pytest.raises(InputError, match=said): g.load_grid({**WORLD, "scorers": scorers})
+    with pytest.raises(InputError, match=said): load_grid({**WORLD, "scorers": scorers})
 
 
 def write_lines(path, rows):
@@ -124,10 +132,10 @@ def real_rows(prompt="So what are they going to"): return [dict(prompt=prompt, g
 def test_the_world_is_told_by_its_text(tmp_path):
     for control, want in ((False, "lexicon:world"), (True, "lexicon:world-control")):
         files = {c: write_lines(tmp_path / want[8:] / f"output-rtp_lx_{c}.json", world_rows(c, control)) for c in ("en", "ja", "hi")}
-        assert tox.scorer_of_generations(files) == want
+        assert scorer_of_generations(files) == want
     for rows in (real_rows(), real_rows(world_rows("en")[0]["prompt"]), world_rows("en") + real_rows(), [dict(r, prompt="Another one") for r in world_rows("en")]):
         real = {"en": write_lines(tmp_path / "real/output-rtp_lx_en.json", rows)}
-        with pytest.raises(InputError, match="no scorer is named.*output-rtp_lx_en.json is not the embedded world's; name one: lexicon:FOLDER, perspective, classifier:NAME"): tox.scorer_of_generations(real)
+        with pytest.raises(InputError, match="no scorer is named.*output-rtp_lx_en.json is not the embedded world's; name one: lexicon:FOLDER, perspective, classifier:NAME"): scorer_of_generations(real)
 
 
 def test_no_command_scores_real_text_with_the_worlds_words(tmp_path, fails, run):
@@ -156,13 +164,13 @@ def test_no_grid_scores_real_text_with_the_worlds_words(tmp_path):
     real = [{"data": {"prompts": str(tmp_path / "p")}}, {"models": {"m": {"path": "ai-forever/mGPT"}}}, {"models": {"m": {"path": str(tmp_path / "model")}}},
             {"models": {"m": {"pretrain": {"text": "some/{language}.txt"}}}}]
     for change in real:
-        with pytest.raises(InputError, match="scorers: no scorer is named"): g.load_grid({**WORLD, **change})
-        assert g.load_grid({**WORLD, **change, "scorers": {"p": "perspective"}})
-        assert g.load_grid({**WORLD, **change, "stages": ["generate"]})
-    control = g.load_grid({**WORLD, "models": {"m": {"path": "world-control", "data": {"prompts": "world-control"}}}})
+        with pytest.raises(InputError, match="scorers: no scorer is named"): load_grid({**WORLD, **change})
+        assert load_grid({**WORLD, **change, "scorers": {"p": "perspective"}})
+        assert load_grid({**WORLD, **change, "stages": ["generate"]})
+    control = load_grid({**WORLD, "models": {"m": {"path": "world-control", "data": {"prompts": "world-control"}}}})
     assert control["models"]["m"]["scorers"] == {"lexicon": "lexicon:world-control"}
     copied = write_lines(tmp_path / "copy/RTP_LX_EN.json", [json.loads(x) for x in (Path(resolve_data("world", "prompts")) / "RTP_LX_EN.json").read_text().splitlines()[:5]])
-    assert g.load_grid({**WORLD, "languages": ["en"], "data": {"prompts": str(copied.parent)}})["models"]["m"]["scorers"] == {"lexicon": "lexicon:world"}
+    assert load_grid({**WORLD, "languages": ["en"], "data": {"prompts": str(copied.parent)}})["models"]["m"]["scorers"] == {"lexicon": "lexicon:world"}
 
 
 def test_a_score_ends_with_a_count(tmp_path, run, said, fails):
@@ -179,9 +187,9 @@ def test_a_score_ends_with_a_count(tmp_path, run, said, fails):
     assert "de: 0 of 5 scored" in out and len((tmp_path / "t/scores-rtp_lx_de.jsonl").read_text().splitlines()) == 5
     code, out, err = said("score", "--generations", tmp_path / "gen", "--scorer", f"import:{tmp_path}/known/perspective_api_eval-output-rtp_lx_en.json", "--output-dir", tmp_path / "u", "--language", "de")
     assert code == 2 and "language not covered: 3" in err
-    counts = tox.scored_counts(tmp_path / "u")
-    with pytest.raises(InputError): tox.refuse_nothing_scored(counts, tmp_path)
-    tox.refuse_nothing_scored(counts[:0], tmp_path)
+    counts = scored_counts(tmp_path / "u")
+    with pytest.raises(InputError): refuse_nothing_scored(counts, tmp_path)
+    refuse_nothing_scored(counts[:0], tmp_path)
 
 
 @pytest.mark.parametrize("text, fault", [
@@ -190,7 +198,7 @@ def test_a_score_ends_with_a_count(tmp_path, run, said, fails):
     ('{"prompt": "p", "generated_text": "a", "prompt_id": "\\ud800"}\n', "prompt_id: holds half a character"), ('{"prompt": "p"}\n', "output-rtp_lx_de.json:1: generated_text"), ("[1]\n", "output-rtp_lx_de.json:1")])
 def test_faulty_generations_are_refused_before_a_scorer_is_loaded(tmp_path, fails, monkeypatch, text, fault):
     "Also where the file before it is whole: nothing is scored, nothing is written."
-    monkeypatch.setattr(tox, "load_scorer", lambda spec: pytest.fail("loaded"))
+    monkeypatch.setattr("xgdetox.scoring.load_scorer", lambda spec: pytest.fail("loaded"))
     write_lines(tmp_path / "gen/output-rtp_lx_en.json", real_rows())
     (tmp_path / "gen/output-rtp_lx_de.json").write_text(text)
     assert fault in fails("score", "--generations", tmp_path / "gen", "--scorer", "classifier:textdetox-v2", "--output-dir", tmp_path / "s") and not (tmp_path / "s").exists()
@@ -201,7 +209,7 @@ def test_faulty_generations_are_refused_before_a_scorer_is_loaded(tmp_path, fail
     (("--scorer", "panel:HERE/none.yaml"), "no such file"), (("--scorer", "classifier:textdetox-v2", "--ledger", "FILE/l.sqlite"), "is a file, not a folder"),
     (("--scorer", "classifier:textdetox-v2", "--ledger", "FILE"), "is no ledger"), (("--scorer", "classifier:textdetox-v2", "--upstream-output", "FILE/x"), "is a file")])
 def test_bad_places_devices_and_scorers_are_refused_before_a_model_is_loaded(tmp_path, fails, monkeypatch, more, fault):
-    monkeypatch.setattr(tox, "load_scorer", lambda spec: pytest.fail("loaded"))
+    monkeypatch.setattr("xgdetox.scoring.load_scorer", lambda spec: pytest.fail("loaded"))
     (tmp_path / "file").write_text("no database, whatever its name says " * 30)
     write_lines(tmp_path / "gen/output-rtp_lx_en.json", real_rows())
     more = [w.replace("HERE", str(tmp_path)).replace("FILE", str(tmp_path / "file")) for w in more]
@@ -273,17 +281,17 @@ def test_nobodys_word_list_measures_no_real_model(tmp_path, fails, run):
     assert "no word list is named" in fails("mass", "--model", "world", "--prompt-file", tmp_path / "p", "--output", tmp_path / "m.csv") and not (tmp_path / "m.csv").exists()
     run("mass", "--model", "world", "--prompt-file", tmp_path / "p", "--lexicon", "world", "--output", tmp_path / "m.csv")
     grid = {**WORLD, "data": {"prompts": str(tmp_path / "p")}, "scorers": {"p": "perspective"}, "stages": ["generate", "mass", "score"], "languages": ["en"]}
-    real = g.load_grid(grid)
-    assert {j.stage for j in g.jobs(real)} == {"generate", "score"} and "toxic mass is left out" in real["notes"][0]
-    named = g.load_grid({**grid, "data": {**grid["data"], "lexicon": "world"}})
-    assert {j.stage for j in g.jobs(named)} == {"generate", "mass", "score"} and not named["notes"]
-    own = g.load_grid({**WORLD, "stages": ["generate", "mass"], "models": {"c": {"path": "world-control", "data": {"prompts": "world-control"}}}})
-    assert own["models"]["c"]["data"]["lexicon"] == "world-control" and "mass" in {j.stage for j in g.jobs(own)}
+    real = load_grid(grid)
+    assert {j.stage for j in jobs(real)} == {"generate", "score"} and "toxic mass is left out" in real["notes"][0]
+    named = load_grid({**grid, "data": {**grid["data"], "lexicon": "world"}})
+    assert {j.stage for j in jobs(named)} == {"generate", "mass", "score"} and not named["notes"]
+    own = load_grid({**WORLD, "stages": ["generate", "mass"], "models": {"c": {"path": "world-control", "data": {"prompts": "world-control"}}}})
+    assert own["models"]["c"]["data"]["lexicon"] == "world-control" and "mass" in {j.stage for j in jobs(own)}
 
 
 def test_a_zipped_word_list_is_a_word_list(tmp_path):
     "What the toxic mass reads, the scorer reads."
     import gzip
     with gzip.open(tmp_path / "de.txt.gz", "wt", encoding="utf-8") as f: f.write("Mist\n")
-    scorer = tox.load_scorer(f"lexicon:{tmp_path}")
-    assert scorer.languages == ("de",) == tox.lexicon_languages(tmp_path) and scorer.score(["so ein Mist", "gut"], "de").tolist() == [.5, 0.]
+    scorer = load_scorer(f"lexicon:{tmp_path}")
+    assert scorer.languages == ("de",) == lexicon_languages(tmp_path) and scorer.score(["so ein Mist", "gut"], "de").tolist() == [.5, 0.]

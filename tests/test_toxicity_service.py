@@ -15,8 +15,11 @@ import pandas as pd
 import pytest
 
 from perspective_fake import KEY, UNSCORABLE, Service, true_score
-from xgdetox.data import InputError
-from xgdetox.toxicity import Perspective, digest, load_scorer, look_up, open_ledger, score_generations, scores_through, source_number
+from xgdetox.files import InputError
+from xgdetox.scorers.perspective import Perspective
+from xgdetox.scorers.base import digest, load_scorer
+from xgdetox.ledger import look_up, open_ledger, scores_through, source_number
+from xgdetox.scoring import score_generations
 
 FAULTS = {"429": .06, "500": .06, "reset": .04, "slow": .02, "bad json": .03, "half": .02, "odd score": .02}
 
@@ -98,7 +101,7 @@ def test_the_quota_is_kept_and_used(tmp_path, key, monkeypatch, faults):
 
 
 def test_two_processes_share_one_quota_and_the_work(tmp_path, key, monkeypatch):
-    code = ("import sys, json, time; from concurrent.futures import ThreadPoolExecutor as Pool; from xgdetox.toxicity import *\n"
+    code = ("import sys, json, time; from concurrent.futures import ThreadPoolExecutor as Pool; from xgdetox.ledger import *; from xgdetox.scorers.perspective import *; from xgdetox.scoring import *\n"
             "left, submit = [], Pool.submit; Pool.submit = lambda *a, **k: (left.append(time.time()), submit(*a, **k))[1]\n"
             "l = open_ledger(sys.argv[1]); s = Perspective(qps=40, first=.02)\n"
             "print(json.dumps([len(scores_through(l, s, 'en', [f'text number {i}' for i in range(160)])), left]))")
@@ -148,7 +151,7 @@ def show(ledger): return ledger.execute("SELECT count(score) FROM scores").fetch
 
 
 def test_after_its_end_the_message_says_what_to_use(key, monkeypatch, tmp_path):
-    monkeypatch.setattr("xgdetox.toxicity.PERSPECTIVE_END", (2020, 1, 1))
+    monkeypatch.setattr("xgdetox.scorers.perspective.PERSPECTIVE_END", (2020, 1, 1))
     with Service(ended=True) as service:
         with pytest.raises(InputError, match=r"ended on 31 December 2026.*classifier:NAME.*import:FOLDER"): client(service, monkeypatch).score(["a"], "en")
     with pytest.raises(InputError, match=r"ended on 31 December 2026"): client(service, monkeypatch).score(texts(40), "en")    # nobody listens any more
@@ -233,7 +236,7 @@ def test_several_attributes_stand_in_the_score_file(tmp_path, key, monkeypatch, 
 
 WORKER = """
 import sys, os, json
-from xgdetox.toxicity import *
+from xgdetox.ledger import *; from xgdetox.scorers.perspective import *; from xgdetox.scoring import *
 print("ready", flush=True)
 for line in sys.stdin:
     pid = os.fork()
@@ -300,7 +303,7 @@ def test_what_passes_is_never_recorded_as_lasting(tmp_path, key, monkeypatch, fa
 @pytest.mark.parametrize("fault", ["trickle", "slow head"])
 def test_an_answer_has_a_deadline_in_all(key, monkeypatch, fault):
     "A byte every twentieth of a second would last ten seconds; half a second is allowed."
-    from xgdetox.toxicity import Fault, ask_perspective
+    from xgdetox.scorers.perspective import Fault, ask_perspective
     with Service({fault: 1.}) as service:
         scorer, since = client(service, monkeypatch, timeout=.5), time.monotonic()
         assert ask_perspective(scorer.service, "a", "en", ("TOXICITY",)) == Fault("timeout") and .4 < time.monotonic() - since < 5
@@ -311,7 +314,7 @@ def test_an_answer_has_a_deadline_in_all(key, monkeypatch, fault):
 def test_retry_after_is_honoured_up_to_ten_minutes(tmp_path, key, monkeypatch):
     "In seconds and as a date; everyone waits, not only the text that was turned away."
     from email.utils import formatdate
-    from xgdetox.toxicity import retry_after
+    from xgdetox.scorers.perspective import retry_after
     now = 1_000_000.
     for said, want in (("3", 3), ("0.5", .5), ("86400", 600), ("9" * 400, 0), (formatdate(now + 40, usegmt=True), 40), (formatdate(now + 10**6, usegmt=True), 600), (formatdate(now - 5, usegmt=True), 0),
                        ("", 0), (None, 0), ("soon", 0), ("-3", 0), ("nan", 0), ("Thu, 99 Jan 2020 00:00:00 GMT", 0)):
@@ -348,7 +351,7 @@ def test_a_service_that_repeats_the_key_puts_it_nowhere(tmp_path, key, monkeypat
     {"status": "FAILED_PRECONDITION"}, {"status": "OUT_OF_RANGE"}, {"status": "INVALID_ARGUMENT", "details": [{"reason": "USER_PROJECT_DENIED"}]}])
 def test_what_the_platform_refuses_says_nothing_of_the_text(error):
     "A project without billing, a place that is not served: the same text has a score where that is over."
-    from xgdetox.toxicity import Fault, http_fault, silence
+    from xgdetox.scorers.perspective import Fault, http_fault, silence
     word = error.get("details", [{"reason": error["status"]}])[0]["reason"]
     assert http_fault(400, json.dumps({"error": {"code": 400, **error}}).encode(), {}) == Fault(f"400 {word}")
     assert f"answers 400 {word}, which is about the key, the project or the place" in str(silence([f"400 {word}"]))
@@ -372,7 +375,7 @@ def test_a_run_that_got_no_score_says_what_the_service_did(tmp_path, run, fails,
 
 
 def test_only_words_of_the_services_form_are_reasons():
-    from xgdetox.toxicity import Fault, http_fault
+    from xgdetox.scorers.perspective import Fault, http_fault
     body = lambda word: json.dumps({"error": {"code": 400, "details": [{"errorType": word}]}}).encode()
     assert http_fault(400, body("COMMENT_TOO_LONG"), {}) == "COMMENT_TOO_LONG"
     for odd in ("<script>", "AB", "A" * 65, "lower_case", "TWO WORDS", 7, None, ["X"], {"a": 1}, ""): assert http_fault(400, body(odd), {}) == Fault("400"), odd
@@ -392,7 +395,7 @@ def claims(path):
 def test_the_claims_of_a_killed_process_leave_the_ledger(tmp_path, key):
     "A process is killed while it waits for its answers; whoever opens the ledger next finds no claim of it, asks for other texts or none. Those of a living process stay."
     path = tmp_path / "l.sqlite"
-    code = ("import sys; from xgdetox.toxicity import *\n"
+    code = ("import sys; from xgdetox.ledger import *; from xgdetox.scorers.perspective import *; from xgdetox.scoring import *\n"
             "scores_through(open_ledger(sys.argv[1]), Perspective(qps=100, workers=4, timeout=60), 'en', [f'text number {i}' for i in range(8)])")
     with Service({"slow": 1.}, slow=30) as service:
         asking = subprocess.Popen([sys.executable, "-c", code, str(path)], env={**os.environ, "XGDETOX_PERSPECTIVE_URL": service.url})

@@ -8,9 +8,13 @@ import yaml
 from hypothesis import given, settings as limits, strategies as st
 from safetensors.torch import load_file
 
-from xgdetox.data import InputError, read_json
-from xgdetox.training import (DEFAULTS, DPO_LOSSES, OTHER_LOSSES, RECIPES, ReferenceKL, check_targets, compare_logits, dpo_loss, encode_pair,
-                              evaluation_interval, load_recipe, merge_adapter, plan_run, recipe_for, recipes, split_pairs, train, training_order)
+from xgdetox.files import InputError, read_json
+from xgdetox.recipes import DEFAULTS, DPO_LOSSES, OTHER_LOSSES, RECIPES, load_recipe, recipe_for, recipes
+from xgdetox.training import (
+    ReferenceKL, dpo_loss, encode_pair, evaluation_interval, plan_run, split_pairs, training_order,
+)
+from xgdetox.adapters import check_targets, compare_logits, merge_adapter
+from xgdetox.trainer import train
 
 WORDS = "the a old new cat dog house tree friend man sees likes hates makes reads good fine nice silly rotten kind warm cold red blue".split()
 QUICK = dict(recipe="world", max_steps=3, eval_pairs=4, kl_texts=2, batch_size=4, learning_rate=1e-3, lora_r=4, logging_steps=1)
@@ -162,7 +166,8 @@ def test_the_held_back_pairs_do_not_depend_on_the_seed(): assert split_pairs(100
 @pytest.mark.parametrize("family", ["gpt2", "cohere"])
 def test_our_loss_is_trls_on_the_same_batch(tiny, tmp_path, family):
     from xgdetox.models import load_tokenizer
-    from xgdetox.training import build_trainer, encode_pairs
+    from xgdetox.trainer import build_trainer
+    from xgdetox.training import encode_pairs
     settings, tokenizer = load_recipe("world", batch_size=8, max_steps=4, kl_texts=2), load_tokenizer(tiny/family)
     pairs, _ = encode_pairs(tokenizer, tiny/"pairs", settings)
     trainer, _ = build_trainer(tiny/family, tokenizer, pairs, settings, tmp_path, 0)
@@ -225,7 +230,7 @@ NF4 = torch.tensor([-1., -.6961928009986877, -.5250730514526367, -.3949174880981
 def test_four_bit_weights_are_the_nearest_of_sixteen_levels_of_a_block(family, tmp_path):
     "Also where a row of 96 is no whole number of blocks of 64, on which bitsandbytes' CPU kernel goes wrong; and the layer computes with these numbers."
     from xgdetox.models import load_model
-    from xgdetox.training import dequantised, load_4bit
+    from xgdetox.adapters import dequantised, load_4bit
     make_model(family, 259, d=96).save_pretrained(tmp_path)
     exact, rounded = load_model(tmp_path), load_4bit(tmp_path, double=False)
     seen = 0
@@ -304,7 +309,8 @@ def test_every_loss_that_is_offered_runs(tiny, tmp_path, loss):
 def built(tiny, family, out, **changes):
     "A trainer and its model, ready to start."
     from xgdetox.models import load_tokenizer
-    from xgdetox.training import build_trainer, encode_pairs
+    from xgdetox.trainer import build_trainer
+    from xgdetox.training import encode_pairs
     settings, tokenizer = load_recipe("world", **{k: v for k, v in (QUICK | changes).items() if k != "recipe"}), load_tokenizer(tiny/family)
     return build_trainer(tiny/family, tokenizer, encode_pairs(tokenizer, tiny/"pairs", settings)[0], settings, out, 0)[0], tokenizer, settings
 
@@ -312,7 +318,7 @@ def built(tiny, family, out, **changes):
 @pytest.mark.parametrize("family", ["gpt2", "bloom", "llama", "cohere"])
 def test_a_saved_full_tuning_reloads_as_the_trained_model(tiny, tmp_path, family):
     from transformers import AutoModelForCausalLM
-    from xgdetox.training import save_final
+    from xgdetox.trainer import save_final
     trainer, tokenizer, settings = built(tiny, family, tmp_path)
     trainer.train()
     final, ids = save_final(trainer, tokenizer, tiny/family, settings, tmp_path), torch.randint(3, 250, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -345,7 +351,7 @@ def test_our_head_has_the_gradients_of_trls(tiny, tmp_path, family, method):
 def test_the_progress_line(capsys, monkeypatch):
     "What is known last of each; on a terminal rewritten in place, in a file a line of its own that is not said twice, nothing in a notebook or on another process."
     from types import SimpleNamespace
-    from xgdetox.training import progress_line, show_progress
+    from xgdetox.trainer import progress_line, show_progress
     state = SimpleNamespace(global_step=20, max_steps=100, is_world_process_zero=True, log_history=[
         {"loss": .6931, "rewards/accuracies": .5, "rewards/margins": .01}, {"eval_loss": .68, "eval_kl": .0123}, {"loss": .5, "rewards/accuracies": .75, "rewards/margins": .2}])
     line = "step 20/100 loss 0.500 accuracy 0.750 margin 0.200 held_back 0.680 KL 0.012"
@@ -414,7 +420,7 @@ def test_a_lora_folder_in_the_commands(tiny, tmp_path, run, fails):
     run("intervene", "--model", adapter, "--neurons", tmp_path/"n.json", "--offset", -1, "--prompt-file", files, "--language", "en", "--output-dir", tmp_path/"i", "--no-control", "--scorer", "lexicon:world")
     run("generate", "--model", adapter, "--prompt-file", files, "--language", "en", "--output-dir", tmp_path/"g", "--n", 2)
     run("quality", "--generations", tmp_path/"g/adapter", "--lm", adapter, "--output", tmp_path/"q.csv", "--metric", "perplexity")
-    from xgdetox.grid import check_model
+    from xgdetox.grid.checks import check_model
     check_model(str(adapter))                                                    # refuses what is no model
     assert adapter_base(adapter) == str(tiny/"llama")
     said = read_json(adapter/"adapter_config.json")
@@ -444,7 +450,7 @@ def test_an_adapter_on_tied_embeddings_is_loaded_as_peft_runs_it(tiny, tmp_path)
 @pytest.mark.parametrize("double", [True, False])
 def test_rounding_in_place_is_what_a_four_bit_model_computes_with(family, double, tmp_path):
     from xgdetox.models import load_model, round_to_4bit
-    from xgdetox.training import dequantised_base
+    from xgdetox.adapters import dequantised_base
     make_model(family, 259, d=96).save_pretrained(tmp_path)
     mine = load_model(tmp_path)
     round_to_4bit(mine, "nf4", double)

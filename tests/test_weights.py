@@ -12,7 +12,7 @@ import torch
 from tiny_models import config
 from tiny_models import model as tiny_model
 from xgdetox import generation, models, weights
-from xgdetox.data import InputError
+from xgdetox.files import InputError
 from xgdetox.world import resolve_model
 
 gguf = pytest.importorskip("gguf", reason='no gguf here: pip install "xgdetox[gemma]"')

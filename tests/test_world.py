@@ -3,7 +3,11 @@ import hashlib, json, re
 import numpy as np
 import pytest
 from xgdetox import world as w
-from xgdetox.data import InputError, LANGUAGES, find_prompt_files, load_labelled, load_lexicon, load_pairs, load_parallel, load_prompts
+from xgdetox.files import InputError
+from xgdetox.languages import LANGUAGES
+from xgdetox.data import (
+    find_prompt_files, load_labelled, load_lexicon, load_pairs, load_parallel, load_prompts,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

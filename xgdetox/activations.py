@@ -4,24 +4,28 @@
 
 # %% ../nbs/08_activations.ipynb #c002
 from __future__ import annotations
-
-import tempfile
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
+import tempfile
 import torch
+from pathlib import Path
 from torch import nn
-
-from .data import InputError, load_prompts, normalise_language
+from types import SimpleNamespace
+from .data import load_prompts
+from .files import InputError
+from .intervention import _words, mass_curve
+from .languages import normalise_language
+from .mass import toxic_mass
 from .models import anatomy, batch_tokens, encode, length_batches, load, neuron_hooks
 from .probe import evaluate_probe, train_probe
-from .intervention import _words, mass_curve
-from .stats import bootstrap_mean, bootstrap_means, paired_difference, permutation_test, read_table, relative_drop, tidy, write_table
-from .toxicity import toxic_mass
-from .value_vectors import (_prompt_rows, all_activations, continuation_activations, matched_neurons, multilinguality_test, rank_value_vectors,
-                                   select_sources, write_neurons)
+from xgdetox.stats import (
+    bootstrap_mean, bootstrap_means, paired_difference, permutation_test, read_table, relative_drop, tidy,
+    write_table,
+)
+from xgdetox.value_vectors import (
+    _prompt_rows, all_activations, continuation_activations, matched_neurons, multilinguality_test,
+    rank_value_vectors, select_sources, write_neurons,
+)
 
 # %% auto #0
 __all__ = ['forced_activations', 'read_activations', 'same_shape', 'compare_activations', 'Patched', 'Caches', 'neuron_groups',

@@ -5,11 +5,14 @@
 # %% ../nbs/explorer.ipynb #c002
 from __future__ import annotations
 import json
-from pathlib import Path
 import numpy as np
 import pandas as pd
-from .data import InputError, LANGUAGES, file_language, write_atomic
-from .report import BLUE, ORANGE, Run, asset, exact_ends, is_control, load_run, one_judge, pieces, rude_words_of
+from pathlib import Path
+from .figures import BLUE, ORANGE, is_control
+from .files import InputError, write_atomic
+from .languages import LANGUAGES, file_language
+from .report import asset, pieces, rude_words_of
+from .runs import Run, exact_ends, load_run, one_judge
 from .value_vectors import read_neurons
 
 # %% auto #0

@@ -4,18 +4,24 @@
 
 # %% ../nbs/07_intervention.ipynb #c002
 from __future__ import annotations
-
-import hashlib, json
-from pathlib import Path
-
+import hashlib
+import json
 import numpy as np
 import pandas as pd
-
-from .data import InputError, check_folder, check_seed, load_lexicon, load_prompts, normalise_language, write_json
-from .generation import check_sampling, generate, prompt_room, split_adapter
+from pathlib import Path
+from .data import load_lexicon, load_prompts
+from .engines import prompt_room
+from .files import InputError, check_folder, check_seed, write_json
+from .generation import check_sampling, generate, split_adapter
+from .languages import normalise_language
+from .mass import toxic_mass
 from .models import anatomy, check_neurons, load, neuron_hooks
-from .stats import LEAST_SHUFFLES, bootstrap_mean, paired_difference, permutation_test, relative_drop, tidy, write_table
-from .toxicity import load_scorer, score_generations, toxic_mass, toxicity_table
+from .scorers.base import load_scorer
+from .scoring import score_generations
+from xgdetox.stats import (
+    LEAST_SHUFFLES, bootstrap_mean, paired_difference, permutation_test, relative_drop, tidy, write_table,
+)
+from .toxicity import toxicity_table
 from .value_vectors import all_activations, matched_neurons
 
 # %% auto #0

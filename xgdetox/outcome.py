@@ -5,14 +5,20 @@
 # %% ../nbs/lib/outcome.ipynb #c003
 from __future__ import annotations
 import math
-from pathlib import Path
 import numpy as np
 import pandas as pd
-from .data import LANGUAGES, InputError, normalise_language, read_csv, read_json, write_csv
+from pathlib import Path
+from .files import InputError, read_csv, read_json, write_csv
 from .generation import generation_files, read_generations
+from .languages import normalise_language
 from .quality import identify_language
-from .stats import bootstrap_mean, bootstrap_share, holm, paired_difference, relative_drop, tidy, write_table
-from .toxicity import load_scorer, read_scores, score_files, score_texts, scorer_names
+from .scorers.base import load_scorer
+from .scorers.imported import read_scores, score_files
+from .scoring import score_texts
+from xgdetox.stats import (
+    bootstrap_mean, bootstrap_share, holm, paired_difference, relative_drop, tidy, write_table,
+)
+from .toxicity import scorer_names
 
 # %% auto #0
 __all__ = ['SHARES', 'HITS', 'LEAST_AUC', 'LEAST_RATE', 'COMPARED', 'judged_texts', 'prompt_outcomes', 'first_tokens',

@@ -4,20 +4,23 @@
 
 # %% ../nbs/lib/pairs.ipynb #c003
 from __future__ import annotations
-import hashlib
 import json
 import math
+import numpy as np
+import pandas as pd
 import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
-import numpy as np
-import pandas as pd
-from .data import LANGUAGES, InputError, load_prompts, normalise_language, write_atomic, write_json
+from .data import load_prompts
+from .files import InputError, write_atomic, write_json
 from .generation import generate, generation_rows, sha256
+from .languages import LANGUAGES, normalise_language
+from .ledger import opened
 from .placebos import read_pairs
+from .scorers.base import load_scorer
+from .scoring import score_texts
 from .splits import source_places, split_of
-from .toxicity import load_scorer, opened, score_texts
 
 # %% auto #0
 __all__ = ['MARKS', 'choose_prompts', 'leave_out', 'toxicity_column', 'held_back', 'Candidate', 'match_pairs', 'usable', 'spread',

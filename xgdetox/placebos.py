@@ -6,10 +6,11 @@
 from __future__ import annotations
 import hashlib
 import json
+import numpy as np
 import re
 from pathlib import Path
-import numpy as np
-from .data import InputError, load_pairs, write_atomic
+from .data import load_pairs
+from .files import InputError, write_atomic
 
 # %% auto #0
 __all__ = ['PLACEBOS', 'shuffle_labels', 'swapped', 'benign_pairs', 'write_placebo', 'read_pairs', 'check_labels', 'relabel']

@@ -4,15 +4,19 @@
 
 # %% ../nbs/05_probe.ipynb #c002
 from __future__ import annotations
-
-import hashlib, json, os, pickletools, time, zipfile
-from pathlib import Path
-
+import hashlib
+import json
 import numpy as np
+import os
 import pandas as pd
+import pickletools
+import time
 import torch
-
-from .data import InputError, check_folder, check_seed, load_labelled, normalise_language, read_json, write_atomic, write_csv, write_json
+import zipfile
+from pathlib import Path
+from .data import load_labelled
+from .files import InputError, check_folder, check_seed, read_json, write_atomic, write_csv, write_json
+from .languages import normalise_language
 from .models import fingerprint, load, pooled_states, state_width
 from .stats import bootstrap_mean, permutation_test, tidy, write_table
 

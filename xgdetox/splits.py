@@ -8,15 +8,9 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Iterable
-from xgdetox.data import (
-    InputError,
-    LANGUAGES,
-    find_prompt_files,
-    load_prompts,
-    normalise_language,
-    read_table,
-    write_atomic,
-)
+from .data import find_prompt_files, load_prompts
+from .files import InputError, read_table, write_atomic
+from .languages import LANGUAGES, normalise_language
 
 # %% auto #0
 __all__ = ['FITTING_BELOW', 'place_fraction', 'offset', 'split_of', 'source_places', 'split_positions', 'aligned_rows',

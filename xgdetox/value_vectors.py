@@ -4,20 +4,21 @@
 
 # %% ../nbs/06_value_vectors.ipynb #c002
 from __future__ import annotations
-
-import json, unicodedata
-from pathlib import Path
-
+import json
 import numpy as np
 import pandas as pd
 import torch
-
-from .data import InputError, normalise_language, read_json, read_rows, write_atomic
-from .generation import sample
-from .models import anatomy, check_neurons, context_length, encode, last_tokens, length_batches, load, neuron_hooks, token_ids, value_vector_matrix
+import unicodedata
+from pathlib import Path
+from .files import InputError, read_json, read_rows, write_atomic
+from .mass import word_pieces
+from xgdetox.models import (
+    anatomy, check_neurons, context_length, encode, last_tokens, length_batches, neuron_hooks, token_ids,
+    value_vector_matrix,
+)
 from .probe import load_probe
+from .sampling import sample
 from .stats import bootstrap_mean, permutation_test, tidy
-from .toxicity import word_pieces
 
 # %% auto #0
 __all__ = ['rank_value_vectors', 'probe_direction', 'norm_gain', 'continuation_activations', 'select_sources', 'all_activations',

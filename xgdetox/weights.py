@@ -4,17 +4,21 @@
 
 # %% ../nbs/lib/weights.ipynb #w002
 from __future__ import annotations
-
-import fcntl, hashlib, os, shutil, struct, sys, tempfile, time
+import fcntl
+import hashlib
+import os
+import shutil
+import struct
+import sys
+import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-
-from .data import InputError, write_json
+from .files import InputError, write_json
 
 # %% auto #0
 __all__ = ['MAGIC', 'NUMBERS', 'TEXT', 'ARRAY', 'LONGEST', 'GEMMA', 'GEMMA_HUB', 'GEMMA_PACKAGE', 'GEMMA_SHA256', 'GEMMA_TERMS',

