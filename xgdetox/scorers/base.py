@@ -89,7 +89,7 @@ def kind_of(name: str) -> Kind:
     "What is known of the scorers called `name`; a plain function in SCORERS is a kind that needs nothing."
     found = SCORERS[name]
     if isinstance(found, str): found = import_module(f"xgdetox.scorers.{found}").KIND
-    return found if isinstance(found, Kind) else Kind(found)
+    return found if hasattr(found, "make") else Kind(found)
 
 # %% ../../nbs/lib/scorers_base.ipynb #c022
 class ScorerSpec(NamedTuple):
