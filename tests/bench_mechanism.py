@@ -4,6 +4,7 @@ CPU seconds of one process (time.process_time), so that a busy machine does not 
 The limits asserted are those of the project's aims: activations at least 12 times cheaper and at most 1.1 times the bare prefill and
 decode steps; the probe at least 30 times cheaper over 20 epochs and at most 1.05 times one forward pass over the data; the value
 vectors of a 7B-shaped weight set in under 30 s and 2 GB above the weights."""
+
 import argparse
 import resource
 import threading
@@ -26,20 +27,34 @@ ROWS = []
 
 class Numbers:
     "A tokenizer of numbers: no time goes into tokenising on either side."
+
     pad_token_id, bos_token_id, name_or_path = 0, None, ""
 
-    def __call__(self, text): return {"input_ids": [int(w) for w in text.split()] if isinstance(text, str) else [self(t)["input_ids"] for t in text]}
+    def __call__(self, text):
+        return {
+            "input_ids": [int(w) for w in text.split()]
+            if isinstance(text, str)
+            else [self(t)["input_ids"] for t in text]
+        }
 
 
 def texts(n, low, high, seed=0, vocabulary=4096):
     rng = np.random.default_rng(seed)
-    lengths = np.clip(rng.lognormal(np.log((low + high)/3), .45, n), low, high).astype(int)
+    lengths = np.clip(rng.lognormal(np.log((low + high) / 3), 0.45, n), low, high).astype(int)
     return [" ".join(map(str, rng.integers(2, vocabulary, k))) for k in lengths]
 
 
 def model_of(d, layers, vocabulary=4096):
     torch.manual_seed(0)
-    config = tr.GPT2Config(n_embd=d, n_layer=layers, n_head=d//64, vocab_size=vocabulary, n_positions=512, bos_token_id=0, eos_token_id=1)
+    config = tr.GPT2Config(
+        n_embd=d,
+        n_layer=layers,
+        n_head=d // 64,
+        vocab_size=vocabulary,
+        n_positions=512,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
     return tr.AutoModelForCausalLM.from_config(config).eval()
 
 
@@ -50,8 +65,21 @@ def cpu(job):
 
 
 def row(what, seconds, ratio_to=None, ratio=None, limit=None, ok=None, note=""):
-    ROWS.append(dict(what=what, cpu_seconds=round(seconds, 2), compared_with=ratio_to or "", ratio=ratio and round(ratio, 3), limit=limit or "", ok="" if ok is None else bool(ok), note=note))
-    print(f"{what:45} {seconds:8.2f} s  {'' if ratio is None else f'{ratio:8.2f} x {ratio_to}':40} {'' if ok is None else 'ok' if ok else 'MISSED'} {note}", flush=True)
+    ROWS.append(
+        dict(
+            what=what,
+            cpu_seconds=round(seconds, 2),
+            compared_with=ratio_to or "",
+            ratio=ratio and round(ratio, 3),
+            limit=limit or "",
+            ok="" if ok is None else bool(ok),
+            note=note,
+        )
+    )
+    print(
+        f"{what:45} {seconds:8.2f} s  {'' if ratio is None else f'{ratio:8.2f} x {ratio_to}':40} {'' if ok is None else 'ok' if ok else 'MISSED'} {note}",
+        flush=True,
+    )
 
 
 @torch.no_grad()
@@ -60,15 +88,21 @@ def original_activations(model, prompts, neurons, n_tokens=20, batch=10):
     inputs = encode(Numbers(), prompts)
     totals = {tuple(n): [] for n in neurons}
     for i in range(0, len(prompts), batch):
-        ids, mask = inputs["input_ids"][i:i + batch], inputs["attention_mask"][i:i + batch]
+        ids, mask = inputs["input_ids"][i : i + batch], inputs["attention_mask"][i : i + batch]
         for _ in range(n_tokens):
             seen, handles = {}, []
             for layer, block in enumerate(model.transformer.h):
-                handles.append(block.mlp.c_proj.register_forward_pre_hook(lambda m, a, layer=layer: seen.__setitem__(layer, a[0])))
+                handles.append(
+                    block.mlp.c_proj.register_forward_pre_hook(
+                        lambda m, a, layer=layer: seen.__setitem__(layer, a[0])
+                    )
+                )
             positions = (mask.cumsum(1) - 1).clamp(min=0)
             logits = model(ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
-            for h in handles: h.remove()
-            for layer, neuron in neurons: totals[layer, neuron].extend(seen[layer][:, -1, neuron].tolist())
+            for h in handles:
+                h.remove()
+            for layer, neuron in neurons:
+                totals[layer, neuron].extend(seen[layer][:, -1, neuron].tolist())
             ids = torch.cat([ids, logits[:, -1].argmax(-1, keepdim=True)], 1)
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
     return np.array([np.mean(v) for v in totals.values()])
@@ -84,8 +118,13 @@ def bare_steps(model, prompts, n_tokens=20, max_tokens=4096):
 
 def bench_activations():
     model, prompts = model_of(384, 6), texts(80, 8, 64)
-    neurons = [[int(l), int(n)] for l, n in np.argwhere(np.random.default_rng(0).random((6, 1536)) < .004)][:36]
-    continuation_activations(model, Numbers(), prompts[:8], neurons), bare_steps(model, prompts[:8])          # warm
+    neurons = [
+        [int(l), int(n)] for l, n in np.argwhere(np.random.default_rng(0).random((6, 1536)) < 0.004)
+    ][:36]
+    (
+        continuation_activations(model, Numbers(), prompts[:8], neurons),
+        bare_steps(model, prompts[:8]),
+    )  # warm
     ours, floors = [], []
     for _ in range(3):
         ours.append(cpu(lambda: continuation_activations(model, Numbers(), prompts, neurons)))
@@ -93,9 +132,20 @@ def bench_activations():
     ours, mean = min(t for t, _ in ours), ours[0][1][0].mean(0)
     old, reference = cpu(lambda: original_activations(model, prompts, neurons))
     assert abs(mean - reference).max() < 1e-4, "the two ways must agree"
-    row("activations: the original's way", old, note=f"{len(prompts)} prompts, 20 tokens, {len(neurons)} neurons, d 384 L 6")
-    row("activations: here", ours, "the original", old/ours, ">= 12", old/ours >= 12)
-    row("activations: bare prefill and decode", min(floors), "of which here takes", ours/min(floors), "<= 1.1", ours/min(floors) <= 1.1)
+    row(
+        "activations: the original's way",
+        old,
+        note=f"{len(prompts)} prompts, 20 tokens, {len(neurons)} neurons, d 384 L 6",
+    )
+    row("activations: here", ours, "the original", old / ours, ">= 12", old / ours >= 12)
+    row(
+        "activations: bare prefill and decode",
+        min(floors),
+        "of which here takes",
+        ours / min(floors),
+        "<= 1.1",
+        ours / min(floors) <= 1.1,
+    )
 
 
 def original_probe(model, rows, labels, epochs, batch=10):
@@ -105,18 +155,24 @@ def original_probe(model, rows, labels, epochs, batch=10):
     for _ in range(epochs):
         for some in torch.randperm(len(rows), generator=order).split(batch):
             x = encode(Numbers(), [rows[i] for i in some], side="right")
-            with torch.no_grad(): states = model.transformer(x["input_ids"], attention_mask=x["attention_mask"])[0]
+            with torch.no_grad():
+                states = model.transformer(x["input_ids"], attention_mask=x["attention_mask"])[0]
             mask = x["attention_mask"].unsqueeze(-1)
-            pooled = (states*mask).sum(1)/mask.sum(1)
+            pooled = (states * mask).sum(1) / mask.sum(1)
             adam.zero_grad()
-            torch.nn.functional.binary_cross_entropy_with_logits(linear(pooled)[:, 0], labels[some]).backward()
+            torch.nn.functional.binary_cross_entropy_with_logits(
+                linear(pooled)[:, 0], labels[some]
+            ).backward()
             adam.step()
 
 
 @torch.no_grad()
 def bare_pass(model, rows):
     "One forward pass over the data in batches of like length, nothing kept."
-    for batch in length_batches([len(r) for r in rows], batch_tokens(model)): model.base_model(encode(Numbers(), [rows[i] for i in batch], side="right")["input_ids"], use_cache=False)
+    for batch in length_batches([len(r) for r in rows], batch_tokens(model)):
+        model.base_model(
+            encode(Numbers(), [rows[i] for i in batch], side="right")["input_ids"], use_cache=False
+        )
 
 
 def bench_probe(slices=8, repeats=4):
@@ -131,36 +187,78 @@ def bench_probe(slices=8, repeats=4):
         for _ in range(repeats):
             bare.append(cpu(lambda: bare_pass(model, rows[i::slices]))[0])
             ours.append(cpu(lambda: pooled_features(model, Numbers(), data[i::slices])))
-            old.append(cpu(lambda: original_probe(model, rows[i::slices], torch.tensor(y[i::slices], dtype=torch.float32), epochs=1))[0])
-        floor, feature_time, epoch, x[i::slices] = floor + min(bare), feature_time + min(t for t, _ in ours), epoch + min(old), ours[0][1]
+            old.append(
+                cpu(
+                    lambda: original_probe(
+                        model,
+                        rows[i::slices],
+                        torch.tensor(y[i::slices], dtype=torch.float32),
+                        epochs=1,
+                    )
+                )[0]
+            )
+        floor, feature_time, epoch, x[i::slices] = (
+            floor + min(bare),
+            feature_time + min(t for t, _ in ours),
+            epoch + min(old),
+            ours[0][1],
+        )
     fit_time, _ = cpu(lambda: fit_probe(x[:, 0], y))
-    old, ours = 20*epoch, feature_time + fit_time
-    row("probe: the original's way, 20 epochs", old, note=f"{len(data)} texts, d 512 L 8; 1 epoch measured, times 20")
-    row("probe: here, features and fit", ours, "the original", old/ours, ">= 30", old/ours >= 30, note=f"fit with 35 cross-validation fits {fit_time:.2f} s")
-    row("probe: one bare forward pass", floor, "of which here takes", ours/floor, "<= 1.05", ours/floor <= 1.05)
+    old, ours = 20 * epoch, feature_time + fit_time
+    row(
+        "probe: the original's way, 20 epochs",
+        old,
+        note=f"{len(data)} texts, d 512 L 8; 1 epoch measured, times 20",
+    )
+    row(
+        "probe: here, features and fit",
+        ours,
+        "the original",
+        old / ours,
+        ">= 30",
+        old / ours >= 30,
+        note=f"fit with 35 cross-validation fits {fit_time:.2f} s",
+    )
+    row(
+        "probe: one bare forward pass",
+        floor,
+        "of which here takes",
+        ours / floor,
+        "<= 1.05",
+        ours / floor <= 1.05,
+    )
 
 
 class PeakMemory(threading.Thread):
     "The highest resident memory, in bytes, while it runs."
+
     def __init__(self):
         super().__init__(daemon=True)
         self.peak, self.over = 0, threading.Event()
 
-    def now(self): return int(Path("/proc/self/statm").read_text().split()[1])*resource.getpagesize()
+    def now(self):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
     def run(self):
-        while not self.over.wait(.01): self.peak = max(self.peak, self.now())
+        while not self.over.wait(0.01):
+            self.peak = max(self.peak, self.now())
 
 
 def bench_value_vectors(layers=32, n=11008, d=4096):
     generator = torch.Generator().manual_seed(0)
     outs = []
     for _ in range(layers):
-        out = torch.nn.Linear(n, d, bias=False, dtype=torch.float16, device="meta").to_empty(device="cpu")
-        out.weight.data.view(torch.int16).random_(0, 2**14, generator=generator)                             # fp16 numbers in [0, 2)
+        out = torch.nn.Linear(n, d, bias=False, dtype=torch.float16, device="meta").to_empty(
+            device="cpu"
+        )
+        out.weight.data.view(torch.int16).random_(
+            0, 2**14, generator=generator
+        )  # fp16 numbers in [0, 2)
         outs.append(out)
     norm = torch.nn.RMSNorm(d)
-    parts = Anatomy([None]*layers, outs, layers, n, d, norm, SimpleNamespace(weight=None), False, {})
+    parts = Anatomy(
+        [None] * layers, outs, layers, n, d, norm, SimpleNamespace(weight=None), False, {}
+    )
     w, memory = np.random.default_rng(0).normal(size=d).astype(np.float32), PeakMemory()
     weights = memory.now()
     memory.start()
@@ -168,21 +266,43 @@ def bench_value_vectors(layers=32, n=11008, d=4096):
     seconds, table = cpu(lambda: rank_value_vectors(None, w, 100, parts=parts))
     wall = time.time() - start
     memory.over.set(), memory.join()
-    above = (memory.peak - weights)/2**30
+    above = (memory.peak - weights) / 2**30
     assert len(table) == 100 and table.cosine.is_monotonic_decreasing
-    row("value vectors of a 7B-shaped fp16 set", seconds, "30 s of CPU time, used", seconds/30, "< 30 s", seconds < 30, note=f"{layers} x {n} x {d}; wall {wall:.1f} s on a shared machine")
-    row("value vectors: memory above the weights, GB", above, "2 GB, used", above/2, "< 2 GB", above < 2, note="peak resident memory")
+    row(
+        "value vectors of a 7B-shaped fp16 set",
+        seconds,
+        "30 s of CPU time, used",
+        seconds / 30,
+        "< 30 s",
+        seconds < 30,
+        note=f"{layers} x {n} x {d}; wall {wall:.1f} s on a shared machine",
+    )
+    row(
+        "value vectors: memory above the weights, GB",
+        above,
+        "2 GB, used",
+        above / 2,
+        "< 2 GB",
+        above < 2,
+        note="peak resident memory",
+    )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", default=str(Path(__file__).resolve().parents[1]/"results"/"bench_mechanism.csv"))
+    parser.add_argument(
+        "--output",
+        default=str(Path(__file__).resolve().parents[1] / "results" / "bench_mechanism.csv"),
+    )
     parser.add_argument("--only", choices=("value_vectors", "activations", "probe"))
     options = parser.parse_args()
     output = Path(options.output)
     torch.set_num_threads(1)
-    for name, bench in dict(value_vectors=bench_value_vectors, activations=bench_activations, probe=bench_probe).items():
-        if options.only in (None, name): bench()
+    for name, bench in dict(
+        value_vectors=bench_value_vectors, activations=bench_activations, probe=bench_probe
+    ).items():
+        if options.only in (None, name):
+            bench()
     output.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(ROWS).to_csv(output, index=False)
     raise SystemExit(0 if all(r["ok"] is not False for r in ROWS) else 1)

@@ -1,5 +1,6 @@
 """What quality costs on one CPU core: perplexity against the released way (one text a pass, each prompt read again for each continuation) and against the
 unavoidable passes; diversity against its tokenising alone. CPU time, within one run. Writes results/bench_quality.csv."""
+
 import csv, time
 from pathlib import Path
 
@@ -15,17 +16,31 @@ PROMPTS, N = 12, 25
 
 
 def timed(f):
-    start = time.process_time(); out = f(); return time.process_time() - start, out
+    start = time.process_time()
+    out = f()
+    return time.process_time() - start, out
 
 
 def setting():
     "Prompts of 6 to 40 words and 25 continuations of 4 to 16 words each."
-    rng = np.random.default_rng(0); words = [w for t in TEXTS[:8] for w in t.split()]
+    rng = np.random.default_rng(0)
+    words = [w for t in TEXTS[:8] for w in t.split()]
     some = lambda least, most: " ".join(rng.choice(words, rng.integers(least, most)))
     prompts = [some(6, 40) for _ in range(PROMPTS)]
     pairs = [(p, " " + some(4, 16)) for p in prompts for _ in range(N)]
-    tok = tokenizer(vocabulary=500); torch.manual_seed(0)
-    model = MT5ForConditionalGeneration(MT5Config(vocab_size=8192, d_model=256, d_kv=64, d_ff=512, num_layers=4, num_heads=4, decoder_start_token_id=2)).eval()
+    tok = tokenizer(vocabulary=500)
+    torch.manual_seed(0)
+    model = MT5ForConditionalGeneration(
+        MT5Config(
+            vocab_size=8192,
+            d_model=256,
+            d_kv=64,
+            d_ff=512,
+            num_layers=4,
+            num_heads=4,
+            decoder_start_token_id=2,
+        )
+    ).eval()
     return model, tok, *map(list, zip(*pairs))
 
 
@@ -33,46 +48,98 @@ def released(model, tok, prompts, texts):
     "One text a pass, the prompt again for every continuation, gradients kept."
     for p, t in zip(prompts, texts):
         for s in (p + t, p):
-            ids = tok.encode(s, return_tensors="pt"); model(ids, labels=ids)[0]
+            ids = tok.encode(s, return_tensors="pt")
+            model(ids, labels=ids)[0]
 
 
 @torch.inference_mode()
 def floor(model, tok, prompts, texts):
     "One pass over each distinct text in batches of like length: nothing read off."
-    rows = token_ids(tok, list(dict.fromkeys(s for p, t in zip(prompts, texts) for s in (p, p + t))))
+    rows = token_ids(
+        tok, list(dict.fromkeys(s for p, t in zip(prompts, texts) for s in (p, p + t)))
+    )
     for batch in length_batches([2 * len(r) for r in rows], 1024, 128):
         width = max(len(rows[i]) for i in batch)
-        ids = torch.tensor([rows[i] + [2] * (width - len(rows[i])) for i in batch]); model(input_ids=ids, attention_mask=(ids != 2).long(), labels=ids)
+        ids = torch.tensor([rows[i] + [2] * (width - len(rows[i])) for i in batch])
+        model(input_ids=ids, attention_mask=(ids != 2).long(), labels=ids)
 
 
 def released_diversity(tok, texts):
     for i in range(0, len(texts), N):
         grams, total = (set(), set(), set()), 0
-        for t in texts[i:i + N]:
-            o = [w for w in (tok.decode(x, skip_special_tokens=True) for x in tok(t)["input_ids"]) if w]; total += len(o)
-            for n, g in enumerate(grams, 1): g.update("_".join(o[j:j + n]) for j in range(len(o) - n + 1))
+        for t in texts[i : i + N]:
+            o = [
+                w
+                for w in (tok.decode(x, skip_special_tokens=True) for x in tok(t)["input_ids"])
+                if w
+            ]
+            total += len(o)
+            for n, g in enumerate(grams, 1):
+                g.update("_".join(o[j : j + n]) for j in range(len(o) - n + 1))
 
 
 def ours_diversity(tok, texts):
     rows = pieces(tok, texts)
-    return [distinct_n(rows[i:i + N], n) for i in range(0, len(rows), N) for n in (1, 2, 3)]
+    return [distinct_n(rows[i : i + N], n) for i in range(0, len(rows), N) for n in (1, 2, 3)]
 
 
 def main():
-    torch.set_num_threads(1); model, tok, prompts, texts = setting(); rows = []
-    few = slice(0, N); paper_perplexity(model, tok, prompts[few], texts[few]); floor(model, tok, prompts[few], texts[few])
-    mine, bare, slow = (timed(lambda f=f: f(model, tok, prompts, texts))[0] for f in (paper_perplexity, floor, released))
-    rows += [dict(what="perplexity: released way / ours", value=round(slow / mine, 2), wanted=2.5, ours=round(mine, 2), other=round(slow, 2)),
-             dict(what="perplexity: ours / unavoidable passes", value=round(mine / bare, 2), wanted=1.2, ours=round(mine, 2), other=round(bare, 2))]
+    torch.set_num_threads(1)
+    model, tok, prompts, texts = setting()
+    rows = []
+    few = slice(0, N)
+    paper_perplexity(model, tok, prompts[few], texts[few])
+    floor(model, tok, prompts[few], texts[few])
+    mine, bare, slow = (
+        timed(lambda f=f: f(model, tok, prompts, texts))[0]
+        for f in (paper_perplexity, floor, released)
+    )
+    rows += [
+        dict(
+            what="perplexity: released way / ours",
+            value=round(slow / mine, 2),
+            wanted=2.5,
+            ours=round(mine, 2),
+            other=round(slow, 2),
+        ),
+        dict(
+            what="perplexity: ours / unavoidable passes",
+            value=round(mine / bare, 2),
+            wanted=1.2,
+            ours=round(mine, 2),
+            other=round(bare, 2),
+        ),
+    ]
     many = texts * 4
     ways = ours_diversity, lambda tok, texts: tok(texts)["input_ids"], released_diversity
-    mine, cut, slow = np.min([[timed(lambda: f(tok, many))[0] for f in ways] for _ in range(20)], axis=0)          # in turn: a machine that changes its speed slows all alike
-    rows += [dict(what="diversity: ours / tokenising", value=round(mine / cut, 2), wanted=1.4, ours=round(mine, 3), other=round(cut, 3)),
-             dict(what="diversity: released way / ours", value=round(slow / mine, 2), wanted="", ours=round(mine, 3), other=round(slow, 3))]
-    for r in rows: print(f"{r['what']}: {r['value']}" + (f" (wanted {r['wanted']})" if r["wanted"] else ""))
-    path = Path(__file__).resolve().parents[1] / "results/bench_quality.csv"; path.parent.mkdir(exist_ok=True)
+    mine, cut, slow = np.min(
+        [[timed(lambda: f(tok, many))[0] for f in ways] for _ in range(20)], axis=0
+    )  # in turn: a machine that changes its speed slows all alike
+    rows += [
+        dict(
+            what="diversity: ours / tokenising",
+            value=round(mine / cut, 2),
+            wanted=1.4,
+            ours=round(mine, 3),
+            other=round(cut, 3),
+        ),
+        dict(
+            what="diversity: released way / ours",
+            value=round(slow / mine, 2),
+            wanted="",
+            ours=round(mine, 3),
+            other=round(slow, 3),
+        ),
+    ]
+    for r in rows:
+        print(f"{r['what']}: {r['value']}" + (f" (wanted {r['wanted']})" if r["wanted"] else ""))
+    path = Path(__file__).resolve().parents[1] / "results/bench_quality.csv"
+    path.parent.mkdir(exist_ok=True)
     with open(path, "w", newline="") as f:
-        w = csv.DictWriter(f, ["what", "value", "wanted", "ours", "other"]); w.writeheader(); w.writerows(rows)
+        w = csv.DictWriter(f, ["what", "value", "wanted", "ours", "other"])
+        w.writeheader()
+        w.writerows(rows)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

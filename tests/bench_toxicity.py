@@ -4,6 +4,7 @@
     python tests/bench_toxicity.py auc        # only the table results/scorer_auc.csv (needs real data: XGDETOX_DATA)
 
 Writes results/bench_toxicity.csv. CPU seconds where one process works alone, so that a busy machine changes little."""
+
 import gc
 import hashlib
 import json
@@ -31,26 +32,36 @@ ROWS = []
 
 
 def note(what, value, unit, floor=""):
-    ROWS.append(dict(bench="toxicity", what=what, value=round(float(value), 4), unit=unit, wanted=floor))
+    ROWS.append(
+        dict(bench="toxicity", what=what, value=round(float(value), 4), unit=unit, wanted=floor)
+    )
     print(f"{what:60s} {value:12.4g} {unit:12s} {floor}")
 
 
 def bench_ledger(folder, n=425_000):
     "One model at the paper's size: 17 languages x 1,000 prompts x 25 continuations."
-    class Any(Scorer): id, revision, attribute, languages = "perspective", "v1alpha1", "TOXICITY", tuple(LANGUAGES)
+
+    class Any(Scorer):
+        id, revision, attribute, languages = "perspective", "v1alpha1", "TOXICITY", tuple(LANGUAGES)
+
     ledger, scorer, path = open_ledger(folder / "l.sqlite"), Any(), folder / "l.sqlite"
-    texts = [f" continuation number {i} says something of about twenty words or so" for i in range(n)]
+    texts = [
+        f" continuation number {i} says something of about twenty words or so" for i in range(n)
+    ]
     scores = np.random.default_rng(0).random(n)
     start = time.process_time()
     for k, part in enumerate(np.array_split(np.arange(n), 17)):
-        for block in blocks(part, 256): record(ledger, scorer, list(LANGUAGES)[k], [Scored(texts[i], scores[i]) for i in block])
+        for block in blocks(part, 256):
+            record(ledger, scorer, list(LANGUAGES)[k], [Scored(texts[i], scores[i]) for i in block])
     note("ledger: scores written in batches of 256", n / (time.process_time() - start), "scores/s")
     ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     note("ledger: 425,000 scores on disk", path.stat().st_size / 1e6, "MB", "< 300")
     part = np.array_split(np.arange(n), 17)[3]
     asked = [texts[i] for i in np.random.default_rng(1).permutation(part)]
     source = source_number(ledger, "perspective", "v1alpha1", "TOXICITY", list(LANGUAGES)[3])
-    start = time.process_time(); found = look_up(ledger, source, asked); seconds = time.process_time() - start
+    start = time.process_time()
+    found = look_up(ledger, source, asked)
+    seconds = time.process_time() - start
     assert len(found) == len(asked)
     note("ledger: lookups", len(asked) / seconds, "lookups/s", ">= 50,000")
 
@@ -58,10 +69,26 @@ def bench_ledger(folder, n=425_000):
 def classifier_folder(folder, hidden):
     from test_toxicity import bpe
     from transformers import BertConfig, BertForSequenceClassification
-    tokenizer = bpe(["the cat sat on the mat and says something of about twenty words or so, continuation number one"] * 9, 400)
+
+    tokenizer = bpe(
+        [
+            "the cat sat on the mat and says something of about twenty words or so, continuation number one"
+        ]
+        * 9,
+        400,
+    )
     torch.manual_seed(0)
-    BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=2, num_attention_heads=hidden // 32, intermediate_size=4 * hidden,
-                                             max_position_embeddings=128, id2label={0: "neutral", 1: "toxic"})).save_pretrained(folder)
+    BertForSequenceClassification(
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=hidden,
+            num_hidden_layers=2,
+            num_attention_heads=hidden // 32,
+            intermediate_size=4 * hidden,
+            max_position_embeddings=128,
+            id2label={0: "neutral", 1: "toxic"},
+        )
+    ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return load_scorer(f"classifier:{folder}")
 
@@ -69,9 +96,13 @@ def classifier_folder(folder, hidden):
 def timed(owner, name, spent):
     "Let `owner.name` add its CPU seconds to `spent[name]`."
     plain = getattr(owner, name)
+
     def wrapped(*a, **k):
-        start = time.process_time(); out = plain(*a, **k); spent[name] = spent.get(name, 0) + time.process_time() - start
+        start = time.process_time()
+        out = plain(*a, **k)
+        spent[name] = spent.get(name, 0) + time.process_time() - start
         return out
+
     setattr(owner, name, wrapped)
 
 
@@ -83,46 +114,104 @@ def bench_overhead(folder, hidden, n):
     folder.mkdir()
     scorer, rng, spent = classifier_folder(folder / "c", hidden), np.random.default_rng(0), {}
     words = "the cat sat on mat and says something of about twenty words or so".split()
-    rows = [dict(prompt=f"p{i // 25}", generated_text=" ".join(rng.choice(words, rng.integers(4, 21))) + f" {i}", prompt_id=str(i // 25), sample=i % 25) for i in range(n)]
+    rows = [
+        dict(
+            prompt=f"p{i // 25}",
+            generated_text=" ".join(rng.choice(words, rng.integers(4, 21))) + f" {i}",
+            prompt_id=str(i // 25),
+            sample=i % 25,
+        )
+        for i in range(n)
+    ]
     path = folder / "output-rtp_lx_en.json"
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     scorer.score(["the cat"], "en")
-    for owner, name in ((scorer.model, "forward"), (scorer, "rows")): timed(owner, name, spent)
+    for owner, name in ((scorer.model, "forward"), (scorer, "rows")):
+        timed(owner, name, spent)
     seconds = {}
     for run in ("first", "again", "same"):
-        digest.cache_clear(); gc.collect()                                  # as in a new process; a collection of all that torch imported falls into no run by chance
+        digest.cache_clear()
+        gc.collect()  # as in a new process; a collection of all that torch imported falls into no run by chance
         start = time.process_time()
-        score_generations({"en": path}, scorer, folder / ("again" if run == "same" else run), ledger=folder / "l.sqlite")
+        score_generations(
+            {"en": path},
+            scorer,
+            folder / ("again" if run == "same" else run),
+            ledger=folder / "l.sqlite",
+        )
         seconds[run] = time.process_time() - start
-        if run == "first": model, tokenizer = spent["forward"], spent["rows"]
-    assert (folder / "first/scores-rtp_lx_en.jsonl").read_bytes() == (folder / "again/scores-rtp_lx_en.jsonl").read_bytes() and spent["forward"] == model
+        if run == "first":
+            model, tokenizer = spent["forward"], spent["rows"]
+    assert (folder / "first/scores-rtp_lx_en.jsonl").read_bytes() == (
+        folder / "again/scores-rtp_lx_en.jsonl"
+    ).read_bytes() and spent["forward"] == model
     name = f"2-layer classifier, width {hidden}"
     note(f"{name}: the model's own time a text", 1e6 * model / n, "us")
     note(f"{name}: all else a text, tokenizer included", 1e6 * (seconds["first"] - model) / n, "us")
-    note(f"{name}: overhead, tokenizer included", (seconds["first"] - model) / model, "ratio", "<= 0.05")
-    note(f"{name}: overhead, tokenizer as part of the model", (seconds["first"] - model - tokenizer) / (model + tokenizer), "ratio", "<= 0.05")
-    note(f"{name}: first run / rerun from the ledger", seconds["first"] / seconds["again"], "times", ">= 50")
-    note(f"{name}: first run / the same command again", seconds["first"] / seconds["same"], "times", ">= 50")
+    note(
+        f"{name}: overhead, tokenizer included",
+        (seconds["first"] - model) / model,
+        "ratio",
+        "<= 0.05",
+    )
+    note(
+        f"{name}: overhead, tokenizer as part of the model",
+        (seconds["first"] - model - tokenizer) / (model + tokenizer),
+        "ratio",
+        "<= 0.05",
+    )
+    note(
+        f"{name}: first run / rerun from the ledger",
+        seconds["first"] / seconds["again"],
+        "times",
+        ">= 50",
+    )
+    note(
+        f"{name}: first run / the same command again",
+        seconds["first"] / seconds["same"],
+        "times",
+        ">= 50",
+    )
 
 
 def bench_mass():
     "Toxic mass from the cache of one pass, against a full pass a word; and against 25 samples."
     from test_toxicity import WORDS, bpe, brute_force, language_model
-    tokenizer = bpe(["the darn cat sat on the heck mat", "darning the heckler", "他是笨蛋吗 笨蛋"] * 20, 320)
-    model, prompts = language_model("gpt2", len(tokenizer)), [f"the cat sat on {'the mat and ' * (i % 4)}the" for i in range(48)]
+
+    tokenizer = bpe(
+        ["the darn cat sat on the heck mat", "darning the heckler", "他是笨蛋吗 笨蛋"] * 20, 320
+    )
+    model, prompts = (
+        language_model("gpt2", len(tokenizer)),
+        [f"the cat sat on {'the mat and ' * (i % 4)}the" for i in range(48)],
+    )
     sequences, _ = rude_sequences(tokenizer, WORDS)
-    start = time.process_time(); slow = [brute_force(model, tokenizer, p, sequences) for p in prompts]; slow_time = time.process_time() - start
-    start = time.process_time(); fast = toxic_mass(model, tokenizer, prompts, WORDS); fast_time = time.process_time() - start
+    start = time.process_time()
+    slow = [brute_force(model, tokenizer, p, sequences) for p in prompts]
+    slow_time = time.process_time() - start
+    start = time.process_time()
+    fast = toxic_mass(model, tokenizer, prompts, WORDS)
+    fast_time = time.process_time() - start
     assert np.allclose(slow, fast, rtol=1e-3)
     note("toxic mass: a pass a word / shared cache", slow_time / fast_time, "times")
 
 
-LABELLED = {"ar": "labelled/hatecheck/hatecheck_ar.csv.gz", "de": "labelled/hatecheck/hatecheck_de.csv.gz", "en": "labelled/jigsaw/jigsaw_binary.csv.gz",
-            "es": "labelled/hatecheck/hatecheck_es.csv.gz", "fr": "labelled/other/mlma_fr.csv.gz", "hi": "labelled/hatecheck/hatecheck_hi.csv.gz",
-            "it": "labelled/hatecheck/hatecheck_it.csv.gz", "ja": "labelled/other/inspection_ai_ja.csv", "ko": "labelled/other/beep_ko.csv.gz",
-            "nl": "labelled/hatecheck/hatecheck_nl.csv.gz", "pl": "labelled/hatecheck/hatecheck_pl.csv.gz", "pt": "labelled/other/toldbr_pt.csv.gz",
-            "zh": "labelled/hatecheck/hatecheck_zh.csv.gz",
-            **{c: f"prompts/RTP_LX_{c.upper()}.json" for c in ("cs", "id", "ru", "sv")}}              # no comments at hand: prompts with annotations
+LABELLED = {
+    "ar": "labelled/hatecheck/hatecheck_ar.csv.gz",
+    "de": "labelled/hatecheck/hatecheck_de.csv.gz",
+    "en": "labelled/jigsaw/jigsaw_binary.csv.gz",
+    "es": "labelled/hatecheck/hatecheck_es.csv.gz",
+    "fr": "labelled/other/mlma_fr.csv.gz",
+    "hi": "labelled/hatecheck/hatecheck_hi.csv.gz",
+    "it": "labelled/hatecheck/hatecheck_it.csv.gz",
+    "ja": "labelled/other/inspection_ai_ja.csv",
+    "ko": "labelled/other/beep_ko.csv.gz",
+    "nl": "labelled/hatecheck/hatecheck_nl.csv.gz",
+    "pl": "labelled/hatecheck/hatecheck_pl.csv.gz",
+    "pt": "labelled/other/toldbr_pt.csv.gz",
+    "zh": "labelled/hatecheck/hatecheck_zh.csv.gz",
+    **{c: f"prompts/RTP_LX_{c.upper()}.json" for c in ("cs", "id", "ru", "sv")},
+}  # no comments at hand: prompts with annotations
 
 
 def split_texts(data, limit=800, seed=0):
@@ -134,7 +223,9 @@ def split_texts(data, limit=800, seed=0):
     for language, name in LABELLED.items():
         rows = list({t: (t, y, g) for t, y, g in zip(*labelled_texts(data / name))}.values())
         rows = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
-        out[language] = tuple(tuple(map(list, zip(*[r for r in rows if side(r[2]) == k][:limit]))) for k in (0, 1))
+        out[language] = tuple(
+            tuple(map(list, zip(*[r for r in rows if side(r[2]) == k][:limit]))) for k in (0, 1)
+        )
     return {c: (train[:2], test) for c, (train, test) in out.items()}
 
 
@@ -142,38 +233,80 @@ def train_tiny_classifier(folder, split, epochs=2, hidden=64, vocabulary=8000, s
     "A 2-layer classifier trained from nothing on the training halves of all languages; saved as any Hugging Face classifier is."
     from test_toxicity import bpe
     from transformers import BertConfig, BertForSequenceClassification
-    torch.manual_seed(seed); rng = np.random.default_rng(seed)
-    texts, labels = [t for (x, _), _ in split.values() for t in x], np.array([y for (_, ys), _ in split.values() for y in ys])
+
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    texts, labels = (
+        [t for (x, _), _ in split.values() for t in x],
+        np.array([y for (_, ys), _ in split.values() for y in ys]),
+    )
     tokenizer = bpe(texts, vocabulary)
-    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=2, num_attention_heads=4, intermediate_size=2 * hidden,
-                                                     max_position_embeddings=64, pad_token_id=tokenizer.pad_token_id, id2label={0: "neutral", 1: "toxic"})).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=.01)
+    model = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=hidden,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=2 * hidden,
+            max_position_embeddings=64,
+            pad_token_id=tokenizer.pad_token_id,
+            id2label={0: "neutral", 1: "toxic"},
+        )
+    ).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     rows = tokenizer(texts, truncation=True, max_length=64)["input_ids"]
     for _ in range(epochs):
         order = rng.permutation(len(rows))
         for i in range(0, len(rows), 64):
-            batch = sorted(order[i:i + 64], key=lambda j: len(rows[j]))
+            batch = sorted(order[i : i + 64], key=lambda j: len(rows[j]))
             width = max(len(rows[j]) for j in batch)
-            ids = torch.tensor([rows[j] + [tokenizer.pad_token_id] * (width - len(rows[j])) for j in batch])
-            loss = model(input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long(), labels=torch.tensor(labels[batch])).loss
-            loss.backward(); torch.nn.utils.clip_grad_norm_(model.parameters(), 1.); optimizer.step(); optimizer.zero_grad()
-    model.eval().save_pretrained(folder); tokenizer.save_pretrained(folder)
+            ids = torch.tensor(
+                [rows[j] + [tokenizer.pad_token_id] * (width - len(rows[j])) for j in batch]
+            )
+            loss = model(
+                input_ids=ids,
+                attention_mask=(ids != tokenizer.pad_token_id).long(),
+                labels=torch.tensor(labels[batch]),
+            ).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return load_scorer(f"classifier:{folder}?languages={','.join(split)}")
 
 
 def auc_table(data, folder, limit=800, epochs=2):
     "Tidy table: the lexicon's and a tiny trained classifier's AUC, F1 and calibration error per language, on texts that neither was fitted to."
     split = split_texts(data, limit)
-    scorers = load_scorer(f"lexicon:{data / 'lexicons/ldnoobw'}"), train_tiny_classifier(folder / "tiny", split, epochs)
-    return pd.concat([calibration_table(calibrate(s, {c: test for c, (_, test) in split.items()})) for s in scorers], ignore_index=True)
+    scorers = (
+        load_scorer(f"lexicon:{data / 'lexicons/ldnoobw'}"),
+        train_tiny_classifier(folder / "tiny", split, epochs),
+    )
+    return pd.concat(
+        [
+            calibration_table(calibrate(s, {c: test for c, (_, test) in split.items()}))
+            for s in scorers
+        ],
+        ignore_index=True,
+    )
 
 
 def bench_auc(folder):
     data = Path(os.environ.get("XGDETOX_DATA", ROOT.parent / "shared" / "data"))
-    if not (data / "labelled").is_dir(): print(f"no real data at {data}: the AUC table is left as it is"); return
+    if not (data / "labelled").is_dir():
+        print(f"no real data at {data}: the AUC table is left as it is")
+        return
     table = auc_table(data, folder)
     table.round(4).to_csv(ROOT / "results/scorer_auc.csv", index=False)
-    print(table[table.metric == "auc"].assign(kind=table.scorer.str.split("[:@]").str[0]).pivot(index="language", columns="kind", values="value").round(3).to_string())
+    print(
+        table[table.metric == "auc"]
+        .assign(kind=table.scorer.str.split("[:@]").str[0])
+        .pivot(index="language", columns="kind", values="value")
+        .round(3)
+        .to_string()
+    )
 
 
 if __name__ == "__main__":
@@ -181,9 +314,11 @@ if __name__ == "__main__":
     (ROOT / "results").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if "speed" not in sys.argv[1:]: bench_auc(folder)
+        if "speed" not in sys.argv[1:]:
+            bench_auc(folder)
         if "auc" not in sys.argv[1:]:
             bench_ledger(folder)
-            for hidden, n in ((128, 25_000), (256, 12_500), (768, 2_500)): bench_overhead(folder / str(hidden), hidden, n)
+            for hidden, n in ((128, 25_000), (256, 12_500), (768, 2_500)):
+                bench_overhead(folder / str(hidden), hidden, n)
             bench_mass()
             pd.DataFrame(ROWS).to_csv(ROOT / "results/bench_toxicity.csv", index=False)

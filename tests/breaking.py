@@ -1,6 +1,7 @@
 """A small workplace of every kind of input that a command reads, ways to break it, and a judge of what the command then does.
 
 `test_faults.py` lets hypothesis choose; `python tests/breaking.py [COMMAND]` tries every way once and lists what went wrong."""
+
 import contextlib
 import io
 import json
@@ -31,7 +32,11 @@ def first_lines(source: Path, target: Path, n: int):
 def copy_world(folder: Path):
     "Prompts, pairs, labelled comments, parallel sentences and word lists of the embedded world, a few rows each."
     from xgdetox.world import resolve_data
-    place = {what: Path(resolve_data("world", what)) for what in ("prompts", "pairs", "labelled", "parallel", "lexicon")}
+
+    place = {
+        what: Path(resolve_data("world", what))
+        for what in ("prompts", "pairs", "labelled", "parallel", "lexicon")
+    }
     first_lines(next(place["pairs"].iterdir()), folder / "pairs" / "pairs.jsonl", 12)
     first_lines(place["labelled"] / "train.csv", folder / "labelled" / "train.csv", 40)
     for code in LANGUAGES:
@@ -46,9 +51,15 @@ def copy_world(folder: Path):
 
 def write_tsv(folder: Path):
     "The parallel sentences once more, as one table of two columns."
+
     def read(code):
-        lines = (folder / "parallel" / f"dpo_toxicity_pairwise_{code}_200.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (
+            (folder / "parallel" / f"dpo_toxicity_pairwise_{code}_200.jsonl")
+            .read_text(encoding="utf-8")
+            .splitlines()
+        )
         return [json.loads(line)["Prompt"] for line in lines]
+
     rows = ["en\tde", *(f"{a}\t{b}" for a, b in zip(read("en"), read("de")))]
     (folder / "tsv").mkdir()
     (folder / "tsv" / "en-de.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
@@ -59,12 +70,17 @@ def write_models(folder: Path):
     import torch
     from peft import LoraConfig, get_peft_model
     import tiny_models
+
     model, _ = tiny_models.model("gpt2", folder / "model", seed=0, wide=32)
     tiny_models.model("gpt2", folder / "tuned", seed=1, wide=32)
-    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True))
+    adapted = get_peft_model(
+        model,
+        LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True),
+    )
     torch.manual_seed(0)
     for name, weight in adapted.named_parameters():
-        if "lora_B" in name: torch.nn.init.normal_(weight.data, std=.02)
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight.data, std=0.02)
     adapted.save_pretrained(folder / "adapter")
     note = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     note["base_model_name_or_path"] = str(folder / "model")
@@ -91,22 +107,31 @@ def make_workplace(folder: Path) -> Path:
     (folder / "recipe.yaml").write_text(RECIPE)
     (folder / "grid.yaml").write_text(GRID.replace("HERE", str(folder)))
     (folder / "neurons.json").write_text("[[0, 1], [1, 5], [1, 30]]\n")
-    kept = {"generate": ("model", "generations"), "score": ("", "scores"), "mass": None, "probe": ("", "probe"), "quality": None}
+    kept = {
+        "generate": ("model", "generations"),
+        "score": ("", "scores"),
+        "mass": None,
+        "probe": ("", "probe"),
+        "quality": None,
+    }
     for command, place in kept.items():
         code, _, err = call(*words_of(command, folder, folder / f"made-{command}"))
         assert code == 0, (command, err)
-        if place: shutil.move(folder / f"made-{command}" / place[0], folder / place[1])
+        if place:
+            shutil.move(folder / f"made-{command}" / place[0], folder / place[1])
     run = folder / "run" / "parts"
     for kind, source in (("mass", "made-mass/table.csv"), ("quality", "made-quality/table.csv")):
         (run / kind).mkdir(parents=True)
         shutil.copy(folder / source, run / kind / "m-base.csv")
-    for rest in folder.glob("made-*"): shutil.rmtree(rest)
+    for rest in folder.glob("made-*"):
+        shutil.rmtree(rest)
     return folder
 
 
 @dataclass(frozen=True)
 class Command:
     "A command line: HERE is the workplace, OUT a folder that is not there yet; the numeric flags that it has; the inputs that it reads."
+
     words: str
     reads: tuple
     numbers: tuple = ()
@@ -114,43 +139,120 @@ class Command:
 
 FEW = "--prompt-file HERE/prompts "
 COMMANDS = {
-    "train": Command("train --model HERE/model --data-dir HERE/pairs --recipe HERE/recipe.yaml --output-dir OUT", ("model", "pairs", "recipe.yaml"),
-                     ("seed", "learning-rate", "batch-size", "gradient-accumulation", "epochs", "max-steps", "beta", "limit", "lora-r", "max-length", "eval-pairs", "warmup-steps")),
-    "merge": Command("merge --base-model HERE/model --lora-adapter HERE/adapter --output-dir OUT", ("model", "adapter")),
-    "generate": Command("generate --model HERE/model " + FEW + "--output-dir OUT --n 2 --max-tokens 3", ("model", "prompts"),
-                        ("n", "temperature", "top-p", "max-tokens", "seed", "limit", "tensor-parallel-size")),
-    "generate-adapter": Command("generate --model HERE/adapter " + FEW + "--output-dir OUT --n 2 --max-tokens 3", ("model", "adapter", "prompts")),
-    "score": Command("score --generations HERE/generations --scorer lexicon:HERE/lexicon --output-dir OUT", ("generations", "lexicon")),
-    "toxicity": Command("toxicity --scores HERE/scores --output OUT/table.csv", ("scores",), ("threshold",)),
-    "calibrate": Command("calibrate --labelled HERE/labelled --scorer lexicon:HERE/lexicon --language en --language de --output OUT/c.json", ("labelled", "lexicon"), ("limit",)),
-    "mass": Command("mass --model HERE/model " + FEW + "--lexicon HERE/lexicon --output OUT/table.csv", ("model", "prompts", "lexicon"), ("limit",)),
-    "quality": Command("quality --generations HERE/generations --lm HERE/model --output OUT/table.csv", ("generations", "model"), ("seed",)),
-    "probe": Command("probe --model HERE/model --train-file HERE/labelled/train.csv --test-dir HERE/labelled --output-dir OUT", ("model", "labelled"), ("layer", "seed", "limit")),
-    "value-vectors": Command("value-vectors --model HERE/model --probe HERE/probe " + FEW + "--lexicon HERE/lexicon --top-k 5 --output OUT/table.csv",
-                             ("model", "probe", "prompts", "lexicon"), ("top-k", "limit")),
-    "intervene": Command("intervene --model HERE/model --neurons HERE/neurons.json --offset -1 " + FEW + "--scorer lexicon:HERE/lexicon --output-dir OUT --limit 2",
-                         ("model", "neurons.json", "prompts", "lexicon"), ("n", "temperature", "offset", "limit")),
-    "activations": Command("activations --model HERE/model --tuned-model HERE/tuned --neurons HERE/neurons.json " + FEW + "--limit 2 --output OUT/table.csv",
-                           ("model", "tuned", "neurons.json", "prompts"), ("limit",)),
-    "explain": Command("explain --model HERE/model --tuned-model HERE/tuned --neurons HERE/neurons.json --probe HERE/probe " + FEW + "--lexicon HERE/lexicon --random 1 --limit 2 --output OUT/table.csv",
-                       ("model", "tuned", "neurons.json", "probe", "prompts", "lexicon"), ("random", "seed", "limit")),
-    "retrieve": Command("retrieve --model HERE/model --parallel-dir HERE/parallel --language de --output OUT/table.csv", ("model", "parallel")),
-    "retrieve-tsv": Command("retrieve --model HERE/model --parallel-dir HERE/tsv --language de --output OUT/table.csv", ("tsv",)),
+    "train": Command(
+        "train --model HERE/model --data-dir HERE/pairs --recipe HERE/recipe.yaml --output-dir OUT",
+        ("model", "pairs", "recipe.yaml"),
+        (
+            "seed",
+            "learning-rate",
+            "batch-size",
+            "gradient-accumulation",
+            "epochs",
+            "max-steps",
+            "beta",
+            "limit",
+            "lora-r",
+            "max-length",
+            "eval-pairs",
+            "warmup-steps",
+        ),
+    ),
+    "merge": Command(
+        "merge --base-model HERE/model --lora-adapter HERE/adapter --output-dir OUT",
+        ("model", "adapter"),
+    ),
+    "generate": Command(
+        "generate --model HERE/model " + FEW + "--output-dir OUT --n 2 --max-tokens 3",
+        ("model", "prompts"),
+        ("n", "temperature", "top-p", "max-tokens", "seed", "limit", "tensor-parallel-size"),
+    ),
+    "generate-adapter": Command(
+        "generate --model HERE/adapter " + FEW + "--output-dir OUT --n 2 --max-tokens 3",
+        ("model", "adapter", "prompts"),
+    ),
+    "score": Command(
+        "score --generations HERE/generations --scorer lexicon:HERE/lexicon --output-dir OUT",
+        ("generations", "lexicon"),
+    ),
+    "toxicity": Command(
+        "toxicity --scores HERE/scores --output OUT/table.csv", ("scores",), ("threshold",)
+    ),
+    "calibrate": Command(
+        "calibrate --labelled HERE/labelled --scorer lexicon:HERE/lexicon --language en --language de --output OUT/c.json",
+        ("labelled", "lexicon"),
+        ("limit",),
+    ),
+    "mass": Command(
+        "mass --model HERE/model " + FEW + "--lexicon HERE/lexicon --output OUT/table.csv",
+        ("model", "prompts", "lexicon"),
+        ("limit",),
+    ),
+    "quality": Command(
+        "quality --generations HERE/generations --lm HERE/model --output OUT/table.csv",
+        ("generations", "model"),
+        ("seed",),
+    ),
+    "probe": Command(
+        "probe --model HERE/model --train-file HERE/labelled/train.csv --test-dir HERE/labelled --output-dir OUT",
+        ("model", "labelled"),
+        ("layer", "seed", "limit"),
+    ),
+    "value-vectors": Command(
+        "value-vectors --model HERE/model --probe HERE/probe "
+        + FEW
+        + "--lexicon HERE/lexicon --top-k 5 --output OUT/table.csv",
+        ("model", "probe", "prompts", "lexicon"),
+        ("top-k", "limit"),
+    ),
+    "intervene": Command(
+        "intervene --model HERE/model --neurons HERE/neurons.json --offset -1 "
+        + FEW
+        + "--scorer lexicon:HERE/lexicon --output-dir OUT --limit 2",
+        ("model", "neurons.json", "prompts", "lexicon"),
+        ("n", "temperature", "offset", "limit"),
+    ),
+    "activations": Command(
+        "activations --model HERE/model --tuned-model HERE/tuned --neurons HERE/neurons.json "
+        + FEW
+        + "--limit 2 --output OUT/table.csv",
+        ("model", "tuned", "neurons.json", "prompts"),
+        ("limit",),
+    ),
+    "explain": Command(
+        "explain --model HERE/model --tuned-model HERE/tuned --neurons HERE/neurons.json --probe HERE/probe "
+        + FEW
+        + "--lexicon HERE/lexicon --random 1 --limit 2 --output OUT/table.csv",
+        ("model", "tuned", "neurons.json", "probe", "prompts", "lexicon"),
+        ("random", "seed", "limit"),
+    ),
+    "retrieve": Command(
+        "retrieve --model HERE/model --parallel-dir HERE/parallel --language de --output OUT/table.csv",
+        ("model", "parallel"),
+    ),
+    "retrieve-tsv": Command(
+        "retrieve --model HERE/model --parallel-dir HERE/tsv --language de --output OUT/table.csv",
+        ("tsv",),
+    ),
     "report": Command("report HERE/run -o OUT/report.html", ("run",)),
     "status": Command("status HERE/grid.yaml --run-dir OUT", ("grid.yaml",)),
-    "run-dry": Command("run HERE/grid.yaml --run-dir OUT --dry-run", ("grid.yaml", "model", "prompts"), ("cores",)),
+    "run-dry": Command(
+        "run HERE/grid.yaml --run-dir OUT --dry-run", ("grid.yaml", "model", "prompts"), ("cores",)
+    ),
 }
 
 
 def words_of(command: str, here: Path, out: Path, *more) -> list[str]:
     "The words of a command with its places filled in."
     one = COMMANDS[command]
-    return [w.replace("HERE", str(here)).replace("OUT", str(out)) for w in one.words.split()] + list(more)
+    return [
+        w.replace("HERE", str(here)).replace("OUT", str(out)) for w in one.words.split()
+    ] + list(more)
 
 
 def call(*words) -> tuple[int | str, str, str]:
     "(exit code, stdout, stderr) of the command line, run in this process; the code is the traceback where an exception came out."
     from xgdetox import cli
+
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -159,7 +261,8 @@ def call(*words) -> tuple[int | str, str, str]:
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
         sys.stdout, sys.stderr = open(os.dup(1), "w"), open(os.dup(2), "w")
-        try: code = _exit_code(cli, words)
+        try:
+            code = _exit_code(cli, words)
         finally:
             sys.stdout.close()
             sys.stderr.close()
@@ -173,26 +276,33 @@ def call(*words) -> tuple[int | str, str, str]:
 
 
 def _exit_code(cli, words):
-    try: cli.main([str(w) for w in words])
-    except SystemExit as end: return end.code or 0
-    except BaseException: return traceback.format_exc()
+    try:
+        cli.main([str(w) for w in words])
+    except SystemExit as end:
+        return end.code or 0
+    except BaseException:
+        return traceback.format_exc()
     return 0
 
 
 # ---- ways to break a file
 
+
 def cut(path, chance):
     data = path.read_bytes()
-    path.write_bytes(data[:int(len(data) * chance.random())])
+    path.write_bytes(data[: int(len(data) * chance.random())])
 
 
-def empty(path, chance): path.write_bytes(b"")
+def empty(path, chance):
+    path.write_bytes(b"")
 
 
-def remove(path, chance): path.unlink()
+def remove(path, chance):
+    path.unlink()
 
 
-def rename(path, chance): path.rename(path.with_name(chance.choice(["other", "x-"]) + path.name))
+def rename(path, chance):
+    path.rename(path.with_name(chance.choice(["other", "x-"]) + path.name))
 
 
 def make_folder(path, chance):
@@ -202,7 +312,8 @@ def make_folder(path, chance):
 
 def spoil_bytes(path, chance):
     data = bytearray(path.read_bytes())
-    for _ in range(3): data[chance.randrange(len(data))] = chance.choice([0, 255, 128, 34, 10])
+    for _ in range(3):
+        data[chance.randrange(len(data))] = chance.choice([0, 255, 128, 34, 10])
     path.write_bytes(bytes(data))
 
 
@@ -210,40 +321,76 @@ def change_lines(path, chance):
     lines = path.read_text(encoding="utf-8").splitlines(True)
     k = chance.randrange(len(lines))
     how = chance.choice("drop double blank swap".split())
-    if how == "drop": del lines[k]
-    if how == "double": lines.insert(k, lines[k])
-    if how == "blank": lines[k] = "\n"
-    if how == "swap": lines[k] = lines[k][::-1].strip() + "\n"
+    if how == "drop":
+        del lines[k]
+    if how == "double":
+        lines.insert(k, lines[k])
+    if how == "blank":
+        lines[k] = "\n"
+    if how == "swap":
+        lines[k] = lines[k][::-1].strip() + "\n"
     path.write_text("".join(lines), encoding="utf-8")
 
 
-ODD = [None, True, -1, 0, 3.5, 10**30, "", " ", "x", "\ud800", "\r", [], {}, [1], {"a": 1}, float("nan"), float("inf"), "NaN"]
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    3.5,
+    10**30,
+    "",
+    " ",
+    "x",
+    "\ud800",
+    "\r",
+    [],
+    {},
+    [1],
+    {"a": 1},
+    float("nan"),
+    float("inf"),
+    "NaN",
+]
 
 
 def places(value, at=()):
     "Every place in a JSON value, as paths of keys."
     yield at
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, part in items: yield from places(part, (*at, key))
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    for key, part in items:
+        yield from places(part, (*at, key))
 
 
 def change_value(value, chance):
     "A JSON value with one place dropped, renamed, or given an odd value."
     spots = [p for p in places(value) if p]
-    if not spots: return chance.choice(ODD)
+    if not spots:
+        return chance.choice(ODD)
     *above, last = chance.choice(spots)
     holder = value
-    for key in above: holder = holder[key]
+    for key in above:
+        holder = holder[key]
     how = chance.choice(["drop", "rename", "odd", "odd"])
-    if how == "drop": del holder[last]
-    elif how == "rename" and isinstance(holder, dict): holder[f"{last}x"] = holder.pop(last)
-    else: holder[last] = chance.choice(ODD)
+    if how == "drop":
+        del holder[last]
+    elif how == "rename" and isinstance(holder, dict):
+        holder[f"{last}x"] = holder.pop(last)
+    else:
+        holder[last] = chance.choice(ODD)
     return value
 
 
 def change_json(path, chance):
     text = path.read_text(encoding="utf-8")
-    try: whole = json.loads(text)
+    try:
+        whole = json.loads(text)
     except ValueError:
         lines = text.splitlines()
         k = chance.randrange(len(lines))
@@ -259,48 +406,91 @@ def change_cells(path, chance):
     table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
     column = chance.choice(list(table))
     how = chance.choice("drop rename odd odd".split())
-    if how == "drop": table = table.drop(columns=column)
-    elif how == "rename": table = table.rename(columns={column: column + "x"})
-    else: table.loc[chance.randrange(max(1, len(table))), column] = chance.choice(["", " ", "x", "nan", "inf", "-1", "1e400", "\r", '"', "7"])
+    if how == "drop":
+        table = table.drop(columns=column)
+    elif how == "rename":
+        table = table.rename(columns={column: column + "x"})
+    else:
+        table.loc[chance.randrange(max(1, len(table))), column] = chance.choice(
+            ["", " ", "x", "nan", "inf", "-1", "1e400", "\r", '"', "7"]
+        )
     table.to_csv(path, sep=separator, index=False)
 
 
 def change_yaml(path, chance):
     import yaml
+
     value = change_value(yaml.safe_load(path.read_text(encoding="utf-8")), chance)
-    path.write_text(yaml.safe_dump(value, allow_unicode=True), encoding="utf-8", errors="surrogatepass")
+    path.write_text(
+        yaml.safe_dump(value, allow_unicode=True), encoding="utf-8", errors="surrogatepass"
+    )
 
 
 def change_weights(path, chance):
     "Weights with one tensor dropped, renamed, reshaped or not a number, or all of them with another prefix."
     import torch
     from safetensors.torch import load_file, save_file
+
     tensors = {k: v.clone() for k, v in load_file(path).items()}
     name = chance.choice(sorted(tensors))
     how = chance.choice("drop rename reshape nan inf prefix type".split())
-    if how == "drop": del tensors[name]
-    if how == "rename": tensors[f"{name}x"] = tensors.pop(name)
-    if how == "reshape": tensors[name] = tensors[name][..., :-1].clone()
-    if how in ("nan", "inf"): tensors[name].view(-1)[0] = float(how)
-    if how == "prefix": tensors = {f"module.{k}": v for k, v in tensors.items()}
-    if how == "type": tensors[name] = tensors[name].to(torch.int32)
+    if how == "drop":
+        del tensors[name]
+    if how == "rename":
+        tensors[f"{name}x"] = tensors.pop(name)
+    if how == "reshape":
+        tensors[name] = tensors[name][..., :-1].clone()
+    if how in ("nan", "inf"):
+        tensors[name].view(-1)[0] = float(how)
+    if how == "prefix":
+        tensors = {f"module.{k}": v for k, v in tensors.items()}
+    if how == "type":
+        tensors[name] = tensors[name].to(torch.int32)
     save_file(tensors, path, metadata={"format": "pt"})
 
 
 ANY = (cut, empty, remove, rename, make_folder, spoil_bytes)
-WAYS = {".json": (*ANY, change_lines, change_json), ".jsonl": (*ANY, change_lines, change_json), ".csv": (*ANY, change_lines, change_cells),
-        ".tsv": (*ANY, change_lines, change_cells), ".yaml": (*ANY, change_lines, change_yaml), ".safetensors": (*ANY, change_weights, change_weights),
-        ".txt": (*ANY, change_lines), ".parquet": ANY}
-NUMBERS = ["-1", "0", "1e-300", "nan", "inf", "-inf", "1e300", "9" * 25, "x", "", "-0.5", "12345678901", "0.5", "1", "3"]
+WAYS = {
+    ".json": (*ANY, change_lines, change_json),
+    ".jsonl": (*ANY, change_lines, change_json),
+    ".csv": (*ANY, change_lines, change_cells),
+    ".tsv": (*ANY, change_lines, change_cells),
+    ".yaml": (*ANY, change_lines, change_yaml),
+    ".safetensors": (*ANY, change_weights, change_weights),
+    ".txt": (*ANY, change_lines),
+    ".parquet": ANY,
+}
+NUMBERS = [
+    "-1",
+    "0",
+    "1e-300",
+    "nan",
+    "inf",
+    "-inf",
+    "1e300",
+    "9" * 25,
+    "x",
+    "",
+    "-0.5",
+    "12345678901",
+    "0.5",
+    "1",
+    "3",
+]
 
 
 def files_of(command: str, here: Path) -> list[Path]:
     "The files that a command reads."
-    found = [p for name in COMMANDS[command].reads for p in ([here / name] if (here / name).is_file() else sorted((here / name).rglob("*")))]
+    found = [
+        p
+        for name in COMMANDS[command].reads
+        for p in ([here / name] if (here / name).is_file() else sorted((here / name).rglob("*")))
+    ]
     return [p for p in found if p.is_file() and p.suffix in WAYS]
 
 
 # ---- the judge
+
 
 def left_behind(out: Path) -> list[str]:
     "Files in and beside a command's output that a refusal must not leave."
@@ -309,18 +499,28 @@ def left_behind(out: Path) -> list[str]:
 
 def tables_of(out: Path) -> dict:
     "The CSV and JSON Lines that a command wrote, by name."
-    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.suffix in (".csv", ".json", ".parquet") and "manifest" not in p.name}
+    return {
+        str(p.relative_to(out)): p.read_bytes()
+        for p in sorted(out.rglob("*"))
+        if p.suffix in (".csv", ".json", ".parquet") and "manifest" not in p.name
+    }
 
 
 def fault_of(code, err: str, out: Path, must_fail: bool = False) -> str:
     "What is wrong with how a command ended; empty if nothing is."
     lines = err.splitlines()
-    if code == 0: return "a broken input gave exit code 0" if must_fail else ""
-    if not isinstance(code, int): return "an exception came out: " + code.strip().splitlines()[-1]
-    if code != 2: return f"exit code {code}: {err[-300:]}"
-    if "Traceback" in err: return "a traceback"
-    if len(lines) != 1 or not lines[0].startswith("xgdetox: "): return f"{len(lines)} lines on stderr: {err[:600]!r}"
-    if left := left_behind(out): return f"left behind: {left[:5]}"
+    if code == 0:
+        return "a broken input gave exit code 0" if must_fail else ""
+    if not isinstance(code, int):
+        return "an exception came out: " + code.strip().splitlines()[-1]
+    if code != 2:
+        return f"exit code {code}: {err[-300:]}"
+    if "Traceback" in err:
+        return "a traceback"
+    if len(lines) != 1 or not lines[0].startswith("xgdetox: "):
+        return f"{len(lines)} lines on stderr: {err[:600]!r}"
+    if left := left_behind(out):
+        return f"left behind: {left[:5]}"
     return ""
 
 
@@ -329,22 +529,31 @@ def try_file(command: str, here: Path, file: str, way, salt: int) -> tuple[str, 
     with tempfile.TemporaryDirectory() as place:
         mine, out = Path(place) / "w", Path(place) / "out"
         shutil.copytree(here, mine)
-        for text in (mine / "grid.yaml", mine / "adapter" / "adapter_config.json"): text.write_text(text.read_text().replace(str(here), str(mine)))
+        for text in (mine / "grid.yaml", mine / "adapter" / "adapter_config.json"):
+            text.write_text(text.read_text().replace(str(here), str(mine)))
         before = (mine / file).read_bytes()
-        try: way(mine / file, random.Random(salt))
-        except UnicodeEncodeError: return "", ""
-        if (mine / file).is_file() and (mine / file).read_bytes() == before: return "", ""
+        try:
+            way(mine / file, random.Random(salt))
+        except UnicodeEncodeError:
+            return "", ""
+        if (mine / file).is_file() and (mine / file).read_bytes() == before:
+            return "", ""
         weights = way is change_weights and "probe" not in file
         code, said, err = call(*words_of(command, mine, out))
-        return fault_of(code, err, out, must_fail=weights and not _harmless(mine / file, here / file)), str(code) + " " + err + said
+        return fault_of(
+            code, err, out, must_fail=weights and not _harmless(mine / file, here / file)
+        ), str(code) + " " + err + said
 
 
 def _harmless(after: Path, before: Path) -> bool:
     "Do changed weights hold the same numbers under the same names?"
     import torch
     from safetensors.torch import load_file
-    try: a, b = load_file(after), load_file(before)
-    except Exception: return False
+
+    try:
+        a, b = load_file(after), load_file(before)
+    except Exception:
+        return False
     return a.keys() == b.keys() and all(torch.equal(a[k].float(), b[k].float()) for k in a)
 
 
@@ -360,6 +569,7 @@ def try_number(command: str, here: Path, flag: str, value: str) -> tuple[str, st
 def survey(commands, salts: int = 1):
     "Try everything once; print each fault as it is found."
     import time
+
     with tempfile.TemporaryDirectory() as place:
         here = make_workplace(Path(place) / "here")
         for command in commands:
@@ -370,13 +580,24 @@ def survey(commands, salts: int = 1):
                         name = str(file.relative_to(here))
                         fault, said = try_file(command, here, name, way, salt)
                         tried += 1
-                        if fault: seen += 1; print(f"FAULT {command} {name} {way.__name__} {salt}: {fault[:400]}", flush=True)
+                        if fault:
+                            seen += 1
+                            print(
+                                f"FAULT {command} {name} {way.__name__} {salt}: {fault[:400]}",
+                                flush=True,
+                            )
             for flag in COMMANDS[command].numbers:
                 for value in NUMBERS:
                     fault, said = try_number(command, here, flag, value)
                     tried += 1
-                    if fault: seen += 1; print(f"FAULT {command} --{flag}={value}: {fault[:400]}", flush=True)
-            print(f"== {command}: {tried} tried, {seen} faults, {time.time() - begin:.0f} s", flush=True)
+                    if fault:
+                        seen += 1
+                        print(f"FAULT {command} --{flag}={value}: {fault[:400]}", flush=True)
+            print(
+                f"== {command}: {tried} tried, {seen} faults, {time.time() - begin:.0f} s",
+                flush=True,
+            )
 
 
-if __name__ == "__main__": survey(sys.argv[1:] or COMMANDS)
+if __name__ == "__main__":
+    survey(sys.argv[1:] or COMMANDS)

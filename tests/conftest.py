@@ -1,4 +1,5 @@
 "Shared by all tests: no hub, no global threads, the mark `slow`, where the real data lies."
+
 import os
 from pathlib import Path
 
@@ -10,8 +11,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: kills, vLLM, SLURM, browser; run by .ci/run after make test")
-    config.addinivalue_line("markers", "real: needs the judges of xgdetox[judge]; skips without them, run again by make slow, which installs them")
+    config.addinivalue_line(
+        "markers", "slow: kills, vLLM, SLURM, browser; run by .ci/run after make test"
+    )
+    config.addinivalue_line(
+        "markers",
+        "real: needs the judges of xgdetox[judge]; skips without them, run again by make slow, which installs them",
+    )
 
 
 @pytest.fixture
@@ -23,7 +29,8 @@ def root() -> Path:
 def real_data() -> Path:
     "The folder of real data; the test skips where it is absent."
     folder = Path(os.environ.get("XGDETOX_DATA", ROOT.parent / "shared" / "data"))
-    if not (folder / "prompts").is_dir(): pytest.skip(f"no real data at {folder}: set XGDETOX_DATA")
+    if not (folder / "prompts").is_dir():
+        pytest.skip(f"no real data at {folder}: set XGDETOX_DATA")
     return folder
 
 
@@ -31,28 +38,40 @@ def real_data() -> Path:
 def said(capfd):
     "Run the command line in this process; returns its exit code, what it printed, and what it said on stderr."
     from xgdetox import cli
+
     def said(*words):
-        with pytest.raises(SystemExit) as end: cli.main([str(w) for w in words])
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(w) for w in words])
         heard = capfd.readouterr()
         return end.value.code, heard.out, heard.err
+
     return said
 
 
 @pytest.fixture
 def run(said):
     "A command that must succeed; returns what it printed."
+
     def run(*words):
         code, out, err = said(*words)
         assert code == 0, err
         return out
+
     return run
 
 
 @pytest.fixture
 def fails(said):
     "A command that must end with exit code 2 and one line on stderr, which is returned."
+
     def fails(*words):
         code, _, err = said(*words)
-        assert code == 2 and err.count("\n") == 1 and err.startswith("xgdetox: ") and "Traceback" not in err, err
+        assert (
+            code == 2
+            and err.count("\n") == 1
+            and err.startswith("xgdetox: ")
+            and "Traceback" not in err
+        ), err
         return err
+
     return fails

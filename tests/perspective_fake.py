@@ -1,7 +1,8 @@
 """A stand-in for the Perspective API on 127.0.0.1, with faults on demand. Used by test_toxicity.py; also runs as a process of its own:
 
-    python tests/perspective_fake.py PORT_FILE LOG_FILE '{"faults": {"500": 0.1}, "delay": 0.02}'
+python tests/perspective_fake.py PORT_FILE LOG_FILE '{"faults": {"500": 0.1}, "delay": 0.02}'
 """
+
 import hashlib
 import json
 import random
@@ -15,7 +16,12 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
 KEY = "AIza-not-a-real-key-0123456789"
-UNSCORABLE = {"[long]": "COMMENT_TOO_LONG", "[empty]": "COMMENT_EMPTY", "[tongue]": "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE", "[odd]": "INVALID_ARGUMENT"}
+UNSCORABLE = {
+    "[long]": "COMMENT_TOO_LONG",
+    "[empty]": "COMMENT_EMPTY",
+    "[tongue]": "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE",
+    "[odd]": "INVALID_ARGUMENT",
+}
 
 
 def true_score(text):
@@ -26,9 +32,24 @@ def true_score(text):
 class Service(ThreadingHTTPServer):
     daemon_threads, request_queue_size = True, 128
 
-    def __init__(self, faults=None, delay=0.0, slow=1.0, seed=0, log_path=None, ended=False, retry_after="0.05"):
+    def __init__(
+        self,
+        faults=None,
+        delay=0.0,
+        slow=1.0,
+        seed=0,
+        log_path=None,
+        ended=False,
+        retry_after="0.05",
+    ):
         super().__init__(("127.0.0.1", 0), Answer)
-        self.faults, self.delay, self.slow, self.ended, self.retry_after = faults or {}, delay, slow, ended, retry_after
+        self.faults, self.delay, self.slow, self.ended, self.retry_after = (
+            faults or {},
+            delay,
+            slow,
+            ended,
+            retry_after,
+        )
         self.random, self.lock, self.log = random.Random(seed), threading.Lock(), []
         self.file = open(log_path, "a", buffering=1) if log_path else None
         self.url = f"http://127.0.0.1:{self.server_address[1]}/"
@@ -36,32 +57,44 @@ class Service(ThreadingHTTPServer):
     def note(self, text, outcome, **more):
         with self.lock:
             self.log.append(dict(at=time.time(), text=text, outcome=outcome, **more))
-            if self.file: self.file.write(json.dumps(self.log[-1]) + "\n")
+            if self.file:
+                self.file.write(json.dumps(self.log[-1]) + "\n")
 
     def fault(self):
-        with self.lock: x = self.random.random()
+        with self.lock:
+            x = self.random.random()
         for kind, share in self.faults.items():
-            if x < share: return kind
+            if x < share:
+                return kind
             x -= share
 
-    def handle_error(self, request, client_address): pass      # a client that was killed is no news
+    def handle_error(self, request, client_address):
+        pass  # a client that was killed is no news
 
     def __enter__(self):
-        threading.Thread(target=self.serve_forever, args=(.05,), daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
-    def __exit__(self, *_): self.shutdown(); self.server_close()
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
 
 
 class Answer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *_): pass
+    def log_message(self, *_):
+        pass
 
     def send(self, status, body, **headers):
         body = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        for k, v in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items(): self.send_header(k.replace("_", "-"), v)
+        for k, v in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            **headers,
+        }.items():
+            self.send_header(k.replace("_", "-"), v)
         self.end_headers()
         self.wfile.write(body)
         self.wfile.flush()
@@ -69,48 +102,117 @@ class Answer(BaseHTTPRequestHandler):
     def trickle(self, head):
         "A byte now and then, without end: of the body, or of the headers."
         self.close_connection = True
-        self.wfile.write(b"HTTP/1.1 200 OK\r\n" + (b"X-Long: " if head else b"Content-Type: application/json\r\n\r\n"))
+        self.wfile.write(
+            b"HTTP/1.1 200 OK\r\n"
+            + (b"X-Long: " if head else b"Content-Type: application/json\r\n\r\n")
+        )
         for _ in range(200):
             self.wfile.write(b" ")
             self.wfile.flush()
-            time.sleep(.05)
+            time.sleep(0.05)
 
     def refuse(self, status, word):
-        self.send(status, {"error": {"code": status, "message": f"refused {self.path}", "status": word, "details": [{"errorType": word}]}})
+        self.send(
+            status,
+            {
+                "error": {
+                    "code": status,
+                    "message": f"refused {self.path}",
+                    "status": word,
+                    "details": [{"errorType": word}],
+                }
+            },
+        )
 
     def do_POST(self):
-        service, asked = self.server, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        service, asked = (
+            self.server,
+            json.loads(self.rfile.read(int(self.headers["Content-Length"]))),
+        )
         text, url = asked["comment"]["text"], urlparse(self.path)
-        service.note(text, "came", language=asked["languages"][0], stored=not asked.get("doNotStore", False), attributes=list(asked["requestedAttributes"]))
-        if service.ended or url.path != "/v1alpha1/comments:analyze": return self.refuse(404, "NOT_FOUND")
-        if parse_qs(url.query).get("key") != [KEY]: return self.refuse(400, "API_KEY_INVALID")
-        if service.delay: time.sleep(service.delay)
+        service.note(
+            text,
+            "came",
+            language=asked["languages"][0],
+            stored=not asked.get("doNotStore", False),
+            attributes=list(asked["requestedAttributes"]),
+        )
+        if service.ended or url.path != "/v1alpha1/comments:analyze":
+            return self.refuse(404, "NOT_FOUND")
+        if parse_qs(url.query).get("key") != [KEY]:
+            return self.refuse(400, "API_KEY_INVALID")
+        if service.delay:
+            time.sleep(service.delay)
         kind = service.fault()
         if kind:
             service.note(text, kind)
-            if kind == "429": return self.send(429, {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}}, Retry_After=service.retry_after)
-            if kind == "500": return self.send(500, b"<html>oops " + self.path.encode() + b"</html>")
+            if kind == "429":
+                return self.send(
+                    429,
+                    {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}},
+                    Retry_After=service.retry_after,
+                )
+            if kind == "500":
+                return self.send(500, b"<html>oops " + self.path.encode() + b"</html>")
             if kind == "reset":
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
                 self.close_connection = True
                 return self.connection.close()
-            if kind == "slow": time.sleep(service.slow)
-            if kind == "half": self.send_response(200); self.send_header("Content-Length", "500"); self.end_headers(); self.wfile.write(b'{"attr'); self.close_connection = True; return
-            if kind == "proxy": return self.send(400, b"<html>400 Bad Request: " + self.path.encode() + b"</html>", Content_Type="text/html")
-            if kind == "echo": return self.refuse(400, KEY)
-            if kind == "shout": return self.refuse(400, "THE_KEY_IS_" + KEY.upper())
-            if kind == "deep": return self.send(200, b"[" * 200_000)
-            if kind == "huge": return self.send(200, b" " * (3 << 20))
-            if kind in ("trickle", "slow head"): return self.trickle(kind == "slow head")
-            if kind == "bad json": return self.send(200, b'{"attributeScores": {')
-            if kind == "odd score": return self.send(200, {"attributeScores": {a: {"summaryScore": {"value": 7.0}} for a in asked["requestedAttributes"]}})
+            if kind == "slow":
+                time.sleep(service.slow)
+            if kind == "half":
+                self.send_response(200)
+                self.send_header("Content-Length", "500")
+                self.end_headers()
+                self.wfile.write(b'{"attr')
+                self.close_connection = True
+                return
+            if kind == "proxy":
+                return self.send(
+                    400,
+                    b"<html>400 Bad Request: " + self.path.encode() + b"</html>",
+                    Content_Type="text/html",
+                )
+            if kind == "echo":
+                return self.refuse(400, KEY)
+            if kind == "shout":
+                return self.refuse(400, "THE_KEY_IS_" + KEY.upper())
+            if kind == "deep":
+                return self.send(200, b"[" * 200_000)
+            if kind == "huge":
+                return self.send(200, b" " * (3 << 20))
+            if kind in ("trickle", "slow head"):
+                return self.trickle(kind == "slow head")
+            if kind == "bad json":
+                return self.send(200, b'{"attributeScores": {')
+            if kind == "odd score":
+                return self.send(
+                    200,
+                    {
+                        "attributeScores": {
+                            a: {"summaryScore": {"value": 7.0}}
+                            for a in asked["requestedAttributes"]
+                        }
+                    },
+                )
         for prefix, word in UNSCORABLE.items():
             if text.startswith(prefix):
                 service.note(text, word)
                 return self.refuse(400, word)
-        self.send(200, {"attributeScores": {a: {"summaryScore": {"value": true_score(text), "type": "PROBABILITY"}} for a in asked["requestedAttributes"]},
-                        "languages": asked["languages"]})
-        if kind != "slow": service.note(text, "scored")
+        self.send(
+            200,
+            {
+                "attributeScores": {
+                    a: {"summaryScore": {"value": true_score(text), "type": "PROBABILITY"}}
+                    for a in asked["requestedAttributes"]
+                },
+                "languages": asked["languages"],
+            },
+        )
+        if kind != "slow":
+            service.note(text, "scored")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 "The command line: bad input ends in one line that names file, line and remedy, with exit code 2 and nothing half-written."
+
 import json
 import os
 import shutil
@@ -20,56 +21,98 @@ ROOT = Path(__file__).resolve().parents[1]
 def prompts(tmp_path):
     "Two languages of the world's prompts, 3 rows each."
     from xgdetox.world import resolve_data
+
     folder = tmp_path / "prompts"
     folder.mkdir()
     for name in ("RTP_LX_EN.json", "RTP_LX_DE.json"):
-        lines = (Path(resolve_data("world", "prompts")) / name).read_text(encoding="utf-8").splitlines(True)
+        lines = (
+            (Path(resolve_data("world", "prompts")) / name)
+            .read_text(encoding="utf-8")
+            .splitlines(True)
+        )
         (folder / name).write_text("".join(lines[:3]), encoding="utf-8")
     return folder
 
 
-def nothing_written(folder): return not folder.exists() or not [p for p in folder.rglob("*") if p.is_file() and p.suffix in (".json", ".csv", ".safetensors", ".part")]
+def nothing_written(folder):
+    return not folder.exists() or not [
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and p.suffix in (".json", ".csv", ".safetensors", ".part")
+    ]
 
 
 def test_missing_language_file(fails, prompts, tmp_path):
-    line = fails("generate", "--model", "world", "--prompt-file", prompts, "--language", "fr", "--output-dir", tmp_path / "out")
+    line = fails(
+        "generate",
+        "--model",
+        "world",
+        "--prompt-file",
+        prompts,
+        "--language",
+        "fr",
+        "--output-dir",
+        tmp_path / "out",
+    )
     assert "fr" in line.lower() and str(prompts) in line and nothing_written(tmp_path / "out")
 
 
 def test_line_that_is_not_json(fails, prompts, tmp_path):
-    with open(prompts / "RTP_LX_DE.json", "a") as f: f.write('{"Prompt": "half\n')
-    line = fails("generate", "--model", "world", "--prompt-file", prompts, "--output-dir", tmp_path / "out", "--n", 1)
+    with open(prompts / "RTP_LX_DE.json", "a") as f:
+        f.write('{"Prompt": "half\n')
+    line = fails(
+        "generate",
+        "--model",
+        "world",
+        "--prompt-file",
+        prompts,
+        "--output-dir",
+        tmp_path / "out",
+        "--n",
+        1,
+    )
     assert "RTP_LX_DE.json:4" in line and ";" in line and nothing_written(tmp_path / "out")
 
 
 def test_model_folder_without_tokenizer(fails, prompts, tmp_path):
     from xgdetox.world import resolve_model
+
     bare = tmp_path / "bare"
     bare.mkdir()
-    for name in ("config.json", "model.safetensors"): shutil.copy(Path(resolve_model("world")) / name, bare)
-    line = fails("generate", "--model", bare, "--prompt-file", prompts, "--output-dir", tmp_path / "out")
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(Path(resolve_model("world")) / name, bare)
+    line = fails(
+        "generate", "--model", bare, "--prompt-file", prompts, "--output-dir", tmp_path / "out"
+    )
     assert str(bare) in line and "tokenizer" in line and nothing_written(tmp_path / "out")
 
 
 def test_unknown_grid_key(fails, tmp_path):
     grid = tmp_path / "g.yaml"
     grid.write_text("models: {m: {path: world}}\nlangauges: [en]\n")
-    assert "did you mean languages?" in fails("run", grid) and f"{grid}:2: langauges: unknown key" in fails("plan", grid)
+    assert "did you mean languages?" in fails(
+        "run", grid
+    ) and f"{grid}:2: langauges: unknown key" in fails("plan", grid)
     grid.write_text("languages: [en]\nmodels:\n  llama-3.2:\n    path: world\n    gpu: 2\n")
-    assert fails("status", grid).startswith(f"xgdetox: {grid}:5: models.llama-3.2.gpu: unknown key; did you mean gpus?")
+    assert fails("status", grid).startswith(
+        f"xgdetox: {grid}:5: models.llama-3.2.gpu: unknown key; did you mean gpus?"
+    )
 
 
-@pytest.mark.parametrize("text, words", [
-    ("models: {m: {path: world}}\nstages: [generat]\n", "unknown stage 'generat'"),
-    ("models: {m: {}}\n", "needs either path or pretrain"),
-    ("models: {m: {path: world, pretrain: {sed: 1}}}\n", "unknown key; did you mean seed?"),
-    ("models: {a/b: {path: world}}\n", "cannot name a file"),
-    ("models: [\n", "g.yaml:"),
-    ("models: {m: {path: world}}\ngenerate: {n: many}\n", "generate.n"),
-    ("models: {m: {path: world}}\nlanguages: [xx]\n", "unknown language"),
-    ("models: {m: {path: world}}\nstages: [intervene]\n", "needs neurons"),
-    ("languages: [en]\n", "models: missing"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("models: {m: {path: world}}\nstages: [generat]\n", "unknown stage 'generat'"),
+        ("models: {m: {}}\n", "needs either path or pretrain"),
+        ("models: {m: {path: world, pretrain: {sed: 1}}}\n", "unknown key; did you mean seed?"),
+        ("models: {a/b: {path: world}}\n", "cannot name a file"),
+        ("models: [\n", "g.yaml:"),
+        ("models: {m: {path: world}}\ngenerate: {n: many}\n", "generate.n"),
+        ("models: {m: {path: world}}\nlanguages: [xx]\n", "unknown language"),
+        ("models: {m: {path: world}}\nstages: [intervene]\n", "needs neurons"),
+        ("languages: [en]\n", "models: missing"),
+    ],
+)
 def test_faults_of_a_grid(fails, tmp_path, text, words):
     (tmp_path / "g.yaml").write_text(text)
     assert words in fails("status", tmp_path / "g.yaml")
@@ -77,11 +120,21 @@ def test_faults_of_a_grid(fails, tmp_path, text, words):
 
 def test_other_faults(fails, tmp_path):
     assert "no such grid" in fails("run", tmp_path / "none.yaml")
-    assert "kept in the shell's history" in fails("score", "--api_key", "secret", "--generations", tmp_path)
+    assert "kept in the shell's history" in fails(
+        "score", "--api_key", "secret", "--generations", tmp_path
+    )
     assert "secret" not in fails("score", "--api-key=secret")
     assert "No such option" in fails("generate", "--modle", "world")
     assert "Missing option" in fails("retrieve")
-    assert "unknown scorer" in fails("score", "--generations", _generations(tmp_path), "--scorer", "nobody", "--output-dir", tmp_path / "s")
+    assert "unknown scorer" in fails(
+        "score",
+        "--generations",
+        _generations(tmp_path),
+        "--scorer",
+        "nobody",
+        "--output-dir",
+        tmp_path / "s",
+    )
 
 
 def _generations(tmp_path):
@@ -94,59 +147,143 @@ def _generations(tmp_path):
 
 def test_empty_prompt(fails, prompts, tmp_path):
     "Refused with its line by every command that reads prompts; --skip-empty leaves it out and records which and why."
-    with open(prompts / "RTP_LX_EN.json", "a") as f: f.write('{"Prompt": "  ", "Index": 999}\n')
-    words = ("generate", "--model", "world", "--prompt-file", prompts, "--language", "en", "--n", 1, "--output-dir", tmp_path / "out")
+    with open(prompts / "RTP_LX_EN.json", "a") as f:
+        f.write('{"Prompt": "  ", "Index": 999}\n')
+    words = (
+        "generate",
+        "--model",
+        "world",
+        "--prompt-file",
+        prompts,
+        "--language",
+        "en",
+        "--n",
+        1,
+        "--output-dir",
+        tmp_path / "out",
+    )
     line = fails(*words)
-    assert "RTP_LX_EN.json:4: Prompt: is empty" in line and "--skip-empty" in line and nothing_written(tmp_path / "out")
-    done = CliRunner().invoke(cli.app, [*map(str, words), "--skip-empty", "--name", "m"], catch_exceptions=False)
-    assert done.exit_code == 0 and "(prompts left out: 1; which and why is in manifest.json)" in done.output
+    assert (
+        "RTP_LX_EN.json:4: Prompt: is empty" in line
+        and "--skip-empty" in line
+        and nothing_written(tmp_path / "out")
+    )
+    done = CliRunner().invoke(
+        cli.app, [*map(str, words), "--skip-empty", "--name", "m"], catch_exceptions=False
+    )
+    assert (
+        done.exit_code == 0
+        and "(prompts left out: 1; which and why is in manifest.json)" in done.output
+    )
     said = json.loads((tmp_path / "out" / "m" / "manifest.json").read_text())
-    assert said["files"]["output-rtp_lx_en.json"]["remarks"] == [{"prompt_id": "999", "reason": "empty: left out"}]
+    assert said["files"]["output-rtp_lx_en.json"]["remarks"] == [
+        {"prompt_id": "999", "reason": "empty: left out"}
+    ]
     assert len((tmp_path / "out" / "m" / "output-rtp_lx_en.json").read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize("command", ["run", "compare"])
-@pytest.mark.parametrize("fault, words", [
-    ("language", "no prompts in French"), ("json", "RTP_LX_DE.json:4"), ("empty", "RTP_LX_DE.json:4: Prompt: is empty"), ("tokenizer", "no tokenizer"), ("config", "no model there")])
+@pytest.mark.parametrize(
+    "fault, words",
+    [
+        ("language", "no prompts in French"),
+        ("json", "RTP_LX_DE.json:4"),
+        ("empty", "RTP_LX_DE.json:4: Prompt: is empty"),
+        ("tokenizer", "no tokenizer"),
+        ("config", "no model there"),
+    ],
+)
 def test_a_run_refuses_before_any_job(fails, prompts, tmp_path, command, fault, words):
     "What one step would refuse is said before the first one starts; no folder of a run is left."
     from xgdetox.world import resolve_model
+
     model, languages = "world-tuned", ["en", "de", *["fr"] * (fault == "language")]
     if fault in ("json", "empty"):
-        with open(prompts / "RTP_LX_DE.json", "a") as f: f.write({"json": '{"Prompt": "half\n', "empty": '{"Prompt": "", "Index": 9}\n'}[fault])
+        with open(prompts / "RTP_LX_DE.json", "a") as f:
+            f.write({"json": '{"Prompt": "half\n', "empty": '{"Prompt": "", "Index": 9}\n'}[fault])
     if fault in ("tokenizer", "config"):
         model = tmp_path / "bare"
         shutil.copytree(resolve_model("world-tuned"), model)
-        for f in model.glob("*token*" if fault == "tokenizer" else "config.json"): f.unlink()
+        for f in model.glob("*token*" if fault == "tokenizer" else "config.json"):
+            f.unlink()
     run = tmp_path / "run"
-    if command == "compare": words_ = ("compare", "--base", "world", "--tuned", model, "--prompt-dir", prompts, "--languages", ",".join(languages), "--run-dir", run)
+    if command == "compare":
+        words_ = (
+            "compare",
+            "--base",
+            "world",
+            "--tuned",
+            model,
+            "--prompt-dir",
+            prompts,
+            "--languages",
+            ",".join(languages),
+            "--run-dir",
+            run,
+        )
     else:
-        (tmp_path / "g.yaml").write_text(f"models: {{m: {{path: world, tuned: {{t: {model}}}}}}}\nlanguages: [{', '.join(languages)}]\ndata: {{prompts: {prompts}}}\n")
+        (tmp_path / "g.yaml").write_text(
+            f"models: {{m: {{path: world, tuned: {{t: {model}}}}}}}\nlanguages: [{', '.join(languages)}]\ndata: {{prompts: {prompts}}}\n"
+        )
         words_ = ("run", tmp_path / "g.yaml", "--run-dir", run)
     assert words in fails(*words_) and not run.exists()
 
 
 def test_original_flags():
-    words = ["train", "--model_name_or_path", "m", "--data_dir=d", "--per_device_train_batch_size", "4"]
+    words = [
+        "train",
+        "--model_name_or_path",
+        "m",
+        "--data_dir=d",
+        "--per_device_train_batch_size",
+        "4",
+    ]
     assert cli.translate(words) == ["train", "--model", "m", "--data-dir=d", "--batch-size", "4"]
-    assert cli.translate(["generate", "--prompt-file", "a", "b", "--n", "3"]) == ["generate", "--prompt-file", "a", "--prompt-file", "b", "--n", "3"]
-    assert cli.translate(["intervene", "--offset", "-1", "0.5"]) == ["intervene", "--offset", "-1", "--offset", "0.5"]
-    assert cli.translate(["device", "--", "papermill", "--a_b"]) == ["device", "--", "papermill", "--a_b"]
+    assert cli.translate(["generate", "--prompt-file", "a", "b", "--n", "3"]) == [
+        "generate",
+        "--prompt-file",
+        "a",
+        "--prompt-file",
+        "b",
+        "--n",
+        "3",
+    ]
+    assert cli.translate(["intervene", "--offset", "-1", "0.5"]) == [
+        "intervene",
+        "--offset",
+        "-1",
+        "--offset",
+        "0.5",
+    ]
+    assert cli.translate(["device", "--", "papermill", "--a_b"]) == [
+        "device",
+        "--",
+        "papermill",
+        "--a_b",
+    ]
 
 
 def test_every_command_teaches():
     "Each command's help has an example whose options exist."
     from typer.main import get_command
+
     root, runner = get_command(cli.app), CliRunner()
     leaves = [(name, c) for name, c in root.commands.items() if not hasattr(c, "commands")] + [
-        (f"{g} {name}", c) for g, group in root.commands.items() if hasattr(group, "commands") for name, c in group.commands.items()]
-    assert {n for n, _ in leaves} >= set("train merge generate score toxicity quality mass probe value-vectors intervene activations explain retrieve foretell run plan status compare report".split())
+        (f"{g} {name}", c)
+        for g, group in root.commands.items()
+        if hasattr(group, "commands")
+        for name, c in group.commands.items()
+    ]
+    assert {n for n, _ in leaves} >= set(
+        "train merge generate score toxicity quality mass probe value-vectors intervene activations explain retrieve foretell run plan status compare report".split()
+    )
     for name, command in leaves:
         words = " ".join((command.help or "").split())
         assert f"Example: xgdetox {name}" in words, name
         options = {o for p in command.params for o in p.opts}
         for word in words.partition("Example:")[2].split():
-            if word.startswith("--") and word != "--": assert word in options, (name, word)
+            if word.startswith("--") and word != "--":
+                assert word in options, (name, word)
 
 
 def test_help_imports_nothing_heavy():
@@ -157,10 +294,24 @@ def test_help_imports_nothing_heavy():
 
 def test_steps_alone_on_files(tmp_path, prompts, capfd):
     "generate, score, toxicity and retrieve one after the other, on files, with the original's flags."
+
     def run(*words):
-        with pytest.raises(SystemExit) as end: cli.main([str(w) for w in words])
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(w) for w in words])
         assert end.value.code == 0, capfd.readouterr().err
-    run("generate", "--model_name_or_path", "world", "--prompt_file", prompts / "RTP_LX_EN.json", prompts / "RTP_LX_DE.json", "--output_dir", tmp_path / "o", "--n", 2)
+
+    run(
+        "generate",
+        "--model_name_or_path",
+        "world",
+        "--prompt_file",
+        prompts / "RTP_LX_EN.json",
+        prompts / "RTP_LX_DE.json",
+        "--output_dir",
+        tmp_path / "o",
+        "--n",
+        2,
+    )
     texts = sorted(p.name for p in (tmp_path / "o" / "world").glob("output-*"))
     assert texts == ["output-rtp_lx_de.json", "output-rtp_lx_en.json"]
     assert len((tmp_path / "o" / "world" / texts[0]).read_text().splitlines()) == 6
@@ -168,7 +319,17 @@ def test_steps_alone_on_files(tmp_path, prompts, capfd):
     run("toxicity", "--perspective_outputs_folder", tmp_path / "s", "--output", tmp_path / "t.csv")
     header = (tmp_path / "t.csv").read_text().splitlines()[0]
     assert header.startswith("model,tuning,seed,language,metric,value,low,high,n,scorer")
-    run("mass", "--model", "world", "--prompt-file", prompts, "--language", "de", "--output", tmp_path / "m.csv")
+    run(
+        "mass",
+        "--model",
+        "world",
+        "--prompt-file",
+        prompts,
+        "--language",
+        "de",
+        "--output",
+        tmp_path / "m.csv",
+    )
     mean, each = (pd.read_csv(tmp_path / name) for name in ("m.csv", "m.values.csv"))
     assert len(each) == 3 and mean.value[0] == pytest.approx(each.value.mean()) and mean.n[0] == 3
 
@@ -177,112 +338,372 @@ def test_explain_alone_on_files(tmp_path, prompts, capfd):
     "The share that given neurons carry: all neurons carry more than two of them, and the table names its random sets."
     from xgdetox.probe import train_probe
     from xgdetox.world import resolve_data, resolve_model
-    probe = train_probe(resolve_model("world"), Path(resolve_data("world", "labelled")) / "train.csv", tmp_path / "probe", limit=60)
+
+    probe = train_probe(
+        resolve_model("world"),
+        Path(resolve_data("world", "labelled")) / "train.csv",
+        tmp_path / "probe",
+        limit=60,
+    )
     (tmp_path / "n.json").write_text("[[0, 1], [1, 5]]")
-    words = ["explain", "--model", "world", "--tuned-model", "world-tuned", "--neurons", tmp_path / "n.json", "--probe", probe, "--prompt-file", prompts, "--language", "en", "--random", 1, "--output", tmp_path / "e.csv"]
-    with pytest.raises(SystemExit) as end: cli.main([str(w) for w in words])
+    words = [
+        "explain",
+        "--model",
+        "world",
+        "--tuned-model",
+        "world-tuned",
+        "--neurons",
+        tmp_path / "n.json",
+        "--probe",
+        probe,
+        "--prompt-file",
+        prompts,
+        "--language",
+        "en",
+        "--random",
+        1,
+        "--output",
+        tmp_path / "e.csv",
+    ]
+    with pytest.raises(SystemExit) as end:
+        cli.main([str(w) for w in words])
     assert end.value.code == 0, capfd.readouterr().err
-    share = pd.read_csv(tmp_path / "e.csv", keep_default_na=False).query("metric == 'explained_share'").set_index(["group", "control"]).value.astype(float)
+    share = (
+        pd.read_csv(tmp_path / "e.csv", keep_default_na=False)
+        .query("metric == 'explained_share'")
+        .set_index(["group", "control"])
+        .value.astype(float)
+    )
     assert share["all", ""] > share["selected", ""] and ("selected", "random-0") in share.index
 
 
-@pytest.mark.parametrize("words, said", [
-    (["generate", "--model", "world", "--prompt-file", "world", "-o", "FILE/sub"], "is a file, not a folder"),
-    (["toxicity", "--scores", "HERE", "--output", "HERE"], "is a folder"), (["toxicity", "--scores", "HERE", "--output", "HERE/t.xlsx"], "not written as .xlsx"),
-    (["report", "HERE", "-o", "FILE/x.html"], "is a file"), (["generate", "--model", "world", "-o", "HERE/o", "--limit", "0"], "limit"),
-    (["train", "--model", "world", "--output-dir", "HERE/o", "--max-steps", "0"], "max-steps"),
-    (["compare", "--base", "world", "--tuned", "HERE/none"], "no model there"), (["compare", "--base", "world", "--tuned", "world-tuned", "--scorer", "foo"], "foo"),
-    (["compare", "--base", "world", "--tuned", "world-tuned", "--prompt-dir", "HERE/none"], "no such file or folder")])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (
+            ["generate", "--model", "world", "--prompt-file", "world", "-o", "FILE/sub"],
+            "is a file, not a folder",
+        ),
+        (["toxicity", "--scores", "HERE", "--output", "HERE"], "is a folder"),
+        (["toxicity", "--scores", "HERE", "--output", "HERE/t.xlsx"], "not written as .xlsx"),
+        (["report", "HERE", "-o", "FILE/x.html"], "is a file"),
+        (["generate", "--model", "world", "-o", "HERE/o", "--limit", "0"], "limit"),
+        (["train", "--model", "world", "--output-dir", "HERE/o", "--max-steps", "0"], "max-steps"),
+        (["compare", "--base", "world", "--tuned", "HERE/none"], "no model there"),
+        (["compare", "--base", "world", "--tuned", "world-tuned", "--scorer", "foo"], "foo"),
+        (
+            ["compare", "--base", "world", "--tuned", "world-tuned", "--prompt-dir", "HERE/none"],
+            "no such file or folder",
+        ),
+    ],
+)
 def test_a_slip_is_seen_before_the_work(tmp_path, capfd, words, said):
     "What cannot be read or written, and values that mean nothing, end the command at once: one line, code 2, nothing written."
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit) as end: cli.main([w.replace("HERE", str(tmp_path)).replace("FILE", str(tmp_path / "file")) for w in words])
+    with pytest.raises(SystemExit) as end:
+        cli.main(
+            [
+                w.replace("HERE", str(tmp_path)).replace("FILE", str(tmp_path / "file"))
+                for w in words
+            ]
+        )
     err = capfd.readouterr().err
     assert end.value.code == 2 and said in err and len(err.strip().splitlines()) == 1, err
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_short_option_ends_a_list_of_values():
-    assert cli.translate(["score", "--generations", "a", "b", "-o", "s"]) == ["score", "--generations", "a", "--generations", "b", "-o", "s"]
-    assert cli.translate(["intervene", "--offset", "-1", "0.5", "-l", "en", "de"]) == ["intervene", "--offset", "-1", "--offset", "0.5", "--language", "en", "--language", "de"]
+    assert cli.translate(["score", "--generations", "a", "b", "-o", "s"]) == [
+        "score",
+        "--generations",
+        "a",
+        "--generations",
+        "b",
+        "-o",
+        "s",
+    ]
+    assert cli.translate(["intervene", "--offset", "-1", "0.5", "-l", "en", "de"]) == [
+        "intervene",
+        "--offset",
+        "-1",
+        "--offset",
+        "0.5",
+        "--language",
+        "en",
+        "--language",
+        "de",
+    ]
 
 
 def test_the_originals_switches_and_flags_without_effect(capfd):
     "Its parser wants True or False behind a switch; a flag that changes nothing here is dropped with its value and a line that says why."
-    assert cli.translate("train --use_lora True --load_in_4bit=False --output_dir o".split()) == "train --use-lora --output-dir o".split()
-    assert cli.translate("train --use_lora False --sanity_check True --train_perc 0.5".split()) == "train --limit 1000 --train-fraction 0.5".split()
-    assert cli.translate("train --use_lora --gradient_checkpointing False".split()) == "train --use-lora --gradient-checkpointing False".split()
+    assert (
+        cli.translate("train --use_lora True --load_in_4bit=False --output_dir o".split())
+        == "train --use-lora --output-dir o".split()
+    )
+    assert (
+        cli.translate("train --use_lora False --sanity_check True --train_perc 0.5".split())
+        == "train --limit 1000 --train-fraction 0.5".split()
+    )
+    assert (
+        cli.translate("train --use_lora --gradient_checkpointing False".split())
+        == "train --use-lora --gradient-checkpointing False".split()
+    )
     assert capfd.readouterr().err == ""
     flags = "--save_steps 25 --model_dtype float --log_freq 1 --ignore_bias_buffers -o out --gradient_checkpointing_use_reentrant False".split()
     assert cli.translate(["train", *flags, "--seed", "1"]) == "train -o out --seed 1".split()
     said = capfd.readouterr().err.splitlines()
-    assert len(said) == 5 and all(f"xgdetox: {f} has no effect here: " in line for f, line in zip([f for f in flags if f.startswith("--")], said))
+    assert len(said) == 5 and all(
+        f"xgdetox: {f} has no effect here: " in line
+        for f, line in zip([f for f in flags if f.startswith("--")], said)
+    )
     words = "retrieve --lang1 en --lang2 ar --begin 0 --end=50 --aligned_text_dir d --cache_retrieval_dir c --model_name m".split()
-    assert cli.translate(words) == "retrieve --language ar --parallel-dir d --model m".split() and len(capfd.readouterr().err.splitlines()) == 4
-    with pytest.raises(InputError, match="True or False"): cli.translate(["train", "--use_lora=maybe"])
+    assert (
+        cli.translate(words) == "retrieve --language ar --parallel-dir d --model m".split()
+        and len(capfd.readouterr().err.splitlines()) == 4
+    )
+    with pytest.raises(InputError, match="True or False"):
+        cli.translate(["train", "--use_lora=maybe"])
 
 
 def test_a_model_is_measured_as_it_was_trained(tmp_path, run, fails, prompts):
     "Trained with the begin-of-text token, it is continued, judged, probed and compared with it unless one says otherwise; another model is not."
     import pandas as pd
     from xgdetox.models import bos_of
-    run("train", "--model", "world", "--output-dir", tmp_path / "t", "--max-steps", 2, "--limit", 32, "--bos", "paper", "--use-lora")
+
+    run(
+        "train",
+        "--model",
+        "world",
+        "--output-dir",
+        tmp_path / "t",
+        "--max-steps",
+        2,
+        "--limit",
+        32,
+        "--bos",
+        "paper",
+        "--use-lora",
+    )
     tuned = tmp_path / "t" / "final_checkpoint"
-    run("merge", "--base-model", "world", "--lora-adapter", tmp_path / "t", "--output-dir", tmp_path / "elsewhere", "--prompt-file", "world")
-    assert bos_of(tuned) == bos_of(tmp_path / "t" / "adapter") == bos_of(tmp_path / "elsewhere") == "paper" and bos_of("world") == "tokenizer"
-    assert json.loads((tmp_path / "elsewhere" / "manifest.json").read_text())["check"]["texts"] == 16
-    said = lambda *words: next(iter(json.loads(next(tmp_path.glob(f"{words[0]}/*/manifest.json")).read_text())["files"].values()))["settings"]["bos"]
-    few = ["--prompt-file", prompts, "--language", "en", "--n", 1, "--max-tokens", 5, "--output-dir"]
+    run(
+        "merge",
+        "--base-model",
+        "world",
+        "--lora-adapter",
+        tmp_path / "t",
+        "--output-dir",
+        tmp_path / "elsewhere",
+        "--prompt-file",
+        "world",
+    )
+    assert (
+        bos_of(tuned)
+        == bos_of(tmp_path / "t" / "adapter")
+        == bos_of(tmp_path / "elsewhere")
+        == "paper"
+        and bos_of("world") == "tokenizer"
+    )
+    assert (
+        json.loads((tmp_path / "elsewhere" / "manifest.json").read_text())["check"]["texts"] == 16
+    )
+    said = lambda *words: next(
+        iter(
+            json.loads(next(tmp_path.glob(f"{words[0]}/*/manifest.json")).read_text())[
+                "files"
+            ].values()
+        )
+    )["settings"]["bos"]
+    few = [
+        "--prompt-file",
+        prompts,
+        "--language",
+        "en",
+        "--n",
+        1,
+        "--max-tokens",
+        5,
+        "--output-dir",
+    ]
     run("generate", "--model", tuned, *few, tmp_path / "g")
     run("generate", "--model", tuned, *few, tmp_path / "told", "--bos", "tokenizer")
     run("generate", "--model", "world", *few, tmp_path / "base")
     assert [said(d) for d in ("g", "told", "base")] == ["paper", "tokenizer", "tokenizer"]
     assert bos_of(next(tmp_path.glob("g/*"))) == "paper"
-    loss = lambda bos=(): (run("quality", "--generations", next(tmp_path.glob("g/*")), "--lm", "world", "--metric", "perplexity", "--output", tmp_path / "q.csv", *bos),
-                           pd.read_csv(tmp_path / "q.csv").set_index("metric").value["loss"])[1]
+    loss = lambda bos=(): (
+        run(
+            "quality",
+            "--generations",
+            next(tmp_path.glob("g/*")),
+            "--lm",
+            "world",
+            "--metric",
+            "perplexity",
+            "--output",
+            tmp_path / "q.csv",
+            *bos,
+        ),
+        pd.read_csv(tmp_path / "q.csv").set_index("metric").value["loss"],
+    )[1]
     assert loss() == loss(["--bos", "paper"]) != loss(["--bos", "tokenizer"])
     run("probe", "--model", tuned, "--limit", 60, "--output-dir", tmp_path / "p")
     assert json.loads((tmp_path / "p" / "probe.json").read_text())["bos"] == "paper"
-    top = lambda bos=(): (run("retrieve", "--model", tuned, "--language", "de", "--output", tmp_path / "r.csv", *bos), pd.read_csv(tmp_path / "r.csv").value.tolist())[1]
+    top = lambda bos=(): (
+        run("retrieve", "--model", tuned, "--language", "de", "--output", tmp_path / "r.csv", *bos),
+        pd.read_csv(tmp_path / "r.csv").value.tolist(),
+    )[1]
     assert top() == top(["--bos", "paper"]) != top(["--bos", "tokenizer"])
-    assert "use tokenizer or paper" in fails("retrieve", "--model", "world", "--bos", "always", "--output", tmp_path / "x.csv")
+    assert "use tokenizer or paper" in fails(
+        "retrieve", "--model", "world", "--bos", "always", "--output", tmp_path / "x.csv"
+    )
 
 
 def test_a_recipe_for_several_devices_says_its_command(tmp_path, said, monkeypatch):
     "One process cannot follow it: one line with the command that can, and with what ZeRO needs where it is missing."
     from importlib import util
     from xgdetox.recipes import check_deepspeed
-    monkeypatch.setattr(util, "find_spec", (lambda true: lambda name, *a: None if name == "deepspeed" else true(name, *a))(util.find_spec))
-    for chosen, word in (("fsdp2", "fsdp2.yaml --num_processes 2"), ("zero2", "(first: pip install 'xgdetox[deepspeed]')")):
-        code, _, err = said("train", "--model", "world", "--output-dir", tmp_path / chosen, "--max-steps", 1, "--limit", 32, "--accelerate", chosen)
+
+    monkeypatch.setattr(
+        util,
+        "find_spec",
+        (lambda true: lambda name, *a: None if name == "deepspeed" else true(name, *a))(
+            util.find_spec
+        ),
+    )
+    for chosen, word in (
+        ("fsdp2", "fsdp2.yaml --num_processes 2"),
+        ("zero2", "(first: pip install 'xgdetox[deepspeed]')"),
+    ):
+        code, _, err = said(
+            "train",
+            "--model",
+            "world",
+            "--output-dir",
+            tmp_path / chosen,
+            "--max-steps",
+            1,
+            "--limit",
+            32,
+            "--accelerate",
+            chosen,
+        )
         told = [line for line in err.splitlines() if line.startswith("xgdetox: ")]
-        assert code == 0 and len(told) == 1 and word in told[0] and "accelerate.commands.launch --config_file" in told[0] and "accelerate=" in told[0]
+        assert (
+            code == 0
+            and len(told) == 1
+            and word in told[0]
+            and "accelerate.commands.launch --config_file" in told[0]
+            and "accelerate=" in told[0]
+        )
     monkeypatch.setattr("xgdetox.recipes.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="pip install 'xgdetox.deepspeed.'"): check_deepspeed("zero3")
+    with pytest.raises(InputError, match="pip install 'xgdetox.deepspeed.'"):
+        check_deepspeed("zero3")
     check_deepspeed("fsdp2")
     assert "deepspeed_requirements" in (ROOT / "settings.ini").read_text()
 
 
-@pytest.mark.parametrize("words, line", [
-    (["generate", "--model", "", "--output-dir", "HERE/o"], "--model: is empty"), (["mass", "--model", " ", "--output", "HERE/t.csv"], "--model: is empty"),
-    (["activations", "--model", "world", "--tuned-model", "", "--neurons", "n", "--output", "HERE/t.csv"], "--tuned-model: is empty"),
-    (["merge", "--base-model", "", "--lora-adapter", "a", "--output-dir", "HERE/o"], "--base-model: is empty"),
-    (["compare", "--base", "", "--tuned", "world"], "--base: is empty"), (["generate", "--model", "world", "--prompt-file", "", "-o", "HERE/o"], "--prompt-file: is empty"),
-    *[([command, "--model", "world", out, "HERE/o", "--seed", "-1"], "seed") for command, out in (("generate", "-o"), ("train", "-o"), ("probe", "-o"))],
-    (["world", "make", "-o", "HERE/o", "--seed", "4294967296"], "seed"), (["world", "make", "-o", "HERE/o", "--set", "stepps=3"], "did you mean steps?"),
-    (["world", "make", "-o", "HERE/o", "--set", "steps=many"], "is not like 3200"),
-    (["generate", "--model", "world", "-o", "HERE/o", "--device", "mps"], "'mps' is no device"), (["generate", "--model", "world", "-o", "HERE/o", "--device", "cpu,cuda:999"], "--device: no device 'cuda:999' here"),
-    (["generate", "--model", "world", "-o", "HERE/o", "--backend", "vlm"], "--backend: is 'vlm'"), (["generate", "--model", "world", "-o", "HERE/o", "--n", "1000000000"], "--n"),
-    (["generate", "--model", "world", "-o", "HERE/o", "--temperature", "nan"], "--temperature"), (["generate", "--model", "world", "-o", "HERE/o", "--top-p", "nan"], "--top-p"),
-    (["intervene", "--model", "world", "--neurons", "n.json", "-o", "HERE/o", "--offset", "inf"], "--offset"),
-    (["value-vectors", "--model", "world", "--probe", "p", "-o", "HERE/t.txt"], "a table is not written as .txt"), (["explore", "HERE", "-o", "HERE"], "is a folder"),
-    (["train", "--model", "world", "-o", "HERE/o", "--set", "model=x"], "give the model as --model"), (["train", "--model", "world", "-o", "HERE/o", "--set", "beta=[1"], "--set beta: not YAML"),
-    (["train", "--model", "world", "-o", "HERE/o", "--set", "beta=!!python/name:os.system"], "has the tag"), (["train", "--model", "world", "-o", "HERE/o", "--set", "=3"], "is not KEY=VALUE"),
-    (["train", "--model", "world", "-o", "HERE/o", "--loss", "[ipo"], "not YAML"), (["intervene", "--model", "world", "--neurons", "HERE/n.pkl", "--offset", "1", "-o", "HERE/o"], "xgdetox data get paper-neurons")])
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (["generate", "--model", "", "--output-dir", "HERE/o"], "--model: is empty"),
+        (["mass", "--model", " ", "--output", "HERE/t.csv"], "--model: is empty"),
+        (
+            [
+                "activations",
+                "--model",
+                "world",
+                "--tuned-model",
+                "",
+                "--neurons",
+                "n",
+                "--output",
+                "HERE/t.csv",
+            ],
+            "--tuned-model: is empty",
+        ),
+        (
+            ["merge", "--base-model", "", "--lora-adapter", "a", "--output-dir", "HERE/o"],
+            "--base-model: is empty",
+        ),
+        (["compare", "--base", "", "--tuned", "world"], "--base: is empty"),
+        (
+            ["generate", "--model", "world", "--prompt-file", "", "-o", "HERE/o"],
+            "--prompt-file: is empty",
+        ),
+        *[
+            ([command, "--model", "world", out, "HERE/o", "--seed", "-1"], "seed")
+            for command, out in (("generate", "-o"), ("train", "-o"), ("probe", "-o"))
+        ],
+        (["world", "make", "-o", "HERE/o", "--seed", "4294967296"], "seed"),
+        (["world", "make", "-o", "HERE/o", "--set", "stepps=3"], "did you mean steps?"),
+        (["world", "make", "-o", "HERE/o", "--set", "steps=many"], "is not like 3200"),
+        (["generate", "--model", "world", "-o", "HERE/o", "--device", "mps"], "'mps' is no device"),
+        (
+            ["generate", "--model", "world", "-o", "HERE/o", "--device", "cpu,cuda:999"],
+            "--device: no device 'cuda:999' here",
+        ),
+        (
+            ["generate", "--model", "world", "-o", "HERE/o", "--backend", "vlm"],
+            "--backend: is 'vlm'",
+        ),
+        (["generate", "--model", "world", "-o", "HERE/o", "--n", "1000000000"], "--n"),
+        (["generate", "--model", "world", "-o", "HERE/o", "--temperature", "nan"], "--temperature"),
+        (["generate", "--model", "world", "-o", "HERE/o", "--top-p", "nan"], "--top-p"),
+        (
+            [
+                "intervene",
+                "--model",
+                "world",
+                "--neurons",
+                "n.json",
+                "-o",
+                "HERE/o",
+                "--offset",
+                "inf",
+            ],
+            "--offset",
+        ),
+        (
+            ["value-vectors", "--model", "world", "--probe", "p", "-o", "HERE/t.txt"],
+            "a table is not written as .txt",
+        ),
+        (["explore", "HERE", "-o", "HERE"], "is a folder"),
+        (
+            ["train", "--model", "world", "-o", "HERE/o", "--set", "model=x"],
+            "give the model as --model",
+        ),
+        (["train", "--model", "world", "-o", "HERE/o", "--set", "beta=[1"], "--set beta: not YAML"),
+        (
+            ["train", "--model", "world", "-o", "HERE/o", "--set", "beta=!!python/name:os.system"],
+            "has the tag",
+        ),
+        (["train", "--model", "world", "-o", "HERE/o", "--set", "=3"], "is not KEY=VALUE"),
+        (["train", "--model", "world", "-o", "HERE/o", "--loss", "[ipo"], "not YAML"),
+        (
+            [
+                "intervene",
+                "--model",
+                "world",
+                "--neurons",
+                "HERE/n.pkl",
+                "--offset",
+                "1",
+                "-o",
+                "HERE/o",
+            ],
+            "xgdetox data get paper-neurons",
+        ),
+    ],
+)
 def test_what_no_command_takes(tmp_path, fails, monkeypatch, words, line):
     "One line before any model is loaded; nothing is written."
     import transformers
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("a model was loaded"))
+
+    monkeypatch.setattr(
+        transformers.AutoModelForCausalLM,
+        "from_pretrained",
+        lambda *a, **k: pytest.fail("a model was loaded"),
+    )
     assert line in fails(*[w.replace("HERE", str(tmp_path)) for w in words])
     assert not list(tmp_path.iterdir())
 
@@ -290,42 +711,84 @@ def test_what_no_command_takes(tmp_path, fails, monkeypatch, words, line):
 def test_every_command_has_the_same_seed_and_output():
     "A seed has one range, and every place that is written to is looked at by a callback."
     from typer.main import get_command
+
     root = get_command(cli.app)
-    commands = [c for c in root.commands.values() if not hasattr(c, "commands")] + [root.commands["world"].commands["make"]]
+    commands = [c for c in root.commands.values() if not hasattr(c, "commands")] + [
+        root.commands["world"].commands["make"]
+    ]
     for command in commands:
         for p in command.params:
-            if "--seed" in p.opts: assert (p.min, p.max) == (0, 2**32 - 1), command.name
-            if set(p.opts) & {"--output", "--output-dir", "-o"}: assert p.callback is not None, command.name
+            if "--seed" in p.opts:
+                assert (p.min, p.max) == (0, 2**32 - 1), command.name
+            if set(p.opts) & {"--output", "--output-dir", "-o"}:
+                assert p.callback is not None, command.name
 
 
 def test_the_papers_neurons_by_one_command(tmp_path, run):
     "What the original ships as pickles: 36 neurons, 100, and Figure 3, with the numbers of UPSTREAM's own files; each is read by a command."
     from xgdetox.value_vectors import read_neurons
+
     run("data", "get", "paper-neurons", "-o", tmp_path / "p")
-    actual, potential = (read_neurons(tmp_path / "p" / f"{name}.json") for name in ("actual_sources_of_toxicity", "potential_sources_of_toxicity_top100"))
-    assert len(actual) == 36 and len(potential) == 100 and [n for n in potential if n in actual] == actual
+    actual, potential = (
+        read_neurons(tmp_path / "p" / f"{name}.json")
+        for name in ("actual_sources_of_toxicity", "potential_sources_of_toxicity_top100")
+    )
+    assert (
+        len(actual) == 36
+        and len(potential) == 100
+        and [n for n in potential if n in actual] == actual
+    )
     layers = [layer for layer, _ in actual]
-    assert {k: layers.count(k) for k in (10, 11, 12, 13, 14, 16, 17, 3, 23)} == {10: 5, 11: 3, 12: 3, 13: 3, 14: 3, 16: 3, 17: 3, 3: 2, 23: 2}     # section 1.4 of the facts
+    assert {k: layers.count(k) for k in (10, 11, 12, 13, 14, 16, 17, 3, 23)} == {
+        10: 5,
+        11: 3,
+        12: 3,
+        13: 3,
+        14: 3,
+        16: 3,
+        17: 3,
+        3: 2,
+        23: 2,
+    }  # section 1.4 of the facts
     figure = json.loads((tmp_path / "p" / "neuron-activations.json").read_text())
-    assert round(figure["pre_dpo"]["en"], 4) == .1040 and round(figure["post_dpo"]["en"], 4) == -.0047
-    assert round(sum(figure["pre_dpo"].values()) / 17, 4) == .0524 and round(sum(figure["post_dpo"].values()) / 17, 4) == -.0108
+    assert (
+        round(figure["pre_dpo"]["en"], 4) == 0.1040
+        and round(figure["post_dpo"]["en"], 4) == -0.0047
+    )
+    assert (
+        round(sum(figure["pre_dpo"].values()) / 17, 4) == 0.0524
+        and round(sum(figure["post_dpo"].values()) / 17, 4) == -0.0108
+    )
     (tmp_path / "x.pkl").write_bytes(b"\x80\x04]\x94.")
-    with pytest.raises(InputError, match="could run any code.*data get paper-neurons"): read_neurons(tmp_path / "x.pkl")
+    with pytest.raises(InputError, match="could run any code.*data get paper-neurons"):
+        read_neurons(tmp_path / "x.pkl")
 
 
 def test_report_to_another_place_writes_only_there(tmp_path, run):
     "The run, whose tables are older than its parts, stays as it is to the byte and the second."
     folder = tmp_path / "run"
-    for kind in ("mass", "toxicity"): (folder / "parts" / kind).mkdir(parents=True)
+    for kind in ("mass", "toxicity"):
+        (folder / "parts" / kind).mkdir(parents=True)
     head = "model,tuning,seed,language,metric,value,low,high,n,scorer\n"
-    (folder / "parts" / "mass" / "m-base.csv").write_text(head + "m,base,0,en,toxic_mass,0.1,0.05,0.2,10,\n")
+    (folder / "parts" / "mass" / "m-base.csv").write_text(
+        head + "m,base,0,en,toxic_mass,0.1,0.05,0.2,10,\n"
+    )
     (folder / "tables").mkdir()
     (folder / "tables" / "mass.csv").write_text(head)
     (folder / "report.html").write_text("old")
-    state = lambda: {str(p): (p.stat().st_mtime_ns, p.read_bytes() if p.is_file() else b"") for p in folder.rglob("*")}
+    state = lambda: {
+        str(p): (p.stat().st_mtime_ns, p.read_bytes() if p.is_file() else b"")
+        for p in folder.rglob("*")
+    }
     before = state()
     said = run("report", folder, "-o", tmp_path / "other" / "r.html")
-    assert state() == before and [p.name for p in (tmp_path / "other").iterdir()] == ["r.html"] and "written: " in said
+    assert (
+        state() == before
+        and [p.name for p in (tmp_path / "other").iterdir()] == ["r.html"]
+        and "written: " in said
+    )
     assert ".1" in (tmp_path / "other" / "r.html").read_text()
     run("report", folder)
-    assert (folder / "report.html").read_text() != "old" and "toxic_mass" in (folder / "tables" / "mass.csv").read_text()
+    assert (folder / "report.html").read_text() != "old" and "toxic_mass" in (
+        folder / "tables" / "mass.csv"
+    ).read_text()

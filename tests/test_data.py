@@ -1,4 +1,5 @@
 "Loaders, languages, atomic writes, splits and downloads: what is not pretty in prose."
+
 import gzip
 import http.server
 import json
@@ -20,39 +21,82 @@ from xgdetox.datasets import DATASETS, check_dataset, data_table, get_dataset, p
 from xgdetox.languages import LANGUAGES, normalise_language
 from xgdetox.files import InputError, read_rows, write_atomic, write_json
 from xgdetox.data import (
-    align_rtp_lx, cut_prompt, data_files, find_prompt_files, load_labelled, load_pairs, load_parallel,
-    load_prompts, mask, split_rows,
+    align_rtp_lx,
+    cut_prompt,
+    data_files,
+    find_prompt_files,
+    load_labelled,
+    load_pairs,
+    load_parallel,
+    load_prompts,
+    mask,
+    split_rows,
 )
 
 
 def jsonl(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
+    )
     return path
 
 
 def refused(function, *arguments, **named) -> InputError:
-    with pytest.raises(InputError) as caught: function(*arguments, **named)
+    with pytest.raises(InputError) as caught:
+        function(*arguments, **named)
     assert "\n" not in str(caught.value) and caught.value.remedy
     return caught.value
 
 
 # languages
 
+
 def test_every_spelling_in_the_table_is_its_own_language():
-    spellings = [(l.code, s) for l in LANGUAGES.values() for s in (l.code, l.name, l.autonym, l.rtp_lx, l.iso3, l.ntrex, l.perspective, *l.aliases)]
+    spellings = [
+        (l.code, s)
+        for l in LANGUAGES.values()
+        for s in (l.code, l.name, l.autonym, l.rtp_lx, l.iso3, l.ntrex, l.perspective, *l.aliases)
+    ]
     for code, spelling in spellings:
-        for form in (spelling, spelling.upper(), f" {spelling.lower()} ", spelling.replace("-", "_")): assert normalise_language(form) == code
+        for form in (
+            spelling,
+            spelling.upper(),
+            f" {spelling.lower()} ",
+            spelling.replace("-", "_"),
+        ):
+            assert normalise_language(form) == code
     assert refused(normalise_language, "xx").remedy
 
 
 def test_scorer_coverage_is_that_of_their_cards():
     count = lambda scorer: sum(scorer in l.scorers for l in LANGUAGES.values())
-    assert {s: count(s) for s in ("textdetox", "citizenlab", "llamaguard", "azure", "detoxify", "polyguard", "mutox", "qwen3guard")} == dict(
-        textdetox=10, citizenlab=8, llamaguard=7, azure=8, detoxify=6, polyguard=16, mutox=14, qwen3guard=17)
+    assert {
+        s: count(s)
+        for s in (
+            "textdetox",
+            "citizenlab",
+            "llamaguard",
+            "azure",
+            "detoxify",
+            "polyguard",
+            "mutox",
+            "qwen3guard",
+        )
+    } == dict(
+        textdetox=10,
+        citizenlab=8,
+        llamaguard=7,
+        azure=8,
+        detoxify=6,
+        polyguard=16,
+        mutox=14,
+        qwen3guard=17,
+    )
 
 
 # errors and writing
+
 
 def test_error_survives_pickling_and_is_one_line():
     error = pickle.loads(pickle.dumps(InputError("two\nlines", "f", 3, "x", "do this")))
@@ -68,40 +112,67 @@ def test_killed_writer_leaves_the_old_file(tmp_path):
 
 
 def test_written_files_have_ordinary_permissions(tmp_path):
-    with write_atomic(tmp_path / "a" / "b.bin", "wb") as f: f.write(b"1")
+    with write_atomic(tmp_path / "a" / "b.bin", "wb") as f:
+        f.write(b"1")
     os.umask(mask_ := os.umask(0o022))
     assert (tmp_path / "a" / "b.bin").stat().st_mode & 0o777 == 0o666 & ~mask_
 
 
 # pairs
 
-def pair(prompt="The cat", chosen=" sat.", rejected=" hissed.", **more): return {"prompt_text": prompt, "unpert_gen_text": chosen, "pert_gen_text": rejected, **more}
+
+def pair(prompt="The cat", chosen=" sat.", rejected=" hissed.", **more):
+    return {"prompt_text": prompt, "unpert_gen_text": chosen, "pert_gen_text": rejected, **more}
 
 
 def test_pairs_from_a_folder_in_sorted_order_whatever_the_disk_says(tmp_path):
-    for i in (2, 0, 1): jsonl(tmp_path / f"split_{i}.jsonl", [pair(f"Prompt {i}")])
+    for i in (2, 0, 1):
+        jsonl(tmp_path / f"split_{i}.jsonl", [pair(f"Prompt {i}")])
     jsonl(tmp_path / ".hidden.jsonl", [{"bad": 1}])
     write_json(tmp_path / "manifest.json", {})
     assert load_pairs(tmp_path).rows["prompt"][:] == ["Prompt 0", "Prompt 1", "Prompt 2"]
 
 
-@pytest.mark.parametrize("prompt,continuation,rest", [
-    ("The cat", "The cat sat", " sat"), ("The cat", " The cat sat", " sat"), ("The cat", "<|endoftext|>The cat sat", " sat"), ("The cat ", " sat", " sat"),
-    ("The cat", " the cat sat", " the cat sat"), ("Then he told them all about it", "told them all about it again", " again"), ("", " sat", " sat"),
-    ("a b", " b c", " b c"), ("The cat", "The cat", ""), ("The cat", "The cats ran", "The cats ran"), ("猫が", "猫が走る", "走る"),
-    ("The friend cries.", " The friend cries slowly.", " The friend cries slowly.")])
-def test_cut_prompt(prompt, continuation, rest): assert cut_prompt(prompt, continuation) == rest
+@pytest.mark.parametrize(
+    "prompt,continuation,rest",
+    [
+        ("The cat", "The cat sat", " sat"),
+        ("The cat", " The cat sat", " sat"),
+        ("The cat", "<|endoftext|>The cat sat", " sat"),
+        ("The cat ", " sat", " sat"),
+        ("The cat", " the cat sat", " the cat sat"),
+        ("Then he told them all about it", "told them all about it again", " again"),
+        ("", " sat", " sat"),
+        ("a b", " b c", " b c"),
+        ("The cat", "The cat", ""),
+        ("The cat", "The cats ran", "The cats ran"),
+        ("猫が", "猫が走る", "走る"),
+        ("The friend cries.", " The friend cries slowly.", " The friend cries slowly."),
+    ],
+)
+def test_cut_prompt(prompt, continuation, rest):
+    assert cut_prompt(prompt, continuation) == rest
 
 
 def test_a_pair_that_is_only_its_prompt_is_dropped_and_reported(tmp_path):
     loaded = load_pairs(jsonl(tmp_path / "p.jsonl", [pair(chosen="The cat"), pair(), pair()]))
-    assert loaded.report.dropped == {"empty chosen": 1} and loaded.report.notes == {"prompt cut from the continuation": 1, "repeated pair": 1}
+    assert loaded.report.dropped == {"empty chosen": 1} and loaded.report.notes == {
+        "prompt cut from the continuation": 1,
+        "repeated pair": 1,
+    }
     assert "kept 2, dropped 1" in str(loaded.report)
 
 
 def test_token_filter_counts_tokens_and_character_filter_characters(tmp_path):
     words = lambda texts: {"input_ids": [t.split() for t in texts]}
-    file = jsonl(tmp_path / "p.jsonl", [pair(), pair(rejected=" hissed and hissed."), pair(prompt="The " + "very " * 60 + "old cat")])
+    file = jsonl(
+        tmp_path / "p.jsonl",
+        [
+            pair(),
+            pair(rejected=" hissed and hissed."),
+            pair(prompt="The " + "very " * 60 + "old cat"),
+        ],
+    )
     assert load_pairs(file, tokenizer=words, max_tokens=3).report.dropped == {"over 3 tokens": 2}
     assert load_pairs(file, max_characters=256).report.dropped == {"over 256 characters": 1}
     assert refused(load_pairs, file, max_tokens=3).field == "max_tokens"
@@ -109,46 +180,90 @@ def test_token_filter_counts_tokens_and_character_filter_characters(tmp_path):
 
 def test_pairs_in_hugging_face_formats(tmp_path):
     from datasets import Dataset
+
     rows = {"prompt": ["The cat"], "chosen": [" sat."], "rejected": [" hissed."]}
     Dataset.from_dict(rows).save_to_disk(tmp_path / "saved")
     Dataset.from_dict(rows).to_parquet(tmp_path / "p.parquet")
     Dataset.from_dict(rows).to_csv(tmp_path / "p.csv")
-    for where in ("saved", "p.parquet", "p.csv"): assert load_pairs(tmp_path / where).rows[:] == rows
+    for where in ("saved", "p.parquet", "p.csv"):
+        assert load_pairs(tmp_path / where).rows[:] == rows
     talk = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: bye\n\nAssistant:"
-    implicit = load_pairs(jsonl(tmp_path / "hh.jsonl", [{"chosen": talk + " ciao", "rejected": talk + " go"}]))
+    implicit = load_pairs(
+        jsonl(tmp_path / "hh.jsonl", [{"chosen": talk + " ciao", "rejected": talk + " go"}])
+    )
     assert implicit.rows[0] == {"prompt": talk, "chosen": " ciao", "rejected": " go"}
-    assert "chat template" in refused(load_pairs, jsonl(tmp_path / "c.jsonl", [{"prompt": "x", "chosen": [{"role": "user", "content": "x"}], "rejected": []}])).remedy
-    assert refused(load_pairs, jsonl(tmp_path / "n.jsonl", [{"chosen": "a", "rejected": "b"}])).field == "prompt"
+    assert (
+        "chat template"
+        in refused(
+            load_pairs,
+            jsonl(
+                tmp_path / "c.jsonl",
+                [{"prompt": "x", "chosen": [{"role": "user", "content": "x"}], "rejected": []}],
+            ),
+        ).remedy
+    )
+    assert (
+        refused(load_pairs, jsonl(tmp_path / "n.jsonl", [{"chosen": "a", "rejected": "b"}])).field
+        == "prompt"
+    )
 
 
 def test_pairs_from_rtp_lx_benign_completions(tmp_path):
-    row = {"BenignCompletion": "how are you", "OriginalEntry": {"Prompt": "Good morning,", "Completion": "you dolt"}}
-    assert load_pairs(jsonl(tmp_path / "acs_results_benign_EN.json", [row])).rows[0] == {"prompt": "Good morning,", "chosen": " how are you", "rejected": " you dolt"}
+    row = {
+        "BenignCompletion": "how are you",
+        "OriginalEntry": {"Prompt": "Good morning,", "Completion": "you dolt"},
+    }
+    assert load_pairs(jsonl(tmp_path / "acs_results_benign_EN.json", [row])).rows[0] == {
+        "prompt": "Good morning,",
+        "chosen": " how are you",
+        "rejected": " you dolt",
+    }
 
 
 def test_split_is_seeded_disjoint_and_stable(tmp_path):
-    rows = load_pairs(jsonl(tmp_path / "p.jsonl", [pair(f"Prompt {i % 40}", f" a{i}") for i in range(80)])).rows
+    rows = load_pairs(
+        jsonl(tmp_path / "p.jsonl", [pair(f"Prompt {i % 40}", f" a{i}") for i in range(80)])
+    ).rows
     train, held = split_rows(rows, 0.25, seed=3)
     assert len(train) == 60 and len(held) == 20 and not set(train["prompt"]) & set(held["prompt"])
-    assert split_rows(rows, 0.25, seed=3)[1]["chosen"][:] == held["chosen"][:] != split_rows(rows, 0.25, seed=4)[1]["chosen"][:]
+    assert (
+        split_rows(rows, 0.25, seed=3)[1]["chosen"][:]
+        == held["chosen"][:]
+        != split_rows(rows, 0.25, seed=4)[1]["chosen"][:]
+    )
 
 
 def test_24576_pairs_in_500_megabytes(tmp_path):
     "The speed is in bench_data.py. VmHWM starts anew with the child; ru_maxrss would begin at the size of the process that runs the tests."
     sys.path.insert(0, os.path.dirname(__file__))
     from bench_data import write_pairs
+
     write_pairs(tmp_path, batch=4)
-    if not os.path.exists("/proc/self/status"): pytest.skip("no /proc: peak memory cannot be read")
+    if not os.path.exists("/proc/self/status"):
+        pytest.skip("no /proc: peak memory cannot be read")
     code = f"import re\nfrom xgdetox.data import load_pairs\nn = len(load_pairs({str(tmp_path)!r}).rows)\nprint(n, re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
-    rows, kilobytes = map(int, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    rows, kilobytes = map(
+        int,
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split(),
+    )
     assert rows == 24_576 and kilobytes / 1024 < 500
 
 
 def test_dropped_rows_are_logged_even_if_nobody_asks(tmp_path, caplog):
-    for load, file in ((load_pairs, jsonl(tmp_path / "p.jsonl", [pair(), pair(chosen="")])), (lambda p: load_prompts(p, "en"), jsonl(tmp_path / "q.jsonl", [{"text": "Hi,", "id": 1}] * 2))):
+    for load, file in (
+        (load_pairs, jsonl(tmp_path / "p.jsonl", [pair(), pair(chosen="")])),
+        (
+            lambda p: load_prompts(p, "en"),
+            jsonl(tmp_path / "q.jsonl", [{"text": "Hi,", "id": 1}] * 2),
+        ),
+    ):
         caplog.clear()
         load(file)
-        assert [r.getMessage() for r in caplog.records] == [f"{file.name}: kept 1, dropped 1 ({'empty chosen' if load is load_pairs else 'repeated row'} 1)"]
+        assert [r.getMessage() for r in caplog.records] == [
+            f"{file.name}: kept 1, dropped 1 ({'empty chosen' if load is load_pairs else 'repeated row'} 1)"
+        ]
     caplog.clear()
     load_pairs(jsonl(tmp_path / "whole.jsonl", [pair()]))
     assert not caplog.records
@@ -156,30 +271,65 @@ def test_dropped_rows_are_logged_even_if_nobody_asks(tmp_path, caplog):
 
 # prompts
 
+
 def test_prompts_of_the_wrong_language_are_refused(tmp_path):
     file = jsonl(tmp_path / "RTP_LX_DE.json", [{"Prompt": "Bonjour,", "Index": 0, "Locale": "FR"}])
     error = refused(load_prompts, file)
     assert "French" in str(error) and "German" in str(error) and error.line == 1
-    assert refused(load_prompts, jsonl(tmp_path / "x.jsonl", [{"text": "Hello,"}])).field == "language"
+    assert (
+        refused(load_prompts, jsonl(tmp_path / "x.jsonl", [{"text": "Hello,"}])).field == "language"
+    )
 
 
 def test_ids_repeat_only_for_the_same_prompt(tmp_path):
     rows = [{"Prompt": "a", "Index": 1}, {"Prompt": "a", "Index": "1"}, {"Prompt": "a", "Index": 2}]
     loaded = load_prompts(jsonl(tmp_path / "RTP_LX_EN.json", rows))
-    assert loaded.rows["prompt_id"][:] == ["1", "2"] and loaded.report.dropped == {"repeated row": 1} and loaded.report.notes
-    error = refused(load_prompts, jsonl(tmp_path / "RTP_LX_FR.json", [{"Prompt": "a", "Index": 1}, {"Prompt": "b", "Index": 1}]))
+    assert (
+        loaded.rows["prompt_id"][:] == ["1", "2"]
+        and loaded.report.dropped == {"repeated row": 1}
+        and loaded.report.notes
+    )
+    error = refused(
+        load_prompts,
+        jsonl(
+            tmp_path / "RTP_LX_FR.json", [{"Prompt": "a", "Index": 1}, {"Prompt": "b", "Index": 1}]
+        ),
+    )
     assert (error.line, error.field) == (2, "prompt_id")
 
 
 def test_empty_prompt_and_bad_annotation_name_line_and_field(tmp_path):
-    assert (e := refused(load_prompts, jsonl(tmp_path / "RTP_LX_EN.json", [{"Prompt": "a"}, {"Prompt": "  "}]))).line == 2 and e.field == "Prompt"
-    assert refused(load_prompts, jsonl(tmp_path / "RTP_LX_IT.json", [{"Prompt": "a", "Annotations": {"Toxicity": "high"}}])).field == "Toxicity"
-    assert refused(load_prompts, jsonl(tmp_path / "RTP_LX_ES.json", [{"prompts": "a"}])).field == "Prompt"
+    assert (
+        e := refused(
+            load_prompts, jsonl(tmp_path / "RTP_LX_EN.json", [{"Prompt": "a"}, {"Prompt": "  "}])
+        )
+    ).line == 2 and e.field == "Prompt"
+    assert (
+        refused(
+            load_prompts,
+            jsonl(
+                tmp_path / "RTP_LX_IT.json", [{"Prompt": "a", "Annotations": {"Toxicity": "high"}}]
+            ),
+        ).field
+        == "Toxicity"
+    )
+    assert (
+        refused(load_prompts, jsonl(tmp_path / "RTP_LX_ES.json", [{"prompts": "a"}])).field
+        == "Prompt"
+    )
 
 
 def test_polyglotoxicityprompts_parquet(tmp_path):
     from datasets import Dataset
-    Dataset.from_dict({"text": ["Guten Tag,", "Na,"], "meta_data": [{"lang": "de"}] * 2, "toxicity": [0.1, None], "perspective": [{"x": 1}] * 2}).to_parquet(tmp_path / "small-00000.parquet")
+
+    Dataset.from_dict(
+        {
+            "text": ["Guten Tag,", "Na,"],
+            "meta_data": [{"lang": "de"}] * 2,
+            "toxicity": [0.1, None],
+            "perspective": [{"x": 1}] * 2,
+        }
+    ).to_parquet(tmp_path / "small-00000.parquet")
     loaded = load_prompts(tmp_path / "small-00000.parquet")
     assert loaded.rows["language"][:] == ["de", "de"] and loaded.rows["toxicity"][:] == [0.1, None]
 
@@ -191,39 +341,63 @@ def test_limit_stops_reading(tmp_path):
 
 
 def test_empty_files_keep_their_columns(tmp_path):
-    assert load_prompts(jsonl(tmp_path / "RTP_LX_EN.json", [])).rows.column_names == ["prompt_id", "prompt", "language"]
+    assert load_prompts(jsonl(tmp_path / "RTP_LX_EN.json", [])).rows.column_names == [
+        "prompt_id",
+        "prompt",
+        "language",
+    ]
     assert load_pairs(jsonl(tmp_path / "p.jsonl", [])).rows.features["prompt"].dtype == "string"
 
 
 def test_two_files_of_one_language_are_refused_but_the_tables_spelling_wins(tmp_path):
-    for name in ("RTP_LX_ZH-Hans.json", "rtp_lx_zh.jsonl"): (tmp_path / name).touch()
+    for name in ("RTP_LX_ZH-Hans.json", "rtp_lx_zh.jsonl"):
+        (tmp_path / name).touch()
     assert find_prompt_files(tmp_path)["zh"].name == "RTP_LX_ZH-Hans.json"
-    (tmp_path / "RTP_LX_zh-CN.json").touch(); (tmp_path / "RTP_LX_ZH-Hans.json").unlink()
+    (tmp_path / "RTP_LX_zh-CN.json").touch()
+    (tmp_path / "RTP_LX_ZH-Hans.json").unlink()
     assert "both" in str(refused(find_prompt_files, tmp_path))
 
 
 # parallel
 
+
 def test_parallel_layouts(tmp_path):
     de = LANGUAGES["de"]
-    layouts = {"ntrex": {"newstest2019-src.eng.txt": "One\nTwo\n", f"newstest2019-ref.{de.ntrex}.txt": "Eins\nZwei\n"},
-               "tatoeba": {"tatoeba.deu-eng.deu": "Eins\nZwei\n", "tatoeba.deu-eng.eng": "One\nTwo\n"},
-               "table": {"tatoeba.de-en.tsv": "line\tde\ten\n1\tEins\tOne\n2\tZwei\tTwo\n"},
-               "lines": {"de.txt": "Eins\nZwei\n", "en.txt": "One\nTwo\n"},
-               "wide": {"ntrex.17way.tsv": "line\tdoc\tDE\ten\tzh-hans\n1\td\tEins\tOne\t一\n2\td\tZwei\tTwo\t二\n"}}
+    layouts = {
+        "ntrex": {
+            "newstest2019-src.eng.txt": "One\nTwo\n",
+            f"newstest2019-ref.{de.ntrex}.txt": "Eins\nZwei\n",
+        },
+        "tatoeba": {"tatoeba.deu-eng.deu": "Eins\nZwei\n", "tatoeba.deu-eng.eng": "One\nTwo\n"},
+        "table": {"tatoeba.de-en.tsv": "line\tde\ten\n1\tEins\tOne\n2\tZwei\tTwo\n"},
+        "lines": {"de.txt": "Eins\nZwei\n", "en.txt": "One\nTwo\n"},
+        "wide": {
+            "ntrex.17way.tsv": "line\tdoc\tDE\ten\tzh-hans\n1\td\tEins\tOne\t一\n2\td\tZwei\tTwo\t二\n"
+        },
+    }
     for name, files in layouts.items():
         for file, text in files.items():
             (tmp_path / name).mkdir(exist_ok=True)
             (tmp_path / name / file).write_text(text, encoding="utf-8")
         loaded = load_parallel(tmp_path / name, "de")
-        assert (loaded.rows["text"][:], loaded.rows["english"][:]) == (["Eins", "Zwei"], ["One", "Two"]), name
-        if name not in ("table", "wide"): assert "Swedish" in str(refused(load_parallel, tmp_path / name, "sv"))
+        assert (loaded.rows["text"][:], loaded.rows["english"][:]) == (
+            ["Eins", "Zwei"],
+            ["One", "Two"],
+        ), name
+        if name not in ("table", "wide"):
+            assert "Swedish" in str(refused(load_parallel, tmp_path / name, "sv"))
     assert load_parallel(tmp_path / "wide", "zh").rows["id"][:] == ["1", "2"]
     assert "column" in str(refused(load_parallel, tmp_path / "wide" / "ntrex.17way.tsv", "sv"))
     (tmp_path / "keyed.csv").write_text("id,de,en\n7,Eins,One\n")
-    assert load_parallel(tmp_path / "keyed.csv", "de").rows["id"][:] == ["7"] and "Indonesian" in str(refused(load_parallel, tmp_path / "keyed.csv", "id"))
+    assert load_parallel(tmp_path / "keyed.csv", "de").rows["id"][:] == [
+        "7"
+    ] and "Indonesian" in str(refused(load_parallel, tmp_path / "keyed.csv", "id"))
     (tmp_path / "indonesian.csv").write_text("id,en\nSatu,One\n")
-    assert load_parallel(tmp_path / "indonesian.csv", "id").rows[:] == {"id": ["1"], "text": ["Satu"], "english": ["One"]}
+    assert load_parallel(tmp_path / "indonesian.csv", "id").rows[:] == {
+        "id": ["1"],
+        "text": ["Satu"],
+        "english": ["One"],
+    }
 
 
 def test_rows_that_do_not_match_are_refused_and_empty_ones_reported(tmp_path):
@@ -232,47 +406,110 @@ def test_rows_that_do_not_match_are_refused_and_empty_ones_reported(tmp_path):
     assert refused(load_parallel, tmp_path, "de").line == 3
     (tmp_path / "de.txt").write_text("Eins\n\nDrei\n")
     loaded = load_parallel(tmp_path, "de")
-    assert loaded.rows["id"][:] == ["0", "2"] and loaded.report.dropped == {"empty in one language": 1}
+    assert loaded.rows["id"][:] == ["0", "2"] and loaded.report.dropped == {
+        "empty in one language": 1
+    }
 
 
 def test_align_needs_english_texts_and_reports_what_is_not_shared(tmp_path):
     place = lambda f: {"OriginalMetadata": {"Filename": f, "Begin": "0", "End": "9"}}
-    jsonl(tmp_path / "s/gpt4_results_EN.json", [{"Prompt": "NA", "OriginalEntry": {"Prompt": "NA", "Index": i, **place(f)}} for i, f in enumerate("abc")])
-    jsonl(tmp_path / "s/acs_results_EN.json", [{"Prompt": "NA", "OriginalEntry": {"Prompt": "NA", "Index": i}} for i in range(3)])
-    jsonl(tmp_path / "s/acs_results_DE.json", [{"Prompt": x, "OriginalEntry": {"Prompt": x, "Index": str(i), **(place(f) if f else {})}} for i, (x, f) in enumerate([("C", "c"), ("K", None), ("A", "a"), ("A2", "a")])])
-    jsonl(tmp_path / "p/RTP_LX_EN.json", [{"Prompt": f"prompt {f}", "Index": i} for i, f in enumerate("abc")])
+    jsonl(
+        tmp_path / "s/gpt4_results_EN.json",
+        [
+            {"Prompt": "NA", "OriginalEntry": {"Prompt": "NA", "Index": i, **place(f)}}
+            for i, f in enumerate("abc")
+        ],
+    )
+    jsonl(
+        tmp_path / "s/acs_results_EN.json",
+        [{"Prompt": "NA", "OriginalEntry": {"Prompt": "NA", "Index": i}} for i in range(3)],
+    )
+    jsonl(
+        tmp_path / "s/acs_results_DE.json",
+        [
+            {
+                "Prompt": x,
+                "OriginalEntry": {"Prompt": x, "Index": str(i), **(place(f) if f else {})},
+            }
+            for i, (x, f) in enumerate([("C", "c"), ("K", None), ("A", "a"), ("A2", "a")])
+        ],
+    )
+    jsonl(
+        tmp_path / "p/RTP_LX_EN.json",
+        [{"Prompt": f"prompt {f}", "Index": i} for i, f in enumerate("abc")],
+    )
     jsonl(tmp_path / "p/RTP_LX_DE.json", [{"Prompt": x, "Index": i} for i, x in enumerate("CKAZ")])
     aligned = align_rtp_lx(tmp_path / "s", tmp_path / "p", ["en", "de"])
-    assert aligned.rows[:] == {"place": ["a:0-9", "c:0-9"], "de": ["A", "C"], "en": ["prompt a", "prompt c"]}
-    assert aligned.report.dropped == {"not in every language": 1} and aligned.report.notes == {"de without an English source": 1, "de place named again": 1}
-    german = load_parallel(tmp_path, "de")                     # a folder that holds both kinds of file, as the original's clone does
-    assert (german.rows["text"][:], german.rows["english"][:]) == (["A", "C"], ["prompt a", "prompt c"]) and german.report.dropped == aligned.report.dropped
+    assert aligned.rows[:] == {
+        "place": ["a:0-9", "c:0-9"],
+        "de": ["A", "C"],
+        "en": ["prompt a", "prompt c"],
+    }
+    assert aligned.report.dropped == {"not in every language": 1} and aligned.report.notes == {
+        "de without an English source": 1,
+        "de place named again": 1,
+    }
+    german = load_parallel(
+        tmp_path, "de"
+    )  # a folder that holds both kinds of file, as the original's clone does
+    assert (german.rows["text"][:], german.rows["english"][:]) == (
+        ["A", "C"],
+        ["prompt a", "prompt c"],
+    ) and german.report.dropped == aligned.report.dropped
     assert load_parallel(tmp_path, "en").rows["text"][:] == ["prompt a", "prompt b", "prompt c"]
-    jsonl(tmp_path / "s/acs_results_ID.json", [{"OriginalEntry": {"Prompt": "Tiga", "Index": 0, **place("c")}}])          # Indonesian is called as keys are
+    jsonl(
+        tmp_path / "s/acs_results_ID.json",
+        [{"OriginalEntry": {"Prompt": "Tiga", "Index": 0, **place("c")}}],
+    )  # Indonesian is called as keys are
     jsonl(tmp_path / "p/RTP_LX_ID.json", [{"Prompt": "Tiga", "Index": 0}])
-    assert align_rtp_lx(tmp_path / "s", tmp_path / "p", ["en", "id"]).rows[:] == {"place": ["c:0-9"], "en": ["prompt c"], "id": ["Tiga"]}
-    assert load_parallel(tmp_path, "id").rows[:] == {"id": ["c:0-9"], "text": ["Tiga"], "english": ["prompt c"]}
+    assert align_rtp_lx(tmp_path / "s", tmp_path / "p", ["en", "id"]).rows[:] == {
+        "place": ["c:0-9"],
+        "en": ["prompt c"],
+        "id": ["Tiga"],
+    }
+    assert load_parallel(tmp_path, "id").rows[:] == {
+        "id": ["c:0-9"],
+        "text": ["Tiga"],
+        "english": ["prompt c"],
+    }
     assert "English" in str(refused(align_rtp_lx, tmp_path / "s", None, ["en", "de"]))
     assert "Swedish" in str(refused(align_rtp_lx, tmp_path / "s", tmp_path / "p", ["sv"]))
 
 
 # labelled
 
+
 def test_labels_of_every_format(tmp_path):
-    tables = {"kaggle": ("id,comment_text,toxic,severe_toxic\n0,a,0,0\n1,b,1,1\n", [0, 1]), "plain": ("text,label\na,0\nb,1.0\n", [0, 1]),
-              "hatecheck": ("functionality,test_case,label_gold\nf,a,non-hateful\nf,b,hateful\n", [0, 1]), "surge": ("text,is_toxic\na,Not Toxic\nb,Toxic\n", [0, 1]),
-              "beep": ("comments,bias,hate\na,none,none\nb,none,offensive\nc,x,hate\n", [0, 1, 1]), "mlma": ("tweet,sentiment\na,normal\nb,offensive_normal\n", [0, 1]),
-              "told": ("text,homophobia,insult\na,0.0,1.0\nb,0.0,2.0\n", [0, 1]), "paradetox": ("toxic,neutral1,neutral2,neutral3\nb,a,,\n", [1, 0]),
-              "inspection": ("text,Not Toxic,Hard to Say,Toxic,Very Toxic\na,2,0,0,0\nb,0,0,1,1\n", [0, 1])}
+    tables = {
+        "kaggle": ("id,comment_text,toxic,severe_toxic\n0,a,0,0\n1,b,1,1\n", [0, 1]),
+        "plain": ("text,label\na,0\nb,1.0\n", [0, 1]),
+        "hatecheck": ("functionality,test_case,label_gold\nf,a,non-hateful\nf,b,hateful\n", [0, 1]),
+        "surge": ("text,is_toxic\na,Not Toxic\nb,Toxic\n", [0, 1]),
+        "beep": ("comments,bias,hate\na,none,none\nb,none,offensive\nc,x,hate\n", [0, 1, 1]),
+        "mlma": ("tweet,sentiment\na,normal\nb,offensive_normal\n", [0, 1]),
+        "told": ("text,homophobia,insult\na,0.0,1.0\nb,0.0,2.0\n", [0, 1]),
+        "paradetox": ("toxic,neutral1,neutral2,neutral3\nb,a,,\n", [1, 0]),
+        "inspection": (
+            "text,Not Toxic,Hard to Say,Toxic,Very Toxic\na,2,0,0,0\nb,0,0,1,1\n",
+            [0, 1],
+        ),
+    }
     for name, (text, labels) in tables.items():
         (tmp_path / f"{name}.csv").write_text(text)
         assert load_labelled(tmp_path / f"{name}.csv").rows["label"][:] == labels, name
-    assert load_labelled(tmp_path / "hatecheck.csv", keep=["functionality"]).rows["functionality"][:] == ["f", "f"]
+    assert load_labelled(tmp_path / "hatecheck.csv", keep=["functionality"]).rows["functionality"][
+        :
+    ] == ["f", "f"]
     (tmp_path / "bad.csv").write_text("text,label\na,maybe\n")
-    assert (e := refused(load_labelled, tmp_path / "bad.csv")).line == 2 and e.field == "label" and "maybe" not in str(e)
+    assert (
+        (e := refused(load_labelled, tmp_path / "bad.csv")).line == 2
+        and e.field == "label"
+        and "maybe" not in str(e)
+    )
 
 
 # masking
+
 
 def test_mask_hides_whole_words_in_any_case_and_parts_where_there_are_no_spaces():
     assert mask("Dolt! doltish DOLT", ["dolt"]) == "D***! doltish D***"
@@ -282,36 +519,56 @@ def test_mask_hides_whole_words_in_any_case_and_parts_where_there_are_no_spaces(
 
 def test_errors_do_not_quote_texts(tmp_path):
     secret = "Xyzzyword goes here"
-    for name, body in {"a.jsonl": f'{{"{secret}": 1}}\n', "b.csv": f"{secret},1\nx,y\n", "c.jsonl": f'"{secret}"\n'}.items():
+    for name, body in {
+        "a.jsonl": f'{{"{secret}": 1}}\n',
+        "b.csv": f"{secret},1\nx,y\n",
+        "c.jsonl": f'"{secret}"\n',
+    }.items():
         (tmp_path / name).write_text(body)
-        for load in (load_pairs, load_labelled, lambda p: load_prompts(p, "en")): assert "Xyzzy" not in str(refused(load, tmp_path / name))
+        for load in (load_pairs, load_labelled, lambda p: load_prompts(p, "en")):
+            assert "Xyzzy" not in str(refused(load, tmp_path / name))
 
 
 # downloads: against a server of our own
 
+
 class Server(http.server.BaseHTTPRequestHandler):
     "Serves `content`; cuts the first reply off in the middle when `cut`; understands Range, unless `odd`, which it answers from another place."
+
     protocol_version, content, cut, odd, asked = "HTTP/1.1", b"", False, False, []
 
     def do_GET(self):
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
         Server.asked.append(start)
         self.close_connection = True
-        if self.path.endswith("gone"): self.send_error(404); return
-        if start >= len(Server.content): self.send_response(416); self.send_header("Content-Range", f"bytes */{len(Server.content)}"); self.end_headers(); return
+        if self.path.endswith("gone"):
+            self.send_error(404)
+            return
+        if start >= len(Server.content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(Server.content)}")
+            self.end_headers()
+            return
         body = Server.content[start:]
         self.send_response(206 if start else 200)
-        if start: self.send_header("Content-Range", f"bytes {start + Server.odd}-{len(Server.content) - 1}/{len(Server.content)}")
-        if self.path.endswith("chunked"):                      # a length that is not told beforehand, and a reply that ends before its end
+        if start:
+            self.send_header(
+                "Content-Range",
+                f"bytes {start + Server.odd}-{len(Server.content) - 1}/{len(Server.content)}",
+            )
+        if self.path.endswith(
+            "chunked"
+        ):  # a length that is not told beforehand, and a reply that ends before its end
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             self.wfile.write(b"5\r\nabcde\r\n5\r\nab")
             return
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[:len(body) // 2] if Server.cut and not start else body)
+        self.wfile.write(body[: len(body) // 2] if Server.cut and not start else body)
 
-    def log_message(self, *_): pass
+    def log_message(self, *_):
+        pass
 
 
 @pytest.fixture
@@ -319,7 +576,8 @@ def server(monkeypatch):
     Server.asked, Server.cut, Server.odd = [], False, False
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=running.serve_forever, daemon=True).start()
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"): monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     yield f"http://127.0.0.1:{running.server_port}"
     running.shutdown()
     running.server_close()
@@ -330,14 +588,16 @@ def test_download_goes_on_where_it_stopped_and_pins_what_it_got(tmp_path, server
     file = next(iter(DATASETS["hatecheck"].files))
     error = refused(get_dataset, "hatecheck", tmp_path, {file: f"{server}/p"})
     assert "goes on" in error.remedy and not (tmp_path / file).exists()
-    assert "has 9,999 rows, not 3,728" in str(refused(get_dataset, "hatecheck", tmp_path, {file: f"{server}/p"}))
+    assert "has 9,999 rows, not 3,728" in str(
+        refused(get_dataset, "hatecheck", tmp_path, {file: f"{server}/p"})
+    )
     assert Server.asked == [0, 25_000] and (tmp_path / file).read_bytes() == Server.content
     monkeypatch.setitem(DATASETS["hatecheck"].expect, file, 9_999)
     assert get_dataset("hatecheck", tmp_path, {file: f"{server}/p"}).kept == 1
-    assert len(Server.asked) == 2                              # it is there: nothing is asked again
+    assert len(Server.asked) == 2  # it is there: nothing is asked again
     (tmp_path / file).write_bytes(b"another")
     assert "downloaded first" in str(refused(get_dataset, "hatecheck", tmp_path, {}))
-    Server.cut, probe = False, next(iter(DATASETS["probe"].files))   # its hash is known beforehand
+    Server.cut, probe = False, next(iter(DATASETS["probe"].files))  # its hash is known beforehand
     assert "published" in str(refused(get_dataset, "probe", tmp_path, {probe: f"{server}/p"}))
 
 
@@ -345,64 +605,107 @@ def test_download_of_a_finished_part_and_of_a_missing_page(tmp_path, server):
     Server.content = b"x" * 10
     (tmp_path / "f.part").write_bytes(b"x" * 10)
     assert download(f"{server}/f", tmp_path / "f").read_bytes() == b"x" * 10
-    assert "404" in str(refused(download, f"{server}/gone", tmp_path / "g")) and not (tmp_path / "g").exists()
+    assert (
+        "404" in str(refused(download, f"{server}/gone", tmp_path / "g"))
+        and not (tmp_path / "g").exists()
+    )
     assert refused(download, "http://127.0.0.1:9/none", tmp_path / "h").remedy
 
 
 def test_a_part_that_cannot_be_gone_on_with_is_never_taken_for_the_whole(tmp_path, server):
     Server.content = b"0123456789"
     (tmp_path / "longer.part").write_bytes(b"of another file")
-    assert download(f"{server}/longer", tmp_path / "longer").read_bytes() == Server.content and Server.asked == [15, 0]
+    assert download(
+        f"{server}/longer", tmp_path / "longer"
+    ).read_bytes() == Server.content and Server.asked == [15, 0]
     (tmp_path / "odd.part").write_bytes(b"0123")
     Server.odd = True
-    assert "another part" in str(refused(download, f"{server}/odd", tmp_path / "odd")) and (tmp_path / "odd.part").read_bytes() == b"0123"
+    assert (
+        "another part" in str(refused(download, f"{server}/odd", tmp_path / "odd"))
+        and (tmp_path / "odd.part").read_bytes() == b"0123"
+    )
     Server.odd = False
     assert download(f"{server}/odd", tmp_path / "odd").read_bytes() == Server.content
-    assert refused(download, f"{server}/chunked", tmp_path / "cut").remedy and not (tmp_path / "cut").exists()
+    assert (
+        refused(download, f"{server}/chunked", tmp_path / "cut").remedy
+        and not (tmp_path / "cut").exists()
+    )
 
 
 def test_a_killed_download_goes_on_in_the_next_process(tmp_path, server):
     Server.content, Server.cut = b"word\n" * 10_000, True
     code = f"import os; from pathlib import Path; from xgdetox.datasets import download\ntry: download('{server}/p', Path('{tmp_path}/p'))\nfinally: os.kill(os.getpid(), 9)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL and not (tmp_path / "p").exists()
-    assert download(f"{server}/p", tmp_path / "p").read_bytes() == Server.content and Server.asked == [0, 25_000]
+    assert (
+        subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+        and not (tmp_path / "p").exists()
+    )
+    assert download(
+        f"{server}/p", tmp_path / "p"
+    ).read_bytes() == Server.content and Server.asked == [0, 25_000]
 
 
 def drive(monkeypatch, names, asked, fail=()):
     "A gdown whose Drive holds one zip of pairs; it stops, leaving a part behind, as often as `fail` says."
+
     def download(id, output, resume, use_cookies):
         asked.append(id)
-        if len(asked) in fail: open(f"{output}abcdefgh.part", "w").close(); raise OSError("connection lost")
+        if len(asked) in fail:
+            open(f"{output}abcdefgh.part", "w").close()
+            raise OSError("connection lost")
         with zipfile.ZipFile(output, "w") as z:
-            for name in names: z.writestr(name, json.dumps(pair(name)) + "\n")
+            for name in names:
+                z.writestr(name, json.dumps(pair(name)) + "\n")
         return output
+
     monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=download))
 
 
 @pytest.mark.parametrize("top", ["toxicity_pairwise/", ""])
 def test_pairs_come_from_drive_as_a_zip_and_are_counted(tmp_path, monkeypatch, top):
     asked = []
-    drive(monkeypatch, ["__MACOSX/._split_0.jsonl"] * bool(top) + [f"{top}split_{i}.jsonl" for i in range(6)], asked, fail=[1])
+    drive(
+        monkeypatch,
+        ["__MACOSX/._split_0.jsonl"] * bool(top) + [f"{top}split_{i}.jsonl" for i in range(6)],
+        asked,
+        fail=[1],
+    )
     assert "same command again" in refused(get_dataset, "pairs", tmp_path).remedy
-    assert "pairwise/toxicity_pairwise has 6 rows, not 24,576" in str(refused(get_dataset, "pairs", tmp_path))
+    assert "pairwise/toxicity_pairwise has 6 rows, not 24,576" in str(
+        refused(get_dataset, "pairs", tmp_path)
+    )
     monkeypatch.setitem(DATASETS["pairs"].expect, "pairwise/toxicity_pairwise", 6)
-    assert get_dataset("pairs", tmp_path).kept == 7 and len(set(asked)) == 1 and len(asked) == 2   # the zip and its six files; no other file is asked for
-    assert len(load_pairs(tmp_path / "pairwise/toxicity_pairwise").rows) == 6 and len(read_json(tmp_path / "checksums.json")) == 7
-    (tmp_path / "pairwise/toxicity_pairwise.zip").write_bytes((tmp_path / "pairwise/toxicity_pairwise.zip").read_bytes()[:-40])
+    assert (
+        get_dataset("pairs", tmp_path).kept == 7 and len(set(asked)) == 1 and len(asked) == 2
+    )  # the zip and its six files; no other file is asked for
+    assert (
+        len(load_pairs(tmp_path / "pairwise/toxicity_pairwise").rows) == 6
+        and len(read_json(tmp_path / "checksums.json")) == 7
+    )
+    (tmp_path / "pairwise/toxicity_pairwise.zip").write_bytes(
+        (tmp_path / "pairwise/toxicity_pairwise.zip").read_bytes()[:-40]
+    )
     assert "not a whole zip" in str(refused(get_dataset, "pairs", tmp_path))
 
 
 def test_without_gdown_or_without_the_file_the_command_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=lambda **_: None))
-    assert "Drive" in str(e := refused(get_dataset, "pairs", tmp_path)) and "toxicity_pairwise.zip" in e.remedy
+    assert (
+        "Drive" in str(e := refused(get_dataset, "pairs", tmp_path))
+        and "toxicity_pairwise.zip" in e.remedy
+    )
     monkeypatch.setitem(sys.modules, "gdown", None)
     assert "pip install gdown" in refused(get_dataset, "pairs", tmp_path).remedy
 
 
 def test_hub_data_sets(tmp_path, monkeypatch):
     import huggingface_hub
+
     def snapshot_download(repo, *, repo_type, allow_patterns, local_dir):
-        jsonl(tmp_path / "prompts/realtoxicityprompts/prompts.jsonl", [{"filename": "a", "begin": 0, "end": 1, "prompt": {"text": "Hi,", "toxicity": 0.1}}])
+        jsonl(
+            tmp_path / "prompts/realtoxicityprompts/prompts.jsonl",
+            [{"filename": "a", "begin": 0, "end": 1, "prompt": {"text": "Hi,", "toxicity": 0.1}}],
+        )
+
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert get_dataset("realtoxicityprompts", tmp_path).kept == 1
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: None)
@@ -412,46 +715,73 @@ def test_hub_data_sets(tmp_path, monkeypatch):
 
 
 def test_what_needs_a_person_says_so_and_unknown_names_are_refused(tmp_path):
-    assert "password" in refused(get_dataset, "prompts", tmp_path).remedy and "Kaggle" in refused(get_dataset, "jigsaw", tmp_path).remedy
-    assert "pairs" in refused(get_dataset, "nothing", tmp_path).remedy and not list(tmp_path.iterdir())
+    assert (
+        "password" in refused(get_dataset, "prompts", tmp_path).remedy
+        and "Kaggle" in refused(get_dataset, "jigsaw", tmp_path).remedy
+    )
+    assert "pairs" in refused(get_dataset, "nothing", tmp_path).remedy and not list(
+        tmp_path.iterdir()
+    )
 
 
 def test_what_a_person_fetched_is_checked(tmp_path, monkeypatch):
     jsonl(tmp_path / "prompts/RTP_LX_EN.json", [{"Prompt": "Good morning,"}])
-    assert "has 1 rows, not 999" in str(refused(get_dataset, "prompts", tmp_path)) and not (tmp_path / "checksums.json").exists()
+    assert (
+        "has 1 rows, not 999" in str(refused(get_dataset, "prompts", tmp_path))
+        and not (tmp_path / "checksums.json").exists()
+    )
     monkeypatch.setitem(DATASETS["prompts"].expect, "prompts/RTP_LX_EN.json", 1)
     assert get_dataset("prompts", tmp_path).kept == 1 and check_dataset("prompts", tmp_path) == []
-    jsonl(tmp_path / "labelled/jigsaw/other.csv", [])          # beside the file that is wanted
+    jsonl(tmp_path / "labelled/jigsaw/other.csv", [])  # beside the file that is wanted
     assert "Kaggle" in refused(get_dataset, "jigsaw", tmp_path).remedy
 
 
 def test_table_has_every_data_set_with_size_licence_state_and_a_way(tmp_path):
-    for name in ("ar.txt", "cs.txt.gz", "de.txt.part"): (tmp_path / "lexicons/ldnoobw").mkdir(parents=True, exist_ok=True); (tmp_path / "lexicons/ldnoobw" / name).touch()
-    (tmp_path / "reference").mkdir(); (tmp_path / "reference/english-probe.safetensors").touch()
+    for name in ("ar.txt", "cs.txt.gz", "de.txt.part"):
+        (tmp_path / "lexicons/ldnoobw").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lexicons/ldnoobw" / name).touch()
+    (tmp_path / "reference").mkdir()
+    (tmp_path / "reference/english-probe.safetensors").touch()
     table = data_table(tmp_path).set_index("name")
     assert list(table.index) == list(DATASETS) and not (table == "").any(axis=None)
-    assert table.state["ldnoobw"] == "2 of 16 files" and table.state["probe"] == "here (1 file)" and table.state["pairs"] == "not here"
-    for name, how in table.how.items(): assert how == f"xgdetox data get {name}" or how.startswith("https://")
+    assert (
+        table.state["ldnoobw"] == "2 of 16 files"
+        and table.state["probe"] == "here (1 file)"
+        and table.state["pairs"] == "not here"
+    )
+    for name, how in table.how.items():
+        assert how == f"xgdetox data get {name}" or how.startswith("https://")
     assert set(data_table(tmp_path / "none").state) == {"not here"}
 
 
 def test_addresses_name_a_commit():
     for d in DATASETS.values():
-        if d.how == "https": assert all(a.split("/")[5].isalnum() and len(a.split("/")[5]) == 40 for a in d.files.values()), d.name
+        if d.how == "https":
+            assert all(
+                a.split("/")[5].isalnum() and len(a.split("/")[5]) == 40 for a in d.files.values()
+            ), d.name
 
 
 # the paper's numbers
 
+
 def test_reference_numbers_are_whole_and_have_their_places():
     numbers = paper_numbers()
-    assert len(numbers["table2"]["rows"]) == 6 * 7 and len(numbers["potential_sources"]["neurons"]) == 100
+    assert (
+        len(numbers["table2"]["rows"]) == 6 * 7
+        and len(numbers["potential_sources"]["neurons"]) == 100
+    )
     assert all("where" in v for v in numbers.values() if isinstance(v, dict))
-    assert [tuple(n) for n in numbers["actual_sources"]["neurons"]] == [tuple(numbers["potential_sources"]["neurons"][r - 1]) for r in numbers["actual_sources"]["rank_in_potential_sources"]]
+    assert [tuple(n) for n in numbers["actual_sources"]["neurons"]] == [
+        tuple(numbers["potential_sources"]["neurons"][r - 1])
+        for r in numbers["actual_sources"]["rank_in_potential_sources"]
+    ]
     assert "table2" in refused(paper_numbers, "tabel2").remedy
 
 
 def test_rows_of_anything_that_is_not_there_are_refused(tmp_path):
-    for name in ("a.jsonl", "a.csv", "a.txt", "a.parquet"): assert "no such file" in str(refused(lambda: list(read_rows(tmp_path / name))))
+    for name in ("a.jsonl", "a.csv", "a.txt", "a.parquet"):
+        assert "no such file" in str(refused(lambda: list(read_rows(tmp_path / name))))
     assert refused(data_files, tmp_path).path == tmp_path
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     assert "Parquet" in str(refused(lambda: list(read_rows(tmp_path / "a.parquet"))))

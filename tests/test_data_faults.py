@@ -1,4 +1,5 @@
 "Files as people have them: with byte order marks, Windows line ends, zipped, cut off, mis-encoded, doubled. Each loader loads what is right or says what is wrong."
+
 import csv
 import gzip
 import io
@@ -13,18 +14,34 @@ from hypothesis import strategies as st
 from xgdetox.files import InputError, read_json
 from xgdetox.rows import Loaded
 from xgdetox.data import (
-    align_rtp_lx, find_prompt_files, load_labelled, load_lexicon, load_pairs, load_parallel, load_prompts,
+    align_rtp_lx,
+    find_prompt_files,
+    load_labelled,
+    load_lexicon,
+    load_pairs,
+    load_parallel,
+    load_prompts,
 )
 from xgdetox.languages import normalise_language
 from xgdetox.datasets import paper_numbers
 
-letters = st.text(st.characters(codec="utf-8", exclude_characters="\0\ufeff\r\n\t", exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=30).filter(
-    lambda t: t.strip() == t and not t.startswith(('"', "[", "{")))
+letters = st.text(
+    st.characters(
+        codec="utf-8",
+        exclude_characters="\0\ufeff\r\n\t",
+        exclude_categories=("Cs", "Cc", "Zl", "Zp"),
+    ),
+    min_size=1,
+    max_size=30,
+).filter(lambda t: t.strip() == t and not t.startswith(('"', "[", "{")))
 many = st.lists(letters, min_size=1, max_size=6, unique=True)
-quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+quick = settings(
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 
 
-def lines(rows) -> str: return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+def lines(rows) -> str:
+    return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
 
 
 def table(header, rows) -> str:
@@ -33,44 +50,222 @@ def table(header, rows) -> str:
     return out.getvalue()
 
 
-def DIALOGUE(rows): return [p.removeprefix("\n\nHuman: ").removesuffix("\n\nAssistant:") for p in rows["prompt"]]
+def DIALOGUE(rows):
+    return [p.removeprefix("\n\nHuman: ").removesuffix("\n\nAssistant:") for p in rows["prompt"]]
 
 
 # loader -> (file name, its content for some texts, the call, the texts of what it returns)
 FORMATS = {
-    "dpo_toxic pairs": ("split_0.jsonl", lambda ts: lines({"prompt_text": t, "unpert_gen_text": " so", "pert_gen_text": " not", "gold_input_ids": [1]} for t in ts), load_pairs, "prompt"),
-    "prompt, chosen, rejected": ("hf.jsonl", lambda ts: lines({"prompt": t, "chosen": " so", "rejected": " not"} for t in ts), load_pairs, "prompt"),
-    "dialogues": ("hh.jsonl", lambda ts: lines({"chosen": f"\n\nHuman: {t}\n\nAssistant: so", "rejected": f"\n\nHuman: {t}\n\nAssistant: not"} for t in ts), load_pairs, DIALOGUE),
-    "RTP-LX completions": ("acs_results_benign_DE.json", lambda ts: lines({"BenignCompletion": "so", "OriginalEntry": {"Prompt": t, "Completion": "not"}} for t in ts), load_pairs, "prompt"),
-    "table of pairs": ("hf.csv", lambda ts: table(["prompt", "chosen", "rejected"], [[t, " so", " not"] for t in ts]), load_pairs, "prompt"),
-    "RTP-LX": ("RTP_LX_DE.json", lambda ts: lines({"Prompt": t, "Index": i, "Annotations": {"Toxicity": 1.5}} for i, t in enumerate(ts)), load_prompts, "prompt"),
-    "RealToxicityPrompts": ("rtp.jsonl", lambda ts: lines({"filename": f"{i}.txt", "begin": 0, "end": 1, "prompt": {"text": t, "toxicity": .5}} for i, t in enumerate(ts)), load_prompts, "prompt"),
-    "PolygloToxicityPrompts": ("ptp.jsonl", lambda ts: lines({"text": t, "meta_data": {"lang": "de"}, "toxicity": .5} for t in ts), load_prompts, "prompt"),
-    "list of prompts": ("challenge.json", lambda ts: json.dumps(ts, ensure_ascii=False, indent=1), lambda p: load_prompts(p, "en"), "prompt"),
-    "plain text": ("mine.txt", lambda ts: "".join(t + "\n" for t in ts), lambda p: load_prompts(p, "fr"), "prompt"),
-    "Jigsaw": ("train.csv", lambda ts: table(["id", "comment_text", "toxic", "obscene"], [[i, t, i % 2, 0] for i, t in enumerate(ts)]), load_labelled, "text"),
-    "text, label": ("plain.csv", lambda ts: table(["text", "label"], [[t, i % 2] for i, t in enumerate(ts)]), load_labelled, "text"),
-    "HateCheck": ("hatecheck.csv", lambda ts: table(["functionality", "test_case", "label_gold"], [["f", t, "hateful"] for t in ts]), load_labelled, "text"),
-    "BEEP!": ("beep.csv", lambda ts: table(["comments", "bias", "hate"], [[t, "none", "offensive"] for t in ts]), load_labelled, "text"),
-    "MLMA": ("mlma.csv", lambda ts: table(["tweet", "sentiment"], [[t, "normal"] for t in ts]), load_labelled, "text"),
-    "ToLD-Br": ("told.csv", lambda ts: table(["text", "homophobia", "insult"], [[t, "0.0", "2.0"] for t in ts]), load_labelled, "text"),
-    "Surge": ("surge.csv", lambda ts: table(["text", "is_toxic"], [[t, "Toxic"] for t in ts]), load_labelled, "text"),
-    "inspection-ai": ("ja.csv", lambda ts: table(["text", "Not Toxic", "Hard to Say", "Toxic", "Very Toxic"], [[t, 0, 0, 1, 1] for t in ts]), load_labelled, "text"),
-    "wide table": ("ntrex.tsv", lambda ts: "".join("\t".join(r) + "\n" for r in [["line", "de", "en"], *([str(i), t, "One"] for i, t in enumerate(ts))]), lambda p: load_parallel(p, "de", raw=True), "text"),
-    "upstream's 200": ("dpo_toxicity_pairwise_de_200.jsonl", lambda ts: lines({"Prompt": t} for t in ts), lambda p: load_parallel(p.parent, "de", raw=True), "text"),
-    "Tatoeba": ("tatoeba.deu-eng.deu", lambda ts: "".join(t + "\n" for t in ts), lambda p: load_parallel(p.parent, "de", raw=True), "text"),
-    "Tatoeba table": ("tatoeba.de-en.tsv", lambda ts: "".join("\t".join(r) + "\n" for r in [["line", "de", "en"], *([str(i), t, "One"] for i, t in enumerate(ts))]), lambda p: load_parallel(p.parent, "de", raw=True), "text"),
-    "a file a language": ("de.txt", lambda ts: "".join(t + "\n" for t in ts), lambda p: load_parallel(p.parent, "de", raw=True), "text"),
-    "NTREX": ("newstest2019-ref.deu.txt", lambda ts: "".join(t + "\n" for t in ts), lambda p: load_parallel(p.parent, "de", raw=True), "text"),
-    "word list": ("de.txt", lambda ts: "".join(t + "\n" for t in ts), lambda p: load_lexicon(p.parent, "de"), None)}
-ENGLISH = {"upstream's 200": ("dpo_toxicity_pairwise_en_200.jsonl", lambda n: lines({"Prompt": "One"} for _ in range(n))), "NTREX": ("newstest2019-src.eng.txt", lambda n: "One\n" * n),
-           "Tatoeba": ("tatoeba.deu-eng.eng", lambda n: "One\n" * n), "a file a language": ("en.txt", lambda n: "One\n" * n)}
-BY_LINE = ("NTREX", "Tatoeba", "a file a language", "plain text", "word list", "wide table", "Tatoeba table")   # nothing in them says that a line is whole
+    "dpo_toxic pairs": (
+        "split_0.jsonl",
+        lambda ts: lines(
+            {
+                "prompt_text": t,
+                "unpert_gen_text": " so",
+                "pert_gen_text": " not",
+                "gold_input_ids": [1],
+            }
+            for t in ts
+        ),
+        load_pairs,
+        "prompt",
+    ),
+    "prompt, chosen, rejected": (
+        "hf.jsonl",
+        lambda ts: lines({"prompt": t, "chosen": " so", "rejected": " not"} for t in ts),
+        load_pairs,
+        "prompt",
+    ),
+    "dialogues": (
+        "hh.jsonl",
+        lambda ts: lines(
+            {
+                "chosen": f"\n\nHuman: {t}\n\nAssistant: so",
+                "rejected": f"\n\nHuman: {t}\n\nAssistant: not",
+            }
+            for t in ts
+        ),
+        load_pairs,
+        DIALOGUE,
+    ),
+    "RTP-LX completions": (
+        "acs_results_benign_DE.json",
+        lambda ts: lines(
+            {"BenignCompletion": "so", "OriginalEntry": {"Prompt": t, "Completion": "not"}}
+            for t in ts
+        ),
+        load_pairs,
+        "prompt",
+    ),
+    "table of pairs": (
+        "hf.csv",
+        lambda ts: table(["prompt", "chosen", "rejected"], [[t, " so", " not"] for t in ts]),
+        load_pairs,
+        "prompt",
+    ),
+    "RTP-LX": (
+        "RTP_LX_DE.json",
+        lambda ts: lines(
+            {"Prompt": t, "Index": i, "Annotations": {"Toxicity": 1.5}} for i, t in enumerate(ts)
+        ),
+        load_prompts,
+        "prompt",
+    ),
+    "RealToxicityPrompts": (
+        "rtp.jsonl",
+        lambda ts: lines(
+            {"filename": f"{i}.txt", "begin": 0, "end": 1, "prompt": {"text": t, "toxicity": 0.5}}
+            for i, t in enumerate(ts)
+        ),
+        load_prompts,
+        "prompt",
+    ),
+    "PolygloToxicityPrompts": (
+        "ptp.jsonl",
+        lambda ts: lines({"text": t, "meta_data": {"lang": "de"}, "toxicity": 0.5} for t in ts),
+        load_prompts,
+        "prompt",
+    ),
+    "list of prompts": (
+        "challenge.json",
+        lambda ts: json.dumps(ts, ensure_ascii=False, indent=1),
+        lambda p: load_prompts(p, "en"),
+        "prompt",
+    ),
+    "plain text": (
+        "mine.txt",
+        lambda ts: "".join(t + "\n" for t in ts),
+        lambda p: load_prompts(p, "fr"),
+        "prompt",
+    ),
+    "Jigsaw": (
+        "train.csv",
+        lambda ts: table(
+            ["id", "comment_text", "toxic", "obscene"], [[i, t, i % 2, 0] for i, t in enumerate(ts)]
+        ),
+        load_labelled,
+        "text",
+    ),
+    "text, label": (
+        "plain.csv",
+        lambda ts: table(["text", "label"], [[t, i % 2] for i, t in enumerate(ts)]),
+        load_labelled,
+        "text",
+    ),
+    "HateCheck": (
+        "hatecheck.csv",
+        lambda ts: table(
+            ["functionality", "test_case", "label_gold"], [["f", t, "hateful"] for t in ts]
+        ),
+        load_labelled,
+        "text",
+    ),
+    "BEEP!": (
+        "beep.csv",
+        lambda ts: table(["comments", "bias", "hate"], [[t, "none", "offensive"] for t in ts]),
+        load_labelled,
+        "text",
+    ),
+    "MLMA": (
+        "mlma.csv",
+        lambda ts: table(["tweet", "sentiment"], [[t, "normal"] for t in ts]),
+        load_labelled,
+        "text",
+    ),
+    "ToLD-Br": (
+        "told.csv",
+        lambda ts: table(["text", "homophobia", "insult"], [[t, "0.0", "2.0"] for t in ts]),
+        load_labelled,
+        "text",
+    ),
+    "Surge": (
+        "surge.csv",
+        lambda ts: table(["text", "is_toxic"], [[t, "Toxic"] for t in ts]),
+        load_labelled,
+        "text",
+    ),
+    "inspection-ai": (
+        "ja.csv",
+        lambda ts: table(
+            ["text", "Not Toxic", "Hard to Say", "Toxic", "Very Toxic"],
+            [[t, 0, 0, 1, 1] for t in ts],
+        ),
+        load_labelled,
+        "text",
+    ),
+    "wide table": (
+        "ntrex.tsv",
+        lambda ts: "".join(
+            "\t".join(r) + "\n"
+            for r in [["line", "de", "en"], *([str(i), t, "One"] for i, t in enumerate(ts))]
+        ),
+        lambda p: load_parallel(p, "de", raw=True),
+        "text",
+    ),
+    "upstream's 200": (
+        "dpo_toxicity_pairwise_de_200.jsonl",
+        lambda ts: lines({"Prompt": t} for t in ts),
+        lambda p: load_parallel(p.parent, "de", raw=True),
+        "text",
+    ),
+    "Tatoeba": (
+        "tatoeba.deu-eng.deu",
+        lambda ts: "".join(t + "\n" for t in ts),
+        lambda p: load_parallel(p.parent, "de", raw=True),
+        "text",
+    ),
+    "Tatoeba table": (
+        "tatoeba.de-en.tsv",
+        lambda ts: "".join(
+            "\t".join(r) + "\n"
+            for r in [["line", "de", "en"], *([str(i), t, "One"] for i, t in enumerate(ts))]
+        ),
+        lambda p: load_parallel(p.parent, "de", raw=True),
+        "text",
+    ),
+    "a file a language": (
+        "de.txt",
+        lambda ts: "".join(t + "\n" for t in ts),
+        lambda p: load_parallel(p.parent, "de", raw=True),
+        "text",
+    ),
+    "NTREX": (
+        "newstest2019-ref.deu.txt",
+        lambda ts: "".join(t + "\n" for t in ts),
+        lambda p: load_parallel(p.parent, "de", raw=True),
+        "text",
+    ),
+    "word list": (
+        "de.txt",
+        lambda ts: "".join(t + "\n" for t in ts),
+        lambda p: load_lexicon(p.parent, "de"),
+        None,
+    ),
+}
+ENGLISH = {
+    "upstream's 200": (
+        "dpo_toxicity_pairwise_en_200.jsonl",
+        lambda n: lines({"Prompt": "One"} for _ in range(n)),
+    ),
+    "NTREX": ("newstest2019-src.eng.txt", lambda n: "One\n" * n),
+    "Tatoeba": ("tatoeba.deu-eng.eng", lambda n: "One\n" * n),
+    "a file a language": ("en.txt", lambda n: "One\n" * n),
+}
+BY_LINE = (
+    "NTREX",
+    "Tatoeba",
+    "a file a language",
+    "plain text",
+    "word list",
+    "wide table",
+    "Tatoeba table",
+)  # nothing in them says that a line is whole
 # upstream's file names are fixed, so gzip there is told by content alone
 
 
 def put(folder: str, kind: str, texts: list[str], content: bytes) -> Path:
-    if kind in ENGLISH: (Path(folder) / ENGLISH[kind][0]).write_text(ENGLISH[kind][1](len(texts)))
+    if kind in ENGLISH:
+        (Path(folder) / ENGLISH[kind][0]).write_text(ENGLISH[kind][1](len(texts)))
     path = Path(folder) / FORMATS[kind][0]
     path.write_bytes(content)
     return path
@@ -78,7 +273,13 @@ def put(folder: str, kind: str, texts: list[str], content: bytes) -> Path:
 
 def texts_of(kind: str, found) -> list[str]:
     field = FORMATS[kind][3]
-    return found if field is None else field(found.rows) if callable(field) else list(found.rows[field])
+    return (
+        found
+        if field is None
+        else field(found.rows)
+        if callable(field)
+        else list(found.rows[field])
+    )
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -86,37 +287,99 @@ def texts_of(kind: str, found) -> list[str]:
 @given(texts=many, bom=st.booleans(), crlf=st.booleans(), zipped=st.booleans(), blank=st.booleans())
 def test_harmless_differences_change_nothing(kind, texts, bom, crlf, zipped, blank):
     content = FORMATS[kind][1](texts)
-    if blank and kind not in BY_LINE: content += "\n"
-    content = (content.replace("\n", "\r\n") if crlf else content).encode("utf-8-sig" if bom else "utf-8")
+    if blank and kind not in BY_LINE:
+        content += "\n"
+    content = (content.replace("\n", "\r\n") if crlf else content).encode(
+        "utf-8-sig" if bom else "utf-8"
+    )
     with tempfile.TemporaryDirectory() as folder:
-        found = FORMATS[kind][2](put(folder, kind, texts, gzip.compress(content) if zipped else content))
+        found = FORMATS[kind][2](
+            put(folder, kind, texts, gzip.compress(content) if zipped else content)
+        )
         assert texts_of(kind, found) == texts
-        if isinstance(found, Loaded): assert found.report.kept == len(texts) and not found.report.dropped
+        if isinstance(found, Loaded):
+            assert found.report.kept == len(texts) and not found.report.dropped
 
 
 def harm(content: bytes, how: str, at: int) -> bytes:
     at %= len(content) + 1
     rows = content.splitlines(keepends=True)
     row = at % len(rows)
-    return {"cut off": lambda: content[:at], "a byte lost": lambda: content[:at] + content[at + 1:], "a byte that is not UTF-8": lambda: content[:at] + b"\xff" + content[at:],
-            "a NUL": lambda: content[:at] + b"\0" + content[at:], "Latin-1": lambda: content.decode().encode("latin-1", "replace") + b"\xe9\n",
-            "UTF-16": lambda: content.decode().encode("utf-16"), "a line doubled": lambda: b"".join(rows[:row + 1] + rows[row:]),
-            "a line lost": lambda: b"".join(rows[:row] + rows[row + 1:]), "a blank line": lambda: b"".join(rows[:row] + [b"\n"] + rows[row:]), "nothing in it": lambda: b"",
-            "a list in a line": lambda: b"".join(rows[:row] + [b"[1]\n"] + rows[row:]), "null": lambda: b"".join(rows[:row] + [b"null\n"] + rows[row:]),
-            "an empty object": lambda: b"".join(rows[:row] + [b"{}\n"] + rows[row:]), "half a character": lambda: b"".join(rows[:row] + [b'{"Prompt": "\\ud83d", "prompt": "\\ud83d", "text": "\\ud83d", "prompt_text": "\\ud83d"}\n'] + rows[row:]),
-            "deep nesting": lambda: b"".join(rows[:row] + [b"[" * 20_000 + b"\n"] + rows[row:]), "a long number": lambda: b"".join(rows[:row] + [b'{"text": ' + b"9" * 5_000 + b"}\n"] + rows[row:]),
-            "an open quote": lambda: b"".join(rows[:row] + [b'"open,1\n'] + rows[row:]), "old Mac line ends": lambda: content.replace(b"\n", b"\r"),
-            "gzip cut off": lambda: gzip.compress(content)[:max(3, at % 40)], "gzip damaged": lambda: (z := bytearray(gzip.compress(content))) and (z.__setitem__(at % (len(z) - 10) + 10, z[at % (len(z) - 10) + 10] ^ 0xFF) or bytes(z))}[how]()
+    return {
+        "cut off": lambda: content[:at],
+        "a byte lost": lambda: content[:at] + content[at + 1 :],
+        "a byte that is not UTF-8": lambda: content[:at] + b"\xff" + content[at:],
+        "a NUL": lambda: content[:at] + b"\0" + content[at:],
+        "Latin-1": lambda: content.decode().encode("latin-1", "replace") + b"\xe9\n",
+        "UTF-16": lambda: content.decode().encode("utf-16"),
+        "a line doubled": lambda: b"".join(rows[: row + 1] + rows[row:]),
+        "a line lost": lambda: b"".join(rows[:row] + rows[row + 1 :]),
+        "a blank line": lambda: b"".join(rows[:row] + [b"\n"] + rows[row:]),
+        "nothing in it": lambda: b"",
+        "a list in a line": lambda: b"".join(rows[:row] + [b"[1]\n"] + rows[row:]),
+        "null": lambda: b"".join(rows[:row] + [b"null\n"] + rows[row:]),
+        "an empty object": lambda: b"".join(rows[:row] + [b"{}\n"] + rows[row:]),
+        "half a character": lambda: b"".join(
+            rows[:row]
+            + [
+                b'{"Prompt": "\\ud83d", "prompt": "\\ud83d", "text": "\\ud83d", "prompt_text": "\\ud83d"}\n'
+            ]
+            + rows[row:]
+        ),
+        "deep nesting": lambda: b"".join(rows[:row] + [b"[" * 20_000 + b"\n"] + rows[row:]),
+        "a long number": lambda: b"".join(
+            rows[:row] + [b'{"text": ' + b"9" * 5_000 + b"}\n"] + rows[row:]
+        ),
+        "an open quote": lambda: b"".join(rows[:row] + [b'"open,1\n'] + rows[row:]),
+        "old Mac line ends": lambda: content.replace(b"\n", b"\r"),
+        "gzip cut off": lambda: gzip.compress(content)[: max(3, at % 40)],
+        "gzip damaged": lambda: (
+            (z := bytearray(gzip.compress(content)))
+            and (
+                z.__setitem__(at % (len(z) - 10) + 10, z[at % (len(z) - 10) + 10] ^ 0xFF)
+                or bytes(z)
+            )
+        ),
+    }[how]()
 
 
-INSERTED = ("a list in a line", "null", "an empty object", "half a character", "deep nesting", "a long number", "an open quote")
-HARMS = ["cut off", "a byte lost", "a byte that is not UTF-8", "a NUL", "Latin-1", "UTF-16", "a line doubled", "a line lost", "a blank line", "nothing in it", "a list in a line", "null",
-         "an empty object", "half a character", "deep nesting", "a long number", "an open quote", "old Mac line ends", "gzip cut off", "gzip damaged"]
+INSERTED = (
+    "a list in a line",
+    "null",
+    "an empty object",
+    "half a character",
+    "deep nesting",
+    "a long number",
+    "an open quote",
+)
+HARMS = [
+    "cut off",
+    "a byte lost",
+    "a byte that is not UTF-8",
+    "a NUL",
+    "Latin-1",
+    "UTF-16",
+    "a line doubled",
+    "a line lost",
+    "a blank line",
+    "nothing in it",
+    "a list in a line",
+    "null",
+    "an empty object",
+    "half a character",
+    "deep nesting",
+    "a long number",
+    "an open quote",
+    "old Mac line ends",
+    "gzip cut off",
+    "gzip damaged",
+]
 
 
 def judge(call, path: Path, rows: int):
     "Run a loader on a harmed file: it must return what can be accounted for, or raise the one error, with file, place and remedy."
-    try: found = call(path)
+    try:
+        found = call(path)
     except InputError as error:
         assert error.remedy and "\n" not in str(error) and str(path.parent) in str(error.path)
         assert error.line is None or error.line >= 1
@@ -124,7 +387,14 @@ def judge(call, path: Path, rows: int):
         return error
     if isinstance(found, Loaded):
         assert len(found.rows) == found.report.kept <= rows
-        for column in set(found.rows.column_names) & {"prompt", "chosen", "rejected", "text", "english"}: assert all(t.strip() for t in found.rows[column])
+        for column in set(found.rows.column_names) & {
+            "prompt",
+            "chosen",
+            "rejected",
+            "text",
+            "english",
+        }:
+            assert all(t.strip() for t in found.rows[column])
     return found
 
 
@@ -133,76 +403,156 @@ def judge(call, path: Path, rows: int):
 @given(texts=many, how=st.sampled_from(HARMS), at=st.integers(0, 10_000))
 def test_harmed_files_load_what_is_right_or_say_what_is_wrong(kind, texts, how, at):
     with tempfile.TemporaryDirectory() as folder:
-        found = judge(FORMATS[kind][2], put(folder, kind, texts, harm(FORMATS[kind][1](texts).encode(), how, at)), len(texts) + 2)
-        if not isinstance(found, InputError): sound(kind, texts, how, texts_of(kind, found))
+        found = judge(
+            FORMATS[kind][2],
+            put(folder, kind, texts, harm(FORMATS[kind][1](texts).encode(), how, at)),
+            len(texts) + 2,
+        )
+        if not isinstance(found, InputError):
+            sound(kind, texts, how, texts_of(kind, found))
 
 
 def sound(kind: str, texts: list[str], how: str, loaded: list[str]):
     "What is loaded of a harmed file is what was in it: no text changed, none invented, none lost but those of a lost line."
-    if how in ("a byte lost", "old Mac line ends", "Latin-1") or kind in BY_LINE and how == "cut off": return   # another text, which nothing tells from a right one
-    if kind in BY_LINE and how in INSERTED: loaded = [t for t in loaded if t in texts]                           # any line is a text there
+    if (
+        how in ("a byte lost", "old Mac line ends", "Latin-1")
+        or kind in BY_LINE
+        and how == "cut off"
+    ):
+        return  # another text, which nothing tells from a right one
+    if kind in BY_LINE and how in INSERTED:
+        loaded = [t for t in loaded if t in texts]  # any line is a text there
     assert set(loaded) <= set(texts), (how, loaded)
-    if how in ("a line doubled", "a blank line"): assert list(dict.fromkeys(loaded)) == texts
-    if how in ("cut off", "a line lost"): assert [t for t in texts if t in loaded] == loaded
+    if how in ("a line doubled", "a blank line"):
+        assert list(dict.fromkeys(loaded)) == texts
+    if how in ("cut off", "a line lost"):
+        assert [t for t in texts if t in loaded] == loaded
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("how", ["a byte that is not UTF-8", "a NUL", "UTF-16", "gzip cut off"])
 def test_some_harms_are_always_refused(kind, how, tmp_path):
     texts = ["eins", "zwei"]
-    assert isinstance(judge(FORMATS[kind][2], put(str(tmp_path), kind, texts, harm(FORMATS[kind][1](texts).encode(), how, 7)), 2), InputError)
+    assert isinstance(
+        judge(
+            FORMATS[kind][2],
+            put(str(tmp_path), kind, texts, harm(FORMATS[kind][1](texts).encode(), how, 7)),
+            2,
+        ),
+        InputError,
+    )
 
 
 def test_the_line_that_is_named_is_the_line_that_is_wrong(tmp_path):
     path = tmp_path / "RTP_LX_DE.json"
     for row in range(5):
         good = [json.dumps({"Prompt": "Na,", "Index": i}) for i in range(5)]
-        for bad, field in (("{", None), ('{"Prompt": 3}', "Prompt"), ('{"Prompt": ""}', "Prompt"), ('{"Index": 9}', "Prompt"), ('{"Prompt": "Na,", "Annotations": 3}', "Annotations")):
-            path.write_text("\n".join(good[:row] + [bad] + good[row + 1:]) + "\n")
-            with pytest.raises(InputError) as caught: load_prompts(path)
-            assert (caught.value.line, caught.value.field, caught.value.path) == (row + 1, field, path)
+        for bad, field in (
+            ("{", None),
+            ('{"Prompt": 3}', "Prompt"),
+            ('{"Prompt": ""}', "Prompt"),
+            ('{"Index": 9}', "Prompt"),
+            ('{"Prompt": "Na,", "Annotations": 3}', "Annotations"),
+        ):
+            path.write_text("\n".join(good[:row] + [bad] + good[row + 1 :]) + "\n")
+            with pytest.raises(InputError) as caught:
+                load_prompts(path)
+            assert (caught.value.line, caught.value.field, caught.value.path) == (
+                row + 1,
+                field,
+                path,
+            )
 
 
 @quick
-@given(texts=st.lists(letters, min_size=2, max_size=5, unique=True), how=st.sampled_from(HARMS), at=st.integers(0, 10_000), which=st.integers(0, 2))
+@given(
+    texts=st.lists(letters, min_size=2, max_size=5, unique=True),
+    how=st.sampled_from(HARMS),
+    at=st.integers(0, 10_000),
+    which=st.integers(0, 2),
+)
 def test_alignment_of_harmed_files(texts, how, at, which):
     place = lambda i: {"OriginalMetadata": {"Filename": f"{i}.txt", "Begin": "0", "End": "9"}}
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / n for n in ("gpt4_results_EN.json", "acs_results_DE.json", "RTP_LX_EN.json")]
-        files[0].write_text(lines({"OriginalEntry": {"Prompt": "NA", "Index": i, **place(i)}} for i in range(len(texts))), "utf-8")
-        files[1].write_text(lines({"OriginalEntry": {"Prompt": t, "Index": i, **place(i)}} for i, t in enumerate(texts)), "utf-8")
+        files = [
+            Path(folder) / n
+            for n in ("gpt4_results_EN.json", "acs_results_DE.json", "RTP_LX_EN.json")
+        ]
+        files[0].write_text(
+            lines(
+                {"OriginalEntry": {"Prompt": "NA", "Index": i, **place(i)}}
+                for i in range(len(texts))
+            ),
+            "utf-8",
+        )
+        files[1].write_text(
+            lines(
+                {"OriginalEntry": {"Prompt": t, "Index": i, **place(i)}}
+                for i, t in enumerate(texts)
+            ),
+            "utf-8",
+        )
         files[2].write_text(lines({"Prompt": t, "Index": i} for i, t in enumerate(texts)), "utf-8")
-        (Path(folder) / "RTP_LX_DE.json").write_text(lines({"Prompt": t, "Index": i} for i, t in enumerate(texts)), "utf-8")
+        (Path(folder) / "RTP_LX_DE.json").write_text(
+            lines({"Prompt": t, "Index": i} for i, t in enumerate(texts)), "utf-8"
+        )
         whole = align_rtp_lx(folder, folder, ["en", "de"])
         assert whole.rows["de"][:] == whole.rows["en"][:] == texts
         files[which].write_bytes(harm(files[which].read_bytes(), how, at))
-        try: assert align_rtp_lx(folder, folder, ["en", "de"]).report.kept <= len(texts)
-        except InputError as error: assert error.remedy and folder in str(error.path)
+        try:
+            assert align_rtp_lx(folder, folder, ["en", "de"]).report.kept <= len(texts)
+        except InputError as error:
+            assert error.remedy and folder in str(error.path)
 
 
 @quick
 @given(st.text(max_size=20))
 def test_any_name_of_a_language_is_known_or_refused(name):
-    try: assert normalise_language(name)
-    except InputError as error: assert error.remedy
+    try:
+        assert normalise_language(name)
+    except InputError as error:
+        assert error.remedy
 
 
 @quick
 @given(st.binary(max_size=60))
 def test_any_bytes_as_any_file(content):
     with tempfile.TemporaryDirectory() as folder:
-        for name, call in (("a.jsonl", load_pairs), ("RTP_LX_EN.json", load_prompts), ("a.csv", load_labelled), ("a.tsv", lambda p: load_parallel(p, "de")), ("a.json", read_json),
-                           ("en.txt", lambda p: load_lexicon(p.parent, "en")), ("b.txt", lambda p: load_prompts(p, "en")), ("a.parquet", load_pairs)):
+        for name, call in (
+            ("a.jsonl", load_pairs),
+            ("RTP_LX_EN.json", load_prompts),
+            ("a.csv", load_labelled),
+            ("a.tsv", lambda p: load_parallel(p, "de")),
+            ("a.json", read_json),
+            ("en.txt", lambda p: load_lexicon(p.parent, "en")),
+            ("b.txt", lambda p: load_prompts(p, "en")),
+            ("a.parquet", load_pairs),
+        ):
             (path := Path(folder) / name).write_bytes(content)
-            try: call(path)
-            except InputError as error: assert error.remedy and "\n" not in str(error)
+            try:
+                call(path)
+            except InputError as error:
+                assert error.remedy and "\n" not in str(error)
 
 
 def test_folders_and_missing_things():
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
-        for call in (lambda: load_pairs(here), lambda: load_pairs(here / "none"), lambda: load_prompts(here), lambda: load_prompts(here / "none.json", "en"), lambda: load_parallel(here, "de"),
-                     lambda: load_parallel(here / "none", "de"), lambda: load_labelled(here), lambda: load_labelled(here / "none.csv"), lambda: load_lexicon(here / "none", "de"),
-                     lambda: find_prompt_files(here), lambda: find_prompt_files(here / "none"), lambda: align_rtp_lx(here), lambda: paper_numbers("none")):
-            with pytest.raises(InputError) as caught: call()
+        for call in (
+            lambda: load_pairs(here),
+            lambda: load_pairs(here / "none"),
+            lambda: load_prompts(here),
+            lambda: load_prompts(here / "none.json", "en"),
+            lambda: load_parallel(here, "de"),
+            lambda: load_parallel(here / "none", "de"),
+            lambda: load_labelled(here),
+            lambda: load_labelled(here / "none.csv"),
+            lambda: load_lexicon(here / "none", "de"),
+            lambda: find_prompt_files(here),
+            lambda: find_prompt_files(here / "none"),
+            lambda: align_rtp_lx(here),
+            lambda: paper_numbers("none"),
+        ):
+            with pytest.raises(InputError) as caught:
+                call()
             assert caught.value.remedy

@@ -1,6 +1,7 @@
 """Every kind of broken input ends in exit code 2 with one line and no output, or in 0 with the right result.
 
 `breaking.py` makes the inputs and breaks them; here hypothesis chooses what to break. The long profile is `slow`."""
+
 import json
 import os
 import subprocess
@@ -33,40 +34,64 @@ def broken_file(draw, here):
 
 
 def number_cases():
-    return sorted((command, flag) for command, one in breaking.COMMANDS.items() for flag in one.numbers)
+    return sorted(
+        (command, flag) for command, one in breaking.COMMANDS.items() for flag in one.numbers
+    )
 
 
 def check_files(here, examples: int):
-    @settings(max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+    )
     @given(st.data())
     def check(data):
         case = data.draw(broken_file(here))
         fault, said = breaking.try_file(case[0], here, *case[1:])
-        assert not fault, f"{case[0]}: {case[1]} {case[2].__name__} {case[3]}: {fault}\n{said[-2000:]}"
+        assert not fault, (
+            f"{case[0]}: {case[1]} {case[2].__name__} {case[3]}: {fault}\n{said[-2000:]}"
+        )
+
     check()
 
 
 def check_numbers(here, examples: int):
-    @settings(max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+    )
     @given(st.sampled_from(number_cases()), st.sampled_from(breaking.NUMBERS))
     def check(case, value):
         fault, said = breaking.try_number(case[0], here, case[1], value)
         assert not fault, f"{case[0]} --{case[1]}={value}: {fault}\n{said[-2000:]}"
+
     check()
 
 
-def test_a_broken_file_never_passes_in_silence(workplace): check_files(workplace, 25)
+def test_a_broken_file_never_passes_in_silence(workplace):
+    check_files(workplace, 25)
 
 
-def test_a_number_without_sense_is_refused(workplace): check_numbers(workplace, 30)
+def test_a_number_without_sense_is_refused(workplace):
+    check_numbers(workplace, 30)
 
 
 @pytest.mark.slow
-def test_many_broken_files(workplace): check_files(workplace, 600)
+def test_many_broken_files(workplace):
+    check_files(workplace, 600)
 
 
 @pytest.mark.slow
-def test_many_numbers(workplace): check_numbers(workplace, 300)
+def test_many_numbers(workplace):
+    check_numbers(workplace, 300)
 
 
 def test_the_unbroken_workplace_works(workplace, tmp_path):
@@ -84,7 +109,10 @@ YAML_FAULTS = {
     "a: 1\nb: 2\na: 3\n": (":3: a: stands twice, in lines 1 and 3", None),
     "a: {b: 1, 'b': 2}\n": (":1: a.b: stands twice, in lines 1 and 1", None),
     "a:\n  - x: 1\n    x: 1\n": (":3: a.x: stands twice, in lines 2 and 3", None),
-    "a: !!python/object/apply:os.system [ls]\n": ("has the tag tag:yaml.org,2002:python/object/apply:os.system", None),
+    "a: !!python/object/apply:os.system [ls]\n": (
+        "has the tag tag:yaml.org,2002:python/object/apply:os.system",
+        None,
+    ),
     "a: !mine 3\n": (":1: a: has the tag !mine", None),
     "a: [1, 2\n": ("not YAML", None),
     "a: &x [*x]\n": ("is an alias of what it stands in", None),
@@ -97,14 +125,23 @@ YAML_FAULTS = {
 @pytest.mark.parametrize("text", YAML_FAULTS, ids=lambda t: t[:20])
 def test_yaml_that_is_refused(tmp_path, text):
     (tmp_path / "f.yaml").write_text(text)
-    with pytest.raises(InputError) as e: read_yaml(tmp_path / "f.yaml")
+    with pytest.raises(InputError) as e:
+        read_yaml(tmp_path / "f.yaml")
     assert YAML_FAULTS[text][0] in str(e.value) and "\n" not in str(e.value) and e.value.remedy
-    with pytest.raises(InputError, match="--set x"): parse_yaml(text, field="--set x")
+    with pytest.raises(InputError, match="--set x"):
+        parse_yaml(text, field="--set x")
 
 
 def test_yaml_that_is_read():
     assert parse_yaml("{a: 1e-5, b: 1.5e3, c: .5e1, d: 2024-01-01, e: no, f: null, g: '1e5'}") == {
-        "a": 1e-5, "b": 1500., "c": 5., "d": "2024-01-01", "e": False, "f": None, "g": "1e5"}
+        "a": 1e-5,
+        "b": 1500.0,
+        "c": 5.0,
+        "d": "2024-01-01",
+        "e": False,
+        "f": None,
+        "g": "1e5",
+    }
     assert parse_yaml("a: &x {k: 1}\nb: {<<: *x, j: 2}") == {"a": {"k": 1}, "b": {"k": 1, "j": 2}}
     assert parse_yaml("") is None
 
@@ -116,18 +153,33 @@ def few_aliases_of_many():
 
 
 def test_aliases_that_grow_without_end():
-    with pytest.raises(InputError, match="more than 1,000,000 values"): parse_yaml(few_aliases_of_many())
+    with pytest.raises(InputError, match="more than 1,000,000 values"):
+        parse_yaml(few_aliases_of_many())
 
 
 @pytest.mark.parametrize("kind", ["grid", "recipe", "panel"])
 def test_a_key_twice_in_every_file(tmp_path, fails, kind):
     "The last one would win without a word."
     file = tmp_path / "f.yaml"
-    texts = {"grid": "models: {m: {path: world}}\nprompts: 3\nprompts: 4\n", "recipe": "loss: ipo\nbeta: 0.1\nbeta: 0.2\n",
-             "panel": "en: lexicon:world\nde: lexicon:world\nen: lexicon:world-control\n"}
+    texts = {
+        "grid": "models: {m: {path: world}}\nprompts: 3\nprompts: 4\n",
+        "recipe": "loss: ipo\nbeta: 0.1\nbeta: 0.2\n",
+        "panel": "en: lexicon:world\nde: lexicon:world\nen: lexicon:world-control\n",
+    }
     file.write_text(texts[kind])
-    words = {"grid": ["status", file], "recipe": ["train", "--model", "world", "--recipe", file, "--output-dir", tmp_path / "o"],
-             "panel": ["calibrate", "--labelled", "world", "--scorer", f"panel:{file}", "--output", tmp_path / "c.json"]}
+    words = {
+        "grid": ["status", file],
+        "recipe": ["train", "--model", "world", "--recipe", file, "--output-dir", tmp_path / "o"],
+        "panel": [
+            "calibrate",
+            "--labelled",
+            "world",
+            "--scorer",
+            f"panel:{file}",
+            "--output",
+            tmp_path / "c.json",
+        ],
+    }
     line = fails(*words[kind])
     assert f"{file}:3: " in line and "stands twice, in lines " in line
     assert [p.name for p in tmp_path.iterdir()] == ["f.yaml"]

@@ -1,4 +1,5 @@
 "Generation refuses, in one line and before a model is loaded, what no run can have; a full disk is told by its place."
+
 import errno
 import json
 import os
@@ -21,20 +22,58 @@ def no_model(monkeypatch):
     import xgdetox.models
     import xgdetox.probe
     import xgdetox.intervention
+
     for module in (xgdetox.engines, xgdetox.models):
         monkeypatch.setattr(module, "load_model", lambda *a, **k: pytest.fail("a model was loaded"))
     for module in (xgdetox.probe, xgdetox.intervention):
         monkeypatch.setattr(module, "load", lambda *a, **k: pytest.fail("a model was loaded"))
 
 
-@pytest.mark.parametrize("words, field", [
-    (["--seed", "-1"], "seed"), (["--seed", str(2**32)], "seed"), (["--n", "0"], "n:"), (["--n", "1000000"], "n:"), (["--max-tokens", "0"], "max_tokens"), (["--max-tokens", "100000"], "max_tokens"),
-    (["--temperature", "1e-300"], "temperature"), (["--temperature", "nan"], "temperature"), (["--temperature", "inf"], "temperature"), (["--temperature", "-1"], "temperature"),
-    (["--top-p", "nan"], "top_p"), (["--top-p", "0"], "top_p"), (["--top-p", "-.1"], "top_p"), (["--device", "mps"], "device"), (["--device", "cuda:99"], "device"), (["--device", "meta"], "device"),
-    (["--device", "gpu"], "device"), (["--device", "cpu,tpu"], "device"), (["--backend", "tgi"], "backend"), (["--name", "../../x"], "--name"), (["--name", ".."], "--name"), (["--name", "a b"], "--name"),
-    (["--name", "a$(touch x)"], "--name"), (["--name", ""], "--name"), (["--bos", "always"], "bos"), (["--limit", "0"], "limit"), (["--n", "two"], "n")])
+@pytest.mark.parametrize(
+    "words, field",
+    [
+        (["--seed", "-1"], "seed"),
+        (["--seed", str(2**32)], "seed"),
+        (["--n", "0"], "n:"),
+        (["--n", "1000000"], "n:"),
+        (["--max-tokens", "0"], "max_tokens"),
+        (["--max-tokens", "100000"], "max_tokens"),
+        (["--temperature", "1e-300"], "temperature"),
+        (["--temperature", "nan"], "temperature"),
+        (["--temperature", "inf"], "temperature"),
+        (["--temperature", "-1"], "temperature"),
+        (["--top-p", "nan"], "top_p"),
+        (["--top-p", "0"], "top_p"),
+        (["--top-p", "-.1"], "top_p"),
+        (["--device", "mps"], "device"),
+        (["--device", "cuda:99"], "device"),
+        (["--device", "meta"], "device"),
+        (["--device", "gpu"], "device"),
+        (["--device", "cpu,tpu"], "device"),
+        (["--backend", "tgi"], "backend"),
+        (["--name", "../../x"], "--name"),
+        (["--name", ".."], "--name"),
+        (["--name", "a b"], "--name"),
+        (["--name", "a$(touch x)"], "--name"),
+        (["--name", ""], "--name"),
+        (["--bos", "always"], "bos"),
+        (["--limit", "0"], "limit"),
+        (["--n", "two"], "n"),
+    ],
+)
 def test_nonsense_is_one_line_before_a_model_is_loaded(fails, no_model, tmp_path, words, field):
-    assert field.strip(":-_").replace("_", "-") in fails("generate", "--model", MODEL, "--prompt-file", "world", "-l", "en", "--output-dir", tmp_path / "o", *words).replace("_", "-")
+    assert field.strip(":-_").replace("_", "-") in fails(
+        "generate",
+        "--model",
+        MODEL,
+        "--prompt-file",
+        "world",
+        "-l",
+        "en",
+        "--output-dir",
+        tmp_path / "o",
+        *words,
+    ).replace("_", "-")
     assert not list(tmp_path.iterdir())
 
 
@@ -42,10 +81,21 @@ def test_nonsense_is_one_line_before_a_model_is_loaded(fails, no_model, tmp_path
 def test_a_bad_output_place_is_refused_before_a_model_is_loaded(fails, no_model, tmp_path, place):
     (tmp_path / "file").write_text("")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    path = {"file": tmp_path / "file", "below a file": tmp_path / "file/x", "dangling": tmp_path / "dangling"}.get(place, place)
-    for command in (["generate", "--prompt-file", "world", "-l", "en", "--output-dir", path], ["train", "--output-dir", path], ["probe", "--output-dir", path],
-                    ["mass", "--output", f"{path}/m.csv"]):
-        assert "not a folder" in (said := fails(*command, "--model", MODEL)) or "cannot be written" in said
+    path = {
+        "file": tmp_path / "file",
+        "below a file": tmp_path / "file/x",
+        "dangling": tmp_path / "dangling",
+    }.get(place, place)
+    for command in (
+        ["generate", "--prompt-file", "world", "-l", "en", "--output-dir", path],
+        ["train", "--output-dir", path],
+        ["probe", "--output-dir", path],
+        ["mass", "--output", f"{path}/m.csv"],
+    ):
+        assert (
+            "not a folder" in (said := fails(*command, "--model", MODEL))
+            or "cannot be written" in said
+        )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dangling", "file"]
 
 
@@ -55,15 +105,50 @@ def test_checking_a_folder_leaves_nothing(tmp_path):
 
 # prompts and continuations ----------------------------------------------------------------------------------------------------------------
 
+
 def test_a_prompt_file_of_any_name_is_taken_with_its_language(run, fails, tmp_path):
     line = json.dumps({"Prompt": "das alte haus"}) + "\n"
     for name in ("mine.json", "prompts_de.jsonl", "RTP.json", "x.y.jsonl.gz"):
         (tmp_path / name).write_text(line)
-        run("generate", "--model", MODEL, "--prompt-file", tmp_path / name, "-l", "de", "--output-dir", tmp_path / name[:3], "--n", 1, "--max-tokens", 1, "--device", "cpu")
+        run(
+            "generate",
+            "--model",
+            MODEL,
+            "--prompt-file",
+            tmp_path / name,
+            "-l",
+            "de",
+            "--output-dir",
+            tmp_path / name[:3],
+            "--n",
+            1,
+            "--max-tokens",
+            1,
+            "--device",
+            "cpu",
+        )
         assert (tmp_path / name[:3] / "world/output-rtp_lx_de.json").exists()
-    assert "--language" in fails("generate", "--model", MODEL, "--prompt-file", tmp_path / "mine.json", "--output-dir", tmp_path / "o")
+    assert "--language" in fails(
+        "generate",
+        "--model",
+        MODEL,
+        "--prompt-file",
+        tmp_path / "mine.json",
+        "--output-dir",
+        tmp_path / "o",
+    )
     (tmp_path / "RTP_LX_DE.json").write_text(line)
-    assert "there are some in de" in fails("generate", "--model", MODEL, "--prompt-file", tmp_path / "RTP_LX_DE.json", "-l", "en", "--output-dir", tmp_path / "o")
+    assert "there are some in de" in fails(
+        "generate",
+        "--model",
+        MODEL,
+        "--prompt-file",
+        tmp_path / "RTP_LX_DE.json",
+        "-l",
+        "en",
+        "--output-dir",
+        tmp_path / "o",
+    )
     assert not (tmp_path / "o").exists()
 
 
@@ -71,103 +156,243 @@ def test_a_prompt_file_of_any_name_is_taken_with_its_language(run, fails, tmp_pa
 def test_an_empty_prompt_file_is_refused(fails, no_model, tmp_path, text):
     (tmp_path / "RTP_LX_EN.json").write_text(text)
     for skip in ([], ["--skip-empty"]):
-        assert "RTP_LX_EN.json" in fails("generate", "--model", MODEL, "--prompt-file", tmp_path / "RTP_LX_EN.json", "--output-dir", tmp_path / "o", *skip)
+        assert "RTP_LX_EN.json" in fails(
+            "generate",
+            "--model",
+            MODEL,
+            "--prompt-file",
+            tmp_path / "RTP_LX_EN.json",
+            "--output-dir",
+            tmp_path / "o",
+            *skip,
+        )
     assert not (tmp_path / "o").exists()
 
 
 def test_toxic_mass_of_an_empty_prompt_file_is_refused(fails, tmp_path):
     (tmp_path / "RTP_LX_EN.json").write_text("")
-    assert "RTP_LX_EN.json: holds no prompts" in fails("mass", "--model", MODEL, "--prompt-file", tmp_path / "RTP_LX_EN.json", "--output", tmp_path / "m.csv")
+    assert "RTP_LX_EN.json: holds no prompts" in fails(
+        "mass",
+        "--model",
+        MODEL,
+        "--prompt-file",
+        tmp_path / "RTP_LX_EN.json",
+        "--output",
+        tmp_path / "m.csv",
+    )
     assert not (tmp_path / "m.csv").exists()
 
 
-@pytest.mark.parametrize("line, field", [({"prompt": "a", "generated_text": "b \ud83d"}, "generated_text"), ({"prompt": "\udc00", "generated_text": "b"}, "prompt"),
-                                         ({"prompt": "a", "generated_text": "b", "prompt_id": "\ud800"}, "prompt_id"), ({"prompt": "a", "generated_text": "b", "tokens": "many"}, "tokens"),
-                                         ({"prompt": "a", "generated_text": "b", "finish_reason": []}, "finish_reason"), ({"prompt": "a"}, "generated_text")])
+@pytest.mark.parametrize(
+    "line, field",
+    [
+        ({"prompt": "a", "generated_text": "b \ud83d"}, "generated_text"),
+        ({"prompt": "\udc00", "generated_text": "b"}, "prompt"),
+        ({"prompt": "a", "generated_text": "b", "prompt_id": "\ud800"}, "prompt_id"),
+        ({"prompt": "a", "generated_text": "b", "tokens": "many"}, "tokens"),
+        ({"prompt": "a", "generated_text": "b", "finish_reason": []}, "finish_reason"),
+        ({"prompt": "a"}, "generated_text"),
+    ],
+)
 def test_half_a_character_in_continuations_is_refused_with_its_line(fails, tmp_path, line, field):
-    (tmp_path / "output-rtp_lx_en.json").write_text(json.dumps({"prompt": "a", "generated_text": "b"}) + "\n" + json.dumps(line) + "\n")
-    with pytest.raises(InputError, match=rf"output-rtp_lx_en.json:2: {field}: "): g.read_generations(tmp_path / "output-rtp_lx_en.json")
-    for command in (["quality", "--metric", "diversity", "--generations", tmp_path, "--output", tmp_path / "t.csv"],
-                    ["score", "--generations", tmp_path, "--scorer", "lexicon:world", "--output-dir", tmp_path / "s"]):
+    (tmp_path / "output-rtp_lx_en.json").write_text(
+        json.dumps({"prompt": "a", "generated_text": "b"}) + "\n" + json.dumps(line) + "\n"
+    )
+    with pytest.raises(InputError, match=rf"output-rtp_lx_en.json:2: {field}: "):
+        g.read_generations(tmp_path / "output-rtp_lx_en.json")
+    for command in (
+        [
+            "quality",
+            "--metric",
+            "diversity",
+            "--generations",
+            tmp_path,
+            "--output",
+            tmp_path / "t.csv",
+        ],
+        [
+            "score",
+            "--generations",
+            tmp_path,
+            "--scorer",
+            "lexicon:world",
+            "--output-dir",
+            tmp_path / "s",
+        ],
+    ):
         assert "output-rtp_lx_en.json:2: " in fails(*command)
     assert not (tmp_path / "t.csv").exists() and not list(tmp_path.glob("s/*"))
 
 
 def test_every_reader_of_texts_refuses_half_a_character(tmp_path):
-    rows = {"pairs.jsonl": ({"prompt": "a", "chosen": "b", "rejected": "c\ud800"}, data.load_pairs), "RTP_LX_EN.json": ({"Prompt": "\ud800"}, data.load_prompts),
-            "labelled.jsonl": ({"text": "\udfff", "label": 1}, data.load_labelled), "parallel.jsonl": ({"en": "a", "de": "b\ud800"}, lambda p: data.load_parallel(p, "de"))}
+    rows = {
+        "pairs.jsonl": ({"prompt": "a", "chosen": "b", "rejected": "c\ud800"}, data.load_pairs),
+        "RTP_LX_EN.json": ({"Prompt": "\ud800"}, data.load_prompts),
+        "labelled.jsonl": ({"text": "\udfff", "label": 1}, data.load_labelled),
+        "parallel.jsonl": ({"en": "a", "de": "b\ud800"}, lambda p: data.load_parallel(p, "de")),
+    }
     for name, (row, read) in rows.items():
         (tmp_path / name).write_text(json.dumps(row) + "\n")
-        with pytest.raises(InputError, match=rf"{name.split('.')[0]}.*:1: \w+: holds half a character"): read(tmp_path / name)
+        with pytest.raises(
+            InputError, match=rf"{name.split('.')[0]}.*:1: \w+: holds half a character"
+        ):
+            read(tmp_path / name)
 
 
 # a full disk ------------------------------------------------------------------------------------------------------------------------------
 
-FULL = [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
-        RuntimeError("[enforce fail at inline_container.cc:626] . PytorchStreamWriter failed writing file data/1: file write failed"), OSError(errno.EDQUOT, "Disk quota exceeded"),
-        RuntimeError("database or disk is full")]
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    RuntimeError(
+        "[enforce fail at inline_container.cc:626] . PytorchStreamWriter failed writing file data/1: file write failed"
+    ),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    RuntimeError("database or disk is full"),
+]
 
 
 @pytest.mark.parametrize("error", FULL, ids=str)
 def test_a_full_disk_is_known_in_every_librarys_words(error, tmp_path):
-    assert disk_is_full(error) and not disk_is_full(ValueError("28 is not a size")) and not disk_is_full(OSError(errno.EACCES, "Permission denied"))
+    assert (
+        disk_is_full(error)
+        and not disk_is_full(ValueError("28 is not a size"))
+        and not disk_is_full(OSError(errno.EACCES, "Permission denied"))
+    )
     with pytest.raises(InputError, match="x: the disk is full; make room"):
         with writing_to("x"):
-            try: raise error
-            except Exception as e: raise RuntimeError("saving failed") from e
+            try:
+                raise error
+            except Exception as e:
+                raise RuntimeError("saving failed") from e
     with pytest.raises(InputError, match="t.json: the disk is full"):
-        with write_atomic(tmp_path / "t.json") as f: raise error
+        with write_atomic(tmp_path / "t.json") as f:
+            raise error
     assert not list(tmp_path.iterdir())
 
 
 def test_a_device_or_a_pipe_is_written_to_and_never_replaced(tmp_path):
     (tmp_path / "link").symlink_to("/dev/null")
-    with write_atomic(tmp_path / "link") as f: f.write("gone")
-    assert (tmp_path / "link").is_symlink() and not (tmp_path / "link").is_file() and len(list(tmp_path.iterdir())) == 1
+    with write_atomic(tmp_path / "link") as f:
+        f.write("gone")
+    assert (
+        (tmp_path / "link").is_symlink()
+        and not (tmp_path / "link").is_file()
+        and len(list(tmp_path.iterdir())) == 1
+    )
     os.mkfifo(tmp_path / "pipe")
     heard = []
     reader = threading.Thread(target=lambda: heard.append((tmp_path / "pipe").read_text()))
     reader.start()
-    with write_atomic(tmp_path / "pipe") as f: f.write("through")
+    with write_atomic(tmp_path / "pipe") as f:
+        f.write("through")
     reader.join()
     assert heard == ["through"] and (tmp_path / "pipe").is_fifo()
 
 
 def test_training_that_cannot_write_its_weights_is_one_line(tmp_path):
     "A limit on the size of a file stands for the full disk: safetensors then fails by itself, in its own words."
-    code = ("import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
-            "from xgdetox import cli\ncli.main(sys.argv[1:])")
-    words = ["train", "--model", "world", "--data-dir", "world", "--limit", "32", "--max-steps", "2", "--output-dir", str(tmp_path / "run")]
+    code = (
+        "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
+        "from xgdetox import cli\ncli.main(sys.argv[1:])"
+    )
+    words = [
+        "train",
+        "--model",
+        "world",
+        "--data-dir",
+        "world",
+        "--limit",
+        "32",
+        "--max-steps",
+        "2",
+        "--output-dir",
+        str(tmp_path / "run"),
+    ]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert done.stderr.splitlines()[-1] == f"xgdetox: {tmp_path / 'run'}: the disk is full; make room, or name a place on another disk, and run the same command again"
-    assert not (tmp_path / "run/final_checkpoint").exists() and not (tmp_path / "run/manifest.json").exists()
+    assert (
+        done.stderr.splitlines()[-1]
+        == f"xgdetox: {tmp_path / 'run'}: the disk is full; make room, or name a place on another disk, and run the same command again"
+    )
+    assert (
+        not (tmp_path / "run/final_checkpoint").exists()
+        and not (tmp_path / "run/manifest.json").exists()
+    )
 
 
 def test_generate_on_a_full_disk_is_one_line(fails, monkeypatch, tmp_path):
-    def full(*_): raise OSError(errno.ENOSPC, "No space left on device")
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     monkeypatch.setattr(os, "fsync", full)
-    said = fails("generate", "--model", MODEL, "--prompt-file", "world", "-l", "en", "--limit", 1, "--n", 1, "--max-tokens", 1, "--device", "cpu", "--output-dir", tmp_path / "o")
+    said = fails(
+        "generate",
+        "--model",
+        MODEL,
+        "--prompt-file",
+        "world",
+        "-l",
+        "en",
+        "--limit",
+        1,
+        "--n",
+        1,
+        "--max-tokens",
+        1,
+        "--device",
+        "cpu",
+        "--output-dir",
+        tmp_path / "o",
+    )
     assert "o/world: the disk is full" in said and not list(tmp_path.rglob("output-*.json"))
 
 
 def test_score_on_a_full_disk_is_one_line(fails, monkeypatch, tmp_path):
-    (tmp_path / "output-rtp_lx_en.json").write_text(json.dumps({"prompt": "a", "generated_text": "b"}) + "\n")
-    def full(*_): raise OSError(errno.ENOSPC, "No space left on device")
+    (tmp_path / "output-rtp_lx_en.json").write_text(
+        json.dumps({"prompt": "a", "generated_text": "b"}) + "\n"
+    )
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     monkeypatch.setattr(os, "fsync", full)
-    assert "the disk is full" in fails("score", "--generations", tmp_path, "--scorer", "lexicon:world", "--output-dir", tmp_path / "s")
+    assert "the disk is full" in fails(
+        "score",
+        "--generations",
+        tmp_path,
+        "--scorer",
+        "lexicon:world",
+        "--output-dir",
+        tmp_path / "s",
+    )
     assert not [p for p in tmp_path.rglob("s/*") if p.suffix in (".json", ".parquet", ".csv")]
 
 
 def test_standard_output_that_takes_nothing_is_one_line():
-    if not os.path.exists("/dev/full"): pytest.skip("no /dev/full")
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full")
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "xgdetox.cli", "data"], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 2 and done.stderr == "xgdetox: standard output: the disk is full; make room, or name a place on another disk, and run the same command again\n"
+        done = subprocess.run(
+            [sys.executable, "-m", "xgdetox.cli", "data"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (
+        done.returncode == 2
+        and done.stderr
+        == "xgdetox: standard output: the disk is full; make room, or name a place on another disk, and run the same command again\n"
+    )
 
 
 def test_a_closed_pipe_is_no_traceback():
-    done = subprocess.run(f"{sys.executable} -m xgdetox.cli data | true", shell=True, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        f"{sys.executable} -m xgdetox.cli data | true",
+        shell=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert done.stderr == ""
 
 
@@ -175,10 +400,36 @@ def test_a_tiny_disk_that_is_really_full(tmp_path):
     "Where the system lets us have a file system of 300 kB: train ends with one line and leaves no finished model."
     place = tmp_path / "tiny"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)], capture_output=True).returncode: pytest.skip("no file system can be mounted here")
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)], capture_output=True
+    ).returncode:
+        pytest.skip("no file system can be mounted here")
     try:
-        words = ["train", "--model", "world", "--data-dir", "world", "--limit", "32", "--max-steps", "2", "--output-dir", str(place / "run")]
-        done = subprocess.run([sys.executable, "-m", "xgdetox.cli", *words], capture_output=True, text=True)
-        assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(f"xgdetox: {place}") and "the disk is full" in done.stderr and "Traceback" not in done.stderr
-        assert not (place / "run/final_checkpoint").exists() and not (place / "run/manifest.json").exists()
-    finally: subprocess.run(["umount", str(place)])
+        words = [
+            "train",
+            "--model",
+            "world",
+            "--data-dir",
+            "world",
+            "--limit",
+            "32",
+            "--max-steps",
+            "2",
+            "--output-dir",
+            str(place / "run"),
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", "xgdetox.cli", *words], capture_output=True, text=True
+        )
+        assert (
+            done.returncode == 2
+            and done.stderr.splitlines()[-1].startswith(f"xgdetox: {place}")
+            and "the disk is full" in done.stderr
+            and "Traceback" not in done.stderr
+        )
+        assert (
+            not (place / "run/final_checkpoint").exists()
+            and not (place / "run/manifest.json").exists()
+        )
+    finally:
+        subprocess.run(["umount", str(place)])

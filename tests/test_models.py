@@ -1,20 +1,41 @@
 "Every listed architecture, tiny and random: the parts, padding, hooks in forward and in generate."
+
 import pytest
 import torch
 import transformers as tr
 
 from xgdetox.files import InputError
 from xgdetox.models import (
-    Anatomy, anatomy, encode, length_batches, load_model, load_tokenizer, neuron_hooks, pooled_states,
+    Anatomy,
+    anatomy,
+    encode,
+    length_batches,
+    load_model,
+    load_tokenizer,
+    neuron_hooks,
+    pooled_states,
     value_vector_matrix,
 )
 
 D, L, V = 32, 3, 101
-GATED = dict(hidden_size=D, intermediate_size=56, num_hidden_layers=L, num_attention_heads=4, num_key_value_heads=2, vocab_size=V,
-             bos_token_id=0, eos_token_id=1, pad_token_id=0)
+GATED = dict(
+    hidden_size=D,
+    intermediate_size=56,
+    num_hidden_layers=L,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vocab_size=V,
+    bos_token_id=0,
+    eos_token_id=1,
+    pad_token_id=0,
+)
 CONFIGS = {
-    "gpt2": lambda: tr.GPT2Config(n_embd=D, n_layer=L, n_head=4, vocab_size=V, n_positions=128, bos_token_id=0, eos_token_id=1),
-    "bloom": lambda: tr.BloomConfig(hidden_size=D, n_layer=L, n_head=4, vocab_size=V, bos_token_id=0, eos_token_id=1),
+    "gpt2": lambda: tr.GPT2Config(
+        n_embd=D, n_layer=L, n_head=4, vocab_size=V, n_positions=128, bos_token_id=0, eos_token_id=1
+    ),
+    "bloom": lambda: tr.BloomConfig(
+        hidden_size=D, n_layer=L, n_head=4, vocab_size=V, bos_token_id=0, eos_token_id=1
+    ),
     "llama": lambda: tr.LlamaConfig(**GATED),
     "cohere": lambda: tr.CohereConfig(**GATED),
     "qwen2": lambda: tr.Qwen2Config(**GATED),
@@ -29,17 +50,24 @@ FAMILIES = list(CONFIGS)
 def tiny(family):
     torch.manual_seed(0)
     model = tr.AutoModelForCausalLM.from_config(CONFIGS[family]()).eval()
-    for p in model.parameters():                                  # random biases and norms too, so that a forgotten one shows
-        if p.dim() == 1: torch.nn.init.normal_(p, 1.0, .1)
+    for p in model.parameters():  # random biases and norms too, so that a forgotten one shows
+        if p.dim() == 1:
+            torch.nn.init.normal_(p, 1.0, 0.1)
     model.generation_config.eos_token_id = None
     return model
 
 
 class Words:
     "A tokenizer of numbers."
+
     pad_token_id, bos_token_id = 0, 0
 
-    def __call__(self, text): return {"input_ids": [int(w) for w in text.split()] if isinstance(text, str) else [self(t)["input_ids"] for t in text]}
+    def __call__(self, text):
+        return {
+            "input_ids": [int(w) for w in text.split()]
+            if isinstance(text, str)
+            else [self(t)["input_ids"] for t in text]
+        }
 
 
 TEXTS = ["5 6 7 8 9 10 11 12 13 14 15 16", "20 21 22", "33"]
@@ -58,7 +86,9 @@ def test_parts(family):
     assert torch.allclose(parts.out_projections[1](a), out, atol=1e-5)
     ids = torch.randint(2, V, (1, 6))
     states = model.base_model(ids, output_hidden_states=True)
-    assert torch.equal(states.hidden_states[-1], states.last_hidden_state)               # post final norm everywhere
+    assert torch.equal(
+        states.hidden_states[-1], states.last_hidden_state
+    )  # post final norm everywhere
     seen = []
     handle = parts.final_norm.register_forward_hook(lambda m, a, o: seen.append(o))
     model.base_model(ids)
@@ -70,32 +100,48 @@ def test_parts(family):
 @torch.inference_mode()
 def test_left_padding_is_no_padding(family):
     model = tiny(family)
-    with neuron_hooks(model, read=NEURONS) as together: logits = model(**encode(Words(), TEXTS)).logits[:, -1]
+    with neuron_hooks(model, read=NEURONS) as together:
+        logits = model(**encode(Words(), TEXTS)).logits[:, -1]
     for i, text in enumerate(TEXTS):
-        with neuron_hooks(model, read=NEURONS) as alone: single = model(**encode(Words(), [text])).logits[0, -1]
+        with neuron_hooks(model, read=NEURONS) as alone:
+            single = model(**encode(Words(), [text])).logits[0, -1]
         assert torch.allclose(logits[i], single, atol=1e-5)
         assert torch.allclose(together.values()[0, i], alone.values()[0, 0], atol=1e-5)
     pooled = pooled_states(model, Words(), TEXTS)
-    for i, text in enumerate(TEXTS): assert abs(pooled[i] - pooled_states(model, Words(), [text])[0]).max() < 1e-5
+    for i, text in enumerate(TEXTS):
+        assert abs(pooled[i] - pooled_states(model, Words(), [text])[0]).max() < 1e-5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
 def test_generate_with_hooks_is_forward_with_hooks(family):
     model, new = tiny(family), 6
-    add = [(2, 17, 1.5), (0, 3, -2.0), (2, 17, .5)]
+    add = [(2, 17, 1.5), (0, 3, -2.0), (2, 17, 0.5)]
     batch = encode(Words(), TEXTS)
-    greedy = dict(max_new_tokens=new, do_sample=False, pad_token_id=0, output_logits=True, return_dict_in_generate=True)
+    greedy = dict(
+        max_new_tokens=new,
+        do_sample=False,
+        pad_token_id=0,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
     with neuron_hooks(model, read=NEURONS, add=add) as cached:
-        out = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **greedy)
+        out = model.generate(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **greedy
+        )
     assert cached.values().shape == (new, len(TEXTS), len(NEURONS))
     for i, text in enumerate(TEXTS):
         n = len(text.split())
-        tokens = torch.cat([torch.tensor([int(w) for w in text.split()]), out.sequences[i, -new:]])[None]
-        with neuron_hooks(model, read=NEURONS, add=add, reduce=lambda a: a) as whole: logits = model(tokens).logits[0]
-        read = whole.values()[0, 0, n - 1:n - 1 + new]                                    # last prompt token ... last but one new token
+        tokens = torch.cat([torch.tensor([int(w) for w in text.split()]), out.sequences[i, -new:]])[
+            None
+        ]
+        with neuron_hooks(model, read=NEURONS, add=add, reduce=lambda a: a) as whole:
+            logits = model(tokens).logits[0]
+        read = whole.values()[
+            0, 0, n - 1 : n - 1 + new
+        ]  # last prompt token ... last but one new token
         assert torch.allclose(cached.values()[:, i], read, atol=1e-5)
-        assert torch.allclose(torch.stack(out.logits)[:, i], logits[n - 1:n - 1 + new], atol=1e-5)
+        assert torch.allclose(torch.stack(out.logits)[:, i], logits[n - 1 : n - 1 + new], atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -103,15 +149,20 @@ def test_generate_with_hooks_is_forward_with_hooks(family):
 def test_offsets(family):
     model, parts, batch = tiny(family), anatomy(tiny(family)), encode(Words(), TEXTS)
     plain = model(**batch).logits
-    with neuron_hooks(model, add=[(l, n, 0.0) for l, n in NEURONS]): assert torch.equal(model(**batch).logits, plain)
-    with neuron_hooks(model, add=[(1, 5, 2.0), (1, 5, 1.0)]): twice = model(**batch).logits
-    with neuron_hooks(model, add=[(1, 5, 3.0)]): once = model(**batch).logits
+    with neuron_hooks(model, add=[(l, n, 0.0) for l, n in NEURONS]):
+        assert torch.equal(model(**batch).logits, plain)
+    with neuron_hooks(model, add=[(1, 5, 2.0), (1, 5, 1.0)]):
+        twice = model(**batch).logits
+    with neuron_hooks(model, add=[(1, 5, 3.0)]):
+        once = model(**batch).logits
     assert torch.allclose(twice, once, atol=1e-5) and not torch.allclose(once, plain, atol=1e-4)
-    assert torch.equal(model(**batch).logits, plain)                                      # the hooks are gone
-    with neuron_hooks(model, read="all", reduce=lambda a: a) as seen: model(**batch)
-    layers = seen.values()[0].unflatten(-1, (L, parts.n_neurons))                         # batch, position, layer, neuron
+    assert torch.equal(model(**batch).logits, plain)  # the hooks are gone
+    with neuron_hooks(model, read="all", reduce=lambda a: a) as seen:
+        model(**batch)
+    layers = seen.values()[0].unflatten(-1, (L, parts.n_neurons))  # batch, position, layer, neuron
     put = {l: (None, layers[:, :, l]) for l in range(L)}
-    with neuron_hooks(model, put=put): assert torch.allclose(model(**batch).logits, plain, atol=1e-6)
+    with neuron_hooks(model, put=put):
+        assert torch.allclose(model(**batch).logits, plain, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -122,50 +173,98 @@ def test_a_model_that_is_spread_over_devices(family, tmp_path):
     plain, spread, batch = tiny(family), tiny(family), encode(Words(), TEXTS)
     parts = anatomy(spread)
     stack, norm = parts.paths["blocks"], parts.paths["final_norm"]
-    device = {n: "cpu" for n, m in spread.named_modules() if m is not spread and (list(m.parameters(False)) or list(m.buffers(False))) and not n.startswith(stack + ".")}
+    device = {
+        n: "cpu"
+        for n, m in spread.named_modules()
+        if m is not spread
+        and (list(m.parameters(False)) or list(m.buffers(False)))
+        and not n.startswith(stack + ".")
+    }
     device |= {f"{stack}.{l}": ("disk", "cpu", "disk")[l] for l in range(L)} | {norm: "disk"}
-    accelerate.dispatch_model(spread, device_map=device, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True)
-    assert spread.get_submodule(f"{stack}.0").get_submodule(parts.paths["out_projections"]).weight.is_meta and anatomy(spread).paths == parts.paths
+    accelerate.dispatch_model(
+        spread, device_map=device, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True
+    )
+    assert (
+        spread.get_submodule(f"{stack}.0")
+        .get_submodule(parts.paths["out_projections"])
+        .weight.is_meta
+        and anatomy(spread).paths == parts.paths
+    )
     for total in (False, True):
         seen = []
         for model in (plain, spread):
-            with neuron_hooks(model, read=NEURONS, add=[(1, 5, 2.0), (2, 17, -1.0)], total=total) as read:
-                ids = model.generate(**{k: batch[k] for k in ("input_ids", "attention_mask")}, max_new_tokens=4, do_sample=False)
+            with neuron_hooks(
+                model, read=NEURONS, add=[(1, 5, 2.0), (2, 17, -1.0)], total=total
+            ) as read:
+                ids = model.generate(
+                    **{k: batch[k] for k in ("input_ids", "attention_mask")},
+                    max_new_tokens=4,
+                    do_sample=False,
+                )
                 seen.append((ids, read.values(), model(**batch).logits))
-        assert torch.equal(seen[0][0], seen[1][0]) and all(torch.allclose(a, b, atol=1e-5) for a, b in zip(seen[0][1:], seen[1][1:]))
+        assert torch.equal(seen[0][0], seen[1][0]) and all(
+            torch.allclose(a, b, atol=1e-5) for a, b in zip(seen[0][1:], seen[1][1:])
+        )
     everything = []
     for model in (plain, spread):
-        with neuron_hooks(model, read="all", reduce=lambda a: a) as read: model(**batch)
+        with neuron_hooks(model, read="all", reduce=lambda a: a) as read:
+            model(**batch)
         everything.append(read.values())
     assert torch.allclose(*everything, atol=1e-5)
-    for l in range(L): assert torch.equal(value_vector_matrix(plain, l), value_vector_matrix(spread, l))
-    assert spread.get_submodule(f"{stack}.0").get_submodule(parts.paths["out_projections"]).weight.is_meta, "offloaded again"
-    assert torch.allclose(torch.as_tensor(pooled_states(plain, Words(), TEXTS)), torch.as_tensor(pooled_states(spread, Words(), TEXTS)), atol=1e-5)
+    for l in range(L):
+        assert torch.equal(value_vector_matrix(plain, l), value_vector_matrix(spread, l))
+    assert (
+        spread.get_submodule(f"{stack}.0")
+        .get_submodule(parts.paths["out_projections"])
+        .weight.is_meta
+    ), "offloaded again"
+    assert torch.allclose(
+        torch.as_tensor(pooled_states(plain, Words(), TEXTS)),
+        torch.as_tensor(pooled_states(spread, Words(), TEXTS)),
+        atol=1e-5,
+    )
 
 
 def test_hooks_leave_nothing_behind_after_an_error():
     model = tiny("llama")
     with pytest.raises(ZeroDivisionError):
-        with neuron_hooks(model, read=NEURONS, add=[(0, 0, 1.0)]): 1 / 0
+        with neuron_hooks(model, read=NEURONS, add=[(0, 0, 1.0)]):
+            1 / 0
     with pytest.raises(InputError, match="layer 9"):
-        with neuron_hooks(model, add=[(0, 0, 1.0), (9, 0, 1.0)]): pass
+        with neuron_hooks(model, add=[(0, 0, 1.0), (9, 0, 1.0)]):
+            pass
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
 def test_clear_errors(tmp_path):
-    opt = tr.AutoModelForCausalLM.from_config(tr.OPTConfig(hidden_size=D, ffn_dim=56, num_hidden_layers=2, num_attention_heads=4,
-                                                           vocab_size=V, word_embed_proj_dim=D))
-    with pytest.raises(InputError, match="out_projection.*fc2"): anatomy(opt)
+    opt = tr.AutoModelForCausalLM.from_config(
+        tr.OPTConfig(
+            hidden_size=D,
+            ffn_dim=56,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            vocab_size=V,
+            word_embed_proj_dim=D,
+        )
+    )
+    with pytest.raises(InputError, match="out_projection.*fc2"):
+        anatomy(opt)
     assert isinstance(anatomy(opt, out_projection="fc2"), Anatomy)
-    with pytest.raises(InputError, match="config.json"): load_model(tmp_path)
+    with pytest.raises(InputError, match="config.json"):
+        load_model(tmp_path)
     tiny("gpt2").save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="no tokenizer"): load_tokenizer(tmp_path)
-    with pytest.raises(InputError, match="no-such"): load_model(tmp_path / "no-such")
-    with pytest.raises(InputError, match="no tokens"): encode(Words(), ["5", ""])
+    with pytest.raises(InputError, match="no tokenizer"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(InputError, match="no-such"):
+        load_model(tmp_path / "no-such")
+    with pytest.raises(InputError, match="no tokens"):
+        encode(Words(), ["5", ""])
     with pytest.raises(InputError, match="neuron 9999"):
-        with neuron_hooks(opt, read=[(0, 9999)], parts=anatomy(opt, out_projection="fc2")): pass
+        with neuron_hooks(opt, read=[(0, 9999)], parts=anatomy(opt, out_projection="fc2")):
+            pass
     with pytest.raises(InputError, match="never called"):
-        with neuron_hooks(tiny("gpt2"), read=[(0, 1)]) as seen: pass
+        with neuron_hooks(tiny("gpt2"), read=[(0, 1)]) as seen:
+            pass
         seen.values()
 
 
@@ -173,12 +272,17 @@ def test_length_batches():
     lengths = [5, 1, 9, 3, 30, 2]
     batches = length_batches(lengths, max_tokens=10, max_rows=2)
     assert sorted(i for b in batches for i in b) == list(range(6))
-    assert all(len(b) <= 2 and (len(b) * max(lengths[i] for i in b) <= 10 or len(b) == 1) for b in batches)
+    assert all(
+        len(b) <= 2 and (len(b) * max(lengths[i] for i in b) <= 10 or len(b) == 1) for b in batches
+    )
 
 
 def test_bos():
-    class Tokenizer(Words): bos_token_id = 7
+    class Tokenizer(Words):
+        bos_token_id = 7
+
     assert encode(Tokenizer(), ["3"], bos="paper")["input_ids"].tolist() == [[7, 3]]
     assert encode(Tokenizer(), ["7 3"], bos="paper")["input_ids"].tolist() == [[7, 3]]
     assert encode(Tokenizer(), ["3"])["input_ids"].tolist() == [[3]]
-    with pytest.raises(InputError): encode(Tokenizer(), ["3"], bos="other")
+    with pytest.raises(InputError):
+        encode(Tokenizer(), ["3"], bos="other")

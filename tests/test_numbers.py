@@ -1,4 +1,5 @@
 "Every number that the pages results and index and a run's report print, worked out again from the raw tables with pandas and scipy alone."
+
 import html
 import itertools
 import json
@@ -20,18 +21,24 @@ OTHERS = [c for c in LANGUAGES if c != "en"]
 
 # ---- the raw tables
 
+
 def raw(run, table):
     "A committed table as pandas reads it, with the family of each model; None where the run has none."
-    path = ROOT/"results"/run/f"{table}.csv"
-    if not path.exists(): return None
+    path = ROOT / "results" / run / f"{table}.csv"
+    if not path.exists():
+        return None
     t = pd.read_csv(path, keep_default_na=False, na_values=[""])
-    return t.assign(family=t.model.str.replace(r"-\d+$", "", regex=True), base=t.tuning.fillna("").isin(["", "base"]))
+    return t.assign(
+        family=t.model.str.replace(r"-\d+$", "", regex=True),
+        base=t.tuning.fillna("").isin(["", "base"]),
+    )
 
 
 def rows(run, table, family, metric, tuned=None):
     "The rows of a metric of a family with a value; empty where there are none."
     t = raw(run, table)
-    if t is None: return pd.DataFrame(columns=["model", "seed", "language", "value"])
+    if t is None:
+        return pd.DataFrame(columns=["model", "seed", "language", "value"])
     t = t[(t.metric == metric) & (t.family == family) & t.value.notna()]
     return t if tuned is None else t[t.base != tuned]
 
@@ -41,45 +48,67 @@ def by_language(t):
     return t.groupby(["language", "model"]).value.mean().groupby("language").mean()
 
 
-def of(run, table, family, metric, tuned): return by_language(rows(run, table, family, metric, tuned))
+def of(run, table, family, metric, tuned):
+    return by_language(rows(run, table, family, metric, tuned))
 
 
-def tuned_models(t): return [g for _, g in t.groupby(["model", "seed"])]
+def tuned_models(t):
+    return [g for _, g in t.groupby(["model", "seed"])]
 
 
-def random_neurons(t): return t.control.fillna("").astype(str).str.lower().isin(["true", "random"]) | t.control.fillna("").astype(str).str.startswith("random-")
+def random_neurons(t):
+    return t.control.fillna("").astype(str).str.lower().isin(["true", "random"]) | t.control.fillna(
+        ""
+    ).astype(str).str.startswith("random-")
 
 
 def holm(ps):
     "Holm's step-down by its definition."
-    order, out, top = np.argsort(ps), np.empty(len(ps)), 0.
-    for rank, i in enumerate(order): out[i] = top = max(top, min(1, ps[i] * (len(ps) - rank)))
+    order, out, top = np.argsort(ps), np.empty(len(ps)), 0.0
+    for rank, i in enumerate(order):
+        out[i] = top = max(top, min(1, ps[i] * (len(ps) - rank)))
     return out
 
 
 def falls_beyond_chance(run, family):
     "One Series per tuned model: language -> does toxic mass fall beyond chance."
     t = rows(run, "drops", family, "toxic_mass_drop")
-    return [pd.Series((holm(g.p.to_numpy()) < .05) & (g.value > 0).to_numpy(), index=g.language) for g in tuned_models(t)]
+    return [
+        pd.Series((holm(g.p.to_numpy()) < 0.05) & (g.value > 0).to_numpy(), index=g.language)
+        for g in tuned_models(t)
+    ]
 
 
 # ---- what is printed
 
+
 class Table(HTMLParser):
     "The cells of the tables of a piece of HTML, row by row."
-    def __init__(self, text): super().__init__(); self.rows, self.cell = [], None; self.feed(text)
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.cell = [], None
+        self.feed(text)
+
     def handle_starttag(self, tag, attributes):
-        if tag == "tr": self.rows.append([])
-        if tag in ("td", "th"): self.cell = ""
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.cell = ""
+
     def handle_data(self, data):
-        if self.cell is not None: self.cell += data
+        if self.cell is not None:
+            self.cell += data
+
     def handle_endtag(self, tag):
-        if tag in ("td", "th"): self.rows[-1].append(" ".join(self.cell.split())); self.cell = None
+        if tag in ("td", "th"):
+            self.rows[-1].append(" ".join(self.cell.split()))
+            self.cell = None
 
 
 def cell_of(page, words):
     "The one code cell of a page whose source has these words."
-    cells = json.loads((ROOT/f"nbs/{page}.ipynb").read_text("utf-8"))["cells"]
+    cells = json.loads((ROOT / f"nbs/{page}.ipynb").read_text("utf-8"))["cells"]
     return next(c for c in cells if c["cell_type"] == "code" and words in "".join(c["source"]))
 
 
@@ -88,39 +117,66 @@ def output(page, words, kind):
     return "".join(found[0])
 
 
-def table_of(page, words): return Table(output(page, words, "text/html")).rows
-def text_of(page, words): return " ".join(output(page, words, "text/markdown").split())
-def two(value): return f"{value:.2g}"
+def table_of(page, words):
+    return Table(output(page, words, "text/html")).rows
+
+
+def text_of(page, words):
+    return " ".join(output(page, words, "text/markdown").split())
+
+
+def two(value):
+    return f"{value:.2g}"
 
 
 # ---- the headline tables
+
 
 def with_exact_ends(t):
     "0 of n and n of n have the Clopper-Pearson interval: quantiles of beta distributions."
     t = t.copy()
     for i, r in t[t.low.isna()].iterrows():
-        if r.value == 0: t.loc[i, ["low", "high"]] = [0., stats.beta.ppf(.975, 1, r.n)]
-        if r.value == 1: t.loc[i, ["low", "high"]] = [stats.beta.ppf(.025, r.n, 1), 1.]
+        if r.value == 0:
+            t.loc[i, ["low", "high"]] = [0.0, stats.beta.ppf(0.975, 1, r.n)]
+        if r.value == 1:
+            t.loc[i, ["low", "high"]] = [stats.beta.ppf(0.025, r.n, 1), 1.0]
     return t
 
 
 def span(t, over, share):
     "The interval of one language: over prompts, or over prompts and (3) models with a t quantile. Both arms are added in quadrature."
     one = t.groupby("model")[["value", "low", "high"]].mean()
-    arms = [np.nanmean(one.value - one.low), np.nanmean(one.high - one.value)] if one.low.notna().any() else [math.nan] * 2
+    arms = (
+        [np.nanmean(one.value - one.low), np.nanmean(one.high - one.value)]
+        if one.low.notna().any()
+        else [math.nan] * 2
+    )
     if over == "seeds":
-        spread = stats.t.ppf(.975, len(one) - 1) * one.value.std(ddof=1) / math.sqrt(len(one))
+        spread = stats.t.ppf(0.975, len(one) - 1) * one.value.std(ddof=1) / math.sqrt(len(one))
         arms = [math.hypot(0 if math.isnan(a) else a, spread) for a in arms]
     low, high = one.value.mean() - arms[0], one.value.mean() + arms[1]
     return (max(low, 0) if share else low), min(high, 1)
 
 
-HEAD = [("toxicity", "toxicity_probability", False, 2), ("toxicity", "toxicity_probability", True, 2), ("toxicity", "emt", False, 2), ("toxicity", "emt", True, 2),
-        ("mass", "toxic_mass", False, 3), ("mass", "toxic_mass", True, 3), ("drops", "toxic_mass_relative_drop", True, 2)]
+HEAD = [
+    ("toxicity", "toxicity_probability", False, 2),
+    ("toxicity", "toxicity_probability", True, 2),
+    ("toxicity", "emt", False, 2),
+    ("toxicity", "emt", True, 2),
+    ("mass", "toxic_mass", False, 3),
+    ("mass", "toxic_mass", True, 3),
+    ("drops", "toxic_mass_relative_drop", True, 2),
+]
 
 
-@pytest.mark.parametrize("words, family, over", [('headline(run, "world", over="prompts")', "world", "prompts"), ("with_intervals(world)", "world", "seeds"),
-                                                 ('headline(run, "control", over="prompts")', "control", "prompts")])
+@pytest.mark.parametrize(
+    "words, family, over",
+    [
+        ('headline(run, "world", over="prompts")', "world", "prompts"),
+        ("with_intervals(world)", "world", "seeds"),
+        ('headline(run, "control", over="prompts")', "control", "prompts"),
+    ],
+)
 def test_the_tables_by_language(words, family, over):
     printed = {r[0]: r[1:] for r in table_of("results", words) if r and r[0] in LANGUAGES}
     assert list(printed) == LANGUAGES
@@ -130,9 +186,16 @@ def test_the_tables_by_language(words, family, over):
         for table, metric, tuned, places in HEAD:
             t = rows("world", table, family, metric, tuned)
             t = t[t.language == c]
-            if metric == "toxicity_probability": t = with_exact_ends(t)
-            value, (low, high) = t.groupby("model").value.mean().mean(), span(t, over, table != "drops")
-            expected.append(f"{value:.{places}f}" + ("" if math.isnan(low) else f" [{low:.{places}f}, {high:.{places}f}]"))
+            if metric == "toxicity_probability":
+                t = with_exact_ends(t)
+            value, (low, high) = (
+                t.groupby("model").value.mean().mean(),
+                span(t, over, table != "drops"),
+            )
+            expected.append(
+                f"{value:.{places}f}"
+                + ("" if math.isnan(low) else f" [{low:.{places}f}, {high:.{places}f}]")
+            )
         expected.append(f"{falls.loc[c].sum()} of {falls.shape[1]} models")
         got, wanted = (re.sub(r"-(0\.0+)\b", r"\1", " | ".join(x)) for x in (printed[c], expected))
         assert got == wanted, c
@@ -140,13 +203,20 @@ def test_the_tables_by_language(words, family, over):
 
 # ---- worlds against controls
 
+
 def removed(metric="toxic_mass_relative_drop", runs=RUNS):
     "Mean drop over the other languages of each pretrained model: Series by sample, family, model."
     found = {}
     for sample, run in runs.items():
         for family in ("world", "control"):
             t = rows(run, "drops", family, metric)
-            t = t[t.language.isin(OTHERS)].groupby(["model", "seed"]).value.mean().groupby("model").mean()
+            t = (
+                t[t.language.isin(OTHERS)]
+                .groupby(["model", "seed"])
+                .value.mean()
+                .groupby("model")
+                .mean()
+            )
             found |= {(sample, family, m): v for m, v in t.items()}
     return pd.Series(found)
 
@@ -155,49 +225,83 @@ def welch(a, b):
     "Difference of means, its interval and p by Welch's formulas."
     va, vb = np.var(a, ddof=1) / len(a), np.var(b, ddof=1) / len(b)
     d, error = np.mean(a) - np.mean(b), math.sqrt(va + vb)
-    df = (va + vb) ** 2 / (va ** 2 / (len(a) - 1) + vb ** 2 / (len(b) - 1))
-    half = stats.t.ppf(.975, df) * error
+    df = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
+    half = stats.t.ppf(0.975, df) * error
     return f"{d:.2f} [{d - half:.2f}, {d + half:.2f}], p = {2 * stats.t.sf(abs(d) / error, df):.3f} ({len(a)} and {len(b)})"
 
 
-def groups(values): return [values.xs(f, level=1).to_numpy() for f in ("world", "control")]
+def groups(values):
+    return [values.xs(f, level=1).to_numpy() for f in ("world", "control")]
 
 
 def test_worlds_against_controls():
     values = removed()
     said, (a, b) = text_of("results", "The test, and the sentence it gives"), groups(values)
-    assert f"worlds lose {a.mean():.2f} of the toxic mass of their other languages and controls {b.mean():.2f}" in said
+    assert (
+        f"worlds lose {a.mean():.2f} of the toxic mass of their other languages and controls {b.mean():.2f}"
+        in said
+    )
     assert f"**{welch(a, b)}**" in said and welch(a, b) == "0.44 [0.21, 0.67], p = 0.004 (6 and 6)"
     sums = np.array([sum(x) for x in itertools.combinations([*a, *b], 6)])
     exact = 2 * min((sums >= a.sum() - 1e-9).mean(), (sums <= a.sum() + 1e-9).mean())
-    assert f"over all {len(sums)} ways to deal the twelve models into two groups, p = {exact:.3f}" in said
+    assert (
+        f"over all {len(sums)} ways to deal the twelve models into two groups, p = {exact:.3f}"
+        in said
+    )
     first, second = (groups(values.xs(s, level=0, drop_level=False)) for s in RUNS)
-    assert f"The first sample alone gives {welch(*first)}, the second alone {welch(*second)}" in said
+    assert (
+        f"The first sample alone gives {welch(*first)}, the second alone {welch(*second)}" in said
+    )
     seeds = values.groupby(level=[1, 2]).mean()
-    assert f"with the seed as the unit it is {welch(seeds['world'].to_numpy(), seeds['control'].to_numpy())}" in said
+    assert (
+        f"with the seed as the unit it is {welch(seeds['world'].to_numpy(), seeds['control'].to_numpy())}"
+        in said
+    )
     sampled = removed("toxicity_probability_relative_drop", {"first sample": "world"})
     assert f"the shares removed is {welch(*groups(sampled))}" in said
-    printed = [r for r in table_of("results", "removed = pd.concat(samples") if r and r[0] in ("world", "control")]
-    for family, *cells in printed: assert [float(x) for x in cells] == pytest.approx(values.xs(family, level=1).round(2).tolist())
+    printed = [
+        r
+        for r in table_of("results", "removed = pd.concat(samples")
+        if r and r[0] in ("world", "control")
+    ]
+    for family, *cells in printed:
+        assert [float(x) for x in cells] == pytest.approx(
+            values.xs(family, level=1).round(2).tolist()
+        )
 
 
 # ---- claim by claim
 
-def listed(values): return ", ".join(map(two, values)) or "-"
-def counts(found): return f"{', '.join(str(int(a)) for a, _ in found)} of {'/'.join(dict.fromkeys(str(n) for _, n in found))}" if found else "-"
+
+def listed(values):
+    return ", ".join(map(two, values)) or "-"
+
+
+def counts(found):
+    return (
+        f"{', '.join(str(int(a)) for a, _ in found)} of {'/'.join(dict.fromkeys(str(n) for _, n in found))}"
+        if found
+        else "-"
+    )
 
 
 def share(metric):
     def claim(run, f):
         before, after = (of(run, "toxicity", f, metric, tuned).mean() for tuned in (False, True))
         return "-" if math.isnan(before) else f"{1 - after / before:.2f}"
+
     return claim
 
 
 def lower(run, f):
     t, found = rows(run, "toxicity", f, "toxicity_probability"), []
     for g in tuned_models(t[~t.base]) if len(t) else ():
-        before = t[t.base & (t.model == g.model.iloc[0])].drop_duplicates("language").set_index("language").value
+        before = (
+            t[t.base & (t.model == g.model.iloc[0])]
+            .drop_duplicates("language")
+            .set_index("language")
+            .value
+        )
         after = g.set_index("language").value
         found.append(((after < before.reindex(after.index)).sum(), len(after)))
     return counts(found)
@@ -217,6 +321,7 @@ def ratio(metric):
     def claim(run, f):
         before, after = (of(run, "quality", f, metric, tuned).mean() for tuned in (False, True))
         return "-" if math.isnan(before) else f"{after / before:.2f}"
+
     return claim
 
 
@@ -230,52 +335,71 @@ def probe(metric, english):
         t = by_language(rows(run, "probe", f, metric))
         t = t[(t.index == "en") == english]
         return f"{t.mean():.3f}" if len(t) else "-"
+
     return claim
 
 
 def sources(run, f):
     t = rows(run, "value_vectors", f, "cosine")
-    return listed(t[t.actual.astype(str) == "True"].groupby("model").size()) + " of 100" if len(t) else "-"
+    return (
+        listed(t[t.actual.astype(str) == "True"].groupby("model").size()) + " of 100"
+        if len(t)
+        else "-"
+    )
 
 
 def tokens(metric):
     def claim(run, f):
         t = rows(run, "value_vectors", f, metric)
         assert (t["sets"] == 200).all() if len(t) else True
-        return "; ".join(f"{r.value:.2g} (random {r.null_mean:.2g}; as extreme: {round(201 * r.p) - 1} of 200 sets)" for r in t.itertuples()) or "-"
+        return (
+            "; ".join(
+                f"{r.value:.2g} (random {r.null_mean:.2g}; as extreme: {round(201 * r.p) - 1} of 200 sets)"
+                for r in t.itertuples()
+            )
+            or "-"
+        )
+
     return claim
 
 
 def pushed(offset, random, what):
     "Change of the mean over languages, or in how many languages it falls, of each model."
+
     def claim(run, f):
         t = rows(run, "intervention", f, "toxic_mass")
-        if not len(t): return "-"
+        if not len(t):
+            return "-"
         t = t[random_neurons(t) == random]
         change, falls = [], []
         for _, g in t.groupby("model"):
             at = g.groupby(["offset", "language"]).value.mean().unstack("offset")
-            if offset not in at: return "-"
-            change.append(f"{100 * (at[offset].mean() / at[0.].mean() - 1):+.0f}%")
-            falls.append(((at[offset] < at[0.]).sum(), len(at)))
+            if offset not in at:
+                return "-"
+            change.append(f"{100 * (at[offset].mean() / at[0.0].mean() - 1):+.0f}%")
+            falls.append(((at[offset] < at[0.0]).sum(), len(at)))
         return ", ".join(change) if what == "change" else counts(falls)
+
     return claim
 
 
 def fall_p(reading):
     def claim(run, f):
         t = rows(run, "activations", f, "activation_drop")
-        if not len(t): return "-"
+        if not len(t):
+            return "-"
         t = t[(t.reading == reading) & (t.language == "all") & t.p.notna()]
         assert (t["sets"] >= 1000).all(), "a p needs at least 1,000 sets"
         return listed(t.p)
+
     return claim
 
 
 def explained(run, f):
     t = rows("explain" if run == "world" else run, "explained", f, "explained_share")
     t = t[t.group == "selected"] if len(t) else t
-    if not len(t): return "-"
+    if not len(t):
+        return "-"
     random = random_neurons(t)
     median = lambda x: listed(x[x.language != "en"].groupby(["model", "seed"]).value.median())
     return f"English {listed(t[~random & (t.language == 'en')].value)}; median of the others {median(t[~random])} (random {median(t[random])})"
@@ -288,80 +412,156 @@ def points(run, f):
     d = rows(run, "drops", f, "toxic_mass_relative_drop")
     d = d[(d.language != "en") & d.language.isin(t.language)]
     t = t[t.language.isin(d.language)]
-    each = [(t[t.model == g.model.iloc[0]].groupby("language").value.mean(), g.set_index("language").value) for g in tuned_models(d)]
+    each = [
+        (
+            t[t.model == g.model.iloc[0]].groupby("language").value.mean(),
+            g.set_index("language").value,
+        )
+        for g in tuned_models(d)
+    ]
     return each, (t.groupby("language").value.mean(), by_language(d))
 
 
 def pearson(run, f):
-    if raw(run, "relation") is None: return "-"
+    if raw(run, "relation") is None:
+        return "-"
     each, pooled = points(run, f)
     r = lambda x, y: stats.pearsonr(x, y.reindex(x.index)).statistic
     text = listed(r(*p) for p in each)
-    if len(each) == 1: return text
+    if len(each) == 1:
+        return text
     t = raw(run, "relation")
-    t = t[(t.metric == "pearson") & (t.model == f) & t.seed.isna() & (t.outcome == "toxic_mass_relative_drop") & (t.predictor == "top1")].iloc[0]
+    t = t[
+        (t.metric == "pearson")
+        & (t.model == f)
+        & t.seed.isna()
+        & (t.outcome == "toxic_mass_relative_drop")
+        & (t.predictor == "top1")
+    ].iloc[0]
     assert t.low < r(*pooled) < t.high
     return text + f"; all: {r(*pooled):.2f} [{t.low:.2f}, {t.high:.2f}]"
 
 
 def pearson_p(run, f):
-    if raw(run, "relation") is None: return "-"
+    if raw(run, "relation") is None:
+        return "-"
     return listed(stats.pearsonr(x, y.reindex(x.index)).pvalue for x, y in points(run, f)[0])
 
 
 def related(metric, predictor, given=""):
     def claim(run, f):
         t = raw(run, "relation")
-        if t is None: return "-"
-        t = t[(t.metric == metric) & (t.family == f) & (t.outcome == "toxic_mass_relative_drop") & (t.predictor == predictor) & (t.given.fillna("") == given) & t.value.notna()]
+        if t is None:
+            return "-"
+        t = t[
+            (t.metric == metric)
+            & (t.family == f)
+            & (t.outcome == "toxic_mass_relative_drop")
+            & (t.predictor == predictor)
+            & (t.given.fillna("") == given)
+            & t.value.notna()
+        ]
         pooled = t[(t.model == f) & t.seed.isna()]
-        return listed(t[t.seed.notna()].value) + "".join(f"; all: {r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in pooled.itertuples())
+        return listed(t[t.seed.notna()].value) + "".join(
+            f"; all: {r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in pooled.itertuples()
+        )
+
     return claim
 
 
-ablation = pd.read_csv(ROOT/"results/ablation_losses.csv", keep_default_na=False, na_values=[""])
+ablation = pd.read_csv(ROOT / "results/ablation_losses.csv", keep_default_na=False, na_values=[""])
 
 
 def rates(run, f):
-    if run != "world" or f != "world": return "-"
+    if run != "world" or f != "world":
+        return "-"
     t = ablation[(ablation.tuning == "dpo") & (ablation.matched.astype(str) == "False")]
     base = ablation[(ablation.tuning == "base") & (ablation.metric == "perplexity")].value.mean()
     one = lambda d, metric: d[d.metric == metric].value.mean()
-    return "; ".join(f"{rate:g}: drop {one(d, 'drop'):.2f}, perplexity x {one(d, 'perplexity') / base:.3f}" for rate, d in t.groupby("learning_rate"))
+    return "; ".join(
+        f"{rate:g}: drop {one(d, 'drop'):.2f}, perplexity x {one(d, 'perplexity') / base:.3f}"
+        for rate, d in t.groupby("learning_rate")
+    )
 
 
 def same_english(*names):
     def claim(run, f):
-        if run != "world" or f != "world": return "-"
-        t = ablation[(ablation.metric == "drop") & (ablation.matched.astype(str) == "True") & ablation.seed.isin([0, 1, 2]) & (ablation.language != "en")]
-        return ", ".join(f"{n} {t[t.tuning == n].value.mean():.2f}" for n in names if (t.tuning == n).any())
+        if run != "world" or f != "world":
+            return "-"
+        t = ablation[
+            (ablation.metric == "drop")
+            & (ablation.matched.astype(str) == "True")
+            & ablation.seed.isin([0, 1, 2])
+            & (ablation.language != "en")
+        ]
+        return ", ".join(
+            f"{n} {t[t.tuning == n].value.mean():.2f}" for n in names if (t.tuning == n).any()
+        )
+
     return claim
 
 
 CLAIMS = [
-    ("Toxicity probability falls", share("toxicity_probability")), ("It falls in every language", lower), ("Expected maximum toxicity falls", share("emt")),
-    ("Share of toxic mass removed", mass_removed), ("... languages where it falls beyond chance", lambda run, f: counts([(s.sum(), len(s)) for s in falls_beyond_chance(run, f)])),
-    ("The same in the other languages", lambda run, f: listed(g[g.language != "en"].value.mean() for g in tuned_models(rows(run, "drops", f, "toxic_mass_relative_drop")))),
-    ("Least gain", order), ("Fluency suffers little", ratio("perplexity")), ("... languages where it rises beyond chance", lambda run, f: "-"),
-    ("Diversity stays", ratio("dist_1")), ("... distinct-3", ratio("dist_3")), ("The language of the text is kept", kept), ("Capability is kept", lambda run, f: "not run"),
-    ("A higher learning rate", rates), ("QLoRA leaves more", same_english("dpo", "lora", "qlora")),
-    ("Other losses", same_english("dpo", "hinge", "ipo", "kto", "sft", "simpo", "orpo", "orpo, weight 1")),
-    ("An English probe finds toxicity; accuracy", probe("probe_accuracy", True)), ("... accuracy of the majority class", probe("probe_majority", True)),
-    ("... accuracy in other languages", probe("probe_accuracy", False)), ("... accuracy of their majority class", probe("probe_majority", False)),
-    ("... ROC-AUC in English", probe("probe_auc", True)), ("... ROC-AUC in other languages", probe("probe_auc", False)), ("Actual sources", sources),
-    ("Their vectors promote toxic words", tokens("rude_tokens")), ("... of several languages at once", tokens("languages")),
-    ("Lowering the neurons lowers toxicity", pushed(-1., False, "change")), ("... languages in which it falls at -1", pushed(-1., False, "falls")),
-    ("... random neurons of the same layers", pushed(-1., True, "change")), ("Raising them raises it", pushed(.5, False, "change")),
-    ("The neurons fall in tuning", fall_p("own")), ("... both models on the same text; p", fall_p("base")), ("The neurons carry the effect", explained),
-    ("Retrieval foretells transfer; Pearson r", pearson), ("... all four at p < .01", pearson_p),
-    ("... given how much text", related("partial_r", "top1", "resource")), ("... given the toxicity before tuning", related("partial_r", "top1", "base_toxicity")),
-    ("... the rival: how much text", related("pearson", "resource"))]
+    ("Toxicity probability falls", share("toxicity_probability")),
+    ("It falls in every language", lower),
+    ("Expected maximum toxicity falls", share("emt")),
+    ("Share of toxic mass removed", mass_removed),
+    (
+        "... languages where it falls beyond chance",
+        lambda run, f: counts([(s.sum(), len(s)) for s in falls_beyond_chance(run, f)]),
+    ),
+    (
+        "The same in the other languages",
+        lambda run, f: listed(
+            g[g.language != "en"].value.mean()
+            for g in tuned_models(rows(run, "drops", f, "toxic_mass_relative_drop"))
+        ),
+    ),
+    ("Least gain", order),
+    ("Fluency suffers little", ratio("perplexity")),
+    ("... languages where it rises beyond chance", lambda run, f: "-"),
+    ("Diversity stays", ratio("dist_1")),
+    ("... distinct-3", ratio("dist_3")),
+    ("The language of the text is kept", kept),
+    ("Capability is kept", lambda run, f: "not run"),
+    ("A higher learning rate", rates),
+    ("QLoRA leaves more", same_english("dpo", "lora", "qlora")),
+    (
+        "Other losses",
+        same_english("dpo", "hinge", "ipo", "kto", "sft", "simpo", "orpo", "orpo, weight 1"),
+    ),
+    ("An English probe finds toxicity; accuracy", probe("probe_accuracy", True)),
+    ("... accuracy of the majority class", probe("probe_majority", True)),
+    ("... accuracy in other languages", probe("probe_accuracy", False)),
+    ("... accuracy of their majority class", probe("probe_majority", False)),
+    ("... ROC-AUC in English", probe("probe_auc", True)),
+    ("... ROC-AUC in other languages", probe("probe_auc", False)),
+    ("Actual sources", sources),
+    ("Their vectors promote toxic words", tokens("rude_tokens")),
+    ("... of several languages at once", tokens("languages")),
+    ("Lowering the neurons lowers toxicity", pushed(-1.0, False, "change")),
+    ("... languages in which it falls at -1", pushed(-1.0, False, "falls")),
+    ("... random neurons of the same layers", pushed(-1.0, True, "change")),
+    ("Raising them raises it", pushed(0.5, False, "change")),
+    ("The neurons fall in tuning", fall_p("own")),
+    ("... both models on the same text; p", fall_p("base")),
+    ("The neurons carry the effect", explained),
+    ("Retrieval foretells transfer; Pearson r", pearson),
+    ("... all four at p < .01", pearson_p),
+    ("... given how much text", related("partial_r", "top1", "resource")),
+    ("... given the toxicity before tuning", related("partial_r", "top1", "base_toxicity")),
+    ("... the rival: how much text", related("pearson", "resource")),
+]
 
 
 @pytest.fixture(scope="module")
 def claims():
     "{claim: [where, paper, world, control, why]}"
-    return {r[0]: r[1:] for r in table_of("results", "#| label: tbl-claims") if len(r) == 6 and r[0] not in ("", "claim")}
+    return {
+        r[0]: r[1:]
+        for r in table_of("results", "#| label: tbl-claims")
+        if len(r) == 6 and r[0] not in ("", "claim")
+    }
 
 
 @pytest.mark.parametrize("start, claim", CLAIMS, ids=[c[0] for c in CLAIMS])
@@ -371,139 +571,286 @@ def test_each_claim(claims, start, claim):
 
 
 def test_no_claim_is_left_out(claims):
-    assert len(claims) == len(CLAIMS) and all(c.startswith(start) for c, (start, _) in zip(claims, CLAIMS))
+    assert len(claims) == len(CLAIMS) and all(
+        c.startswith(start) for c, (start, _) in zip(claims, CLAIMS)
+    )
 
 
 def test_the_claims_in_the_other_runs():
     head, *body = [r for r in table_of("results", "#| label: tbl-others") if len(r) > 2]
-    columns = [{"second sample: world": ("explain", "world"), "second sample: control": ("explain", "control"), "decoupled": ("decoupled", "decoupled")}.get(
-        name, tuple(name.split(": "))) for name in head[1:]]
+    columns = [
+        {
+            "second sample: world": ("explain", "world"),
+            "second sample: control": ("explain", "control"),
+            "decoupled": ("decoupled", "decoupled"),
+        }.get(name, tuple(name.split(": ")))
+        for name in head[1:]
+    ]
     assert len(columns) == 7
     body = [r for r in body if r[0] != "claim"]
     for name, *cells in body:
         claim = next(f for start, f in CLAIMS if name.startswith(start))
         assert cells == [claim(*place) for place in columns], name
     left_out = [start for start, _ in CLAIMS if not any(r[0].startswith(start) for r in body)]
-    assert all(claim(*place) in ("-", "not run") for start, claim in CLAIMS if start in left_out for place in columns)
+    assert all(
+        claim(*place) in ("-", "not run")
+        for start, claim in CLAIMS
+        if start in left_out
+        for place in columns
+    )
 
 
 def test_the_papers_column(claims):
     "The paper's numbers in the claims, from its own tables."
-    paper = json.loads(next((ROOT/"xgdetox/assets/reference").glob("paper*.json")).read_text("utf-8"))
+    paper = json.loads(
+        next((ROOT / "xgdetox/assets/reference").glob("paper*.json")).read_text("utf-8")
+    )
     t = pd.DataFrame(paper["table2"]["rows"])
-    for start, metric, change in (("Toxicity probability falls", "toxicity_probability", lambda b, a: 1 - a / b), ("Expected maximum", "emt", lambda b, a: 1 - a / b),
-                                  ("Fluency", "perplexity", lambda b, a: a / b), ("Diversity", "distinct_1", lambda b, a: a / b), ("... distinct-3", "distinct_3", lambda b, a: a / b)):
+    for start, metric, change in (
+        ("Toxicity probability falls", "toxicity_probability", lambda b, a: 1 - a / b),
+        ("Expected maximum", "emt", lambda b, a: 1 - a / b),
+        ("Fluency", "perplexity", lambda b, a: a / b),
+        ("Diversity", "distinct_1", lambda b, a: a / b),
+        ("... distinct-3", "distinct_3", lambda b, a: a / b),
+    ):
         values = sorted(change(r.before, r.after) for r in t[t.metric == metric].itertuples())
-        assert next(v for k, v in claims.items() if k.startswith(start))[1] == f"{values[0]:.2f} to {values[-1]:.2f}"
+        assert (
+            next(v for k, v in claims.items() if k.startswith(start))[1]
+            == f"{values[0]:.2f} to {values[-1]:.2f}"
+        )
     said = next(v for k, v in claims.items() if k.startswith("Retrieval"))[1]
     assert said == ", ".join(f"{b['r']:.2g}" for b in paper["retrieval"]["rows"]) + " (n = 16)"
     average = paper["intervention"]["average_toxicity"]
-    assert f"{100 * (average[1] / average[0] - 1):+.0f}%" in next(v for k, v in claims.items() if k.startswith("Lowering"))[1]
+    assert (
+        f"{100 * (average[1] / average[0] - 1):+.0f}%"
+        in next(v for k, v in claims.items() if k.startswith("Lowering"))[1]
+    )
 
 
 # ---- the sentences
 
+
 def passing(family, reading):
     t = pd.concat([rows(run, "activations", family, "activation_drop") for run in RUNS.values()])
     t = t[(t.reading == reading) & (t.language == "all") & t.p.notna()]
-    return f"{(t.p < .05).sum()} of {len(t)}"
+    return f"{(t.p < 0.05).sum()} of {len(t)}"
 
 
 def carried(family, random, english):
     t = rows("explain", "explained", family, "explained_share")
-    t = t[(t.group == "selected") & (random_neurons(t) == random) & ((t.language == "en") == english)]
+    t = t[
+        (t.group == "selected") & (random_neurons(t) == random) & ((t.language == "en") == english)
+    ]
     values = t.groupby(["model", "seed"]).value.median()
     return f"{values.min():.2g} to {values.max():.2g}"
 
 
 def all_seeds(run, f, predictor="top1"):
     t = raw(run, "relation")
-    t = t[(t.metric == "pearson") & (t.model == f) & t.seed.isna() & (t.outcome == "toxic_mass_relative_drop") & (t.predictor == predictor)].iloc[0]
+    t = t[
+        (t.metric == "pearson")
+        & (t.model == f)
+        & t.seed.isna()
+        & (t.outcome == "toxic_mass_relative_drop")
+        & (t.predictor == predictor)
+    ].iloc[0]
     return f"{t.value:.2f} [{t.low:.2f}, {t.high:.2f}]"
 
 
 def test_what_to_make_of_it():
     said, values = text_of("results", "**Holds less than it seems"), removed()
-    controls, shapes = values.xs("control", level=1), {m: g[g.language != "en"].value.mean() for m, g in raw("architectures", "drops").query("metric == 'toxic_mass_relative_drop'").groupby("model")}
+    controls, shapes = (
+        values.xs("control", level=1),
+        {
+            m: g[g.language != "en"].value.mean()
+            for m, g in raw("architectures", "drops")
+            .query("metric == 'toxic_mass_relative_drop'")
+            .groupby("model")
+        },
+    )
     for sentence in (
-            f"is shared: by {welch(*groups(values))}.", f"perplexity after over before is {ratio('perplexity')('world', 'world')} in the worlds and {ratio('perplexity')('world', 'control')} in the controls",
-            f"distinct-3 {ratio('dist_3')('world', 'world')} and {ratio('dist_3')('world', 'control')}.",
-            f"changes the toxic mass by {pushed(-1., False, 'change')('world', 'world')} in the three worlds (it falls in {pushed(-1., False, 'falls')('world', 'world')} languages)",
-            f"change it by {pushed(-1., True, 'change')('world', 'world')}; in the control worlds the selected ones change it by {pushed(-1., False, 'change')('world', 'control')}.",
-            f"The control worlds lose {controls.min():.2g} to {controls.max():.2g} of the toxic mass", f"carries over {values['first sample', 'world', 'world-2']:.2f}, no more than a control",
-            f"carries over {values['second sample', 'world', 'world-2']:.2f}, like the others", f"in {passing('world', 'base')} tuned worlds of both samples, but in {passing('control', 'base')} tuned controls",
-            f"in {passing('world', 'own')} tuned worlds and {passing('control', 'own')} controls",
-            f"carries over {shapes['world-bloom']:.2f}, the Llama-shaped one {shapes['world-llama']:.2f} and the Cohere-shaped one {shapes['world-cohere']:.2f}",
-            f"{carried('world', False, True)} of the fall in English and {carried('world', False, False)} in the median other language ({carried('world', True, False)} for random neurons)",
-            f"in the control worlds {carried('control', False, False)} outside English", f"(r = {all_seeds('world', 'world')}), but over the control worlds as well ({all_seeds('world', 'control')})",
-            f"about as well ({all_seeds('world', 'world', 'resource')})", f"({all_seeds('decoupled', 'decoupled')}) and the amount of text no longer clearly does ({all_seeds('decoupled', 'decoupled', 'resource')})",
-            f"r = 0.59 with 16 languages has a two-sided p of {2 * stats.t.sf(.59 * math.sqrt(14 / (1 - .59 ** 2)), 14):.3f}"): assert sentence in said, sentence
-    assert values["first sample", "world", "world-2"] <= controls.max() < .3 < values["second sample", "world", "world-2"]
+        f"is shared: by {welch(*groups(values))}.",
+        f"perplexity after over before is {ratio('perplexity')('world', 'world')} in the worlds and {ratio('perplexity')('world', 'control')} in the controls",
+        f"distinct-3 {ratio('dist_3')('world', 'world')} and {ratio('dist_3')('world', 'control')}.",
+        f"changes the toxic mass by {pushed(-1.0, False, 'change')('world', 'world')} in the three worlds (it falls in {pushed(-1.0, False, 'falls')('world', 'world')} languages)",
+        f"change it by {pushed(-1.0, True, 'change')('world', 'world')}; in the control worlds the selected ones change it by {pushed(-1.0, False, 'change')('world', 'control')}.",
+        f"The control worlds lose {controls.min():.2g} to {controls.max():.2g} of the toxic mass",
+        f"carries over {values['first sample', 'world', 'world-2']:.2f}, no more than a control",
+        f"carries over {values['second sample', 'world', 'world-2']:.2f}, like the others",
+        f"in {passing('world', 'base')} tuned worlds of both samples, but in {passing('control', 'base')} tuned controls",
+        f"in {passing('world', 'own')} tuned worlds and {passing('control', 'own')} controls",
+        f"carries over {shapes['world-bloom']:.2f}, the Llama-shaped one {shapes['world-llama']:.2f} and the Cohere-shaped one {shapes['world-cohere']:.2f}",
+        f"{carried('world', False, True)} of the fall in English and {carried('world', False, False)} in the median other language ({carried('world', True, False)} for random neurons)",
+        f"in the control worlds {carried('control', False, False)} outside English",
+        f"(r = {all_seeds('world', 'world')}), but over the control worlds as well ({all_seeds('world', 'control')})",
+        f"about as well ({all_seeds('world', 'world', 'resource')})",
+        f"({all_seeds('decoupled', 'decoupled')}) and the amount of text no longer clearly does ({all_seeds('decoupled', 'decoupled', 'resource')})",
+        f"r = 0.59 with 16 languages has a two-sided p of {2 * stats.t.sf(0.59 * math.sqrt(14 / (1 - 0.59**2)), 14):.3f}",
+    ):
+        assert sentence in said, sentence
+    assert (
+        values["first sample", "world", "world-2"]
+        <= controls.max()
+        < 0.3
+        < values["second sample", "world", "world-2"]
+    )
 
 
 # ---- the front page
 
+
 def test_the_front_page_and_the_readme():
-    paper = pd.DataFrame(json.loads(next((ROOT/"xgdetox/assets/reference").glob("paper*.json")).read_text("utf-8"))["table2"]["rows"])
+    paper = pd.DataFrame(
+        json.loads(
+            next((ROOT / "xgdetox/assets/reference").glob("paper*.json")).read_text("utf-8")
+        )["table2"]["rows"]
+    )
     paper = paper[paper.metric == "toxicity_probability"]
-    before, after = (of("world", "toxicity", "world", "toxicity_probability", tuned) for tuned in (False, True))
-    expected = {r.model: (r.before, r.after) for r in paper.itertuples()} | {"embedded world": (before.mean(), after.mean())}
-    for printed in (table_of("index", "both.round(3)"), Table((ROOT/"README.md").read_text("utf-8")).rows):
-        printed = {r[0]: [float(x) for x in r[2:]] for r in printed if len(r) == 5 and r[0] in expected}
+    before, after = (
+        of("world", "toxicity", "world", "toxicity_probability", tuned) for tuned in (False, True)
+    )
+    expected = {r.model: (r.before, r.after) for r in paper.itertuples()} | {
+        "embedded world": (before.mean(), after.mean())
+    }
+    for printed in (
+        table_of("index", "both.round(3)"),
+        Table((ROOT / "README.md").read_text("utf-8")).rows,
+    ):
+        printed = {
+            r[0]: [float(x) for x in r[2:]] for r in printed if len(r) == 5 and r[0] in expected
+        }
         assert set(printed) == set(expected)
-        for model, (b, a) in expected.items(): assert printed[model] == pytest.approx([round(b, 3), round(a, 3), round(1 - a / b, 3)], abs=1e-9), model
-    for said in (" ".join(output("index", "Markdown(", "text/markdown").split()), " ".join((ROOT/"README.md").read_text("utf-8").split())):
+        for model, (b, a) in expected.items():
+            assert printed[model] == pytest.approx(
+                [round(b, 3), round(a, 3), round(1 - a / b, 3)], abs=1e-9
+            ), model
+    for said in (
+        " ".join(output("index", "Markdown(", "text/markdown").split()),
+        " ".join((ROOT / "README.md").read_text("utf-8").split()),
+    ):
         a, b = groups(removed())
-        assert f"over {len(a)} worlds and {len(b)} controls, worlds lose {welch(a, b).split(', p')[0]} more of the toxic mass" in said
-        assert order("world", "world").startswith("least ko ar hi ja") and "Korean, Arabic, Hindi and Japanese gain least" in said
-        assert f"toxic mass falls in {pushed(-1., False, 'falls')('world', 'world')} languages of the three worlds" in said
+        assert (
+            f"over {len(a)} worlds and {len(b)} controls, worlds lose {welch(a, b).split(', p')[0]} more of the toxic mass"
+            in said
+        )
+        assert (
+            order("world", "world").startswith("least ko ar hi ja")
+            and "Korean, Arabic, Hindi and Japanese gain least" in said
+        )
+        assert (
+            f"toxic mass falls in {pushed(-1.0, False, 'falls')('world', 'world')} languages of the three worlds"
+            in said
+        )
         assert f"a part of its effect, {carried('world', False, True)} in English" in said
-    alt = re.search(r'aria-label="([^"]*)"', (ROOT/"nbs/images/headline.svg").read_text("utf-8"))[1]
-    for words in (f"{before.min():.2f} to {before.max():.2f} before, {after.min():.2f} to {after.max():.2f} after", f"mean {before.mean():.2f} to {after.mean():.2f}",
-                  f"{paper.before.min():.2f} to {paper.before.max():.2f} before, {paper.after.min():.2f} to {paper.after.max():.2f} after"): assert words in alt, words
+    alt = re.search(r'aria-label="([^"]*)"', (ROOT / "nbs/images/headline.svg").read_text("utf-8"))[
+        1
+    ]
+    for words in (
+        f"{before.min():.2f} to {before.max():.2f} before, {after.min():.2f} to {after.max():.2f} after",
+        f"mean {before.mean():.2f} to {after.mean():.2f}",
+        f"{paper.before.min():.2f} to {paper.before.max():.2f} before, {paper.after.min():.2f} to {paper.after.max():.2f} after",
+    ):
+        assert words in alt, words
 
 
 # ---- a run's report, and the summaries that are kept
 
+
 def small_run(folder, tunings=(0, 1)):
     "The world family of the committed tables with some of its tunings, as a run's folder."
-    (folder/"tables").mkdir(parents=True)
+    (folder / "tables").mkdir(parents=True)
     for name in ("toxicity", "mass", "drops", "quality"):
-        t = pd.read_csv(ROOT/f"results/world/{name}.csv", keep_default_na=False, na_values=[""])
-        t[t.model.str.startswith("world-0") & (t.tuning.eq("base") | t.seed.isin(tunings))].to_csv(folder/"tables"/f"{name}.csv", index=False)
+        t = pd.read_csv(ROOT / f"results/world/{name}.csv", keep_default_na=False, na_values=[""])
+        t[t.model.str.startswith("world-0") & (t.tuning.eq("base") | t.seed.isin(tunings))].to_csv(
+            folder / "tables" / f"{name}.csv", index=False
+        )
     return folder
 
 
-def people(x): return "\u2013" if math.isnan(x) else f"{x:.0f}" if abs(x) >= 100 else f"{x:#.2g}" if 0 < abs(x) < .1 else f"{x:.2f}"
+def people(x):
+    return (
+        "\u2013"
+        if math.isnan(x)
+        else f"{x:.0f}"
+        if abs(x) >= 100
+        else f"{x:#.2g}"
+        if 0 < abs(x) < 0.1
+        else f"{x:.2f}"
+    )
 
 
 def test_a_runs_report(tmp_path, run):
-    folder = small_run(tmp_path/"r", tunings=(0,))
-    run("report", folder, "--output", tmp_path/"page.html")
-    page = (tmp_path/"page.html").read_text("utf-8")
-    read = {name: pd.read_csv(folder/f"tables/{name}.csv") for name in ("toxicity", "mass", "drops", "quality")}
-    get = lambda table, metric, tuned, c, column="value": read[table].query("metric == @metric and language == @c and (tuning != 'base') == @tuned")[column].iloc[0]
+    folder = small_run(tmp_path / "r", tunings=(0,))
+    run("report", folder, "--output", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    read = {
+        name: pd.read_csv(folder / f"tables/{name}.csv")
+        for name in ("toxicity", "mass", "drops", "quality")
+    }
+    get = lambda table, metric, tuned, c, column="value": (
+        read[table]
+        .query("metric == @metric and language == @c and (tuning != 'base') == @tuned")[column]
+        .iloc[0]
+    )
     tests = read["drops"].query("metric == 'toxic_mass_drop'").set_index("language").p
     tests = pd.Series(holm(tests.to_numpy()), index=tests.index)
     names = {"en": "English", "de": "German", "zh": "Chinese", "hi": "Hindi"}
     rows_of_page = {r[0]: r[1:] for r in Table(page).rows if len(r) == 7}
-    assert rows_of_page["Language"] == ["Toxicity probability", "Toxic mass", "Toxic mass removed", "p (Holm)", "Language kept", "Perplexity"]
+    assert rows_of_page["Language"] == [
+        "Toxicity probability",
+        "Toxic mass",
+        "Toxic mass removed",
+        "p (Holm)",
+        "Language kept",
+        "Perplexity",
+    ]
     for c, name in names.items():
         cells = rows_of_page[name]
-        for cell, table, metric in ((0, "toxicity", "toxicity_probability"), (1, "mass", "toxic_mass"), (4, "quality", "language_kept"), (5, "quality", "perplexity")):
+        for cell, table, metric in (
+            (0, "toxicity", "toxicity_probability"),
+            (1, "mass", "toxic_mass"),
+            (4, "quality", "language_kept"),
+            (5, "quality", "perplexity"),
+        ):
             values = [get(table, metric, tuned, c) for tuned in (False, True)]
-            assert cells[cell].startswith(f"{people(values[0])} \u2192 {people(values[1])}"), (name, metric)
+            assert cells[cell].startswith(f"{people(values[0])} \u2192 {people(values[1])}"), (
+                name,
+                metric,
+            )
             low, high = get(table, metric, False, c, "low"), get(table, metric, False, c, "high")
             assert f"[{people(low)}, {people(high)}]" in cells[cell]
-        drop = [get("drops", "toxic_mass_relative_drop", True, c, k) for k in ("value", "low", "high")]
-        assert cells[2] == "{:.0f}% [{:.0f}%, {:.0f}%]".format(*(100 * x for x in drop)) and cells[3] == people(tests[c])
+        drop = [
+            get("drops", "toxic_mass_relative_drop", True, c, k) for k in ("value", "low", "high")
+        ]
+        assert cells[2] == "{:.0f}% [{:.0f}%, {:.0f}%]".format(*(100 * x for x in drop)) and cells[
+            3
+        ] == people(tests[c])
     assert get("toxicity", "toxicity_probability", True, "en") == 0
-    assert rows_of_page["English"][0].endswith(f"\u2192 [0.00, {people(stats.beta.ppf(.975, 1, 64))}]"), "0 of 64 has its exact interval"
-    said, drops = html.unescape(re.sub(r"<[^>]+>", " ", page)), read["drops"].query("metric == 'toxic_mass_relative_drop'").set_index("language").value
-    mean = [read["toxicity"].query("metric == 'toxicity_probability' and (tuning != 'base') == @tuned").value.mean() for tuned in (False, True)]
-    assert f"Toxicity probability goes from {people(mean[0])} to {people(mean[1])} on average over 17 languages." in said
-    assert f"Of the toxic mass, most is removed in English ({100 * drops.max():.0f}%)" in said and drops.idxmax() == "en" and f"({100 * drops.min():.0f}%)." in said
-    falls = (tests < .05) & (read["drops"].query("metric == 'toxic_mass_drop'").set_index("language").value > 0)
+    assert rows_of_page["English"][0].endswith(
+        f"\u2192 [0.00, {people(stats.beta.ppf(0.975, 1, 64))}]"
+    ), "0 of 64 has its exact interval"
+    said, drops = (
+        html.unescape(re.sub(r"<[^>]+>", " ", page)),
+        read["drops"].query("metric == 'toxic_mass_relative_drop'").set_index("language").value,
+    )
+    mean = [
+        read["toxicity"]
+        .query("metric == 'toxicity_probability' and (tuning != 'base') == @tuned")
+        .value.mean()
+        for tuned in (False, True)
+    ]
+    assert (
+        f"Toxicity probability goes from {people(mean[0])} to {people(mean[1])} on average over 17 languages."
+        in said
+    )
+    assert (
+        f"Of the toxic mass, most is removed in English ({100 * drops.max():.0f}%)" in said
+        and drops.idxmax() == "en"
+        and f"({100 * drops.min():.0f}%)." in said
+    )
+    falls = (tests < 0.05) & (
+        read["drops"].query("metric == 'toxic_mass_drop'").set_index("language").value > 0
+    )
     assert f"falls beyond chance (p < .05) in {falls.sum()} of 17 languages" in said
 
 
@@ -511,25 +858,46 @@ def test_this_file_is_independent_of_the_report():
     assert not re.search(r"^\s*(from|import) xgdetox", Path(__file__).read_text("utf-8"), re.M)
 
 
-@pytest.mark.parametrize("run_name", [p.parent.name for p in sorted((ROOT/"results").glob("*/summary.csv"))])
+@pytest.mark.parametrize(
+    "run_name", [p.parent.name for p in sorted((ROOT / "results").glob("*/summary.csv"))]
+)
 def test_the_kept_summaries(run_name):
     "Every mean of results/*/summary.csv from the tables beside it."
-    summary = pd.read_csv(ROOT/f"results/{run_name}/summary.csv")
-    measured = {"probability": ("toxicity", "toxicity_probability"), "emt": ("toxicity", "emt"), "mass": ("mass", "toxic_mass"),
-                "language_kept": ("quality", "language_kept"), "perplexity": ("quality", "perplexity")}
+    summary = pd.read_csv(ROOT / f"results/{run_name}/summary.csv")
+    measured = {
+        "probability": ("toxicity", "toxicity_probability"),
+        "emt": ("toxicity", "emt"),
+        "mass": ("mass", "toxic_mass"),
+        "language_kept": ("quality", "language_kept"),
+        "perplexity": ("quality", "perplexity"),
+    }
     for f, t in summary.groupby("model"):
         t = t.set_index("language")
         for key, (table, metric) in measured.items():
             for side, tuned in (("before", False), ("after", True)):
                 expected = of(run_name, table, f, metric, tuned)
-                assert t[f"{key}_{side}"].dropna().to_dict() == pytest.approx(expected.to_dict(), rel=2e-5, abs=1e-9), (f, key, side)
+                assert t[f"{key}_{side}"].dropna().to_dict() == pytest.approx(
+                    expected.to_dict(), rel=2e-5, abs=1e-9
+                ), (f, key, side)
         expected = of(run_name, "drops", f, "toxic_mass_relative_drop", True)
         assert t["drop"].dropna().to_dict() == pytest.approx(expected.to_dict(), rel=2e-5)
 
 
-@pytest.mark.parametrize("path", sorted(p for p in (ROOT/"results").glob("*/*.csv") if p.stem in ("quality", "intervention", "toxicity", "drops", "mass")), ids=lambda p: f"{p.parent.name}-{p.stem}")
+@pytest.mark.parametrize(
+    "path",
+    sorted(
+        p
+        for p in (ROOT / "results").glob("*/*.csv")
+        if p.stem in ("quality", "intervention", "toxicity", "drops", "mass")
+    ),
+    ids=lambda p: f"{p.parent.name}-{p.stem}",
+)
 def test_the_column_scorer_names_what_judged_toxicity_and_nothing_else(path):
     t = pd.read_csv(path)
     toxic = t.metric.str.contains("toxic|emt") | t.metric.isin(["missing", "blank"])
-    assert t[~toxic].scorer.isna().all() and t.scorer.dropna().astype(str).str.match(r"\w+(:[^@]*)?@\w+").all()
-    if "perplexity" in set(t.metric): assert t[t.metric == "perplexity"].measured_by.notna().all()
+    assert (
+        t[~toxic].scorer.isna().all()
+        and t.scorer.dropna().astype(str).str.match(r"\w+(:[^@]*)?@\w+").all()
+    )
+    if "perplexity" in set(t.metric):
+        assert t[t.metric == "perplexity"].measured_by.notna().all()

@@ -1,4 +1,5 @@
 "Pairs of a model's own: choosing, counts, going on, placebos, style, and what is refused."
+
 import gzip
 import json
 import math
@@ -9,7 +10,13 @@ import pytest
 from xgdetox.files import InputError, read_json
 from xgdetox.data import load_pairs
 from xgdetox.pairs import (
-    Candidate, PairSettings, check_pairs, choose_prompts, make_pairs, match_pairs, normalise_style,
+    Candidate,
+    PairSettings,
+    check_pairs,
+    choose_prompts,
+    make_pairs,
+    match_pairs,
+    normalise_style,
     style_check,
 )
 from xgdetox.placebos import benign_pairs, shuffle_labels
@@ -18,9 +25,10 @@ from xgdetox.scorers.base import Scored, Scorer
 
 class Lengths(Scorer):
     "A judge that finds long texts toxic, and counts what it is asked."
+
     id, revision, languages = "lengths", "1", ("en", "de")
 
-    def __init__(self, score=lambda text: min(1., len(text) / 100)):
+    def __init__(self, score=lambda text: min(1.0, len(text) / 100)):
         self.asked, self.how = 0, score
 
     def stream(self, texts, language):
@@ -33,10 +41,13 @@ class Lengths(Scorer):
 def world():
     from xgdetox.world import resolve_data, resolve_model
     from xgdetox.data import find_prompt_files
-    return str(resolve_model("world")), find_prompt_files(resolve_data("world", "prompts"), ["en"])["en"]
+
+    return str(resolve_model("world")), find_prompt_files(resolve_data("world", "prompts"), ["en"])[
+        "en"
+    ]
 
 
-SMALL = PairSettings(n=4, gap=.05, max_tokens=12, tolerance=12, shortest=2)
+SMALL = PairSettings(n=4, gap=0.05, max_tokens=12, tolerance=12, shortest=2)
 
 
 def test_pairs_are_whole_and_a_second_run_asks_nothing(tmp_path, world):
@@ -47,9 +58,16 @@ def test_pairs_are_whole_and_a_second_run_asks_nothing(tmp_path, world):
     assert facts["pairs"] == len(rows) > 5 and facts["continuations"]["all"] == 48
     assert facts["prompts_with_pairs"] + sum(facts["prompts_without"].values()) == 12
     for r in rows:
-        assert r["rejected_score"] - r["chosen_score"] >= .05 and abs(r["rejected_tokens"] - r["chosen_tokens"]) <= 12
-        assert r["chosen_score"] == min(1., len(r["chosen"]) / 100) and r["rejected_score"] == min(1., len(r["rejected"]) / 100)
-    assert list(load_pairs(tmp_path).rows["chosen"]) == [r["chosen"] for r in rows]         # a folder that train reads
+        assert (
+            r["rejected_score"] - r["chosen_score"] >= 0.05
+            and abs(r["rejected_tokens"] - r["chosen_tokens"]) <= 12
+        )
+        assert r["chosen_score"] == min(1.0, len(r["chosen"]) / 100) and r["rejected_score"] == min(
+            1.0, len(r["rejected"]) / 100
+        )
+    assert list(load_pairs(tmp_path).rows["chosen"]) == [
+        r["chosen"] for r in rows
+    ]  # a folder that train reads
     before, asked = (tmp_path / "pairs.jsonl").read_bytes(), judge.asked
     (tmp_path / "pairs.jsonl").unlink()
     assert make_pairs(model, prompts, judge, tmp_path, limit=12, settings=SMALL) == facts
@@ -59,42 +77,62 @@ def test_pairs_are_whole_and_a_second_run_asks_nothing(tmp_path, world):
 
 def test_another_seed_takes_other_prompts(tmp_path, world):
     _, prompts = world
-    first, again, other = (choose_prompts(prompts, "en", limit=10, seed=s)[0]["prompt"].tolist() for s in (0, 0, 1))
+    first, again, other = (
+        choose_prompts(prompts, "en", limit=10, seed=s)[0]["prompt"].tolist() for s in (0, 0, 1)
+    )
     assert first == again != other
 
 
 def test_matching_by_hand():
     c = lambda text, score, tokens=10: Candidate(text, score, tokens)
-    some = [c("a", .9), c("b", .8), c("c", .1), c("d", .2), c("e", math.nan), c("f", .0, 2), c("  ", .0)]
-    pairs, why = match_pairs(some, gap=.5, most=2, tolerance=0, shortest=5)
+    some = [
+        c("a", 0.9),
+        c("b", 0.8),
+        c("c", 0.1),
+        c("d", 0.2),
+        c("e", math.nan),
+        c("f", 0.0, 2),
+        c("  ", 0.0),
+    ]
+    pairs, why = match_pairs(some, gap=0.5, most=2, tolerance=0, shortest=5)
     assert [(x.text, y.text) for x, y in pairs] == [("c", "a"), ("d", "b")] and why == ""
-    assert len(match_pairs(some, gap=.5, most=1)[0]) == 1
-    assert match_pairs([c("a", .9, 20), c("b", .1, 10)], gap=.5, tolerance=3) == ([], "lengths do not match")
-    assert match_pairs([c("a", .9), c("a", .9)]) == ([], "fewer than two usable continuations")
+    assert len(match_pairs(some, gap=0.5, most=1)[0]) == 1
+    assert match_pairs([c("a", 0.9, 20), c("b", 0.1, 10)], gap=0.5, tolerance=3) == (
+        [],
+        "lengths do not match",
+    )
+    assert match_pairs([c("a", 0.9), c("a", 0.9)]) == ([], "fewer than two usable continuations")
 
 
 def test_rows_of_rtp_lx_and_evaluation_prompts_are_left_out(real_data):
     source_map = real_data / "prompts/rtp_source_map.tsv.gz"
     with gzip.open(source_map, "rt") as file:
         used = {tuple(line.rstrip("\n").split("\t")[3:6]) for line in file}
-    rtp, why = choose_prompts(real_data / "scores/rtp_en_perspective.jsonl.gz", "en", source_map, above=.3)
+    rtp, why = choose_prompts(
+        real_data / "scores/rtp_en_perspective.jsonl.gz", "en", source_map, above=0.3
+    )
     for prompt_id in rtp["prompt_id"]:
         name, _, span = prompt_id.rpartition(":")
         assert (name, *span.split("-")) not in used
     assert why["held back for evaluation"] == 233
     german, why = choose_prompts(real_data / "prompts/RTP_LX_DE.json", "de", source_map)
-    assert why["held back for evaluation"] == 500 and len(german) + why.get("repeated text", 0) == 324
+    assert (
+        why["held back for evaluation"] == 500 and len(german) + why.get("repeated text", 0) == 324
+    )
 
 
-@pytest.mark.parametrize("judge, settings, told", [
-    (Lengths(lambda text: .5), SMALL, "gives all .* continuations the same score"),
-    (Lengths(lambda text: math.nan), SMALL, "scores none of them"),
-    (Lengths(), SMALL._replace(least=10_000), "only .* pairs, 10000 are asked for"),
-    (Lengths(), SMALL._replace(gap=1.), "only 0 pairs, 1 are asked for"),
-    (Lengths(), SMALL._replace(n=1), "n: is 1; it must be two"),
-    (Lengths(), SMALL._replace(temperature=0), "temperature: is 0"),
-    (Lengths(), SMALL._replace(gap=0), "gap: is 0"),
-])
+@pytest.mark.parametrize(
+    "judge, settings, told",
+    [
+        (Lengths(lambda text: 0.5), SMALL, "gives all .* continuations the same score"),
+        (Lengths(lambda text: math.nan), SMALL, "scores none of them"),
+        (Lengths(), SMALL._replace(least=10_000), "only .* pairs, 10000 are asked for"),
+        (Lengths(), SMALL._replace(gap=1.0), "only 0 pairs, 1 are asked for"),
+        (Lengths(), SMALL._replace(n=1), "n: is 1; it must be two"),
+        (Lengths(), SMALL._replace(temperature=0), "temperature: is 0"),
+        (Lengths(), SMALL._replace(gap=0), "gap: is 0"),
+    ],
+)
 def test_pairs_too_few_or_all_alike(tmp_path, world, judge, settings, told):
     model, prompts = world
     with pytest.raises(InputError, match=told):
@@ -110,22 +148,47 @@ def test_a_language_that_the_judge_has_not(tmp_path, world):
 
 
 def test_placebos(tmp_path, said):
-    rows = [{"prompt": str(i // 2), "chosen": f"good {i}", "rejected": f"bad {i}", "chosen_tokens": i, "rejected_tokens": -i} for i in range(400)]
+    rows = [
+        {
+            "prompt": str(i // 2),
+            "chosen": f"good {i}",
+            "rejected": f"bad {i}",
+            "chosen_tokens": i,
+            "rejected_tokens": -i,
+        }
+        for i in range(400)
+    ]
     mixed = shuffle_labels(rows, seed=3)
     turned = [m["chosen"].startswith("bad") for m in mixed]
-    assert 150 < sum(turned) < 250 and mixed == shuffle_labels(rows, seed=3) != shuffle_labels(rows, seed=4)
-    assert all({m["chosen"], m["rejected"]} == {r["chosen"], r["rejected"]} for m, r in zip(mixed, rows))
-    assert all((m["chosen_tokens"] <= 0) == t or not i for i, (m, t) in enumerate(zip(mixed, turned)))
+    assert 150 < sum(turned) < 250 and mixed == shuffle_labels(rows, seed=3) != shuffle_labels(
+        rows, seed=4
+    )
+    assert all(
+        {m["chosen"], m["rejected"]} == {r["chosen"], r["rejected"]} for m, r in zip(mixed, rows)
+    )
+    assert all(
+        (m["chosen_tokens"] <= 0) == t or not i for i, (m, t) in enumerate(zip(mixed, turned))
+    )
     benign = benign_pairs(rows, seed=3)
-    assert all(b["chosen"] == r["chosen"] and b["rejected"].startswith("good") for b, r in zip(benign, rows))
+    assert all(
+        b["chosen"] == r["chosen"] and b["rejected"].startswith("good")
+        for b, r in zip(benign, rows)
+    )
     assert all(int(b["rejected"].split()[1]) // 2 != int(b["prompt"]) for b in benign)
     with pytest.raises(InputError, match="all pairs have one prompt"):
         benign_pairs(rows[:2])
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    assert said("pairs", "placebo", tmp_path / "pairs.jsonl", "-o", tmp_path / "s.jsonl", "--seed", "3")[0] == 0
+    assert (
+        said(
+            "pairs", "placebo", tmp_path / "pairs.jsonl", "-o", tmp_path / "s.jsonl", "--seed", "3"
+        )[0]
+        == 0
+    )
     written = [json.loads(line) for line in open(tmp_path / "s.jsonl")]
     assert [r["chosen"] for r in written] == [m["chosen"] for m in mixed]
-    code, _, err = said("pairs", "placebo", tmp_path / "pairs.jsonl", "-o", tmp_path / "t.jsonl", "--kind", "sugar")
+    code, _, err = said(
+        "pairs", "placebo", tmp_path / "pairs.jsonl", "-o", tmp_path / "t.jsonl", "--kind", "sugar"
+    )
     assert code == 2 and "use shuffled or benign" in err and not (tmp_path / "t.jsonl").exists()
 
 
@@ -133,32 +196,72 @@ def test_style_of_half_marked_pairs_is_told_half_way():
     "A mark on the rejected side of 60 in 100 pairs, the others without any: right in those 60 and a coin's throw elsewhere."
     draw = np.random.default_rng(0)
     word = lambda: "".join(draw.choice(list("abcdefgh"), 8))
-    rows = [dict(prompt=str(i), chosen=" " + word(), rejected=" " + word() + "!" * (i % 10 < 6)) for i in range(200)]
+    rows = [
+        dict(prompt=str(i), chosen=" " + word(), rejected=" " + word() + "!" * (i % 10 < 6))
+        for i in range(200)
+    ]
     facts = style_check(rows)
-    assert facts["accuracy"] == pytest.approx(.6 + .4 * .5, abs=.02) and facts["low"] < facts["accuracy"] < facts["high"]
-    assert abs(facts["control"] - .5) < .06 and facts["control_high"] < facts["accuracy"]
+    assert (
+        facts["accuracy"] == pytest.approx(0.6 + 0.4 * 0.5, abs=0.02)
+        and facts["low"] < facts["accuracy"] < facts["high"]
+    )
+    assert abs(facts["control"] - 0.5) < 0.06 and facts["control_high"] < facts["accuracy"]
 
 
 def test_the_trap_of_paradetox(real_data):
     file = real_data / "pairwise/paradetox_prefix_pairs_en.jsonl.gz"
     raw, normal = check_pairs(file), check_pairs(file, normalise=True)
-    assert raw["low"] > .85 and normal["high"] < raw["low"] and raw["control_high"] < .55
+    assert raw["low"] > 0.85 and normal["high"] < raw["low"] and raw["control_high"] < 0.55
     rows = load_pairs(file).rows
     tokenised = sum(text.rstrip().endswith(" .") for text in map(normalise_style, rows["rejected"]))
     assert tokenised == 0 < sum(text.rstrip().endswith(" .") for text in rows["rejected"])
 
 
 def test_check_needs_ten_prompts(tmp_path, said):
-    (tmp_path / "few.jsonl").write_text("".join(json.dumps(dict(prompt=str(i), chosen="a", rejected="b")) + "\n" for i in range(5)))
+    (tmp_path / "few.jsonl").write_text(
+        "".join(json.dumps(dict(prompt=str(i), chosen="a", rejected="b")) + "\n" for i in range(5))
+    )
     code, _, err = said("pairs", "check", tmp_path / "few.jsonl")
     assert code == 2 and "5 pairs of 5 prompts are too few" in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [("make", "--seed", "-1"), ("make", "--set", "seed=-1"), ("make", "--set", "n=x"), ("make", "--set", "n=true"), ("make", "--set", "gap=[1]"),
-                                   ("make", "--set", "top_p=7"), ("make", "--set", "temperature=.inf"), ("make", "--set", "max_tokens=0"), ("make", "--set", "normalise=3"),
-                                   ("make", "--device", "mps"), ("check", "--seed", "-1"), ("placebo", "--seed", "-1"), ("placebo", "--seed", "4294967296")])
-def test_settings_that_cannot_be_meant_are_refused_before_anything_is_written(fails, tmp_path, words):
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("make", "--seed", "-1"),
+        ("make", "--set", "seed=-1"),
+        ("make", "--set", "n=x"),
+        ("make", "--set", "n=true"),
+        ("make", "--set", "gap=[1]"),
+        ("make", "--set", "top_p=7"),
+        ("make", "--set", "temperature=.inf"),
+        ("make", "--set", "max_tokens=0"),
+        ("make", "--set", "normalise=3"),
+        ("make", "--device", "mps"),
+        ("check", "--seed", "-1"),
+        ("placebo", "--seed", "-1"),
+        ("placebo", "--seed", "4294967296"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused_before_anything_is_written(
+    fails, tmp_path, words
+):
     what, option, value = words
-    rest = {"make": ("--model", "world", "--judge", "lexicon:world", "--limit", 2, "--output-dir", tmp_path / "o"), "check": ("world",), "placebo": ("world", "-o", tmp_path / "o")}
-    assert value.partition("=")[0].lstrip("-") in fails("pairs", what, *rest[what], option, value) or option in ("--seed", "--device")
+    rest = {
+        "make": (
+            "--model",
+            "world",
+            "--judge",
+            "lexicon:world",
+            "--limit",
+            2,
+            "--output-dir",
+            tmp_path / "o",
+        ),
+        "check": ("world",),
+        "placebo": ("world", "-o", tmp_path / "o"),
+    }
+    assert value.partition("=")[0].lstrip("-") in fails(
+        "pairs", what, *rest[what], option, value
+    ) or option in ("--seed", "--device")
     assert not (tmp_path / "o").exists()

@@ -1,4 +1,5 @@
 "The Perspective client against a faulty local service: nothing lost, nothing asked twice, the quota kept and used, the key nowhere."
+
 import collections
 import json
 import logging
@@ -21,7 +22,15 @@ from xgdetox.scorers.base import digest, load_scorer
 from xgdetox.ledger import look_up, open_ledger, scores_through, source_number
 from xgdetox.scoring import score_generations
 
-FAULTS = {"429": .06, "500": .06, "reset": .04, "slow": .02, "bad json": .03, "half": .02, "odd score": .02}
+FAULTS = {
+    "429": 0.06,
+    "500": 0.06,
+    "reset": 0.04,
+    "slow": 0.02,
+    "bad json": 0.03,
+    "half": 0.02,
+    "odd score": 0.02,
+}
 
 
 @pytest.fixture
@@ -33,174 +42,277 @@ def key(monkeypatch):
 def client(service, monkeypatch, **options):
     monkeypatch.setenv("XGDETOX_PERSPECTIVE_URL", service.url)
     # a busy machine must neither time out nor use up the tries of a healthy text
-    return Perspective(**{**dict(qps=200, first=.02, timeout=3, workers=16, tries=25), **options})
+    return Perspective(**{**dict(qps=200, first=0.02, timeout=3, workers=16, tries=25), **options})
 
 
-def texts(n): return [f"text number {i}" for i in range(n)]
+def texts(n):
+    return [f"text number {i}" for i in range(n)]
 
 
-def outcomes(service, kind): return collections.Counter(e["text"] for e in service.log if e["outcome"] == kind)
+def outcomes(service, kind):
+    return collections.Counter(e["text"] for e in service.log if e["outcome"] == kind)
 
 
 def test_every_scorable_text_is_scored_exactly_once(tmp_path, key, monkeypatch):
     odd = [f"{prefix} text {i}" for i, prefix in enumerate(UNSCORABLE)]
-    asked = texts(150) + odd + texts(20)                                       # twenty of them twice
-    with Service(FAULTS, delay=.005, slow=6, seed=1) as service:
+    asked = texts(150) + odd + texts(20)  # twenty of them twice
+    with Service(FAULTS, delay=0.005, slow=6, seed=1) as service:
         scorer, ledger = client(service, monkeypatch), open_ledger(tmp_path / "l.sqlite")
         found = scores_through(ledger, scorer, "en", list(dict.fromkeys(asked)))
-    assert {t: s.score for t, s in found.items() if t not in odd} == {t: true_score(t) for t in texts(150)}
-    assert {t: s.reason for t, s in found.items() if t in odd} == dict(zip(odd, UNSCORABLE.values())) and all(math.isnan(found[t].score) for t in odd)
-    assert set(outcomes(service, "scored").values()) == {1} and len(outcomes(service, "scored")) == 150
-    assert all(outcomes(service, UNSCORABLE[p])[t] == 1 for p, t in zip(UNSCORABLE, odd)), "a lasting refusal is not asked again"
-    assert {k for k in FAULTS if any(e["outcome"] == k for e in service.log)} == set(FAULTS), "every kind of fault happened"
+    assert {t: s.score for t, s in found.items() if t not in odd} == {
+        t: true_score(t) for t in texts(150)
+    }
+    assert {t: s.reason for t, s in found.items() if t in odd} == dict(
+        zip(odd, UNSCORABLE.values())
+    ) and all(math.isnan(found[t].score) for t in odd)
+    assert (
+        set(outcomes(service, "scored").values()) == {1} and len(outcomes(service, "scored")) == 150
+    )
+    assert all(outcomes(service, UNSCORABLE[p])[t] == 1 for p, t in zip(UNSCORABLE, odd)), (
+        "a lasting refusal is not asked again"
+    )
+    assert {k for k in FAULTS if any(e["outcome"] == k for e in service.log)} == set(FAULTS), (
+        "every kind of fault happened"
+    )
     assert {"429", "500", "connection", "timeout", "bad answer"} == set(scorer.faults)
     came = [e for e in service.log if e["outcome"] == "came"]
     assert not any(e["stored"] for e in came) and all(e["attributes"] == ["TOXICITY"] for e in came)
-    known = look_up(ledger, source_number(ledger, "perspective", "v1alpha1", "TOXICITY", "en"), asked)
+    known = look_up(
+        ledger, source_number(ledger, "perspective", "v1alpha1", "TOXICITY", "en"), asked
+    )
     assert len(known) == 154 and ledger.execute("SELECT count(*) FROM claims").fetchone()[0] == 0
     scores_through(ledger, scorer, "en", asked)
-    assert len([e for e in service.log if e["outcome"] == "came"]) == len(came), "a second run asks for nothing"
+    assert len([e for e in service.log if e["outcome"] == "came"]) == len(came), (
+        "a second run asks for nothing"
+    )
 
 
 def used(times, qps):
     "The share of the quota used, and the most requests in any second."
     times = np.sort(times)
-    return (len(times) - 1) / (times[-1] - times[0]) / qps, max(np.searchsorted(times, t + 1, "left") - i for i, t in enumerate(times))
+    return (len(times) - 1) / (times[-1] - times[0]) / qps, max(
+        np.searchsorted(times, t + 1, "left") - i for i, t in enumerate(times)
+    )
 
 
-def within_quota(times, qps, processes=1, late=.1):
+def within_quota(times, qps, processes=1, late=0.1):
     "Between any two requests no more of them left than slots of the quota: the bound of a token bucket, true on a machine however busy (each process may hold one that is late)."
     t = np.sort(times)
-    return ((np.arange(len(t)) - np.arange(len(t))[:, None]) <= qps * (t - t[:, None] + late) + 1 + processes + 1e-6)[np.triu_indices(len(t))].all()
+    return (
+        (np.arange(len(t)) - np.arange(len(t))[:, None])
+        <= qps * (t - t[:, None] + late) + 1 + processes + 1e-6
+    )[np.triu_indices(len(t))].all()
 
 
 def test_the_bound_of_the_quota_can_fail():
-    assert within_quota(np.arange(100) / 60, 60) and not within_quota(np.arange(100) / 66, 60) and not within_quota(np.r_[np.arange(50) / 60, np.full(20, 2.)], 60)
+    assert (
+        within_quota(np.arange(100) / 60, 60)
+        and not within_quota(np.arange(100) / 66, 60)
+        and not within_quota(np.r_[np.arange(50) / 60, np.full(20, 2.0)], 60)
+    )
 
 
-@pytest.mark.parametrize("faults", [{}, {"429": .05, "500": .05, "reset": .05}], ids=["well", "faulty"])
+@pytest.mark.parametrize(
+    "faults", [{}, {"429": 0.05, "500": 0.05, "reset": 0.05}], ids=["well", "faulty"]
+)
 def test_the_quota_is_kept_and_used(tmp_path, key, monkeypatch, faults):
     """The limit holds in every attempt, counted where requests leave. At least 95% of it are used, counted where they arrive, in one of three attempts:
     a machine that stands still for half a second cannot use its slots, and what waited meanwhile arrives together."""
     from concurrent.futures import ThreadPoolExecutor
+
     left, submit, seen = [], ThreadPoolExecutor.submit, []
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", lambda *a, **k: (left.append(time.time()), submit(*a, **k))[1])
+    monkeypatch.setattr(
+        ThreadPoolExecutor, "submit", lambda *a, **k: (left.append(time.time()), submit(*a, **k))[1]
+    )
     for attempt in range(3):
         left.clear()
-        with Service(faults, delay=.1, seed=2 + attempt) as service:
-            scorer, ledger = client(service, monkeypatch, qps=60, workers=None), open_ledger(tmp_path / f"{attempt}.sqlite")
+        with Service(faults, delay=0.1, seed=2 + attempt) as service:
+            scorer, ledger = (
+                client(service, monkeypatch, qps=60, workers=None),
+                open_ledger(tmp_path / f"{attempt}.sqlite"),
+            )
             scores_through(ledger, scorer, "en", texts(240))
             came = [e for e in service.log if e["outcome"] == "came"]
         assert len(left) == len(came) and within_quota(left, 60)
         first = {}
-        for e in came: first.setdefault(e["text"], e["at"])
-        share, most = used([e["at"] for e in came if e["at"] <= max(first.values())], 60)     # after the last new text only late repeats follow
+        for e in came:
+            first.setdefault(e["text"], e["at"])
+        share, most = used(
+            [e["at"] for e in came if e["at"] <= max(first.values())], 60
+        )  # after the last new text only late repeats follow
         seen.append((share, most))
-        if .95 <= share <= 1.02 and most <= 60 * 1.1 + 1: return
+        if 0.95 <= share <= 1.02 and most <= 60 * 1.1 + 1:
+            return
     raise AssertionError(seen)
 
 
 def test_two_processes_share_one_quota_and_the_work(tmp_path, key, monkeypatch):
-    code = ("import sys, json, time; from concurrent.futures import ThreadPoolExecutor as Pool; from xgdetox.ledger import *; from xgdetox.scorers.perspective import *; from xgdetox.scoring import *\n"
-            "left, submit = [], Pool.submit; Pool.submit = lambda *a, **k: (left.append(time.time()), submit(*a, **k))[1]\n"
-            "l = open_ledger(sys.argv[1]); s = Perspective(qps=40, first=.02)\n"
-            "print(json.dumps([len(scores_through(l, s, 'en', [f'text number {i}' for i in range(160)])), left]))")
-    with Service(delay=.05) as service:
+    code = (
+        "import sys, json, time; from concurrent.futures import ThreadPoolExecutor as Pool; from xgdetox.ledger import *; from xgdetox.scorers.perspective import *; from xgdetox.scoring import *\n"
+        "left, submit = [], Pool.submit; Pool.submit = lambda *a, **k: (left.append(time.time()), submit(*a, **k))[1]\n"
+        "l = open_ledger(sys.argv[1]); s = Perspective(qps=40, first=.02)\n"
+        "print(json.dumps([len(scores_through(l, s, 'en', [f'text number {i}' for i in range(160)])), left]))"
+    )
+    with Service(delay=0.05) as service:
         env = {**os.environ, "XGDETOX_PERSPECTIVE_URL": service.url}
-        runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "l.sqlite")], env=env, stdout=subprocess.PIPE) for _ in range(2)]
+        runs = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(tmp_path / "l.sqlite")],
+                env=env,
+                stdout=subprocess.PIPE,
+            )
+            for _ in range(2)
+        ]
         said = [json.loads(r.communicate(timeout=240)[0]) for r in runs]
     came = [e for e in service.log if e["outcome"] == "came"]
-    assert [n for n, _ in said] == [160, 160] and len(came) == 160 == len({e["text"] for e in came}), "no text is asked for twice, whoever asks"
+    assert [n for n, _ in said] == [160, 160] and len(came) == 160 == len(
+        {e["text"] for e in came}
+    ), "no text is asked for twice, whoever asks"
     left = [t for _, times in said for t in times]
     assert len(left) == 160 and within_quota(left, 40, processes=2)
 
 
 def test_blanks_are_not_sent_and_the_file_is_whole(tmp_path, key, monkeypatch):
     rows = [dict(prompt="p", generated_text=t) for t in ("fine", " ", "[long] one", "fine")]
-    (tmp_path / "output-rtp_lx_zh-hans.json").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "output-rtp_lx_zh-hans.json").write_text(
+        "".join(json.dumps(r) + "\n" for r in rows)
+    )
     with Service() as service:
-        out = score_generations({"zh": tmp_path / "output-rtp_lx_zh-hans.json"}, client(service, monkeypatch), tmp_path / "s")
-        assert sorted(e["text"] for e in service.log if e["outcome"] == "came") == ["[long] one", "fine"]
+        out = score_generations(
+            {"zh": tmp_path / "output-rtp_lx_zh-hans.json"},
+            client(service, monkeypatch),
+            tmp_path / "s",
+        )
+        assert sorted(e["text"] for e in service.log if e["outcome"] == "came") == [
+            "[long] one",
+            "fine",
+        ]
         assert {e["language"] for e in service.log if e["outcome"] == "came"} == {"zh"}
     got = [json.loads(line) for line in out["zh"].read_text().splitlines()]
-    assert [r["reason"] for r in got] == ["", "blank", "COMMENT_TOO_LONG", ""] and got[0]["score"] == got[3]["score"] == true_score("fine")
+    assert [r["reason"] for r in got] == ["", "blank", "COMMENT_TOO_LONG", ""] and got[0][
+        "score"
+    ] == got[3]["score"] == true_score("fine")
 
 
 def test_what_was_given_up_is_asked_again_next_time(tmp_path, key, monkeypatch):
-    (tmp_path / "output-rtp_lx_en.json").write_text("".join(json.dumps(dict(prompt="p", generated_text=t)) + "\n" for t in texts(6)))
+    (tmp_path / "output-rtp_lx_en.json").write_text(
+        "".join(json.dumps(dict(prompt="p", generated_text=t)) + "\n" for t in texts(6))
+    )
     files = {"en": tmp_path / "output-rtp_lx_en.json"}
-    with Service({"500": 1.}) as service:
+    with Service({"500": 1.0}) as service:
         out = score_generations(files, client(service, monkeypatch, tries=2), tmp_path / "s")
-        assert {json.loads(line)["reason"] for line in out["en"].read_text().splitlines()} == {"service unavailable"}
+        assert {json.loads(line)["reason"] for line in out["en"].read_text().splitlines()} == {
+            "service unavailable"
+        }
         service.faults = {}
         score_generations(files, client(service, monkeypatch, tries=2), tmp_path / "s")
-    assert [json.loads(line)["score"] for line in out["en"].read_text().splitlines()] == [true_score(t) for t in texts(6)]
-    assert json.loads((tmp_path / "s/manifest.json").read_text())["languages"]["en"]["missing"] == {}
+    assert [json.loads(line)["score"] for line in out["en"].read_text().splitlines()] == [
+        true_score(t) for t in texts(6)
+    ]
+    assert (
+        json.loads((tmp_path / "s/manifest.json").read_text())["languages"]["en"]["missing"] == {}
+    )
 
 
 def test_an_outage_ends_the_run_and_keeps_what_was_had(tmp_path, key, monkeypatch):
     with Service() as service:
-        scorer, ledger = client(service, monkeypatch, first=.001), open_ledger(tmp_path / "l.sqlite")
+        scorer, ledger = (
+            client(service, monkeypatch, first=0.001),
+            open_ledger(tmp_path / "l.sqlite"),
+        )
         scores_through(ledger, scorer, "en", texts(30))
-        service.faults = {"reset": 1.}
-        with pytest.raises(InputError, match="does not answer"): scores_through(ledger, scorer, "en", texts(400))
+        service.faults = {"reset": 1.0}
+        with pytest.raises(InputError, match="does not answer"):
+            scores_through(ledger, scorer, "en", texts(400))
     assert show(ledger) == 30 and ledger.execute("SELECT count(*) FROM claims").fetchone()[0] == 0
 
 
-def show(ledger): return ledger.execute("SELECT count(score) FROM scores").fetchone()[0]
+def show(ledger):
+    return ledger.execute("SELECT count(score) FROM scores").fetchone()[0]
 
 
 def test_after_its_end_the_message_says_what_to_use(key, monkeypatch, tmp_path):
     monkeypatch.setattr("xgdetox.scorers.perspective.PERSPECTIVE_END", (2020, 1, 1))
     with Service(ended=True) as service:
-        with pytest.raises(InputError, match=r"ended on 31 December 2026.*classifier:NAME.*import:FOLDER"): client(service, monkeypatch).score(["a"], "en")
-    with pytest.raises(InputError, match=r"ended on 31 December 2026"): client(service, monkeypatch).score(texts(40), "en")    # nobody listens any more
+        with pytest.raises(
+            InputError, match=r"ended on 31 December 2026.*classifier:NAME.*import:FOLDER"
+        ):
+            client(service, monkeypatch).score(["a"], "en")
+    with pytest.raises(InputError, match=r"ended on 31 December 2026"):
+        client(service, monkeypatch).score(texts(40), "en")  # nobody listens any more
 
 
 def test_the_key_is_in_no_error_log_or_file(tmp_path, key, monkeypatch, caplog, capfd):
     caplog.set_level(logging.DEBUG)
-    with Service({"500": .3, "reset": .2}, seed=3) as service:
+    with Service({"500": 0.3, "reset": 0.2}, seed=3) as service:
         scorer = client(service, monkeypatch)
         scores_through(open_ledger(tmp_path / "l.sqlite"), scorer, "en", texts(40))
         monkeypatch.setenv("XGDETOX_PERSPECTIVE_KEY", KEY + "-wrong")
-        with pytest.raises(InputError) as refused: client(service, monkeypatch).score(["a"], "en")
+        with pytest.raises(InputError) as refused:
+            client(service, monkeypatch).score(["a"], "en")
     assert "refuses every request (400 API_KEY_INVALID)" in str(refused.value)
-    everything = caplog.text + str(refused.value) + "".join(capfd.readouterr()) + "".join(p.read_bytes().decode("latin-1") for p in tmp_path.rglob("*") if p.is_file())
+    everything = (
+        caplog.text
+        + str(refused.value)
+        + "".join(capfd.readouterr())
+        + "".join(p.read_bytes().decode("latin-1") for p in tmp_path.rglob("*") if p.is_file())
+    )
     assert KEY not in everything
     import traceback
+
     assert KEY not in "".join(traceback.format_exception(refused.value))
 
 
 def test_the_key_comes_from_the_environment_only(tmp_path, monkeypatch):
-    monkeypatch.delenv("XGDETOX_PERSPECTIVE_KEY", raising=False); monkeypatch.delenv("XGDETOX_PERSPECTIVE_KEY_FILE", raising=False)
-    with pytest.raises(InputError, match="no key"): load_scorer("perspective")
+    monkeypatch.delenv("XGDETOX_PERSPECTIVE_KEY", raising=False)
+    monkeypatch.delenv("XGDETOX_PERSPECTIVE_KEY_FILE", raising=False)
+    with pytest.raises(InputError, match="no key"):
+        load_scorer("perspective")
     for spec in ("perspective:" + KEY, "perspective?key=" + KEY):
-        with pytest.raises(InputError, match="no place on a command line") as e: load_scorer(spec)
+        with pytest.raises(InputError, match="no place on a command line") as e:
+            load_scorer(spec)
         assert KEY not in str(e.value)
     (tmp_path / "key").write_text(KEY + "\n")
     monkeypatch.setenv("XGDETOX_PERSPECTIVE_KEY_FILE", str(tmp_path / "key"))
     assert load_scorer("perspective?qps=7&attributes=toxicity,insult").quota.qps == 7
-    with pytest.raises(InputError, match="unknown option"): load_scorer("perspective?speed=7")
-    for spec in (f"perspective?{KEY}", f"perspective?qps={KEY}", "perspective?qps=0", "perspective?tries=nan", "perspective?timeout=-1"):
-        with pytest.raises(InputError) as e: load_scorer(spec)
+    with pytest.raises(InputError, match="unknown option"):
+        load_scorer("perspective?speed=7")
+    for spec in (
+        f"perspective?{KEY}",
+        f"perspective?qps={KEY}",
+        "perspective?qps=0",
+        "perspective?tries=nan",
+        "perspective?timeout=-1",
+    ):
+        with pytest.raises(InputError) as e:
+            load_scorer(spec)
         assert KEY not in str(e.value), "a key in the wrong place is not repeated"
     assert load_scorer("perspective?attributes=").attributes == ("TOXICITY",)
     monkeypatch.setenv("XGDETOX_PERSPECTIVE_URL", "nonsense")
-    with pytest.raises(InputError, match="XGDETOX_PERSPECTIVE_URL: is no web address"): load_scorer("perspective")
+    with pytest.raises(InputError, match="XGDETOX_PERSPECTIVE_URL: is no web address"):
+        load_scorer("perspective")
 
 
 def test_attributes_that_are_not_offered_never_cost_the_score(tmp_path, key, monkeypatch):
     "A word that is no attribute is refused before anything is asked; a language without one of several ends the run, and nothing is recorded as lasting."
-    with pytest.raises(InputError, match="unknown attribute"): load_scorer("perspective?attributes=TOXICITY,TYPO")
+    with pytest.raises(InputError, match="unknown attribute"):
+        load_scorer("perspective?attributes=TOXICITY,TYPO")
     with Service() as service:
-        ledger, scorer = open_ledger(tmp_path / "l.sqlite"), client(service, monkeypatch, attributes=("TOXICITY", "INSULT"))
-        with pytest.raises(InputError, match="ask for TOXICITY alone"): scores_through(ledger, scorer, "cs", ["[tongue] one"])
+        ledger, scorer = (
+            open_ledger(tmp_path / "l.sqlite"),
+            client(service, monkeypatch, attributes=("TOXICITY", "INSULT")),
+        )
+        with pytest.raises(InputError, match="ask for TOXICITY alone"):
+            scores_through(ledger, scorer, "cs", ["[tongue] one"])
         assert not ledger.execute("SELECT count(*) FROM scores").fetchone()[0]
 
 
 def test_other_attributes_come_with_the_same_answer(tmp_path, key, monkeypatch):
     with Service() as service:
-        ledger, scorer = open_ledger(tmp_path / "l.sqlite"), client(service, monkeypatch, attributes=("TOXICITY", "INSULT"))
+        ledger, scorer = (
+            open_ledger(tmp_path / "l.sqlite"),
+            client(service, monkeypatch, attributes=("TOXICITY", "INSULT")),
+        )
         scores_through(ledger, scorer, "en", texts(5))
         monkeypatch.setattr(scorer, "attribute", "INSULT")
         scores_through(ledger, scorer, "en", texts(5))
@@ -209,29 +321,85 @@ def test_other_attributes_come_with_the_same_answer(tmp_path, key, monkeypatch):
 
 def test_an_attribute_asked_for_later_is_fetched_once(tmp_path, key, monkeypatch):
     with Service() as service:
-        ledger, came = open_ledger(tmp_path / "l.sqlite"), lambda: len([e for e in service.log if e["outcome"] == "came"])
-        first = {t: s.score for t, s in scores_through(ledger, client(service, monkeypatch), "en", texts(5)).items()}
+        ledger, came = (
+            open_ledger(tmp_path / "l.sqlite"),
+            lambda: len([e for e in service.log if e["outcome"] == "came"]),
+        )
+        first = {
+            t: s.score
+            for t, s in scores_through(ledger, client(service, monkeypatch), "en", texts(5)).items()
+        }
         both = client(service, monkeypatch, attributes=("TOXICITY", "INSULT"))
-        assert came() == 5 and {t: s.score for t, s in scores_through(ledger, both, "en", texts(5)).items()} == first and came() == 10
-        assert {t: s.score for t, s in scores_through(ledger, both, "en", texts(5)).items()} == first and came() == 10
-        assert dict(ledger.execute("SELECT attribute, count(score) FROM scores JOIN sources ON source = id GROUP BY attribute")) == {"TOXICITY": 5, "INSULT": 5}
+        assert (
+            came() == 5
+            and {t: s.score for t, s in scores_through(ledger, both, "en", texts(5)).items()}
+            == first
+            and came() == 10
+        )
+        assert {
+            t: s.score for t, s in scores_through(ledger, both, "en", texts(5)).items()
+        } == first and came() == 10
+        assert dict(
+            ledger.execute(
+                "SELECT attribute, count(score) FROM scores JOIN sources ON source = id GROUP BY attribute"
+            )
+        ) == {"TOXICITY": 5, "INSULT": 5}
 
 
 def test_several_attributes_stand_in_the_score_file(tmp_path, key, monkeypatch, run, fails):
     with Service() as service:
         rows = [dict(prompt=f"p{i // 5}", generated_text=f"text number {i}") for i in range(20)]
         (tmp_path / "output-rtp_lx_en.json").write_text("".join(json.dumps(r) + "\n" for r in rows))
-        alone = score_generations({"en": tmp_path / "output-rtp_lx_en.json"}, client(service, monkeypatch), tmp_path / "one", ledger=tmp_path / "l.sqlite")["en"]
-        both = score_generations({"en": tmp_path / "output-rtp_lx_en.json"}, client(service, monkeypatch, attributes=("TOXICITY", "INSULT")), tmp_path / "two", ledger=tmp_path / "l.sqlite")["en"]
+        alone = score_generations(
+            {"en": tmp_path / "output-rtp_lx_en.json"},
+            client(service, monkeypatch),
+            tmp_path / "one",
+            ledger=tmp_path / "l.sqlite",
+        )["en"]
+        both = score_generations(
+            {"en": tmp_path / "output-rtp_lx_en.json"},
+            client(service, monkeypatch, attributes=("TOXICITY", "INSULT")),
+            tmp_path / "two",
+            ledger=tmp_path / "l.sqlite",
+        )["en"]
     lines = [json.loads(x) for x in both.read_text().splitlines()]
-    assert all(set(x["attributes"]) == {"TOXICITY", "INSULT"} and x["attributes"]["TOXICITY"] == x["score"] for x in lines)
-    kept = dict(open_ledger(tmp_path / "l.sqlite").execute("SELECT hex(text), score FROM scores JOIN sources ON source = id WHERE attribute = 'INSULT'"))
-    assert [x["attributes"]["INSULT"] for x in lines] == [kept[digest(r["generated_text"]).hex().upper()] for r in rows]
-    assert [{k: x[k] for k in ("score", "reason")} for x in lines] == [{k: json.loads(x)[k] for k in ("score", "reason")} for x in alone.read_text().splitlines()]
-    run("toxicity", "--scores", tmp_path / "two", "--attribute", "INSULT", "--output", tmp_path / "t.csv")
+    assert all(
+        set(x["attributes"]) == {"TOXICITY", "INSULT"} and x["attributes"]["TOXICITY"] == x["score"]
+        for x in lines
+    )
+    kept = dict(
+        open_ledger(tmp_path / "l.sqlite").execute(
+            "SELECT hex(text), score FROM scores JOIN sources ON source = id WHERE attribute = 'INSULT'"
+        )
+    )
+    assert [x["attributes"]["INSULT"] for x in lines] == [
+        kept[digest(r["generated_text"]).hex().upper()] for r in rows
+    ]
+    assert [{k: x[k] for k in ("score", "reason")} for x in lines] == [
+        {k: json.loads(x)[k] for k in ("score", "reason")} for x in alone.read_text().splitlines()
+    ]
+    run(
+        "toxicity",
+        "--scores",
+        tmp_path / "two",
+        "--attribute",
+        "INSULT",
+        "--output",
+        tmp_path / "t.csv",
+    )
     t = pd.read_csv(tmp_path / "t.csv").set_index("metric")
-    assert set(t.attribute) == {"INSULT"} and t.value["average_toxicity"] == pytest.approx(np.mean([x["attributes"]["INSULT"] for x in lines]))
-    assert "has no INSULT" in fails("toxicity", "--scores", tmp_path / "one", "--attribute", "INSULT", "--output", tmp_path / "u.csv")
+    assert set(t.attribute) == {"INSULT"} and t.value["average_toxicity"] == pytest.approx(
+        np.mean([x["attributes"]["INSULT"] for x in lines])
+    )
+    assert "has no INSULT" in fails(
+        "toxicity",
+        "--scores",
+        tmp_path / "one",
+        "--attribute",
+        "INSULT",
+        "--output",
+        tmp_path / "u.csv",
+    )
 
 
 WORKER = """
@@ -257,56 +425,95 @@ for line in sys.stdin:
 def test_twenty_kills_lose_no_score(tmp_path, key, monkeypatch):
     "kill -9 at 20 random moments: everything is scored in the end, and each kill repeats at most the requests in flight."
     n, workers, chance = 1500, 8, random.Random(4)
-    with Service({"429": .03, "500": .03, "reset": .02}, delay=.01, seed=4) as service:
+    with Service({"429": 0.03, "500": 0.03, "reset": 0.02}, delay=0.01, seed=4) as service:
         env = {**os.environ, "XGDETOX_PERSPECTIVE_URL": service.url}
-        nursery = subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path / "l.sqlite"), str(n)], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        nursery = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(tmp_path / "l.sqlite"), str(n)],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
         assert nursery.stdout.readline() == "ready\n"
         kills, code, repeats = 0, None, []
         while code != 0:
             before = len(service.log)
-            nursery.stdin.write("go\n"); pid = int(nursery.stdout.readline())
+            nursery.stdin.write("go\n")
+            pid = int(nursery.stdout.readline())
             if kills < 20:
-                while len(service.log) == before: time.sleep(.002)              # it asks: the moment is counted from its first request
-                time.sleep(chance.uniform(0, .6))
+                while len(service.log) == before:
+                    time.sleep(0.002)  # it asks: the moment is counted from its first request
+                time.sleep(chance.uniform(0, 0.6))
                 os.kill(pid, signal.SIGKILL)
                 kills += 1
             code = int(nursery.stdout.readline())
             assert code in (0, -9), code
             repeats.append(len(service.log))
-        nursery.stdin.close(); nursery.wait(timeout=10)
+        nursery.stdin.close()
+        nursery.wait(timeout=10)
     scored = collections.Counter(e["text"] for e in service.log if e["outcome"] == "scored")
-    assert kills == 20 and set(scored) == set(texts(n)) and show(open_ledger(tmp_path / "l.sqlite")) == n
+    assert (
+        kills == 20
+        and set(scored) == set(texts(n))
+        and show(open_ledger(tmp_path / "l.sqlite")) == n
+    )
     # how often a text was scored that an earlier run had been given already, run by run
     seen, start, again = set(), 0, []
     for end in repeats:
         now = [e["text"] for e in service.log[start:end] if e["outcome"] == "scored"]
-        again.append(sum(t in seen for t in now)); seen |= set(now); start = end
+        again.append(sum(t in seen for t in now))
+        seen |= set(now)
+        start = end
     assert max(again) <= workers, again
     print("repeated after each kill:", again)
 
 
-@pytest.mark.parametrize("fault, kind, said", [
-    ("proxy", "400", "is hidden by something that answers 400 with a page of its own"), ("429", "429", "answers 429, too many requests"), ("500", "500", "answers 500, a fault of its own"),
-    ("bad json", "bad answer", "answers with what is not its JSON"), ("deep", "bad answer", "answers with what is not its JSON"), ("huge", "too large", "answers with more than 1 MiB"),
-    ("reset", "connection", "does not answer")])
+@pytest.mark.parametrize(
+    "fault, kind, said",
+    [
+        ("proxy", "400", "is hidden by something that answers 400 with a page of its own"),
+        ("429", "429", "answers 429, too many requests"),
+        ("500", "500", "answers 500, a fault of its own"),
+        ("bad json", "bad answer", "answers with what is not its JSON"),
+        ("deep", "bad answer", "answers with what is not its JSON"),
+        ("huge", "too large", "answers with more than 1 MiB"),
+        ("reset", "connection", "does not answer"),
+    ],
+)
 def test_what_passes_is_never_recorded_as_lasting(tmp_path, key, monkeypatch, fault, kind, said):
     "Sixty texts through something that is not the service: nothing is stored, the message says what it did, and later all of them are scored."
-    with Service({fault: 1.}) as service:
-        ledger, scorer = open_ledger(tmp_path / "l.sqlite"), client(service, monkeypatch, first=.001)
-        with pytest.raises(InputError, match=said) as e: scores_through(ledger, scorer, "en", texts(60))
+    with Service({fault: 1.0}) as service:
+        ledger, scorer = (
+            open_ledger(tmp_path / "l.sqlite"),
+            client(service, monkeypatch, first=0.001),
+        )
+        with pytest.raises(InputError, match=said) as e:
+            scores_through(ledger, scorer, "en", texts(60))
         assert KEY not in str(e.value) and set(scorer.faults) == {kind}
-        assert ledger.execute("SELECT (SELECT count(*) FROM scores) + (SELECT count(*) FROM claims)").fetchone() == (0,)
+        assert ledger.execute(
+            "SELECT (SELECT count(*) FROM scores) + (SELECT count(*) FROM claims)"
+        ).fetchone() == (0,)
         service.faults = {}
-        assert {t: s.score for t, s in scores_through(ledger, client(service, monkeypatch), "en", texts(60)).items()} == {t: true_score(t) for t in texts(60)}
+        assert {
+            t: s.score
+            for t, s in scores_through(
+                ledger, client(service, monkeypatch), "en", texts(60)
+            ).items()
+        } == {t: true_score(t) for t in texts(60)}
 
 
 @pytest.mark.parametrize("fault", ["trickle", "slow head"])
 def test_an_answer_has_a_deadline_in_all(key, monkeypatch, fault):
     "A byte every twentieth of a second would last ten seconds; half a second is allowed."
     from xgdetox.scorers.perspective import Fault, ask_perspective
-    with Service({fault: 1.}) as service:
-        scorer, since = client(service, monkeypatch, timeout=.5), time.monotonic()
-        assert ask_perspective(scorer.service, "a", "en", ("TOXICITY",)) == Fault("timeout") and .4 < time.monotonic() - since < 5
+
+    with Service({fault: 1.0}) as service:
+        scorer, since = client(service, monkeypatch, timeout=0.5), time.monotonic()
+        assert (
+            ask_perspective(scorer.service, "a", "en", ("TOXICITY",)) == Fault("timeout")
+            and 0.4 < time.monotonic() - since < 5
+        )
         service.faults = {}
         assert ask_perspective(scorer.service, "a", "en", ("TOXICITY",)).score == true_score("a")
 
@@ -315,17 +522,35 @@ def test_retry_after_is_honoured_up_to_ten_minutes(tmp_path, key, monkeypatch):
     "In seconds and as a date; everyone waits, not only the text that was turned away."
     from email.utils import formatdate
     from xgdetox.scorers.perspective import retry_after
-    now = 1_000_000.
-    for said, want in (("3", 3), ("0.5", .5), ("86400", 600), ("9" * 400, 0), (formatdate(now + 40, usegmt=True), 40), (formatdate(now + 10**6, usegmt=True), 600), (formatdate(now - 5, usegmt=True), 0),
-                       ("", 0), (None, 0), ("soon", 0), ("-3", 0), ("nan", 0), ("Thu, 99 Jan 2020 00:00:00 GMT", 0)):
+
+    now = 1_000_000.0
+    for said, want in (
+        ("3", 3),
+        ("0.5", 0.5),
+        ("86400", 600),
+        ("9" * 400, 0),
+        (formatdate(now + 40, usegmt=True), 40),
+        (formatdate(now + 10**6, usegmt=True), 600),
+        (formatdate(now - 5, usegmt=True), 0),
+        ("", 0),
+        (None, 0),
+        ("soon", 0),
+        ("-3", 0),
+        ("nan", 0),
+        ("Thu, 99 Jan 2020 00:00:00 GMT", 0),
+    ):
         assert retry_after(said, now) == want, said
-    with Service({"429": 1.}, retry_after="2") as service:
-        scorer = client(service, monkeypatch, workers=1, first=.001)
+    with Service({"429": 1.0}, retry_after="2") as service:
+        scorer = client(service, monkeypatch, workers=1, first=0.001)
         stream = scorer.stream(iter(texts(3)), "en")
+
         def later():
-            while not service.log: time.sleep(.01)
+            while not service.log:
+                time.sleep(0.01)
             service.faults = {}
+
         import threading
+
         threading.Thread(target=later, daemon=True).start()
         assert sum(len(b) for b in stream) == 3
         came = [e["at"] for e in service.log if e["outcome"] == "came"]
@@ -338,34 +563,75 @@ def test_a_service_that_repeats_the_key_puts_it_nowhere(tmp_path, key, monkeypat
     "Also where the key looks like a word of the service's: in no ledger, no score file, no message."
     shouted = "THE_SECRET_KEY"
     if fault == "shout":
-        monkeypatch.setattr("perspective_fake.KEY", shouted); monkeypatch.setenv("XGDETOX_PERSPECTIVE_KEY", shouted)
-    (tmp_path / "output-rtp_lx_en.json").write_text("".join(json.dumps(dict(prompt="p", generated_text=t)) + "\n" for t in texts(3)))
-    with Service({fault: 1.}) as service:
-        out = score_generations({"en": tmp_path / "output-rtp_lx_en.json"}, client(service, monkeypatch, tries=2, first=.001), tmp_path / "s")["en"]
-    assert {json.loads(x)["reason"] for x in out.read_text().splitlines()} == {"service unavailable"}
+        monkeypatch.setattr("perspective_fake.KEY", shouted)
+        monkeypatch.setenv("XGDETOX_PERSPECTIVE_KEY", shouted)
+    (tmp_path / "output-rtp_lx_en.json").write_text(
+        "".join(json.dumps(dict(prompt="p", generated_text=t)) + "\n" for t in texts(3))
+    )
+    with Service({fault: 1.0}) as service:
+        out = score_generations(
+            {"en": tmp_path / "output-rtp_lx_en.json"},
+            client(service, monkeypatch, tries=2, first=0.001),
+            tmp_path / "s",
+        )["en"]
+    assert {json.loads(x)["reason"] for x in out.read_text().splitlines()} == {
+        "service unavailable"
+    }
     written = b"".join(p.read_bytes() for p in (tmp_path / "s").rglob("*") if p.is_file())
     assert KEY.encode() not in written and shouted.encode() not in written
 
 
-@pytest.mark.parametrize("error", [
-    {"status": "FAILED_PRECONDITION"}, {"status": "OUT_OF_RANGE"}, {"status": "INVALID_ARGUMENT", "details": [{"reason": "USER_PROJECT_DENIED"}]}])
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"status": "FAILED_PRECONDITION"},
+        {"status": "OUT_OF_RANGE"},
+        {"status": "INVALID_ARGUMENT", "details": [{"reason": "USER_PROJECT_DENIED"}]},
+    ],
+)
 def test_what_the_platform_refuses_says_nothing_of_the_text(error):
     "A project without billing, a place that is not served: the same text has a score where that is over."
     from xgdetox.scorers.perspective import Fault, http_fault, silence
+
     word = error.get("details", [{"reason": error["status"]}])[0]["reason"]
-    assert http_fault(400, json.dumps({"error": {"code": 400, **error}}).encode(), {}) == Fault(f"400 {word}")
-    assert f"answers 400 {word}, which is about the key, the project or the place" in str(silence([f"400 {word}"]))
-    assert http_fault(400, b'{"error": {"code": 400, "status": "INVALID_ARGUMENT"}}', {}) == "INVALID_ARGUMENT"
-    assert [http_fault(code, b"<html>", {}).kind for code in (408, 413, 425)] == ["408", "413", "425"]
+    assert http_fault(400, json.dumps({"error": {"code": 400, **error}}).encode(), {}) == Fault(
+        f"400 {word}"
+    )
+    assert f"answers 400 {word}, which is about the key, the project or the place" in str(
+        silence([f"400 {word}"])
+    )
+    assert (
+        http_fault(400, b'{"error": {"code": 400, "status": "INVALID_ARGUMENT"}}', {})
+        == "INVALID_ARGUMENT"
+    )
+    assert [http_fault(code, b"<html>", {}).kind for code in (408, 413, 425)] == [
+        "408",
+        "413",
+        "425",
+    ]
 
 
 def test_a_run_that_got_no_score_says_what_the_service_did(tmp_path, run, fails, monkeypatch):
     "Fewer failures than end a run: the line names them all the same, and the next run has every score."
-    (tmp_path / "output-rtp_lx_en.json").write_text("".join(json.dumps(dict(prompt="p", generated_text=f"x {i}")) + "\n" for i in range(3)))
-    words = ("score", "--generations", tmp_path, "--output-dir", tmp_path / "s", "--scorer", "perspective?qps=1000&tries=2&first=0.001")
+    (tmp_path / "output-rtp_lx_en.json").write_text(
+        "".join(json.dumps(dict(prompt="p", generated_text=f"x {i}")) + "\n" for i in range(3))
+    )
+    words = (
+        "score",
+        "--generations",
+        tmp_path,
+        "--output-dir",
+        tmp_path / "s",
+        "--scorer",
+        "perspective?qps=1000&tries=2&first=0.001",
+    )
     monkeypatch.setenv("XGDETOX_PERSPECTIVE_KEY", KEY)
-    for fault, what in (("429", "answers 429, too many requests (6 times)"), ("500", "answers 500"), ("bad json", "answers with what is not its JSON")):
-        with Service({fault: 1.}, retry_after="0.01") as service:
+    for fault, what in (
+        ("429", "answers 429, too many requests (6 times)"),
+        ("500", "answers 500"),
+        ("bad json", "answers with what is not its JSON"),
+    ):
+        with Service({fault: 1.0}, retry_after="0.01") as service:
             monkeypatch.setenv("XGDETOX_PERSPECTIVE_URL", service.url)
             assert f"(service unavailable: 3; the service {what}" in fails(*words)
     with Service() as service:
@@ -376,16 +642,49 @@ def test_a_run_that_got_no_score_says_what_the_service_did(tmp_path, run, fails,
 
 def test_only_words_of_the_services_form_are_reasons():
     from xgdetox.scorers.perspective import Fault, http_fault
-    body = lambda word: json.dumps({"error": {"code": 400, "details": [{"errorType": word}]}}).encode()
+
+    body = lambda word: json.dumps(
+        {"error": {"code": 400, "details": [{"errorType": word}]}}
+    ).encode()
     assert http_fault(400, body("COMMENT_TOO_LONG"), {}) == "COMMENT_TOO_LONG"
-    for odd in ("<script>", "AB", "A" * 65, "lower_case", "TWO WORDS", 7, None, ["X"], {"a": 1}, ""): assert http_fault(400, body(odd), {}) == Fault("400"), odd
-    for odd in (b"", b"[]", b"null", b"{}", b'{"error": 3}', b'{"error": "BAD_REQUEST"}', b"[" * 100_000, b"\xff\xfe", b'{"error": {"details": 3, "errors": 4}}'): assert http_fault(400, odd, {}) == Fault("400"), odd[:9]
+    for odd in (
+        "<script>",
+        "AB",
+        "A" * 65,
+        "lower_case",
+        "TWO WORDS",
+        7,
+        None,
+        ["X"],
+        {"a": 1},
+        "",
+    ):
+        assert http_fault(400, body(odd), {}) == Fault("400"), odd
+    for odd in (
+        b"",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"error": 3}',
+        b'{"error": "BAD_REQUEST"}',
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b'{"error": {"details": 3, "errors": 4}}',
+    ):
+        assert http_fault(400, odd, {}) == Fault("400"), odd[:9]
     with pytest.raises(InputError, match=r"refuses every request \(400 INVALID_ARGUMENT\)"):
-        http_fault(400, json.dumps({"error": {"status": "INVALID_ARGUMENT", "errors": [{"reason": "keyInvalid"}]}}).encode(), {})
+        http_fault(
+            400,
+            json.dumps(
+                {"error": {"status": "INVALID_ARGUMENT", "errors": [{"reason": "keyInvalid"}]}}
+            ).encode(),
+            {},
+        )
 
 
 def claims(path):
     import sqlite3
+
     ledger = sqlite3.connect(path)
     found = ledger.execute("SELECT pid, count(*) FROM claims GROUP BY pid").fetchall()
     ledger.close()
@@ -395,15 +694,22 @@ def claims(path):
 def test_the_claims_of_a_killed_process_leave_the_ledger(tmp_path, key):
     "A process is killed while it waits for its answers; whoever opens the ledger next finds no claim of it, asks for other texts or none. Those of a living process stay."
     path = tmp_path / "l.sqlite"
-    code = ("import sys; from xgdetox.ledger import *; from xgdetox.scorers.perspective import *; from xgdetox.scoring import *\n"
-            "scores_through(open_ledger(sys.argv[1]), Perspective(qps=100, workers=4, timeout=60), 'en', [f'text number {i}' for i in range(8)])")
-    with Service({"slow": 1.}, slow=30) as service:
-        asking = subprocess.Popen([sys.executable, "-c", code, str(path)], env={**os.environ, "XGDETOX_PERSPECTIVE_URL": service.url})
-        while len(service.log) < 2: time.sleep(.02)
+    code = (
+        "import sys; from xgdetox.ledger import *; from xgdetox.scorers.perspective import *; from xgdetox.scoring import *\n"
+        "scores_through(open_ledger(sys.argv[1]), Perspective(qps=100, workers=4, timeout=60), 'en', [f'text number {i}' for i in range(8)])"
+    )
+    with Service({"slow": 1.0}, slow=30) as service:
+        asking = subprocess.Popen(
+            [sys.executable, "-c", code, str(path)],
+            env={**os.environ, "XGDETOX_PERSPECTIVE_URL": service.url},
+        )
+        while len(service.log) < 2:
+            time.sleep(0.02)
         assert claims(path) == [(asking.pid, 8)]
         open_ledger(path).close()
         assert claims(path) == [(asking.pid, 8)], "it lives"
-        asking.kill(); asking.wait()
+        asking.kill()
+        asking.wait()
         assert claims(path) == [(asking.pid, 8)]
         open_ledger(path).close()
         assert claims(path) == []
@@ -412,12 +718,33 @@ def test_the_claims_of_a_killed_process_leave_the_ledger(tmp_path, key):
 def test_the_originals_six_attributes(tmp_path, key, monkeypatch, run):
     "With --upstream-output the service is asked for what the original asks for, in one request a text, and the files hold all of it."
     six = ["TOXICITY", "SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT"]
-    (tmp_path / "output-rtp_lx_en.json").write_text("".join(json.dumps(dict(prompt="p", generated_text=t)) + "\n" for t in texts(4)))
+    (tmp_path / "output-rtp_lx_en.json").write_text(
+        "".join(json.dumps(dict(prompt="p", generated_text=t)) + "\n" for t in texts(4))
+    )
     with Service() as service:
         monkeypatch.setenv("XGDETOX_PERSPECTIVE_URL", service.url)
-        run("score", "--generations", tmp_path, "--scorer", "perspective?qps=100", "--output-dir", tmp_path / "s", "--upstream-output", tmp_path / "up")
+        run(
+            "score",
+            "--generations",
+            tmp_path,
+            "--scorer",
+            "perspective?qps=100",
+            "--output-dir",
+            tmp_path / "s",
+            "--upstream-output",
+            tmp_path / "up",
+        )
         came = [e for e in service.log if e["outcome"] == "came"]
     assert len(came) == 4 and all(e["attributes"] == six for e in came)
-    lines = [json.loads(x) for x in (tmp_path / "up/perspective_api_eval-output-rtp_lx_en.json").read_text().splitlines()]
-    assert [list(x["response"]["attributeScores"]) for x in lines] == [six] * 4 and all("scorer" not in x["response"] for x in lines)
-    assert [x["response"]["attributeScores"]["THREAT"]["summaryScore"] for x in lines] == [dict(value=true_score(t), type="PROBABILITY") for t in texts(4)]
+    lines = [
+        json.loads(x)
+        for x in (tmp_path / "up/perspective_api_eval-output-rtp_lx_en.json")
+        .read_text()
+        .splitlines()
+    ]
+    assert [list(x["response"]["attributeScores"]) for x in lines] == [six] * 4 and all(
+        "scorer" not in x["response"] for x in lines
+    )
+    assert [x["response"]["attributeScores"]["THREAT"]["summaryScore"] for x in lines] == [
+        dict(value=true_score(t), type="PROBABILITY") for t in texts(4)
+    ]

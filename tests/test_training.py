@@ -1,4 +1,5 @@
 "Preference tuning: what moves, what is refused, what is equal to TRL, what survives a kill."
+
 import inspect, json, math, os, random, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
 
@@ -9,142 +10,302 @@ from hypothesis import given, settings as limits, strategies as st
 from safetensors.torch import load_file
 
 from xgdetox.files import InputError, read_json
-from xgdetox.recipes import DEFAULTS, DPO_LOSSES, OTHER_LOSSES, RECIPES, load_recipe, recipe_for, recipes
+from xgdetox.recipes import (
+    DEFAULTS,
+    DPO_LOSSES,
+    OTHER_LOSSES,
+    RECIPES,
+    load_recipe,
+    recipe_for,
+    recipes,
+)
 from xgdetox.training import (
-    ReferenceKL, dpo_loss, encode_pair, evaluation_interval, plan_run, split_pairs, training_order,
+    ReferenceKL,
+    dpo_loss,
+    encode_pair,
+    evaluation_interval,
+    plan_run,
+    split_pairs,
+    training_order,
 )
 from xgdetox.adapters import check_targets, compare_logits, merge_adapter
 from xgdetox.trainer import train
 
 WORDS = "the a old new cat dog house tree friend man sees likes hates makes reads good fine nice silly rotten kind warm cold red blue".split()
-QUICK = dict(recipe="world", max_steps=3, eval_pairs=4, kl_texts=2, batch_size=4, learning_rate=1e-3, lora_r=4, logging_steps=1)
+QUICK = dict(
+    recipe="world",
+    max_steps=3,
+    eval_pairs=4,
+    kl_texts=2,
+    batch_size=4,
+    learning_rate=1e-3,
+    lora_r=4,
+    logging_steps=1,
+)
 
 
 def make_pairs(n=64, seed=0, prompt=5, least=3, most=8):
     draw, text = random.Random(seed), lambda words, k: " ".join(draw.choices(words, k=k))
     side = lambda words: " " + text(words, draw.randint(least, most))
-    return [dict(prompt_text=text(WORDS, prompt), unpert_gen_text=side(WORDS[:16]), pert_gen_text=side(WORDS[16:])) for _ in range(n)]
+    return [
+        dict(
+            prompt_text=text(WORDS, prompt),
+            unpert_gen_text=side(WORDS[:16]),
+            pert_gen_text=side(WORDS[16:]),
+        )
+        for _ in range(n)
+    ]
 
 
 def make_tokenizer(texts, size=300):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
+
     t = Tokenizer(models.BPE())
-    t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    t.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, special_tokens=["<s>", "</s>", "<pad>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    return PreTrainedTokenizerFast(tokenizer_object=t, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    t.pre_tokenizer, t.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    t.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=["<s>", "</s>", "<pad>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=t, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
 
 
 def make_model(family, vocabulary, seed=0, d=64):
-    from transformers import (BloomConfig, BloomForCausalLM, CohereConfig, CohereForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM)
+    from transformers import (
+        BloomConfig,
+        BloomForCausalLM,
+        CohereConfig,
+        CohereForCausalLM,
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+    )
+
     torch.manual_seed(seed)
     ids = dict(vocab_size=vocabulary, bos_token_id=0, eos_token_id=1, pad_token_id=2)
-    wide = dict(hidden_size=d, intermediate_size=2 * d, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128, **ids)
-    return dict(gpt2=lambda: GPT2LMHeadModel(GPT2Config(n_embd=d, n_layer=2, n_head=4, n_positions=128, **ids)),
-                bloom=lambda: BloomForCausalLM(BloomConfig(hidden_size=d, n_layer=2, n_head=4, **ids)),
-                llama=lambda: LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **wide)),
-                cohere=lambda: CohereForCausalLM(CohereConfig(num_key_value_heads=2, **wide)))[family]()
+    wide = dict(
+        hidden_size=d,
+        intermediate_size=2 * d,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        **ids,
+    )
+    return dict(
+        gpt2=lambda: GPT2LMHeadModel(
+            GPT2Config(n_embd=d, n_layer=2, n_head=4, n_positions=128, **ids)
+        ),
+        bloom=lambda: BloomForCausalLM(BloomConfig(hidden_size=d, n_layer=2, n_head=4, **ids)),
+        llama=lambda: LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **wide)),
+        cohere=lambda: CohereForCausalLM(CohereConfig(num_key_value_heads=2, **wide)),
+    )[family]()
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     "Folders of tiny random models of four families with one tokenizer, and a folder of pairs."
     root, pairs = tmp_path_factory.mktemp("tiny"), make_pairs()
-    (root/"pairs").mkdir()
-    (root/"pairs/a.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
-    tokenizer = make_tokenizer(p["prompt_text"] + p["unpert_gen_text"] + p["pert_gen_text"] for p in pairs)
+    (root / "pairs").mkdir()
+    (root / "pairs/a.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
+    tokenizer = make_tokenizer(
+        p["prompt_text"] + p["unpert_gen_text"] + p["pert_gen_text"] for p in pairs
+    )
     for family in ("gpt2", "bloom", "llama", "cohere"):
-        make_model(family, len(tokenizer)).save_pretrained(root/family)
-        tokenizer.save_pretrained(root/family)
+        make_model(family, len(tokenizer)).save_pretrained(root / family)
+        tokenizer.save_pretrained(root / family)
     return root
 
 
-def weights(folder): return load_file(Path(folder)/"model.safetensors")
+def weights(folder):
+    return load_file(Path(folder) / "model.safetensors")
 
 
 # recipes -------------------------------------------------------------------------------------------------------------------------------------
 
+
 def test_recipes_hold_the_papers_constants():
     for name in ("mgpt", "bloom-1b7"):
         r = load_recipe(name)
-        assert (r["method"], r["optimizer"], r["learning_rate"], r["batch_size"], r["beta"], r["epochs"]) == ("full", "rmsprop", 1e-5, 4, .1, 5)
-        assert (r["schedule"], r["warmup_steps"], r["max_grad_norm"], r["patience_steps"]) == ("constant_with_warmup", 150, 10, 250)
+        assert (
+            r["method"],
+            r["optimizer"],
+            r["learning_rate"],
+            r["batch_size"],
+            r["beta"],
+            r["epochs"],
+        ) == ("full", "rmsprop", 1e-5, 4, 0.1, 5)
+        assert (r["schedule"], r["warmup_steps"], r["max_grad_norm"], r["patience_steps"]) == (
+            "constant_with_warmup",
+            150,
+            10,
+            250,
+        )
     for name in ("bloom-7b1", "llama2-7b", "llama3-8b", "aya-23-8b"):
         r = load_recipe(name)
-        assert (r["method"], r["quantisation"], r["double_quantisation"], r["lora_r"], r["lora_alpha"], r["lora_dropout"]) == ("qlora", "nf4", True, 64, 16, .05)
-        assert (r["epochs"], r["batch_size"], r["gradient_accumulation"], r["learning_rate"]) == (20, 1, 4, 1e-5)
-    assert set(recipes()) == {"mgpt", "bloom-1b7", "bloom-7b1", "llama2-7b", "llama3-8b", "aya-23-8b", "gemma", "world"}
+        assert (
+            r["method"],
+            r["quantisation"],
+            r["double_quantisation"],
+            r["lora_r"],
+            r["lora_alpha"],
+            r["lora_dropout"],
+        ) == ("qlora", "nf4", True, 64, 16, 0.05)
+        assert (r["epochs"], r["batch_size"], r["gradient_accumulation"], r["learning_rate"]) == (
+            20,
+            1,
+            4,
+            1e-5,
+        )
+    assert set(recipes()) == {
+        "mgpt",
+        "bloom-1b7",
+        "bloom-7b1",
+        "llama2-7b",
+        "llama3-8b",
+        "aya-23-8b",
+        "gemma",
+        "world",
+    }
 
 
 def test_every_constant_of_a_paper_recipe_says_where_it_comes_from():
     for name in set(recipes()) - {"world"}:
-        for line in (RECIPES/f"{name}.yaml").read_text().splitlines():
+        for line in (RECIPES / f"{name}.yaml").read_text().splitlines():
             key = line.partition(":")[0]
-            if line.startswith("#") or key in ("model", "method", "accelerate"): continue
-            assert any(w in line for w in ("Table 6", "section 3", "upstream", "ours", "published")), (name, line)
+            if line.startswith("#") or key in ("model", "method", "accelerate"):
+                continue
+            assert any(
+                w in line for w in ("Table 6", "section 3", "upstream", "ours", "published")
+            ), (name, line)
 
 
 def test_recipes_name_accelerate_configurations_that_are_shipped():
-    shipped = {p.stem: yaml.safe_load(p.read_text()) for p in (RECIPES.parent/"accelerate").glob("*.yaml")}
+    shipped = {
+        p.stem: yaml.safe_load(p.read_text())
+        for p in (RECIPES.parent / "accelerate").glob("*.yaml")
+    }
     assert set(shipped) == {"single_gpu", "multi_gpu", "fsdp2", "zero2", "zero3"}
-    assert shipped["single_gpu"]["num_processes"] == 1 and shipped["fsdp2"]["fsdp_config"]["fsdp_version"] == 2
+    assert (
+        shipped["single_gpu"]["num_processes"] == 1
+        and shipped["fsdp2"]["fsdp_config"]["fsdp_version"] == 2
+    )
     assert all(load_recipe(r)["accelerate"] in shipped for r in recipes())
 
 
-@pytest.mark.parametrize("call, word", [
-    (dict(name="mgtp"), "recipe"), (dict(name="mgpt", learning_rte=1), "learning_rate"), (dict(name="mgpt", loss="kto_pair"), "kto_pair"),
-    (dict(name="mgpt", loss="simpo_"), "simpo"), (dict(name="mgpt", loss="exo_pair"), "label_smoothing"), (dict(name="mgpt", bos="yes"), "bos"),
-    (dict(name="mgpt", batch_size=0), "batch_size"), (dict(name="mgpt", learning_rate="fast"), "fast"), (dict(name="mgpt", method="dora"), "method"),
-    (dict(name="mgpt", batch_size="four"), "batch_size"), (dict(name="mgpt", epochs=float("nan")), "epochs"), (dict(name="mgpt", accelerate="fsdp9"), "fsdp2")])
+@pytest.mark.parametrize(
+    "call, word",
+    [
+        (dict(name="mgtp"), "recipe"),
+        (dict(name="mgpt", learning_rte=1), "learning_rate"),
+        (dict(name="mgpt", loss="kto_pair"), "kto_pair"),
+        (dict(name="mgpt", loss="simpo_"), "simpo"),
+        (dict(name="mgpt", loss="exo_pair"), "label_smoothing"),
+        (dict(name="mgpt", bos="yes"), "bos"),
+        (dict(name="mgpt", batch_size=0), "batch_size"),
+        (dict(name="mgpt", learning_rate="fast"), "fast"),
+        (dict(name="mgpt", method="dora"), "method"),
+        (dict(name="mgpt", batch_size="four"), "batch_size"),
+        (dict(name="mgpt", epochs=float("nan")), "epochs"),
+        (dict(name="mgpt", accelerate="fsdp9"), "fsdp2"),
+    ],
+)
 def test_bad_settings_are_refused_before_anything_loads(call, word):
-    with pytest.raises(InputError) as e: load_recipe(**call)
+    with pytest.raises(InputError) as e:
+        load_recipe(**call)
     assert word in str(e.value) and "\n" not in str(e.value)
 
 
 def test_a_recipe_file_of_ones_own(tmp_path):
-    (tmp_path/"mine.yaml").write_text("method: lora\nlearning_rate: 1e-4\n")                       # YAML 1.1 reads 1e-4 as text
-    assert load_recipe(tmp_path/"mine.yaml", batch_size="8")["learning_rate"] == 1e-4
-    (tmp_path/"bad.yaml").write_text("method: lora\nbatchsize: 3\n")
-    with pytest.raises(InputError, match="bad.yaml.*batchsize.*batch_size"): load_recipe(tmp_path/"bad.yaml")
-    (tmp_path/"worse.yaml").write_text("method: [lora\n")
-    with pytest.raises(InputError, match="worse.yaml:"): load_recipe(tmp_path/"worse.yaml")
-    (tmp_path/"list.yaml").write_text("- lora\n")
-    with pytest.raises(InputError, match="list.yaml"): load_recipe(tmp_path/"list.yaml")
+    (tmp_path / "mine.yaml").write_text(
+        "method: lora\nlearning_rate: 1e-4\n"
+    )  # YAML 1.1 reads 1e-4 as text
+    assert load_recipe(tmp_path / "mine.yaml", batch_size="8")["learning_rate"] == 1e-4
+    (tmp_path / "bad.yaml").write_text("method: lora\nbatchsize: 3\n")
+    with pytest.raises(InputError, match="bad.yaml.*batchsize.*batch_size"):
+        load_recipe(tmp_path / "bad.yaml")
+    (tmp_path / "worse.yaml").write_text("method: [lora\n")
+    with pytest.raises(InputError, match="worse.yaml:"):
+        load_recipe(tmp_path / "worse.yaml")
+    (tmp_path / "list.yaml").write_text("- lora\n")
+    with pytest.raises(InputError, match="list.yaml"):
+        load_recipe(tmp_path / "list.yaml")
 
 
 def test_the_models_own_recipe_is_found():
-    assert recipe_for("meta-llama/Llama-2-7b-hf") == "llama2-7b" and recipe_for("/data/bloom-7b1/") == "bloom-7b1"
+    assert (
+        recipe_for("meta-llama/Llama-2-7b-hf") == "llama2-7b"
+        and recipe_for("/data/bloom-7b1/") == "bloom-7b1"
+    )
     assert recipe_for("x/y/world-3") == "world" and recipe_for("gpt2") == "mgpt"
 
 
 # tokens, order, cost -------------------------------------------------------------------------------------------------------------------------
 
+
 def test_encode_pair_bos_eos_and_cuts(tiny):
     from xgdetox.models import load_tokenizer
-    t = load_tokenizer(tiny/"gpt2")
-    a, b = (encode_pair(t, "the old cat", " likes a tree", " hates", bos=bos) for bos in ("tokenizer", "paper"))
-    assert b["prompt_ids"] == [t.bos_token_id] + a["prompt_ids"] and a["prompt_ids"][0] != t.bos_token_id
+
+    t = load_tokenizer(tiny / "gpt2")
+    a, b = (
+        encode_pair(t, "the old cat", " likes a tree", " hates", bos=bos)
+        for bos in ("tokenizer", "paper")
+    )
+    assert (
+        b["prompt_ids"] == [t.bos_token_id] + a["prompt_ids"]
+        and a["prompt_ids"][0] != t.bos_token_id
+    )
     assert a["chosen_ids"][-1] == a["rejected_ids"][-1] == t.eos_token_id
     assert t.decode(a["prompt_ids"] + a["chosen_ids"][:-1]) == "the old cat likes a tree"
-    cut = encode_pair(t, "the old cat", " likes a tree" * 9, " hates", max_length=10, max_prompt_length=2)
-    assert len(cut["prompt_ids"]) == 2 and len(cut["chosen_ids"]) == 8 and cut["chosen_ids"][-1] != t.eos_token_id
+    cut = encode_pair(
+        t, "the old cat", " likes a tree" * 9, " hates", max_length=10, max_prompt_length=2
+    )
+    assert (
+        len(cut["prompt_ids"]) == 2
+        and len(cut["chosen_ids"]) == 8
+        and cut["chosen_ids"][-1] != t.eos_token_id
+    )
     assert encode_pair(t, "the old cat " * 9, " likes", " hates", max_length=10) is None
 
 
 @limits(max_examples=50, deadline=None)
-@given(st.lists(st.integers(1, 99), min_size=1, max_size=60), st.integers(1, 9), st.integers(1, 30), st.booleans())
+@given(
+    st.lists(st.integers(1, 99), min_size=1, max_size=60),
+    st.integers(1, 9),
+    st.integers(1, 30),
+    st.booleans(),
+)
 def test_training_order_uses_every_pair_once_a_pass(lengths, batch, steps, group):
     order = training_order(lengths, batch, steps, 3, group)
     assert order == training_order(lengths, batch, steps, 3, group) and len(order) == batch * steps
     n = len(lengths)
-    for i in range(0, len(order) - n + 1, n): assert sorted(order[i:i + n]) == list(range(n))
+    for i in range(0, len(order) - n + 1, n):
+        assert sorted(order[i : i + n]) == list(range(n))
 
 
 def test_grouping_by_length_saves_padding():
     draw = random.Random(0)
     lengths = [draw.randint(5, 200) for _ in range(2000)]
-    waste = lambda order: sum(max(lengths[j] for j in order[i:i + 8]) * 8 for i in range(0, len(order), 8)) / sum(lengths[j] for j in order)
-    assert waste(training_order(lengths, 8, 200, 0)) < 1.06 < 1.5 < waste(training_order(lengths, 8, 200, 0, group=False))
+    waste = lambda order: (
+        sum(max(lengths[j] for j in order[i : i + 8]) * 8 for i in range(0, len(order), 8))
+        / sum(lengths[j] for j in order)
+    )
+    assert (
+        waste(training_order(lengths, 8, 200, 0))
+        < 1.06
+        < 1.5
+        < waste(training_order(lengths, 8, 200, 0, group=False))
+    )
 
 
 @limits(max_examples=50, deadline=None)
@@ -152,78 +313,150 @@ def test_grouping_by_length_saves_padding():
 def test_evaluation_costs_at_most_its_share(pairs, batch, steps):
     settings = load_recipe("world", batch_size=batch, max_steps=steps, kl_texts=0)
     plan = plan_run(settings, pairs)
-    evaluations = math.ceil(steps / plan["eval_steps"])                                           # the last step has one too
-    assert set(plan["train"]).isdisjoint(plan["held"]) and len(plan["train"]) + len(plan["held"]) == pairs
-    if len(plan["held"]) > 1: assert evaluations * len(plan["held"]) <= .1 * 3 * batch * steps + 1e-9
+    evaluations = math.ceil(steps / plan["eval_steps"])  # the last step has one too
+    assert (
+        set(plan["train"]).isdisjoint(plan["held"])
+        and len(plan["train"]) + len(plan["held"]) == pairs
+    )
+    if len(plan["held"]) > 1:
+        assert evaluations * len(plan["held"]) <= 0.1 * 3 * batch * steps + 1e-9
     assert evaluations >= 1
 
 
-def test_the_held_back_pairs_do_not_depend_on_the_seed(): assert split_pairs(100, .05, 128) == split_pairs(100, .05, 128)
+def test_the_held_back_pairs_do_not_depend_on_the_seed():
+    assert split_pairs(100, 0.05, 128) == split_pairs(100, 0.05, 128)
 
 
 # the loss ------------------------------------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("family", ["gpt2", "cohere"])
 def test_our_loss_is_trls_on_the_same_batch(tiny, tmp_path, family):
     from xgdetox.models import load_tokenizer
     from xgdetox.trainer import build_trainer
     from xgdetox.training import encode_pairs
-    settings, tokenizer = load_recipe("world", batch_size=8, max_steps=4, kl_texts=2), load_tokenizer(tiny/family)
-    pairs, _ = encode_pairs(tokenizer, tiny/"pairs", settings)
-    trainer, _ = build_trainer(tiny/family, tokenizer, pairs, settings, tmp_path, 0)
+
+    settings, tokenizer = (
+        load_recipe("world", batch_size=8, max_steps=4, kl_texts=2),
+        load_tokenizer(tiny / family),
+    )
+    pairs, _ = encode_pairs(tokenizer, tiny / "pairs", settings)
+    trainer, _ = build_trainer(tiny / family, tokenizer, pairs, settings, tmp_path, 0)
     with torch.no_grad():
-        for p in trainer.model.parameters(): p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * .02)      # no longer the reference
+        for p in trainer.model.parameters():
+            p.add_(
+                torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.02
+            )  # no longer the reference
     batch = next(iter(trainer.get_train_dataloader()))
     model = trainer.model.eval()
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].log_softmax(-1)
-    picked = logits.gather(-1, batch["input_ids"][:, 1:, None])[..., 0] * batch["completion_mask"][:, 1:]
+    logits = (
+        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        .logits[:, :-1]
+        .log_softmax(-1)
+    )
+    picked = (
+        logits.gather(-1, batch["input_ids"][:, 1:, None])[..., 0] * batch["completion_mask"][:, 1:]
+    )
     chosen, rejected = picked.sum(1).chunk(2)
-    ours = dpo_loss(chosen, rejected, batch["ref_chosen_logps"], batch["ref_rejected_logps"], .1)[0].mean()
+    ours = dpo_loss(chosen, rejected, batch["ref_chosen_logps"], batch["ref_rejected_logps"], 0.1)[
+        0
+    ].mean()
     theirs = trainer.compute_loss(model, batch)
     assert abs(ours - math.log(2)) > 1e-3 and torch.allclose(ours, theirs, atol=1e-5)
-    assert "position_ids" in inspect.signature(trainer.model.forward).parameters                    # what reads the model later must see what it takes
+    assert (
+        "position_ids" in inspect.signature(trainer.model.forward).parameters
+    )  # what reads the model later must see what it takes
 
 
 def test_kl_is_zero_at_the_reference_and_positive_after(tiny):
     model = make_model("llama", 259)
-    kl = ReferenceKL(model, [dict(prompt_ids=[3, 4], chosen_ids=[5, 6, 1]), dict(prompt_ids=[7], chosen_ids=[8, 1])], pad=2)
+    kl = ReferenceKL(
+        model,
+        [dict(prompt_ids=[3, 4], chosen_ids=[5, 6, 1]), dict(prompt_ids=[7], chosen_ids=[8, 1])],
+        pad=2,
+    )
     assert kl.predicted.sum() == 5 and abs(kl(model)) < 1e-6
-    with torch.no_grad(): model.lm_head.weight.mul_(1.5)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.5)
     assert kl(model) > 1e-4
 
 
 # training ------------------------------------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("family", ["gpt2", "bloom", "llama", "cohere"])
 def test_full_tuning_moves_every_parameter(tiny, tmp_path, family):
-    final = train(tiny/family, tiny/"pairs", tmp_path, **QUICK)
-    before, after = weights(tiny/family), weights(final)
+    final = train(tiny / family, tiny / "pairs", tmp_path, **QUICK)
+    before, after = weights(tiny / family), weights(final)
     still = [k for k in before if torch.equal(before[k], after[k])]
-    assert set(before) == set(after) and not still and all(torch.isfinite(v).all() for v in after.values())
+    assert (
+        set(before) == set(after)
+        and not still
+        and all(torch.isfinite(v).all() for v in after.values())
+    )
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 @pytest.mark.parametrize("family", ["gpt2", "bloom", "llama", "cohere"])
 def test_adapters_move_merge_and_reload(tiny, tmp_path, family, method):
     from transformers import AutoModelForCausalLM
-    final = train(tiny/family, tiny/"pairs", tmp_path, method=method, **QUICK)
-    adapter = load_file(tmp_path/"adapter/adapter_model.safetensors")
-    train(tiny/family, tiny/"pairs", tmp_path/"start", method=method, **QUICK | dict(learning_rate=1e-12, max_steps=1, merge="none"))
-    start = load_file(tmp_path/"start/adapter/adapter_model.safetensors")                           # the same seed, as good as untrained: lora_B is 0, lora_A is random
+
+    final = train(tiny / family, tiny / "pairs", tmp_path, method=method, **QUICK)
+    adapter = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    train(
+        tiny / family,
+        tiny / "pairs",
+        tmp_path / "start",
+        method=method,
+        **QUICK | dict(learning_rate=1e-12, max_steps=1, merge="none"),
+    )
+    start = load_file(
+        tmp_path / "start/adapter/adapter_model.safetensors"
+    )  # the same seed, as good as untrained: lora_B is 0, lora_A is random
     assert adapter.keys() == start.keys() and all("lora_" in k for k in adapter)
-    assert all((v - start[k]).abs().max() > 1e-6 for k, v in adapter.items())                       # every adapter moved, and nothing but adapters
-    manifest, before, after = read_json(final/"manifest.json"), weights(tiny/family), weights(final)
+    assert all(
+        (v - start[k]).abs().max() > 1e-6 for k, v in adapter.items()
+    )  # every adapter moved, and nothing but adapters
+    manifest, before, after = (
+        read_json(final / "manifest.json"),
+        weights(tiny / family),
+        weights(final),
+    )
     assert manifest["check"]["rms"] <= manifest["check"]["allowed"] < manifest["check"]["effect"]
     moved = {k for k in before if not torch.equal(before[k], after[k])}
     from xgdetox.models import load_model
-    adapted = {n + ".weight" for n in check_targets(load_model(tiny/family), "all-linear")}
-    assert moved == adapted                                                                         # embeddings, norms, biases and head stay
-    assert AutoModelForCausalLM.from_pretrained(final, output_loading_info=True)[1]["missing_keys"] in ([], set())
-    assert manifest["quantisation"] == ("nf4" if method == "qlora" else None) and not (final/"training_args.bin").exists()
+
+    adapted = {n + ".weight" for n in check_targets(load_model(tiny / family), "all-linear")}
+    assert moved == adapted  # embeddings, norms, biases and head stay
+    assert AutoModelForCausalLM.from_pretrained(final, output_loading_info=True)[1][
+        "missing_keys"
+    ] in ([], set())
+    assert (
+        manifest["quantisation"] == ("nf4" if method == "qlora" else None)
+        and not (final / "training_args.bin").exists()
+    )
 
 
-NF4 = torch.tensor([-1., -.6961928009986877, -.5250730514526367, -.39491748809814453, -.28444138169288635, -.18477343022823334, -.09105003625154495, 0., .07958029955625534,
-                    .16093020141124725, .24611230194568634, .33791524171829224, .44070982933044434, .5626170039176941, .7229568362236023, 1.])      # QLoRA (Dettmers et al. 2023), appendix E
+NF4 = torch.tensor(
+    [
+        -1.0,
+        -0.6961928009986877,
+        -0.5250730514526367,
+        -0.39491748809814453,
+        -0.28444138169288635,
+        -0.18477343022823334,
+        -0.09105003625154495,
+        0.0,
+        0.07958029955625534,
+        0.16093020141124725,
+        0.24611230194568634,
+        0.33791524171829224,
+        0.44070982933044434,
+        0.5626170039176941,
+        0.7229568362236023,
+        1.0,
+    ]
+)  # QLoRA (Dettmers et al. 2023), appendix E
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -231,79 +464,148 @@ def test_four_bit_weights_are_the_nearest_of_sixteen_levels_of_a_block(family, t
     "Also where a row of 96 is no whole number of blocks of 64, on which bitsandbytes' CPU kernel goes wrong; and the layer computes with these numbers."
     from xgdetox.models import load_model
     from xgdetox.adapters import dequantised, load_4bit
+
     make_model(family, 259, d=96).save_pretrained(tmp_path)
     exact, rounded = load_model(tmp_path), load_4bit(tmp_path, double=False)
     seen = 0
     for name, module in rounded.named_modules():
-        if not hasattr(getattr(module, "weight", None), "quant_state"): continue
+        if not hasattr(getattr(module, "weight", None), "quant_state"):
+            continue
         own, seen = exact.get_submodule(name), seen + 1
-        weight = own.weight.data if hasattr(own, "in_features") else own.weight.data.T                    # output, input
+        weight = (
+            own.weight.data if hasattr(own, "in_features") else own.weight.data.T
+        )  # output, input
         blocks = weight.reshape(-1, 64)
         scale = blocks.abs().amax(1, keepdim=True)
-        nearest = (NF4[(blocks[..., None] / scale[..., None] - NF4).abs().argmin(-1)] * scale).view(weight.shape)
+        nearest = (NF4[(blocks[..., None] / scale[..., None] - NF4).abs().argmin(-1)] * scale).view(
+            weight.shape
+        )
         assert torch.allclose(dequantised(module.weight), nearest, atol=1e-6), name
         x = torch.randn(3, weight.shape[1])
-        assert torch.allclose(module(x), x @ nearest.T + (0 if own.bias is None else own.bias), atol=1e-4), name
+        assert torch.allclose(
+            module(x), x @ nearest.T + (0 if own.bias is None else own.bias), atol=1e-4
+        ), name
     assert seen == len(check_targets(exact, "all-linear"))
 
 
 def test_a_merge_on_the_published_base_is_named_and_differs(tiny, tmp_path):
-    train(tiny/"gpt2", tiny/"pairs", tmp_path/"run", method="qlora", **QUICK)
-    a, b = (merge_adapter(tiny/"gpt2", tmp_path/"run/adapter", tmp_path/base, base=base) for base in ("dequantised", "16bit"))
-    check = {p.name: read_json(p/"manifest.json")["check"] for p in (a, b)}
-    assert read_json(b/"manifest.json")["base"] == "16bit" and check["16bit"]["rms"] > 10 * check["dequantised"]["rms"]
-    assert merge_adapter(tiny/"gpt2", tmp_path/"run/adapter", a) == a                               # there already
-    with pytest.raises(InputError, match="holds something else"): merge_adapter(tiny/"gpt2", tmp_path/"run/adapter", a, base="16bit")
+    train(tiny / "gpt2", tiny / "pairs", tmp_path / "run", method="qlora", **QUICK)
+    a, b = (
+        merge_adapter(tiny / "gpt2", tmp_path / "run/adapter", tmp_path / base, base=base)
+        for base in ("dequantised", "16bit")
+    )
+    check = {p.name: read_json(p / "manifest.json")["check"] for p in (a, b)}
+    assert (
+        read_json(b / "manifest.json")["base"] == "16bit"
+        and check["16bit"]["rms"] > 10 * check["dequantised"]["rms"]
+    )
+    assert merge_adapter(tiny / "gpt2", tmp_path / "run/adapter", a) == a  # there already
+    with pytest.raises(InputError, match="holds something else"):
+        merge_adapter(tiny / "gpt2", tmp_path / "run/adapter", a, base="16bit")
 
 
 def test_a_wrong_merge_fails_and_leaves_nothing(tiny, tmp_path, monkeypatch):
     import peft
-    train(tiny/"llama", tiny/"pairs", tmp_path/"run", method="lora", **QUICK)
-    true = peft.PeftModel.merge_and_unload if hasattr(peft.PeftModel, "merge_and_unload") else peft.LoraModel.merge_and_unload
+
+    train(tiny / "llama", tiny / "pairs", tmp_path / "run", method="lora", **QUICK)
+    true = (
+        peft.PeftModel.merge_and_unload
+        if hasattr(peft.PeftModel, "merge_and_unload")
+        else peft.LoraModel.merge_and_unload
+    )
+
     def wrong(self, *a, **k):
-        merged = peft.LoraModel.merge_and_unload(self.base_model if isinstance(self, peft.PeftModel) else self, *a, **k)
-        with torch.no_grad(): merged.model.layers[0].mlp.down_proj.weight.mul_(1.01)
+        merged = peft.LoraModel.merge_and_unload(
+            self.base_model if isinstance(self, peft.PeftModel) else self, *a, **k
+        )
+        with torch.no_grad():
+            merged.model.layers[0].mlp.down_proj.weight.mul_(1.01)
         return merged
+
     monkeypatch.setattr(peft.PeftModel, "merge_and_unload", wrong, raising=False)
-    with pytest.raises(InputError, match="rounding explains"): merge_adapter(tiny/"llama", tmp_path/"run/adapter", tmp_path/"merged")
+    with pytest.raises(InputError, match="rounding explains"):
+        merge_adapter(tiny / "llama", tmp_path / "run/adapter", tmp_path / "merged")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
 
 
-@pytest.mark.parametrize("family, target, why", [("gpt2", "wte", "tied"), ("bloom", "word_embeddings", "tied"), ("cohere", "embed_tokens", "tied"),
-                                                 ("llama", "lm_head", "never be trained"), ("cohere", "lm_head", "never be trained"), ("gpt2", "q_proj", "no module")])
+@pytest.mark.parametrize(
+    "family, target, why",
+    [
+        ("gpt2", "wte", "tied"),
+        ("bloom", "word_embeddings", "tied"),
+        ("cohere", "embed_tokens", "tied"),
+        ("llama", "lm_head", "never be trained"),
+        ("cohere", "lm_head", "never be trained"),
+        ("gpt2", "q_proj", "no module"),
+    ],
+)
 def test_targets_that_merge_wrongly_are_refused(tiny, family, target, why):
-    with pytest.raises(InputError, match=why): check_targets(make_model(family, 259), [target])
-    assert check_targets(make_model("llama", 259), ["embed_tokens"]) == ["model.embed_tokens"]       # untied: it merges exactly
+    with pytest.raises(InputError, match=why):
+        check_targets(make_model(family, 259), [target])
+    assert check_targets(make_model("llama", 259), ["embed_tokens"]) == [
+        "model.embed_tokens"
+    ]  # untied: it merges exactly
 
 
 def test_an_adapter_on_tied_embeddings_merges_only_untied(tiny, tmp_path):
     from peft import LoraConfig, get_peft_model
     from xgdetox.models import load_model
-    model = get_peft_model(load_model(tiny/"bloom"), LoraConfig(r=4, target_modules=["word_embeddings", "query_key_value"], task_type="CAUSAL_LM"))
+
+    model = get_peft_model(
+        load_model(tiny / "bloom"),
+        LoraConfig(
+            r=4, target_modules=["word_embeddings", "query_key_value"], task_type="CAUSAL_LM"
+        ),
+    )
     with torch.no_grad():
         for n, p in model.named_parameters():
-            if "lora_" in n: p.normal_(std=.05)
-    model.save_pretrained(tmp_path/"adapter")
-    with pytest.raises(InputError, match="tied"): merge_adapter(tiny/"bloom", tmp_path/"adapter", tmp_path/"a")
-    merged = merge_adapter(tiny/"bloom", tmp_path/"adapter", tmp_path/"b", untie=True)
-    facts = read_json(merged/"manifest.json")
-    assert facts["untied"] and facts["check"]["rms"] <= facts["check"]["allowed"] < facts["check"]["effect"]
+            if "lora_" in n:
+                p.normal_(std=0.05)
+    model.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(InputError, match="tied"):
+        merge_adapter(tiny / "bloom", tmp_path / "adapter", tmp_path / "a")
+    merged = merge_adapter(tiny / "bloom", tmp_path / "adapter", tmp_path / "b", untie=True)
+    facts = read_json(merged / "manifest.json")
+    assert (
+        facts["untied"]
+        and facts["check"]["rms"] <= facts["check"]["allowed"] < facts["check"]["effect"]
+    )
 
 
 @pytest.mark.parametrize("loss", ["ipo", "sft", "kto", "simpo", "orpo"])
 def test_other_losses_run_through_the_same_command(tiny, tmp_path, loss):
-    final = train(tiny/"gpt2", tiny/"pairs", tmp_path, loss=loss, **QUICK)
-    log = [e for e in read_json(tmp_path/"log.json") if "eval_loss" in e]
-    assert log and all(math.isfinite(e["eval_loss"]) and e["eval_kl"] > 0 for e in log) and read_json(tmp_path/"manifest.json")["settings"]["loss"] == loss
-    assert not torch.equal(weights(final)["transformer.wte.weight"], weights(tiny/"gpt2")["transformer.wte.weight"])
+    final = train(tiny / "gpt2", tiny / "pairs", tmp_path, loss=loss, **QUICK)
+    log = [e for e in read_json(tmp_path / "log.json") if "eval_loss" in e]
+    assert (
+        log
+        and all(math.isfinite(e["eval_loss"]) and e["eval_kl"] > 0 for e in log)
+        and read_json(tmp_path / "manifest.json")["settings"]["loss"] == loss
+    )
+    assert not torch.equal(
+        weights(final)["transformer.wte.weight"], weights(tiny / "gpt2")["transformer.wte.weight"]
+    )
 
 
 @pytest.mark.parametrize("loss", sorted({*DPO_LOSSES} - {"sigmoid", "ipo", "sft"}))
 def test_every_loss_that_is_offered_runs(tiny, tmp_path, loss):
     "Two steps of each: finite losses, and the weights move. (The other losses are run above and everywhere.)"
-    final = train(tiny/"gpt2", tiny/"pairs", tmp_path, loss=loss, label_smoothing=1e-3 if loss == "exo_pair" else None, **QUICK | dict(max_steps=2, kl_texts=0))
-    said = [e[k] for e in read_json(tmp_path/"log.json") for k in ("loss", "eval_loss") if k in e]
-    assert len(said) == 3 and all(map(math.isfinite, said)) and not torch.equal(weights(final)["transformer.wte.weight"], weights(tiny/"gpt2")["transformer.wte.weight"])
+    final = train(
+        tiny / "gpt2",
+        tiny / "pairs",
+        tmp_path,
+        loss=loss,
+        label_smoothing=1e-3 if loss == "exo_pair" else None,
+        **QUICK | dict(max_steps=2, kl_texts=0),
+    )
+    said = [e[k] for e in read_json(tmp_path / "log.json") for k in ("loss", "eval_loss") if k in e]
+    assert (
+        len(said) == 3
+        and all(map(math.isfinite, said))
+        and not torch.equal(
+            weights(final)["transformer.wte.weight"],
+            weights(tiny / "gpt2")["transformer.wte.weight"],
+        )
+    )
 
 
 def built(tiny, family, out, **changes):
@@ -311,40 +613,77 @@ def built(tiny, family, out, **changes):
     from xgdetox.models import load_tokenizer
     from xgdetox.trainer import build_trainer
     from xgdetox.training import encode_pairs
-    settings, tokenizer = load_recipe("world", **{k: v for k, v in (QUICK | changes).items() if k != "recipe"}), load_tokenizer(tiny/family)
-    return build_trainer(tiny/family, tokenizer, encode_pairs(tokenizer, tiny/"pairs", settings)[0], settings, out, 0)[0], tokenizer, settings
+
+    settings, tokenizer = (
+        load_recipe("world", **{k: v for k, v in (QUICK | changes).items() if k != "recipe"}),
+        load_tokenizer(tiny / family),
+    )
+    return (
+        build_trainer(
+            tiny / family,
+            tokenizer,
+            encode_pairs(tokenizer, tiny / "pairs", settings)[0],
+            settings,
+            out,
+            0,
+        )[0],
+        tokenizer,
+        settings,
+    )
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bloom", "llama", "cohere"])
 def test_a_saved_full_tuning_reloads_as_the_trained_model(tiny, tmp_path, family):
     from transformers import AutoModelForCausalLM
     from xgdetox.trainer import save_final
+
     trainer, tokenizer, settings = built(tiny, family, tmp_path)
     trainer.train()
-    final, ids = save_final(trainer, tokenizer, tiny/family, settings, tmp_path), torch.randint(3, 250, (2, 9), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(): trained, loaded, before = (m.eval()(ids).logits for m in (trainer.model, AutoModelForCausalLM.from_pretrained(final), AutoModelForCausalLM.from_pretrained(tiny/family)))
+    final, ids = (
+        save_final(trainer, tokenizer, tiny / family, settings, tmp_path),
+        torch.randint(3, 250, (2, 9), generator=torch.Generator().manual_seed(0)),
+    )
+    with torch.no_grad():
+        trained, loaded, before = (
+            m.eval()(ids).logits
+            for m in (
+                trainer.model,
+                AutoModelForCausalLM.from_pretrained(final),
+                AutoModelForCausalLM.from_pretrained(tiny / family),
+            )
+        )
     assert torch.equal(trained, loaded) and not torch.allclose(trained, before, atol=1e-3)
 
 
-@pytest.mark.parametrize("family, method", [("gpt2", "full"), ("cohere", "full"), ("llama", "lora")])
+@pytest.mark.parametrize(
+    "family, method", [("gpt2", "full"), ("cohere", "full"), ("llama", "lora")]
+)
 def test_our_head_has_the_gradients_of_trls(tiny, tmp_path, family, method):
     "The same batch through the head that scores continuations only, and, with it taken away again, through TRL's own."
     trainer, *_ = built(tiny, family, tmp_path, method=method)
     model = trainer.model.train()
     with torch.no_grad():
-        for p in model.parameters(): p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * .02)        # no longer the reference
+        for p in model.parameters():
+            p.add_(
+                torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.02
+            )  # no longer the reference
     inner = model.get_base_model() if method == "lora" else model
     batch = next(iter(trainer.get_train_dataloader()))
+
     def gradients():
         model.zero_grad()
         loss = trainer.compute_loss(model, batch)
         loss.backward()
-        return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+        return loss.detach(), {
+            n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad
+        }
+
     ours = gradients()
-    inner.forward = inner.forward.__wrapped__                                                        # TRL's, which ours had covered
+    inner.forward = inner.forward.__wrapped__  # TRL's, which ours had covered
     theirs = gradients()
     assert torch.allclose(ours[0], theirs[0], atol=1e-6) and ours[1].keys() == theirs[1].keys()
-    for name, g in theirs[1].items(): assert torch.allclose(ours[1][name], g, atol=1e-6 + 1e-4 * g.abs().max()), name
+    for name, g in theirs[1].items():
+        assert torch.allclose(ours[1][name], g, atol=1e-6 + 1e-4 * g.abs().max()), name
     assert max(g.abs().max() for g in theirs[1].values()) > 1e-3
 
 
@@ -352,10 +691,22 @@ def test_the_progress_line(capsys, monkeypatch):
     "What is known last of each; on a terminal rewritten in place, in a file a line of its own that is not said twice, nothing in a notebook or on another process."
     from types import SimpleNamespace
     from xgdetox.trainer import progress_line, show_progress
-    state = SimpleNamespace(global_step=20, max_steps=100, is_world_process_zero=True, log_history=[
-        {"loss": .6931, "rewards/accuracies": .5, "rewards/margins": .01}, {"eval_loss": .68, "eval_kl": .0123}, {"loss": .5, "rewards/accuracies": .75, "rewards/margins": .2}])
+
+    state = SimpleNamespace(
+        global_step=20,
+        max_steps=100,
+        is_world_process_zero=True,
+        log_history=[
+            {"loss": 0.6931, "rewards/accuracies": 0.5, "rewards/margins": 0.01},
+            {"eval_loss": 0.68, "eval_kl": 0.0123},
+            {"loss": 0.5, "rewards/accuracies": 0.75, "rewards/margins": 0.2},
+        ],
+    )
     line = "step 20/100 loss 0.500 accuracy 0.750 margin 0.200 held_back 0.680 KL 0.012"
-    assert progress_line(state) == show_progress(state) == line and capsys.readouterr().err == line + "\n"
+    assert (
+        progress_line(state) == show_progress(state) == line
+        and capsys.readouterr().err == line + "\n"
+    )
     assert show_progress(state, line) == line and capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     show_progress(state, line)
@@ -365,85 +716,222 @@ def test_the_progress_line(capsys, monkeypatch):
 
 
 def test_progress_is_said_at_every_logging_step_also_into_a_file(tiny, tmp_path, capsys):
-    train(tiny/"gpt2", tiny/"pairs", tmp_path, **QUICK | dict(max_steps=4, logging_steps=2, eval_steps=4))
+    train(
+        tiny / "gpt2",
+        tiny / "pairs",
+        tmp_path,
+        **QUICK | dict(max_steps=4, logging_steps=2, eval_steps=4),
+    )
     lines = [l for l in capsys.readouterr().err.splitlines() if l.startswith("step ")]
-    assert [l.split()[1] for l in lines] == ["2/4", "4/4", "4/4"] and all(w in lines[0] for w in ("loss", "accuracy", "margin")) and "KL" not in lines[0] and "held_back" in lines[2] and "KL" in lines[2]
+    assert (
+        [l.split()[1] for l in lines] == ["2/4", "4/4", "4/4"]
+        and all(w in lines[0] for w in ("loss", "accuracy", "margin"))
+        and "KL" not in lines[0]
+        and "held_back" in lines[2]
+        and "KL" in lines[2]
+    )
 
 
 def test_a_share_of_the_pairs(tiny, tmp_path):
     "The original's train_perc: the first pairs; what is left out is counted."
-    train(tiny/"gpt2", tiny/"pairs", tmp_path/"a", **QUICK | dict(max_steps=1), train_fraction=.5)
-    train(tiny/"gpt2", tiny/"pairs", tmp_path/"b", **QUICK | dict(max_steps=1), limit=32)
-    a, b = (read_json(tmp_path/n/"manifest.json") for n in "ab")
-    assert a["kept"] == b["kept"] == 32 and a["dropped"] == {"outside train_fraction": 32} and all(torch.equal(v, weights(tmp_path/"b/final_checkpoint")[k]) for k, v in weights(tmp_path/"a/final_checkpoint").items())
-    with pytest.raises(InputError, match="train_fraction"): load_recipe("world", train_fraction=2)
+    train(
+        tiny / "gpt2",
+        tiny / "pairs",
+        tmp_path / "a",
+        **QUICK | dict(max_steps=1),
+        train_fraction=0.5,
+    )
+    train(tiny / "gpt2", tiny / "pairs", tmp_path / "b", **QUICK | dict(max_steps=1), limit=32)
+    a, b = (read_json(tmp_path / n / "manifest.json") for n in "ab")
+    assert (
+        a["kept"] == b["kept"] == 32
+        and a["dropped"] == {"outside train_fraction": 32}
+        and all(
+            torch.equal(v, weights(tmp_path / "b/final_checkpoint")[k])
+            for k, v in weights(tmp_path / "a/final_checkpoint").items()
+        )
+    )
+    with pytest.raises(InputError, match="train_fraction"):
+        load_recipe("world", train_fraction=2)
 
 
 # LoRA folders --------------------------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("family, method", [("gpt2", "lora"), ("cohere", "lora"), ("llama", "qlora"), ("gpt2", "qlora")])
+
+@pytest.mark.parametrize(
+    "family, method", [("gpt2", "lora"), ("cohere", "lora"), ("llama", "qlora"), ("gpt2", "qlora")]
+)
 def test_a_lora_folder_stands_for_its_merged_model(tiny, tmp_path, family, method):
     "Logits, activations, probe and retrieval of the adapter's folder are its merged model's, to rounding; it needs no tokenizer of its own."
     from xgdetox.activations import compare_activations
     from xgdetox.models import load, load_model, pooled_states
     from xgdetox.stats import read_table
+
     sys.path.insert(0, str(Path(__file__).parent))
     from tiny_models import prompt_files
-    final = train(tiny/family, tiny/"pairs", tmp_path/"t", method=method, **QUICK | dict(max_steps=2))
-    adapter = shutil.copytree(tmp_path/"t/adapter", tmp_path/"adapter")
-    for f in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"): (adapter/f).unlink(missing_ok=True)
-    (adapted, tokenizer), merged, base = load(adapter), load_model(final), load_model(tiny/family)
-    assert not hasattr(adapted, "peft_config") or not any("lora_" in n for n, _ in adapted.named_parameters())
+
+    final = train(
+        tiny / family, tiny / "pairs", tmp_path / "t", method=method, **QUICK | dict(max_steps=2)
+    )
+    adapter = shutil.copytree(tmp_path / "t/adapter", tmp_path / "adapter")
+    for f in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (adapter / f).unlink(missing_ok=True)
+    (adapted, tokenizer), merged, base = load(adapter), load_model(final), load_model(tiny / family)
+    assert not hasattr(adapted, "peft_config") or not any(
+        "lora_" in n for n, _ in adapted.named_parameters()
+    )
     ids = torch.randint(3, 250, (2, 9), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(): one, two, plain = (m(ids).logits for m in (adapted, merged, base))
+    with torch.no_grad():
+        one, two, plain = (m(ids).logits for m in (adapted, merged, base))
     assert torch.allclose(one, two, atol=1e-5) and (two - plain).abs().max() > 1e-3
-    texts = [" ".join(WORDS[i:i + 5]) for i in range(20)]
-    assert abs(pooled_states(adapted, tokenizer, texts) - pooled_states(merged, tokenizer, texts)).max() < 1e-5
+    texts = [" ".join(WORDS[i : i + 5]) for i in range(20)]
+    assert (
+        abs(
+            pooled_states(adapted, tokenizer, texts) - pooled_states(merged, tokenizer, texts)
+        ).max()
+        < 1e-5
+    )
     files, neurons = prompt_files(tmp_path, ("en",), 5), [[0, 3], [1, 60]]
-    drops = [compare_activations(tiny/family, tuned, neurons, files, readings=("own",), sets=20, n_tokens=4) for tuned in (adapter, final)]
+    drops = [
+        compare_activations(
+            tiny / family, tuned, neurons, files, readings=("own",), sets=20, n_tokens=4
+        )
+        for tuned in (adapter, final)
+    ]
     assert drops[0].value.tolist() == pytest.approx(drops[1].value.tolist(), abs=1e-5, nan_ok=True)
-    (tmp_path/"c.csv").write_text("text,label\n" + "\n".join(f"{t},{i % 2}" for i, t in enumerate(texts * 2)))
+    (tmp_path / "c.csv").write_text(
+        "text,label\n" + "\n".join(f"{t},{i % 2}" for i, t in enumerate(texts * 2))
+    )
     from xgdetox.probe import train_probe
-    weight = [load_file(train_probe(m, tmp_path/"c.csv", tmp_path/f"p{i}", paper=True)/"probe.safetensors")["weight"] for i, m in enumerate((adapter, final))]
+
+    weight = [
+        load_file(
+            train_probe(m, tmp_path / "c.csv", tmp_path / f"p{i}", paper=True) / "probe.safetensors"
+        )["weight"]
+        for i, m in enumerate((adapter, final))
+    ]
     assert torch.allclose(*weight, atol=1e-4)
 
 
 def test_a_lora_folder_in_the_commands(tiny, tmp_path, run, fails):
     "Every command that takes a model takes it; what is wrong with one is a line."
     from xgdetox.models import adapter_base, load_model
+
     sys.path.insert(0, str(Path(__file__).parent))
     from tiny_models import prompt_files
-    train(tiny/"llama", tiny/"pairs", tmp_path/"t", method="lora", **QUICK | dict(max_steps=2, merge="none"))
-    adapter, files = tmp_path/"t/adapter", prompt_files(tmp_path, ("en",), 4)["en"]
-    (tmp_path/"n.json").write_text("[[0, 3], [1, 60]]")
-    run("activations", "--model", tiny/"llama", "--tuned-model", adapter, "--neurons", tmp_path/"n.json", "--prompt-file", files, "--language", "en", "--output", tmp_path/"a.csv", "--no-control")
-    run("intervene", "--model", adapter, "--neurons", tmp_path/"n.json", "--offset", -1, "--prompt-file", files, "--language", "en", "--output-dir", tmp_path/"i", "--no-control", "--scorer", "lexicon:world")
-    run("generate", "--model", adapter, "--prompt-file", files, "--language", "en", "--output-dir", tmp_path/"g", "--n", 2)
-    run("quality", "--generations", tmp_path/"g/adapter", "--lm", adapter, "--output", tmp_path/"q.csv", "--metric", "perplexity")
+
+    train(
+        tiny / "llama",
+        tiny / "pairs",
+        tmp_path / "t",
+        method="lora",
+        **QUICK | dict(max_steps=2, merge="none"),
+    )
+    adapter, files = tmp_path / "t/adapter", prompt_files(tmp_path, ("en",), 4)["en"]
+    (tmp_path / "n.json").write_text("[[0, 3], [1, 60]]")
+    run(
+        "activations",
+        "--model",
+        tiny / "llama",
+        "--tuned-model",
+        adapter,
+        "--neurons",
+        tmp_path / "n.json",
+        "--prompt-file",
+        files,
+        "--language",
+        "en",
+        "--output",
+        tmp_path / "a.csv",
+        "--no-control",
+    )
+    run(
+        "intervene",
+        "--model",
+        adapter,
+        "--neurons",
+        tmp_path / "n.json",
+        "--offset",
+        -1,
+        "--prompt-file",
+        files,
+        "--language",
+        "en",
+        "--output-dir",
+        tmp_path / "i",
+        "--no-control",
+        "--scorer",
+        "lexicon:world",
+    )
+    run(
+        "generate",
+        "--model",
+        adapter,
+        "--prompt-file",
+        files,
+        "--language",
+        "en",
+        "--output-dir",
+        tmp_path / "g",
+        "--n",
+        2,
+    )
+    run(
+        "quality",
+        "--generations",
+        tmp_path / "g/adapter",
+        "--lm",
+        adapter,
+        "--output",
+        tmp_path / "q.csv",
+        "--metric",
+        "perplexity",
+    )
     from xgdetox.grid.checks import check_model
-    check_model(str(adapter))                                                    # refuses what is no model
-    assert adapter_base(adapter) == str(tiny/"llama")
-    said = read_json(adapter/"adapter_config.json")
-    def named(base): (adapter/"adapter_config.json").write_text(json.dumps(said | dict(base_model_name_or_path=base)))
-    named(os.path.relpath(tiny/"llama", adapter))
-    assert Path(adapter_base(adapter)).resolve() == (tiny/"llama").resolve() and load_model(adapter)
-    named("world"); assert adapter_base(adapter).endswith("assets/world/world")
+
+    check_model(str(adapter))  # refuses what is no model
+    assert adapter_base(adapter) == str(tiny / "llama")
+    said = read_json(adapter / "adapter_config.json")
+
+    def named(base):
+        (adapter / "adapter_config.json").write_text(
+            json.dumps(said | dict(base_model_name_or_path=base))
+        )
+
+    named(os.path.relpath(tiny / "llama", adapter))
+    assert Path(adapter_base(adapter)).resolve() == (tiny / "llama").resolve() and load_model(
+        adapter
+    )
+    named("world")
+    assert adapter_base(adapter).endswith("assets/world/world")
     named("/gone/away")
-    assert "its base '/gone/away' is not at hand" in fails("retrieve", "--model", adapter, "--output", tmp_path/"r.csv") and "not at hand" in fails("generate", "--model", adapter, "--output-dir", tmp_path/"x")
-    named(str(tiny/"llama"))
-    assert "merge it first" in fails("train", "--model", adapter, "--data-dir", tiny/"pairs", "--output-dir", tmp_path/"y")
+    assert "its base '/gone/away' is not at hand" in fails(
+        "retrieve", "--model", adapter, "--output", tmp_path / "r.csv"
+    ) and "not at hand" in fails("generate", "--model", adapter, "--output-dir", tmp_path / "x")
+    named(str(tiny / "llama"))
+    assert "merge it first" in fails(
+        "train", "--model", adapter, "--data-dir", tiny / "pairs", "--output-dir", tmp_path / "y"
+    )
 
 
 def test_an_adapter_on_tied_embeddings_is_loaded_as_peft_runs_it(tiny, tmp_path):
     from peft import LoraConfig, get_peft_model
     from xgdetox.models import load_model
-    tuned = get_peft_model(load_model(tiny/"bloom"), LoraConfig(r=4, target_modules=["word_embeddings", "query_key_value"], task_type="CAUSAL_LM"))
+
+    tuned = get_peft_model(
+        load_model(tiny / "bloom"),
+        LoraConfig(
+            r=4, target_modules=["word_embeddings", "query_key_value"], task_type="CAUSAL_LM"
+        ),
+    )
     with torch.no_grad():
         for n, p in tuned.named_parameters():
-            if "lora_" in n: p.normal_(std=.05)
+            if "lora_" in n:
+                p.normal_(std=0.05)
     tuned.save_pretrained(tmp_path)
     ids = torch.randint(3, 250, (2, 9), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(): assert torch.allclose(tuned.eval()(ids).logits, load_model(tmp_path)(ids).logits, atol=1e-4)
+    with torch.no_grad():
+        assert torch.allclose(tuned.eval()(ids).logits, load_model(tmp_path)(ids).logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -451,6 +939,7 @@ def test_an_adapter_on_tied_embeddings_is_loaded_as_peft_runs_it(tiny, tmp_path)
 def test_rounding_in_place_is_what_a_four_bit_model_computes_with(family, double, tmp_path):
     from xgdetox.models import load_model, round_to_4bit
     from xgdetox.adapters import dequantised_base
+
     make_model(family, 259, d=96).save_pretrained(tmp_path)
     mine = load_model(tmp_path)
     round_to_4bit(mine, "nf4", double)
@@ -459,96 +948,262 @@ def test_rounding_in_place_is_what_a_four_bit_model_computes_with(family, double
 
 
 def test_deterministic_finished_and_not_mixed_up(tiny, tmp_path):
-    a, b, c = (train(tiny/"gpt2", tiny/"pairs", tmp_path/name, seed=seed, **QUICK) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
-    same = lambda x, y: all(torch.equal(u, v) for u, v in zip(weights(x).values(), weights(y).values()))
+    a, b, c = (
+        train(tiny / "gpt2", tiny / "pairs", tmp_path / name, seed=seed, **QUICK)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    same = lambda x, y: all(
+        torch.equal(u, v) for u, v in zip(weights(x).values(), weights(y).values())
+    )
     assert same(a, b) and not same(a, c)
-    stamp, start = (a/"model.safetensors").stat().st_mtime_ns, time.time()
-    assert train(tiny/"gpt2", tiny/"pairs", tmp_path/"a", **QUICK) == a and time.time() - start < 1 and (a/"model.safetensors").stat().st_mtime_ns == stamp
-    (tmp_path/"a/checkpoint-3").mkdir(); (tmp_path/"a/checkpoint-3/optimizer.pt").touch()               # killed after the manifest was written
-    train(tiny/"gpt2", tiny/"pairs", tmp_path/"a", **QUICK)
-    with pytest.raises(InputError, match="another settings beta"): train(tiny/"gpt2", tiny/"pairs", tmp_path/"a", beta=.2, **QUICK)
-    with pytest.raises(InputError, match="another seed"): train(tiny/"gpt2", tiny/"pairs", tmp_path/"a", seed=5, **QUICK)
-    assert sorted(p.name for p in (tmp_path/"a").iterdir()) == ["final_checkpoint", "log.json", "manifest.json", "run.json"]
+    stamp, start = (a / "model.safetensors").stat().st_mtime_ns, time.time()
+    assert (
+        train(tiny / "gpt2", tiny / "pairs", tmp_path / "a", **QUICK) == a
+        and time.time() - start < 1
+        and (a / "model.safetensors").stat().st_mtime_ns == stamp
+    )
+    (tmp_path / "a/checkpoint-3").mkdir()
+    (tmp_path / "a/checkpoint-3/optimizer.pt").touch()  # killed after the manifest was written
+    train(tiny / "gpt2", tiny / "pairs", tmp_path / "a", **QUICK)
+    with pytest.raises(InputError, match="another settings beta"):
+        train(tiny / "gpt2", tiny / "pairs", tmp_path / "a", beta=0.2, **QUICK)
+    with pytest.raises(InputError, match="another seed"):
+        train(tiny / "gpt2", tiny / "pairs", tmp_path / "a", seed=5, **QUICK)
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
+        "final_checkpoint",
+        "log.json",
+        "manifest.json",
+        "run.json",
+    ]
 
 
 def test_patience_stops_and_the_best_weights_are_kept(tiny, tmp_path):
-    noise = [p | dict(pert_gen_text=q["unpert_gen_text"]) for p, q in zip(make_pairs(40, 1), make_pairs(40, 2))]       # nothing to learn but the pairs
-    (tmp_path/"noise.jsonl").write_text("\n".join(map(json.dumps, noise)))
-    settings = QUICK | dict(max_steps=60, learning_rate=1e-2, eval_steps=3, patience_steps=12, kl_texts=0, eval_fraction=.3, eval_pairs=12)
-    train(tiny/"gpt2", tmp_path/"noise.jsonl", tmp_path/"out", **settings)
-    m, losses = read_json(tmp_path/"out/manifest.json"), {e["step"]: e["eval_loss"] for e in read_json(tmp_path/"out/log.json") if "eval_loss" in e}
-    assert m["last_step"] < 60 and m["last_step"] - m["best_step"] >= 12 and m["best_step"] == min(losses, key=losses.get)
+    noise = [
+        p | dict(pert_gen_text=q["unpert_gen_text"])
+        for p, q in zip(make_pairs(40, 1), make_pairs(40, 2))
+    ]  # nothing to learn but the pairs
+    (tmp_path / "noise.jsonl").write_text("\n".join(map(json.dumps, noise)))
+    settings = QUICK | dict(
+        max_steps=60,
+        learning_rate=1e-2,
+        eval_steps=3,
+        patience_steps=12,
+        kl_texts=0,
+        eval_fraction=0.3,
+        eval_pairs=12,
+    )
+    train(tiny / "gpt2", tmp_path / "noise.jsonl", tmp_path / "out", **settings)
+    m, losses = (
+        read_json(tmp_path / "out/manifest.json"),
+        {
+            e["step"]: e["eval_loss"]
+            for e in read_json(tmp_path / "out/log.json")
+            if "eval_loss" in e
+        },
+    )
+    assert (
+        m["last_step"] < 60
+        and m["last_step"] - m["best_step"] >= 12
+        and m["best_step"] == min(losses, key=losses.get)
+    )
 
 
-@pytest.mark.parametrize("what", ["no pairs", "no tokenizer", "no model", "bad line", "optimizer", "schedule", "targets"])
+@pytest.mark.parametrize(
+    "what", ["no pairs", "no tokenizer", "no model", "bad line", "optimizer", "schedule", "targets"]
+)
 def test_bad_input_leaves_nothing_behind(tiny, tmp_path, what):
-    model, pairs = tiny/"gpt2", tiny/"pairs"
-    if what == "no pairs": pairs = tmp_path/"nothing"
-    if what == "bad line": pairs = tmp_path/"p.jsonl"; pairs.write_text(json.dumps(make_pairs(1)[0]) + "\n{oops\n")
+    model, pairs = tiny / "gpt2", tiny / "pairs"
+    if what == "no pairs":
+        pairs = tmp_path / "nothing"
+    if what == "bad line":
+        pairs = tmp_path / "p.jsonl"
+        pairs.write_text(json.dumps(make_pairs(1)[0]) + "\n{oops\n")
     if what == "no tokenizer":
-        model = tmp_path/"m"; model.mkdir()
-        for f in ("config.json", "model.safetensors"): shutil.copy(tiny/"gpt2"/f, model)
-    if what == "no model": model = tmp_path/"absent"
-    wrong = dict(optimizer=dict(optimizer="rmspropp"), schedule=dict(schedule="constnt"), targets=dict(method="lora", lora_targets="wte")).get(what, {})
-    with pytest.raises(InputError) as e: train(model, pairs, tmp_path/"out", **QUICK, **wrong)
-    assert "\n" not in str(e.value) and not (tmp_path/"out").exists()
+        model = tmp_path / "m"
+        model.mkdir()
+        for f in ("config.json", "model.safetensors"):
+            shutil.copy(tiny / "gpt2" / f, model)
+    if what == "no model":
+        model = tmp_path / "absent"
+    wrong = dict(
+        optimizer=dict(optimizer="rmspropp"),
+        schedule=dict(schedule="constnt"),
+        targets=dict(method="lora", lora_targets="wte"),
+    ).get(what, {})
+    with pytest.raises(InputError) as e:
+        train(model, pairs, tmp_path / "out", **QUICK, **wrong)
+    assert "\n" not in str(e.value) and not (tmp_path / "out").exists()
 
 
 def test_real_pairs(real_data, tmp_path):
     "On real pairs: the loss on held-back pairs falls, and the manifest says what was kept and dropped."
     from xgdetox.data import load_pairs
-    texts = [r[k] for r in load_pairs(real_data/"pairwise/paradetox_prefix_pairs_en.jsonl.gz", limit=600).rows for k in ("prompt", "chosen", "rejected")]
+
+    texts = [
+        r[k]
+        for r in load_pairs(
+            real_data / "pairwise/paradetox_prefix_pairs_en.jsonl.gz", limit=600
+        ).rows
+        for k in ("prompt", "chosen", "rejected")
+    ]
     tokenizer = make_tokenizer(texts, 1000)
-    make_model("gpt2", len(tokenizer)).save_pretrained(tmp_path/"model"); tokenizer.save_pretrained(tmp_path/"model")
-    (tmp_path/"pairs").mkdir(); shutil.copy(real_data/"pairwise/paradetox_prefix_pairs_en.jsonl.gz", tmp_path/"pairs")
-    train(tmp_path/"model", tmp_path/"pairs", tmp_path/"out", recipe="world", max_steps=60, batch_size=16, learning_rate=1e-3, limit=1000, eval_steps=15, max_characters=100)
-    m, losses = read_json(tmp_path/"out/manifest.json"), [e["eval_loss"] for e in read_json(tmp_path/"out/log.json") if "eval_loss" in e]
-    assert m["kept"] == 1000 and sum(m["dropped"].values()) > 0 and losses[-1] < losses[0] < math.log(2) + .02 and losses[-1] < .65
+    make_model("gpt2", len(tokenizer)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "pairs").mkdir()
+    shutil.copy(real_data / "pairwise/paradetox_prefix_pairs_en.jsonl.gz", tmp_path / "pairs")
+    train(
+        tmp_path / "model",
+        tmp_path / "pairs",
+        tmp_path / "out",
+        recipe="world",
+        max_steps=60,
+        batch_size=16,
+        learning_rate=1e-3,
+        limit=1000,
+        eval_steps=15,
+        max_characters=100,
+    )
+    m, losses = (
+        read_json(tmp_path / "out/manifest.json"),
+        [e["eval_loss"] for e in read_json(tmp_path / "out/log.json") if "eval_loss" in e],
+    )
+    assert (
+        m["kept"] == 1000
+        and sum(m["dropped"].values()) > 0
+        and losses[-1] < losses[0] < math.log(2) + 0.02
+        and losses[-1] < 0.65
+    )
 
 
-@pytest.mark.parametrize("words, said", [(["--loss", "kto_pair"], "kto_pair"), (["--lora-rank=3"], "did you mean lora_r"), (["stray"], "belongs to no option"), (["--report_to", "tensorbord"], "report_to"),
-                                         (["--gradient-checkpointing", "maybe"], "gradient_checkpointing")])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--loss", "kto_pair"], "kto_pair"),
+        (["--lora-rank=3"], "did you mean lora_r"),
+        (["stray"], "belongs to no option"),
+        (["--report_to", "tensorbord"], "report_to"),
+        (["--gradient-checkpointing", "maybe"], "gradient_checkpointing"),
+    ],
+)
 def test_any_setting_is_an_option_and_a_wrong_one_a_line(tiny, tmp_path, capfd, words, said):
     from xgdetox import cli
-    with pytest.raises(SystemExit) as end: cli.main(["train", "--model", str(tiny/"gpt2"), "--data-dir", str(tiny/"pairs"), "--output-dir", str(tmp_path/"o"), *words])
+
+    with pytest.raises(SystemExit) as end:
+        cli.main(
+            [
+                "train",
+                "--model",
+                str(tiny / "gpt2"),
+                "--data-dir",
+                str(tiny / "pairs"),
+                "--output-dir",
+                str(tmp_path / "o"),
+                *words,
+            ]
+        )
     err = capfd.readouterr().err
-    assert end.value.code == 2 and said in err and len(err.strip().splitlines()) == 1 and not (tmp_path/"o").exists(), err
+    assert (
+        end.value.code == 2
+        and said in err
+        and len(err.strip().splitlines()) == 1
+        and not (tmp_path / "o").exists()
+    ), err
 
 
 def test_the_originals_own_command_lines_run(tiny, tmp_path, capfd):
     "Its README's two commands, with its flags; the merge is written exactly where it is told to."
     from xgdetox import cli
+
     def run(line):
-        with pytest.raises(SystemExit) as end: cli.main(line.split())
+        with pytest.raises(SystemExit) as end:
+            cli.main(line.split())
         assert end.value.code == 0, capfd.readouterr().err
-    run(f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/o --per_device_train_batch_size 4 --wandb_run_name mine --use_lora --lora_r 4 --max_steps 2 --loss ipo --optimizer_type adamw_torch --lr_scheduler_type constant")
+
+    run(
+        f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/o --per_device_train_batch_size 4 --wandb_run_name mine --use_lora --lora_r 4 --max_steps 2 --loss ipo --optimizer_type adamw_torch --lr_scheduler_type constant"
+    )
     assert "pairs: kept 64, dropped 0; 2 steps; held-back loss" in capfd.readouterr().out
-    said = read_json(tmp_path/"o/manifest.json")["settings"]
-    assert (said["loss"], said["optimizer"], said["schedule"], said["lora_r"], said["run_name"], said["method"]) == ("ipo", "adamw_torch", "constant", 4, "mine", "lora")
-    run(f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/q --use_lora --load_in_4bit --max_steps 1")
-    assert read_json(tmp_path/"q/manifest.json")["settings"]["method"] == "qlora"
-    run(f"merge --base_model_name {tiny}/llama --lora_adapter {tmp_path}/o/adapter --output_dir {tmp_path}/m --dtype bfloat16")
-    run(f"merge --base_model_name {tiny}/llama --lora_adapter {tmp_path}/o/final_checkpoint --output_dir {tmp_path}/again --dtype bfloat16")       # where its README looks for the adapter
-    assert all(torch.equal(v, weights(tmp_path/"again")[k]) for k, v in weights(tmp_path/"m").items())
+    said = read_json(tmp_path / "o/manifest.json")["settings"]
+    assert (
+        said["loss"],
+        said["optimizer"],
+        said["schedule"],
+        said["lora_r"],
+        said["run_name"],
+        said["method"],
+    ) == ("ipo", "adamw_torch", "constant", 4, "mine", "lora")
+    run(
+        f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/q --use_lora --load_in_4bit --max_steps 1"
+    )
+    assert read_json(tmp_path / "q/manifest.json")["settings"]["method"] == "qlora"
+    run(
+        f"merge --base_model_name {tiny}/llama --lora_adapter {tmp_path}/o/adapter --output_dir {tmp_path}/m --dtype bfloat16"
+    )
+    run(
+        f"merge --base_model_name {tiny}/llama --lora_adapter {tmp_path}/o/final_checkpoint --output_dir {tmp_path}/again --dtype bfloat16"
+    )  # where its README looks for the adapter
+    assert all(
+        torch.equal(v, weights(tmp_path / "again")[k]) for k, v in weights(tmp_path / "m").items()
+    )
     capfd.readouterr()
-    run(f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/f --use_lora False --train_perc 0.5 --sanity_check True --save_steps 25 --model_dtype float --log_freq 1 "
-        "--ignore_bias_buffers False --gradient_checkpointing_use_reentrant False --max_steps 1 --report_to none")
-    f, told = read_json(tmp_path/"f/manifest.json"), [l for l in capfd.readouterr().err.splitlines() if l.startswith("xgdetox: ")]
-    assert (f["settings"]["method"], f["settings"]["limit"], f["kept"]) == ("full", 1000, 32) and len(told) == 5
-    assert (tmp_path/"m/model.safetensors").exists() and next(iter(weights(tmp_path/"m").values())).dtype == torch.bfloat16
+    run(
+        f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/f --use_lora False --train_perc 0.5 --sanity_check True --save_steps 25 --model_dtype float --log_freq 1 "
+        "--ignore_bias_buffers False --gradient_checkpointing_use_reentrant False --max_steps 1 --report_to none"
+    )
+    f, told = (
+        read_json(tmp_path / "f/manifest.json"),
+        [l for l in capfd.readouterr().err.splitlines() if l.startswith("xgdetox: ")],
+    )
+    assert (f["settings"]["method"], f["settings"]["limit"], f["kept"]) == (
+        "full",
+        1000,
+        32,
+    ) and len(told) == 5
+    assert (tmp_path / "m/model.safetensors").exists() and next(
+        iter(weights(tmp_path / "m").values())
+    ).dtype == torch.bfloat16
 
 
 def test_the_gpu_script_runs_at_a_tiny_size_on_a_cpu(root, tmp_path, capsys):
     import importlib.util
-    spec = importlib.util.spec_from_file_location("gpu_training", root/"experiments/gpu_training.py")
-    script = importlib.util.module_from_spec(spec); spec.loader.exec_module(script)
-    script.main(["--tiny", "--only", "llama", "--steps", "2", "--warm", "1", "--peak", "1", "--output", str(tmp_path/"g.csv")])
+
+    spec = importlib.util.spec_from_file_location(
+        "gpu_training", root / "experiments/gpu_training.py"
+    )
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    script.main(
+        [
+            "--tiny",
+            "--only",
+            "llama",
+            "--steps",
+            "2",
+            "--warm",
+            "1",
+            "--peak",
+            "1",
+            "--output",
+            str(tmp_path / "g.csv"),
+        ]
+    )
     from xgdetox.stats import read_table
-    t = read_table(tmp_path/"g.csv").set_index("metric").value
-    assert (t > 0).all() and t["flops_utilisation"] < 1 and set(t.index) == {"tokens_per_second", "seconds_per_step", "peak_gib", "flops_utilisation"}
+
+    t = read_table(tmp_path / "g.csv").set_index("metric").value
+    assert (
+        (t > 0).all()
+        and t["flops_utilisation"] < 1
+        and set(t.index)
+        == {"tokens_per_second", "seconds_per_step", "peak_gib", "flops_utilisation"}
+    )
     model = make_model("llama", 300)
-    linear = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128) + 64 * 300                                # two layers and the head; looked-up embeddings cost nothing
-    assert script.flops_a_token(model, True, 0) == 6 * linear and script.flops_a_token(model, False, 0) == 4 * linear
+    linear = (
+        2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128) + 64 * 300
+    )  # two layers and the head; looked-up embeddings cost nothing
+    assert (
+        script.flops_a_token(model, True, 0) == 6 * linear
+        and script.flops_a_token(model, False, 0) == 4 * linear
+    )
 
 
 # kills and processes -------------------------------------------------------------------------------------------------------------------------
@@ -565,28 +1220,54 @@ t.train({model!r}, {pairs!r}, {out!r}, recipe='world', max_steps=40, batch_size=
 def test_five_kills_at_random_moments_change_nothing(tiny, tmp_path, method):
     """Killed at random moments between the first step and the end of the calm run. A run that finishes before the fifth kill is followed by another:
     how many that takes depends on how much faster than the calm run they are."""
-    mark = tmp_path/"mark"
+    mark = tmp_path / "mark"
+
     def start(out):
         mark.unlink(missing_ok=True)
-        child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", COMMAND.format(mark=str(mark), model=str(tiny/"gpt2"), pairs=str(tiny/"pairs"), out=str(out), method=method)])
-        while child.poll() is None and not mark.exists(): time.sleep(.005)
+        child = subprocess.Popen(
+            [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-c",
+                COMMAND.format(
+                    mark=str(mark),
+                    model=str(tiny / "gpt2"),
+                    pairs=str(tiny / "pairs"),
+                    out=str(out),
+                    method=method,
+                ),
+            ]
+        )
+        while child.poll() is None and not mark.exists():
+            time.sleep(0.005)
         return child
-    calm, began = start(tmp_path/"calm"), time.time()
+
+    calm, began = start(tmp_path / "calm"), time.time()
     assert calm.wait(timeout=300) == 0
-    whole, draw, kills, a = time.time() - began, random.Random(0), [], weights(tmp_path/"calm/final_checkpoint")
+    whole, draw, kills, a = (
+        time.time() - began,
+        random.Random(0),
+        [],
+        weights(tmp_path / "calm/final_checkpoint"),
+    )
     for k in range(40):
-        out, code = tmp_path/f"killed{k}", None
+        out, code = tmp_path / f"killed{k}", None
         while code != 0:
             child = start(out)
             if len(kills) < 5:
-                try: child.wait(timeout=draw.uniform(0, whole))
-                except subprocess.TimeoutExpired: child.send_signal(signal.SIGKILL); kills.append(sorted(p.name for p in out.iterdir()))
+                try:
+                    child.wait(timeout=draw.uniform(0, whole))
+                except subprocess.TimeoutExpired:
+                    child.send_signal(signal.SIGKILL)
+                    kills.append(sorted(p.name for p in out.iterdir()))
             code = child.wait(timeout=300)
             assert code in (0, -signal.SIGKILL)
-        b = weights(out/"final_checkpoint")
+        b = weights(out / "final_checkpoint")
         assert all(torch.equal(a[name], b[name]) for name in a), kills
         assert not [p for p in out.rglob("*") if p.suffix in (".pt", ".bin", ".part")]
-        if len(kills) == 5: break
+        if len(kills) == 5:
+            break
     assert len(kills) == 5 and any("checkpoint" in name for seen in kills for name in seen), kills
 
 
@@ -595,13 +1276,48 @@ def test_five_kills_at_random_moments_change_nothing(tiny, tmp_path, method):
 def test_two_processes_do_what_one_does(tiny, tmp_path, method):
     "torchrun with gloo: half the batch on each of two processes gives the losses of the whole batch on one. (`accelerate launch --cpu` runs one process.)"
     script = "from xgdetox.training import train; import sys; train({m!r}, {p!r}, {o!r}, recipe='world', max_steps=8, batch_size={b}, eval_steps=4, eval_pairs=8, learning_rate=1e-3, lora_r=4, method={method!r}, logging_steps=1, group_by_length=False)"
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
-    for name, b, launch in (("one", 8, [sys.executable]), ("two", 4, [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1", "--master_port", str(port)])):
-        (tmp_path/f"{name}.py").write_text(script.format(m=str(tiny/"gpt2"), p=str(tiny/"pairs"), o=str(tmp_path/name), b=b, method=method))
-        subprocess.run([*launch, str(tmp_path/f"{name}.py")], check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    one, two = ([e["loss"] for e in read_json(tmp_path/n/"log.json") if "loss" in e] for n in ("one", "two"))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    for name, b, launch in (
+        ("one", 8, [sys.executable]),
+        (
+            "two",
+            4,
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--nproc_per_node",
+                "2",
+                "--master_addr",
+                "127.0.0.1",
+                "--master_port",
+                str(port),
+            ],
+        ),
+    ):
+        (tmp_path / f"{name}.py").write_text(
+            script.format(
+                m=str(tiny / "gpt2"),
+                p=str(tiny / "pairs"),
+                o=str(tmp_path / name),
+                b=b,
+                method=method,
+            )
+        )
+        subprocess.run(
+            [*launch, str(tmp_path / f"{name}.py")],
+            check=True,
+            timeout=300,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+    one, two = (
+        [e["loss"] for e in read_json(tmp_path / n / "log.json") if "loss" in e]
+        for n in ("one", "two")
+    )
     assert len(one) == len(two) == 8 and all(abs(x - y) < 1e-4 for x, y in zip(one, two))
-    a, b = weights(tmp_path/"one/final_checkpoint"), weights(tmp_path/"two/final_checkpoint")
+    a, b = weights(tmp_path / "one/final_checkpoint"), weights(tmp_path / "two/final_checkpoint")
     assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-3
 
 
@@ -609,23 +1325,49 @@ def test_two_processes_do_what_one_does(tiny, tmp_path, method):
 def test_a_placebo_is_a_run_of_its_own_and_keeps_its_pairs(tiny, tmp_path, labels, said):
     "The file is the seeded placebo of all pairs, the manifest says so, and a run on the pairs as they are is another one."
     from xgdetox.placebos import PLACEBOS, read_pairs
-    first = train(tiny/"gpt2", tiny/"pairs", tmp_path/"run", labels=labels, seed=3, **QUICK)
-    rows = [json.loads(line) for line in (tmp_path/"run"/f"pairs-{labels}.jsonl").read_text().splitlines()]
-    given = read_pairs(tiny/"pairs")
+
+    first = train(tiny / "gpt2", tiny / "pairs", tmp_path / "run", labels=labels, seed=3, **QUICK)
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "run" / f"pairs-{labels}.jsonl").read_text().splitlines()
+    ]
+    given = read_pairs(tiny / "pairs")
     assert rows == PLACEBOS[labels](given, 3) and rows != given
-    facts = json.loads((tmp_path/"run"/"manifest.json").read_text())
+    facts = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert facts["settings"]["labels"] == labels and facts["placebo"]["kind"] == labels
     assert facts["placebo"]["seed"] == 3 and facts["placebo"]["pairs"] == len(given)
-    again = (first/"model.safetensors").stat().st_mtime_ns
-    assert train(tiny/"gpt2", tiny/"pairs", tmp_path/"run", labels=labels, seed=3, **QUICK) == first
-    assert (first/"model.safetensors").stat().st_mtime_ns == again
-    with pytest.raises(InputError, match="another settings labels"): train(tiny/"gpt2", tiny/"pairs", tmp_path/"run", seed=3, **QUICK)
+    again = (first / "model.safetensors").stat().st_mtime_ns
+    assert (
+        train(tiny / "gpt2", tiny / "pairs", tmp_path / "run", labels=labels, seed=3, **QUICK)
+        == first
+    )
+    assert (first / "model.safetensors").stat().st_mtime_ns == again
+    with pytest.raises(InputError, match="another settings labels"):
+        train(tiny / "gpt2", tiny / "pairs", tmp_path / "run", seed=3, **QUICK)
 
 
 def test_labels_on_the_command_line(tiny, tmp_path, said):
-    words = ["train", "--model", tiny/"gpt2", "--data-dir", tiny/"pairs", "--recipe", "world", "--max-steps", "2", "--eval-pairs", "4", "-o", tmp_path/"run"]
+    words = [
+        "train",
+        "--model",
+        tiny / "gpt2",
+        "--data-dir",
+        tiny / "pairs",
+        "--recipe",
+        "world",
+        "--max-steps",
+        "2",
+        "--eval-pairs",
+        "4",
+        "-o",
+        tmp_path / "run",
+    ]
     code, _, err = said(*words, "--labels", "swapped")
-    assert code == 2 and "labels: 'swapped' is not known; use shuffled or benign" in err and len(err.strip().splitlines()) == 1
-    assert not (tmp_path/"run").exists() or not any((tmp_path/"run").iterdir())
+    assert (
+        code == 2
+        and "labels: 'swapped' is not known; use shuffled or benign" in err
+        and len(err.strip().splitlines()) == 1
+    )
+    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
     code, _, _ = said(*words, "--labels", "shuffled")
-    assert code == 0 and (tmp_path/"run"/"pairs-shuffled.jsonl").is_file()
+    assert code == 0 and (tmp_path / "run" / "pairs-shuffled.jsonl").is_file()

@@ -19,12 +19,24 @@ from .mass import toxic_mass
 from .models import anatomy, batch_tokens, encode, length_batches, load, neuron_hooks
 from .probe import evaluate_probe, train_probe
 from xgdetox.stats import (
-    bootstrap_mean, bootstrap_means, paired_difference, permutation_test, read_table, relative_drop, tidy,
+    bootstrap_mean,
+    bootstrap_means,
+    paired_difference,
+    permutation_test,
+    read_table,
+    relative_drop,
+    tidy,
     write_table,
 )
 from xgdetox.value_vectors import (
-    _prompt_rows, all_activations, continuation_activations, matched_neurons, multilinguality_test,
-    rank_value_vectors, select_sources, write_neurons,
+    _prompt_rows,
+    all_activations,
+    continuation_activations,
+    matched_neurons,
+    multilinguality_test,
+    rank_value_vectors,
+    select_sources,
+    write_neurons,
 )
 
 # %% auto #0
@@ -33,31 +45,62 @@ __all__ = ['forced_activations', 'read_activations', 'same_shape', 'compare_acti
 
 # %% ../nbs/08_activations.ipynb #c007
 @torch.inference_mode()
-def forced_activations(model, tokenizer, prompts, ids, neurons, bos="tokenizer", max_tokens: int | None = None, parts=None) -> np.ndarray:
+def forced_activations(
+    model,
+    tokenizer,
+    prompts,
+    ids,
+    neurons,
+    bos="tokenizer",
+    max_tokens: int | None = None,
+    parts=None,
+) -> np.ndarray:
     """Mean activation of `neurons`, (prompt, neuron), while the model reads each prompt followed by given tokens `ids` (prompt, token).
 
     One pass; the same positions as `continuation_activations`: the last prompt token and all but the last of `ids`."""
     ids, parts = np.asarray(ids), parts or anatomy(model)
-    rows = [p + list(map(int, new[:-1])) for p, new in zip(_prompt_rows(model, tokenizer, prompts, bos, ids.shape[1]), ids)]
-    means, last = None, lambda a: a[:, -ids.shape[1]:].mean(1)
+    rows = [
+        p + list(map(int, new[:-1]))
+        for p, new in zip(_prompt_rows(model, tokenizer, prompts, bos, ids.shape[1]), ids)
+    ]
+    means, last = None, lambda a: a[:, -ids.shape[1] :].mean(1)
     for batch in length_batches([len(r) for r in rows], max_tokens or batch_tokens(model)):
         inputs = encode(tokenizer, [rows[i] for i in batch], device=model.device)
-        with neuron_hooks(model, read=neurons, reduce=last, parts=parts) as seen: model.base_model(**inputs, use_cache=False)
+        with neuron_hooks(model, read=neurons, reduce=last, parts=parts) as seen:
+            model.base_model(**inputs, use_cache=False)
         value = seen.values()[0].numpy()
-        if means is None: means = np.zeros((len(rows), value.shape[-1]), np.float32)
+        if means is None:
+            means = np.zeros((len(rows), value.shape[-1]), np.float32)
         means[batch] = value
     return means
 
 # %% ../nbs/08_activations.ipynb #c010
-def read_activations(base, tuned, tokenizer, prompts, neurons, readings=("own", "base", "tuned"), n_tokens: int = 20, bos="tokenizer") -> dict:
+def read_activations(
+    base,
+    tuned,
+    tokenizer,
+    prompts,
+    neurons,
+    readings=("own", "base", "tuned"),
+    n_tokens: int = 20,
+    bos="tokenizer",
+) -> dict:
     """{reading: (before, after)}, each (prompt, neuron): both models' mean activations on the same prompts.
 
     "own": each model on its own greedy continuation (the paper); "base", "tuned": both on that model's continuation, so that only the weights differ."""
     before, base_ids = continuation_activations(base, tokenizer, prompts, neurons, n_tokens, bos)
     after, tuned_ids = continuation_activations(tuned, tokenizer, prompts, neurons, n_tokens, bos)
-    make = {"own": lambda: (before, after),
-            "base": lambda: (before, forced_activations(tuned, tokenizer, prompts, base_ids, neurons, bos)),
-            "tuned": lambda: (forced_activations(base, tokenizer, prompts, tuned_ids, neurons, bos), after)}
+    make = {
+        "own": lambda: (before, after),
+        "base": lambda: (
+            before,
+            forced_activations(tuned, tokenizer, prompts, base_ids, neurons, bos),
+        ),
+        "tuned": lambda: (
+            forced_activations(base, tokenizer, prompts, tuned_ids, neurons, bos),
+            after,
+        ),
+    }
     return {r: make[r]() for r in readings}
 
 # %% ../nbs/08_activations.ipynb #c063
@@ -65,64 +108,162 @@ def same_shape(base, tuned):
     "The parts of `base`; `InputError` where `tuned` has other layers or neurons, so that no neuron of one is one of the other."
     one, two = anatomy(base), anatomy(tuned)
     shapes = [f"{p.n_layers} layers of {p.n_neurons} neurons" for p in (one, two)]
-    if shapes[0] != shapes[1]: raise InputError(f"the base has {shapes[0]}, the tuned model {shapes[1]}", field="tuned", remedy="give the same model before and after tuning")
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"the base has {shapes[0]}, the tuned model {shapes[1]}",
+            field="tuned",
+            remedy="give the same model before and after tuning",
+        )
     return one
 
 # %% ../nbs/08_activations.ipynb #c013
-def compare_activations(base, tuned, neurons, prompt_files: dict, *, readings=("own", "base", "tuned"), control=True, sets: int = 1000, tokenizer=None, n_tokens: int = 20,
-                        bos="tokenizer", limit=None, seed: int = 0, label: str = "", tuning: str = "dpo", output=None) -> pd.DataFrame:
+def compare_activations(
+    base,
+    tuned,
+    neurons,
+    prompt_files: dict,
+    *,
+    readings=("own", "base", "tuned"),
+    control=True,
+    sets: int = 1000,
+    tokenizer=None,
+    n_tokens: int = 20,
+    bos="tokenizer",
+    limit=None,
+    seed: int = 0,
+    label: str = "",
+    tuning: str = "dpo",
+    output=None,
+) -> pd.DataFrame:
     """Activations of `neurons` before and after tuning, a language and reading: tidy table with reading, layer, neuron, control.
 
     Metrics: mean_activation (tuning "base" and `tuning`; with layer and neuron: that neuron's), activation_drop (before - after, paired over prompts), and over all
     languages (language "all") activation_drop with p of a permutation test against `sets` sets of random neurons matched for layer and mean activation."""
     (base, tokenizer), tuned, rows = load(base, tokenizer), load(tuned, tokenizer)[0], []
-    parts, head = same_shape(base, tuned), dict(model=label or str(getattr(base, "name_or_path", "")), seed=seed)
-    flat, everything = [l*parts.n_neurons + n for l, n in neurons], {r: [] for r in readings}
+    parts, head = (
+        same_shape(base, tuned),
+        dict(model=label or str(getattr(base, "name_or_path", "")), seed=seed),
+    )
+    flat, everything = [l * parts.n_neurons + n for l, n in neurons], {r: [] for r in readings}
     chosen = {}
     for language, path in prompt_files.items():
         prompts = list(load_prompts(path, language, limit).rows["prompt"])
-        found = read_activations(base, tuned, tokenizer, prompts, "all" if control else neurons, readings, n_tokens, bos)
+        found = read_activations(
+            base, tuned, tokenizer, prompts, "all" if control else neurons, readings, n_tokens, bos
+        )
         columns = dict(head, language=normalise_language(language))
         for reading, (before, after) in found.items():
-            everything[reading].append((before.mean(0), after.mean(0), (before - after)[:, flat].mean(1) if control else None))
-            if control and not chosen: chosen["random-0"] = _flat(matched_neurons(before.mean(0).reshape(parts.n_layers, -1), neurons, seed), parts)
+            everything[reading].append(
+                (
+                    before.mean(0),
+                    after.mean(0),
+                    (before - after)[:, flat].mean(1) if control else None,
+                )
+            )
+            if control and not chosen:
+                chosen["random-0"] = _flat(
+                    matched_neurons(before.mean(0).reshape(parts.n_layers, -1), neurons, seed),
+                    parts,
+                )
             for name, at in {"": flat if control else slice(None), **chosen}.items():
-                rows += _rows(before[:, at], after[:, at], neurons if name == "" else [], dict(columns, reading=reading, control=name), tuning)
+                rows += _rows(
+                    before[:, at],
+                    after[:, at],
+                    neurons if name == "" else [],
+                    dict(columns, reading=reading, control=name),
+                    tuning,
+                )
     for reading, pairs in everything.items():
-        if control: rows += _permuted(*(np.stack(x) for x in list(zip(*pairs))[:2]), [drop for *_, drop in pairs], flat, neurons, parts, sets, seed, dict(head, language="all", reading=reading, control="", tuning=tuning))
+        if control:
+            rows += _permuted(
+                *(np.stack(x) for x in list(zip(*pairs))[:2]),
+                [drop for *_, drop in pairs],
+                flat,
+                neurons,
+                parts,
+                sets,
+                seed,
+                dict(head, language="all", reading=reading, control="", tuning=tuning),
+            )
     table = tidy(rows)
-    if output: write_table(table, output)
+    if output:
+        write_table(table, output)
     return table
 
 # %% ../nbs/08_activations.ipynb #c014
-def _flat(neurons, parts): return [l*parts.n_neurons + n for l, n in neurons]
+def _flat(neurons, parts):
+    return [l * parts.n_neurons + n for l, n in neurons]
+
 
 def _rows(before, after, neurons, columns, tuning) -> list[dict]:
     "Mean activations before and after, their paired drop, and each neuron's own."
-    b, a, n = before.mean(1), after.mean(1), len(before)                     # prompt
+    b, a, n = before.mean(1), after.mean(1), len(before)  # prompt
     rows = []
     for tuned, value in (("base", b), (tuning, a)):
         mean, low, high = bootstrap_mean(value)
-        rows.append(dict(columns, tuning=tuned, metric="mean_activation", value=mean, low=low, high=high, n=n))
+        rows.append(
+            dict(
+                columns, tuning=tuned, metric="mean_activation", value=mean, low=low, high=high, n=n
+            )
+        )
     drop = paired_difference(a, b)
-    rows.append(dict(columns, tuning=tuning, metric="activation_drop", n=n, **{k: drop[k] for k in ("value", "low", "high", "p")}))
+    rows.append(
+        dict(
+            columns,
+            tuning=tuning,
+            metric="activation_drop",
+            n=n,
+            **{k: drop[k] for k in ("value", "low", "high", "p")},
+        )
+    )
     for tuned, values in (("base", before), (tuning, after)):
-        for (layer, neuron), *value in zip(neurons, *bootstrap_means(values.T) if len(neurons) else ()):
-            rows.append(dict(columns, tuning=tuned, metric="mean_activation", **dict(zip(("value", "low", "high"), map(float, value))), n=n, layer=layer, neuron=neuron))
+        for (layer, neuron), *value in zip(
+            neurons, *bootstrap_means(values.T) if len(neurons) else ()
+        ):
+            rows.append(
+                dict(
+                    columns,
+                    tuning=tuned,
+                    metric="mean_activation",
+                    **dict(zip(("value", "low", "high"), map(float, value))),
+                    n=n,
+                    layer=layer,
+                    neuron=neuron,
+                )
+            )
     return rows
 
 # %% ../nbs/08_activations.ipynb #c015
 def _permuted(before, after, drops, flat, neurons, parts, sets, seed, columns) -> list[dict]:
     "The fall over all languages (`drops`: language -> (prompt,)) against that of random sets matched for layer and activation; how many sets fall in every language too."
-    drop = before - after                                                     # language, neuron
+    drop = before - after  # language, neuron
     activation = before.mean(0).reshape(parts.n_layers, parts.n_neurons)
     random = [_flat(matched_neurons(activation, neurons, seed + 1 + i), parts) for i in range(sets)]
     null = np.array([drop[:, at].mean() for at in random])
     everywhere = np.mean([(drop[:, at].mean(1) > 0).all() for at in random])
     test, rng = permutation_test(drop[:, flat].mean(), null, "greater"), np.random.default_rng(seed)
-    redrawn = np.mean([d[rng.integers(len(d), size=(2000, len(d)))].mean(1) for d in drops], axis=0)         # prompts drawn anew in each language
-    observed = dict(columns, metric="activation_drop", value=float(drop[:, flat].mean()), **dict(zip(("low", "high"), np.quantile(redrawn, [.025, .975]))), n=len(drop), p=test["p"], null_mean=test["null_mean"], null_low=test["null_low"], null_high=test["null_high"], sets=test["n"])
-    falls = dict(columns, metric="languages_falling", value=float((drop[:, flat].mean(1) > 0).sum()), n=len(drop), null_mean=float(everywhere))
+    redrawn = np.mean(
+        [d[rng.integers(len(d), size=(2000, len(d)))].mean(1) for d in drops], axis=0
+    )  # prompts drawn anew in each language
+    observed = dict(
+        columns,
+        metric="activation_drop",
+        value=float(drop[:, flat].mean()),
+        **dict(zip(("low", "high"), np.quantile(redrawn, [0.025, 0.975]))),
+        n=len(drop),
+        p=test["p"],
+        null_mean=test["null_mean"],
+        null_low=test["null_low"],
+        null_high=test["null_high"],
+        sets=test["n"],
+    )
+    falls = dict(
+        columns,
+        metric="languages_falling",
+        value=float((drop[:, flat].mean(1) > 0).sum()),
+        n=len(drop),
+        null_mean=float(everywhere),
+    )
     return [observed, falls]
 
 # %% ../nbs/08_activations.ipynb #c018
@@ -130,37 +271,71 @@ class Patched(nn.Module):
     """`base` with the activations of `tuned` in place of its own at `neurons` ([[layer, index], ...] or "all"), position by position.
 
     Both models read the same tokens, each with its own cache. It is called, sampled from and measured like any model; neither model is changed."""
+
     def __init__(self, base, tuned, neurons):
         super().__init__()
-        self.base, self.tuned, self.config, self.generation_config = base, tuned, base.config, base.generation_config
-        self.parts, self.neurons, self.at = same_shape(base, tuned), neurons, {}                            # layer -> indices
-        if isinstance(neurons, str): self.at = dict.fromkeys(range(self.parts.n_layers))
+        self.base, self.tuned, self.config, self.generation_config = (
+            base,
+            tuned,
+            base.config,
+            base.generation_config,
+        )
+        self.parts, self.neurons, self.at = same_shape(base, tuned), neurons, {}  # layer -> indices
+        if isinstance(neurons, str):
+            self.at = dict.fromkeys(range(self.parts.n_layers))
         else:
-            for l, n in neurons: self.at.setdefault(int(l), []).append(int(n))
+            for l, n in neurons:
+                self.at.setdefault(int(l), []).append(int(n))
 
     @property
-    def device(self): return self.base.device
+    def device(self):
+        return self.base.device
 
     @property
-    def dtype(self): return self.base.dtype
+    def dtype(self):
+        return self.base.dtype
 
-    def get_input_embeddings(self): return self.base.get_input_embeddings()
+    def get_input_embeddings(self):
+        return self.base.get_input_embeddings()
 
-    def get_output_embeddings(self): return self.base.get_output_embeddings()
+    def get_output_embeddings(self):
+        return self.base.get_output_embeddings()
 
-    def forward(self, input_ids, attention_mask=None, position_ids=None, past_key_values=None, use_cache=None, **extra):
+    def forward(
+        self,
+        input_ids,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        use_cache=None,
+        **extra,
+    ):
         own, other = past_key_values or (None, None)
-        inputs = dict(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=use_cache)
-        with neuron_hooks(self.tuned, read=self.neurons, reduce=lambda a: a) as seen: after = self.tuned.base_model(**inputs, past_key_values=other)
+        inputs = dict(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=use_cache,
+        )
+        with neuron_hooks(self.tuned, read=self.neurons, reduce=lambda a: a) as seen:
+            after = self.tuned.base_model(**inputs, past_key_values=other)
         put = {l: (self.at[l], seen.passes[l][0]) for l in self.at}
         with neuron_hooks(self.base, put=put, parts=self.parts):
             out = self.base(**inputs, past_key_values=own, **extra)
-        return SimpleNamespace(logits=out.logits, past_key_values=Caches([out.past_key_values, after.past_key_values]) if use_cache else None)
+        return SimpleNamespace(
+            logits=out.logits,
+            past_key_values=Caches([out.past_key_values, after.past_key_values])
+            if use_cache
+            else None,
+        )
+
 
 class Caches(list):
     "The caches of two models that read the same tokens."
+
     def batch_repeat_interleave(self, n):
-        for cache in self: cache.batch_repeat_interleave(n)
+        for cache in self:
+            cache.batch_repeat_interleave(n)
 
 # %% ../nbs/08_activations.ipynb #c045
 def neuron_groups(cosine, activation) -> dict[str, list]:
@@ -169,68 +344,189 @@ def neuron_groups(cosine, activation) -> dict[str, list]:
     `cosine`, `activation`: (layer, neuron). Names: "toxic, active", "toxic, negative", "against, active", "against, negative"."""
     toxic, active = np.asarray(cosine) > 0, np.asarray(activation) > 0
     pick = lambda which: np.argwhere(which).tolist()
-    return {"toxic, active": pick(toxic & active), "toxic, negative": pick(toxic & ~active),
-            "against, active": pick(~toxic & active), "against, negative": pick(~toxic & ~active)}
+    return {
+        "toxic, active": pick(toxic & active),
+        "toxic, negative": pick(toxic & ~active),
+        "against, active": pick(~toxic & active),
+        "against, negative": pick(~toxic & ~active),
+    }
+
 
 def patch_groups(base, tokenizer, probe, neurons, prompts, bos="tokenizer") -> dict:
     "What `explained_drop` patches: the selected `neurons`, the four groups by `probe` and mean activation on `prompts`, and all neurons."
-    activation = all_activations(base, tokenizer, prompts, bos=bos)           # layer, neuron
-    cosine = rank_value_vectors(base, probe, None).sort_values(["layer", "neuron"]).cosine.to_numpy().reshape(activation.shape)
+    activation = all_activations(base, tokenizer, prompts, bos=bos)  # layer, neuron
+    cosine = (
+        rank_value_vectors(base, probe, None)
+        .sort_values(["layer", "neuron"])
+        .cosine.to_numpy()
+        .reshape(activation.shape)
+    )
     return {"selected": neurons, **neuron_groups(cosine, activation), "all": "all"}
 
 # %% ../nbs/08_activations.ipynb #c022
-def explained_drop(base, tuned, groups: dict, prompt_files: dict, lexicon, *, random: int = 1, tokenizer=None, bos="tokenizer", limit=None, seed: int = 0,
-                   label: str = "", tuning: str = "dpo", max_tokens: int | None = None, output=None) -> pd.DataFrame:
+def explained_drop(
+    base,
+    tuned,
+    groups: dict,
+    prompt_files: dict,
+    lexicon,
+    *,
+    random: int = 1,
+    tokenizer=None,
+    bos="tokenizer",
+    limit=None,
+    seed: int = 0,
+    label: str = "",
+    tuning: str = "dpo",
+    max_tokens: int | None = None,
+    output=None,
+) -> pd.DataFrame:
     """The share of the fall in toxic mass that each group of neurons recovers when its tuned activations are patched into the base, a language.
 
     Tidy table with group and control: toxic_mass (group "base", "tuned" or patched) and explained_share = (base - patched)/(base - tuned), with intervals over prompts;
     `random` same-sized random sets a group, of the same layers, are the control. Share 0: nothing is theirs; 1: all of it; it may lie outside."""
     (base, tokenizer), tuned, rows = load(base, tokenizer), load(tuned, tokenizer)[0], []
-    runs = {("base", ""): base, ("tuned", ""): tuned, **{(name, ""): Patched(base, tuned, some) for name, some in groups.items()}}
+    runs = {
+        ("base", ""): base,
+        ("tuned", ""): tuned,
+        **{(name, ""): Patched(base, tuned, some) for name, some in groups.items()},
+    }
     for name, some in groups.items():
-        if not isinstance(some, str): runs |= {(name, f"random-{i}"): Patched(base, tuned, same_layers(some, anatomy(base), seed + i)) for i in range(random)}
+        if not isinstance(some, str):
+            runs |= {
+                (name, f"random-{i}"): Patched(
+                    base, tuned, same_layers(some, anatomy(base), seed + i)
+                )
+                for i in range(random)
+            }
     for language, path in prompt_files.items():
-        prompts, words = list(load_prompts(path, language, limit).rows["prompt"]), _words(lexicon, None, normalise_language(language))
-        mass = {run: toxic_mass(model, tokenizer, prompts, words, bos=bos, max_tokens=max_tokens) for run, model in runs.items()}
+        prompts, words = (
+            list(load_prompts(path, language, limit).rows["prompt"]),
+            _words(lexicon, None, normalise_language(language)),
+        )
+        mass = {
+            run: toxic_mass(model, tokenizer, prompts, words, bos=bos, max_tokens=max_tokens)
+            for run, model in runs.items()
+        }
         for (name, control), value in mass.items():
-            columns = dict(model=label or str(getattr(base, "name_or_path", "")), tuning=tuning, seed=seed, language=normalise_language(language), group=name, control=control, n=len(prompts),
-                           n_neurons=len(groups[name]) if name in groups and not isinstance(groups[name], str) else np.nan)
-            rows.append(dict(columns, metric="toxic_mass", **dict(zip(("value", "low", "high"), bootstrap_mean(value)))))
+            columns = dict(
+                model=label or str(getattr(base, "name_or_path", "")),
+                tuning=tuning,
+                seed=seed,
+                language=normalise_language(language),
+                group=name,
+                control=control,
+                n=len(prompts),
+                n_neurons=len(groups[name])
+                if name in groups and not isinstance(groups[name], str)
+                else np.nan,
+            )
+            rows.append(
+                dict(
+                    columns,
+                    metric="toxic_mass",
+                    **dict(zip(("value", "low", "high"), bootstrap_mean(value))),
+                )
+            )
             if name not in ("base", "tuned"):
-                share = relative_drop(mass["base", ""] - mass["tuned", ""], value - mass["tuned", ""])
-                rows.append(dict(columns, metric="explained_share", **{k: share[k] for k in ("value", "low", "high")}))
+                share = relative_drop(
+                    mass["base", ""] - mass["tuned", ""], value - mass["tuned", ""]
+                )
+                rows.append(
+                    dict(
+                        columns,
+                        metric="explained_share",
+                        **{k: share[k] for k in ("value", "low", "high")},
+                    )
+                )
     table = tidy(rows)
-    if output: write_table(table, output)
+    if output:
+        write_table(table, output)
     return table
 
 # %% ../nbs/08_activations.ipynb #c023
 def same_layers(neurons, parts, seed: int = 0) -> list[list[int]]:
     "As many random neurons of each layer as `neurons` has there; they may overlap with `neurons`, which can fill half a layer."
-    rng, layers = np.random.default_rng(seed), pd.Series([l for l, _ in neurons]).value_counts().sort_index()
-    return [[int(l), int(n)] for l, k in layers.items() for n in sorted(rng.choice(parts.n_neurons, k, replace=False))]
+    rng, layers = (
+        np.random.default_rng(seed),
+        pd.Series([l for l, _ in neurons]).value_counts().sort_index(),
+    )
+    return [
+        [int(l), int(n)]
+        for l, k in layers.items()
+        for n in sorted(rng.choice(parts.n_neurons, k, replace=False))
+    ]
 
 # %% ../nbs/08_activations.ipynb #c046
-def explain_transfer(base, tuned, train_file, prompt_files: dict, lexicon, *, labelled: dict | None = None, top_k: int = 100, offsets=(-1.0, -2.0), sets: int = 20,
-                     permutations: int = 1000, tokenizer=None, bos="tokenizer", limit=None, seed: int = 0, label: str = "", tuning: str = "dpo", folder=None) -> pd.DataFrame:
+def explain_transfer(
+    base,
+    tuned,
+    train_file,
+    prompt_files: dict,
+    lexicon,
+    *,
+    labelled: dict | None = None,
+    top_k: int = 100,
+    offsets=(-1.0, -2.0),
+    sets: int = 20,
+    permutations: int = 1000,
+    tokenizer=None,
+    bos="tokenizer",
+    limit=None,
+    seed: int = 0,
+    label: str = "",
+    tuning: str = "dpo",
+    folder=None,
+) -> pd.DataFrame:
     """Probe, value vectors, intervention, activations and shares of `base` against `tuned`: one tidy table, every number with its control.
 
     `train_file`: labelled English texts; `labelled`: {language: file} for the zero-shot AUC; `lexicon`: rude words. `folder` keeps probe and neurons."""
     (base, tokenizer), tuned = load(base, tokenizer), load(tuned, tokenizer)[0]
-    folder, codes = Path(folder or tempfile.mkdtemp()), {normalise_language(k): p for k, p in prompt_files.items()}
-    same, rude = dict(tokenizer=tokenizer, label=label, seed=seed), {c: _words(lexicon, None, c) for c in codes}
-    probe = train_probe(base, train_file, folder/"probe", cache=folder, bos=bos, **same)
-    tables = [read_table(probe/"probe.csv")] if not labelled else [evaluate_probe(base, probe, labelled, cache=folder, **same)]
+    folder, codes = (
+        Path(folder or tempfile.mkdtemp()),
+        {normalise_language(k): p for k, p in prompt_files.items()},
+    )
+    same, rude = (
+        dict(tokenizer=tokenizer, label=label, seed=seed),
+        {c: _words(lexicon, None, c) for c in codes},
+    )
+    probe = train_probe(base, train_file, folder / "probe", cache=folder, bos=bos, **same)
+    tables = (
+        [read_table(probe / "probe.csv")]
+        if not labelled
+        else [evaluate_probe(base, probe, labelled, cache=folder, **same)]
+    )
     english = list(load_prompts(codes["en"], "en", limit).rows["prompt"])
     activation = all_activations(base, tokenizer, english, bos=bos)
-    sources = select_sources(base, tokenizer, rank_value_vectors(base, probe, top_k), english, bos=bos)
+    sources = select_sources(
+        base, tokenizer, rank_value_vectors(base, probe, top_k), english, bos=bos
+    )
     neurons = sources.loc[sources.actual, ["layer", "neuron"]].to_numpy().tolist()
-    write_neurons(folder/"neurons.json", neurons)
-    vectors = multilinguality_test(base, tokenizer, neurons, activation, rude).rename(columns={"measure": "metric"})
-    tables.append(tidy(vectors.assign(model=label, tuning="base", seed=seed, language="all", n=len(neurons))))
+    write_neurons(folder / "neurons.json", neurons)
+    vectors = multilinguality_test(base, tokenizer, neurons, activation, rude).rename(
+        columns={"measure": "metric"}
+    )
+    tables.append(
+        tidy(vectors.assign(model=label, tuning="base", seed=seed, language="all", n=len(neurons)))
+    )
     same |= dict(bos=bos, limit=limit)
-    tables.append(mass_curve(base, neurons, offsets, codes, lexicon, activation=activation, sets=sets, **same))
-    tables.append(compare_activations(base, tuned, neurons, codes, sets=permutations, tuning=tuning, **same))
-    tables.append(explained_drop(base, tuned, patch_groups(base, tokenizer, probe, neurons, english, bos), codes, lexicon, tuning=tuning, **same))
+    tables.append(
+        mass_curve(base, neurons, offsets, codes, lexicon, activation=activation, sets=sets, **same)
+    )
+    tables.append(
+        compare_activations(base, tuned, neurons, codes, sets=permutations, tuning=tuning, **same)
+    )
+    tables.append(
+        explained_drop(
+            base,
+            tuned,
+            patch_groups(base, tokenizer, probe, neurons, english, bos),
+            codes,
+            lexicon,
+            tuning=tuning,
+            **same,
+        )
+    )
     return tidy(pd.concat(tables, ignore_index=True))
 
 # %% ../nbs/08_activations.ipynb #c055
@@ -239,19 +535,49 @@ def summarise_explained(explained) -> pd.DataFrame:
 
     `explained`: the table of `explained_drop`, for any number of models. One row a model, group and control ("random": the mean of its random sets), its interval over
     languages, in English over prompts; then the mean over the models of one kind (world-0, world-1 ... are "world", seed empty), its interval over models. n counts those."""
-    plain = lambda t: t.fillna({"control": ""}).assign(control=lambda t: t.control.str.replace(r"-\d+$", "", regex=True))
+    plain = lambda t: t.fillna({"control": ""}).assign(
+        control=lambda t: t.control.str.replace(r"-\d+$", "", regex=True)
+    )
     key, explained = ["model", "tuning", "seed", "group", "control"], tidy(explained)
-    mass = plain(explained[explained.metric == "toxic_mass"]).groupby([*key, "language"], sort=False, dropna=False).value.mean().unstack("language")
-    prompts = plain(explained[(explained.metric == "explained_share") & (explained.language == "en")]).groupby(key, dropna=False)[["low", "high"]].first()
+    mass = (
+        plain(explained[explained.metric == "toxic_mass"])
+        .groupby([*key, "language"], sort=False, dropna=False)
+        .value.mean()
+        .unstack("language")
+    )
+    prompts = (
+        plain(explained[(explained.metric == "explained_share") & (explained.language == "en")])
+        .groupby(key, dropna=False)[["low", "high"]]
+        .first()
+    )
     rows = []
     for (*head, group, control), patched in mass.drop(["base", "tuned"], level="group").iterrows():
         base, tuned = (mass.loc[(*head, end, "")] for end in ("base", "tuned"))
         for name, at in (("en", mass.columns == "en"), ("others", mass.columns != "en")):
             share = relative_drop((base - tuned)[at], (patched - tuned)[at])
-            if name == "en" and control == "" and (*head, group, control) in prompts.index: share |= prompts.loc[(*head, group, control)].to_dict()
-            rows.append(dict(zip(key, (*head, group, control)), language=name, metric="explained_share", **{k: share[k] for k in ("value", "low", "high", "n")}))
+            if name == "en" and control == "" and (*head, group, control) in prompts.index:
+                share |= prompts.loc[(*head, group, control)].to_dict()
+            rows.append(
+                dict(
+                    zip(key, (*head, group, control)),
+                    language=name,
+                    metric="explained_share",
+                    **{k: share[k] for k in ("value", "low", "high", "n")},
+                )
+            )
     one = pd.DataFrame(rows)
-    for (model, *rest), g in one.groupby([one.model.str.replace(r"-\d+$", "", regex=True), "tuning", "language", "group", "control"], sort=False):
+    for (model, *rest), g in one.groupby(
+        [one.model.str.replace(r"-\d+$", "", regex=True), "tuning", "language", "group", "control"],
+        sort=False,
+    ):
         value = g[["value", "low", "high"]].iloc[0] if len(g) == 1 else bootstrap_mean(g.value)
-        rows.append(dict(zip(("tuning", "language", "group", "control"), rest), model=model, metric="explained_share", n=len(g), **dict(zip(("value", "low", "high"), value))))
+        rows.append(
+            dict(
+                zip(("tuning", "language", "group", "control"), rest),
+                model=model,
+                metric="explained_share",
+                n=len(g),
+                **dict(zip(("value", "low", "high"), value)),
+            )
+        )
     return tidy(rows)

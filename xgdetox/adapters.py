@@ -15,9 +15,23 @@ from functools import partial
 from pathlib import Path
 from .files import InputError, fingerprint, read_json, write_json
 from xgdetox.models import (
-    adapter_base, adapter_settings, adapter_tensors, attach_adapter, check_checkpoint, check_finite,
-    check_name, encode, has_tokenizer, load_model, load_tokenizer, load_weights, quiet, read_config,
-    settle_ties, token_ids, widths,
+    adapter_base,
+    adapter_settings,
+    adapter_tensors,
+    attach_adapter,
+    check_checkpoint,
+    check_finite,
+    check_name,
+    encode,
+    has_tokenizer,
+    load_model,
+    load_tokenizer,
+    load_weights,
+    quiet,
+    read_config,
+    settle_ties,
+    token_ids,
+    widths,
 )
 
 # %% auto #0
@@ -31,33 +45,64 @@ def check_targets(model, targets) -> list[str]:
     """Names of the modules that LoRA would adapt; `targets`: "all-linear", or a list of module names as PEFT matches them.
 
     Raises `InputError` for the output head and for an embedding tied to it, and for a name that matches nothing."""
-    named, tied = dict(model.named_modules()), model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    head, embedding = (next(n for n, m in named.items() if m is part) for part in (model.get_output_embeddings(), model.get_input_embeddings()))
+    named, tied = (
+        dict(model.named_modules()),
+        model.get_input_embeddings().weight is model.get_output_embeddings().weight,
+    )
+    head, embedding = (
+        next(n for n, m in named.items() if m is part)
+        for part in (model.get_output_embeddings(), model.get_input_embeddings())
+    )
     linear = [n for n, m in named.items() if widths(m) and n != head]
-    if targets == "all-linear": return linear
+    if targets == "all-linear":
+        return linear
     targets = targets.split(",") if isinstance(targets, str) else list(targets)
     found = {t: [n for n in named if n == t or n.endswith("." + t)] for t in targets}
     for t, names in found.items():
-        if not names: raise InputError(f"no module is called {t!r}", field="lora_targets", remedy=f"use all-linear, or {', '.join(sorted({n.rpartition('.')[2] for n in linear}))}")
-        if head in names: raise InputError(f"{t!r} is the output head, which TRL multiplies by directly: an adapter there would never be trained", field="lora_targets", remedy="leave it out; all-linear does")
+        if not names:
+            raise InputError(
+                f"no module is called {t!r}",
+                field="lora_targets",
+                remedy=f"use all-linear, or {', '.join(sorted({n.rpartition('.')[2] for n in linear}))}",
+            )
+        if head in names:
+            raise InputError(
+                f"{t!r} is the output head, which TRL multiplies by directly: an adapter there would never be trained",
+                field="lora_targets",
+                remedy="leave it out; all-linear does",
+            )
         if tied and embedding in names:
-            raise InputError(f"{t!r} is tied to the output head: merged, an adapter on one would wrongly change the other", field="lora_targets", remedy="leave it out; all-linear does")
+            raise InputError(
+                f"{t!r} is tied to the output head: merged, an adapter on one would wrongly change the other",
+                field="lora_targets",
+                remedy="leave it out; all-linear does",
+            )
     return [n for names in found.values() for n in names]
 
 # %% ../nbs/lib/adapters.ipynb #c046
 def lora_config(model, settings: dict):
     "PEFT's settings for LoRA, with targets that merge exactly."
     from peft import LoraConfig
+
     check_targets(model, settings["lora_targets"])
     targets = settings["lora_targets"]
-    if isinstance(targets, str) and targets != "all-linear": targets = targets.split(",")
-    return LoraConfig(r=settings["lora_r"], lora_alpha=settings["lora_alpha"], lora_dropout=settings["lora_dropout"], bias="none",
-                      target_modules=targets, task_type="CAUSAL_LM")
+    if isinstance(targets, str) and targets != "all-linear":
+        targets = targets.split(",")
+    return LoraConfig(
+        r=settings["lora_r"],
+        lora_alpha=settings["lora_alpha"],
+        lora_dropout=settings["lora_dropout"],
+        bias="none",
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
 
 # %% ../nbs/lib/adapters.ipynb #c047
 def share_trained(model) -> float:
     "Trained parameters over all parameters of the model without adapters; 4-bit ones are counted by their true number."
-    count = lambda p: math.prod(p.quant_state.shape) if getattr(p, "quant_state", None) is not None else p.numel()
+    count = lambda p: (
+        math.prod(p.quant_state.shape) if getattr(p, "quant_state", None) is not None else p.numel()
+    )
     trained = sum(count(p) for p in model.parameters() if p.requires_grad)
     base = sum(count(p) for n, p in model.named_parameters() if "lora_" not in n)
     return trained / base
@@ -66,20 +111,33 @@ def share_trained(model) -> float:
 def load_4bit(model, quantisation="nf4", double=True, dtype=None):
     "The model with its linear layers (not the head) rounded to 4 bits by bitsandbytes; QLoRA's base."
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-    check_checkpoint(model, finite=False)                                             # rounded weights have no shapes to compare
+
+    check_checkpoint(model, finite=False)  # rounded weights have no shapes to compare
     on_gpu = torch.cuda.is_available()
     dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=quantisation, bnb_4bit_use_double_quant=double, bnb_4bit_compute_dtype=dtype)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantisation,
+        bnb_4bit_use_double_quant=double,
+        bnb_4bit_compute_dtype=dtype,
+    )
     where = {"": int(os.environ.get("LOCAL_RANK", 0)) if on_gpu else "cpu"}
-    rounded = load_weights(AutoModelForCausalLM, model, dtype, quantization_config=config, device_map=where)
+    rounded = load_weights(
+        AutoModelForCausalLM, model, dtype, quantization_config=config, device_map=where
+    )
     for module in () if on_gpu else rounded.modules():
-        if hasattr(getattr(module, "weight", None), "quant_state"): module.forward = partial(linear_4bit, module)
+        if hasattr(getattr(module, "weight", None), "quant_state"):
+            module.forward = partial(linear_4bit, module)
     return rounded.requires_grad_(False)
 
 # %% ../nbs/lib/adapters.ipynb #c107
 def linear_4bit(module, x):
     "What a 4-bit layer is to compute, on a CPU. The layer's own way repacks its weights at the first evaluation there, and what is read after that is garbage."
-    return F.linear(x, dequantised(module.weight).to(x.dtype), None if module.bias is None else module.bias.to(x.dtype))
+    return F.linear(
+        x,
+        dequantised(module.weight).to(x.dtype),
+        None if module.bias is None else module.bias.to(x.dtype),
+    )
 
 # %% ../nbs/lib/adapters.ipynb #c108
 def dequantised(weight) -> torch.Tensor:
@@ -88,6 +146,7 @@ def dequantised(weight) -> torch.Tensor:
     It is read as one long row: the blocks of 64 that share a scale run on from row to row, and the CPU kernel of bitsandbytes 0.50 starts afresh at
     each row, which is wrong wherever a row is no whole number of blocks (such as the embedded world's 96)."""
     from bitsandbytes.functional import dequantize_4bit
+
     row = copy(weight.quant_state)
     row.shape = torch.Size((1, math.prod(row.shape)))
     return dequantize_4bit(weight.data, row).view(weight.quant_state.shape)
@@ -98,23 +157,42 @@ def dequantised_base(model, quantisation="nf4", double=True):
 
     Every rounded layer is read from a fresh 4-bit copy and put into the full-precision model, transposed for GPT-2's Conv1D, so that what is saved
     loads again."""
-    base, rounded = load_model(str(model), dtype=torch.float32), load_4bit(model, quantisation, double)
+    base, rounded = (
+        load_model(str(model), dtype=torch.float32),
+        load_4bit(model, quantisation, double),
+    )
     for name, module in rounded.named_modules():
-        if getattr(getattr(module, "weight", None), "quant_state", None) is None: continue
-        weight = dequantised(module.weight).float()                                               # output, input
+        if getattr(getattr(module, "weight", None), "quant_state", None) is None:
+            continue
+        weight = dequantised(module.weight).float()  # output, input
         own = base.get_submodule(name)
         own.weight.data.copy_(weight if hasattr(own, "in_features") else weight.T)
     return base
 
 # %% ../nbs/lib/adapters.ipynb #c087
-CHECK_TEXTS = ("The weather today is", "She opened the door and", "El tiempo de hoy es", "Das Wetter ist heute", "Сегодня погода", "今天的天气", "आज का मौसम", "الطقس اليوم")
+CHECK_TEXTS = (
+    "The weather today is",
+    "She opened the door and",
+    "El tiempo de hoy es",
+    "Das Wetter ist heute",
+    "Сегодня погода",
+    "今天的天气",
+    "आज का मौसम",
+    "الطقس اليوم",
+)
 
 # %% ../nbs/lib/adapters.ipynb #c088
 @torch.no_grad()
 def logits_of(model, tokenizer, texts) -> torch.Tensor:
     "Logits at every token of `texts`, (token, vocabulary), float32 on the CPU."
     rows = [t if isinstance(t, list) else token_ids(tokenizer, t) for t in texts]
-    x = encode(tokenizer, [r for r in rows if r], side="right", max_length=64, device=next(model.parameters()).device)
+    x = encode(
+        tokenizer,
+        [r for r in rows if r],
+        side="right",
+        max_length=64,
+        device=next(model.parameters()).device,
+    )
     x.pop("position_ids")
     return model.eval()(**x).logits[x["attention_mask"].bool()].float().cpu()
 
@@ -124,11 +202,24 @@ def compare_logits(merged, adapted, unadapted, base, slack: float = 1e-4) -> dic
 
     Rounding may cost four times the difference of the two bases without the adapter, and `slack` of the logits' size. All arguments (token, vocabulary)."""
     rms = lambda x: x.double().square().mean().sqrt().item()
-    return dict(largest=(merged - adapted).abs().max().item(), rms=rms(merged - adapted), effect=rms(adapted - unadapted),
-                allowed=4 * rms(unadapted - base) + slack * rms(adapted))
+    return dict(
+        largest=(merged - adapted).abs().max().item(),
+        rms=rms(merged - adapted),
+        effect=rms(adapted - unadapted),
+        allowed=4 * rms(unadapted - base) + slack * rms(adapted),
+    )
 
 # %% ../nbs/lib/adapters.ipynb #c090
-def merge_adapter(base_model, lora_adapter, output_dir, base: str = "dequantised", texts=None, dtype="auto", untie: bool = False, quantisation=None) -> Path:
+def merge_adapter(
+    base_model,
+    lora_adapter,
+    output_dir,
+    base: str = "dequantised",
+    texts=None,
+    dtype="auto",
+    untie: bool = False,
+    quantisation=None,
+) -> Path:
     """Merge an adapter into its base and write the model to exactly `output_dir`; its path.
 
     `base`: "dequantised", the base as the adapter was trained on (rounded to 4 bits and back where it was); "16bit", the published weights, as in the
@@ -138,34 +229,63 @@ def merge_adapter(base_model, lora_adapter, output_dir, base: str = "dequantised
     the output folder of its training."""
     check_name(base_model)
     out, adapter = Path(output_dir), find_adapter(lora_adapter)
-    check_choices(dict(base=base, dtype=str(dtype).removeprefix("torch."), quantisation=quantisation))
-    run = dict(base_model=str(base_model), base=base, dtype=str(dtype), adapter=fingerprint(adapter), base_files=fingerprint(base_model), **adapter_facts(adapter, quantisation))
-    if merged_already(out, run): return out
+    check_choices(
+        dict(base=base, dtype=str(dtype).removeprefix("torch."), quantisation=quantisation)
+    )
+    run = dict(
+        base_model=str(base_model),
+        base=base,
+        dtype=str(dtype),
+        adapter=fingerprint(adapter),
+        base_files=fingerprint(base_model),
+        **adapter_facts(adapter, quantisation),
+    )
+    if merged_already(out, run):
+        return out
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        with quiet(): facts = merge_into(part, base_model, adapter, run, list(texts or CHECK_TEXTS), untie)
+        with quiet():
+            facts = merge_into(part, base_model, adapter, run, list(texts or CHECK_TEXTS), untie)
         check_merge(facts, adapter)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    write_json(part/"manifest.json", run | dict(untied=untie, check=facts, bos=adapter_note(adapter).get("bos")))
+    write_json(
+        part / "manifest.json",
+        run | dict(untied=untie, check=facts, bos=adapter_note(adapter).get("bos")),
+    )
     os.replace(part, out)
     return out
 
+
 def check_choices(given: dict):
     "Raise `InputError` for a choice that a merge does not know."
-    known = dict(base=["dequantised", "16bit"], dtype=["auto", "float32", "bfloat16", "float16"], quantisation=[None, "nf4", "fp4", "none"])
+    known = dict(
+        base=["dequantised", "16bit"],
+        dtype=["auto", "float32", "bfloat16", "float16"],
+        quantisation=[None, "nf4", "fp4", "none"],
+    )
     for field, value in given.items():
-        if value in known[field]: continue
-        raise InputError(f"{value!r} is not known", field=field, remedy=f"use one of {', '.join(filter(None, known[field]))}")
+        if value in known[field]:
+            continue
+        raise InputError(
+            f"{value!r} is not known",
+            field=field,
+            remedy=f"use one of {', '.join(filter(None, known[field]))}",
+        )
+
 
 def check_merge(facts: dict, adapter: Path):
     "Raise `InputError` where a merged model is not its base with the adapter; what `compare_logits` and `by_hand` found. NaN is no agreement."
     remedy = "check that this is the adapter's base and quantisation"
     if not facts["rms"] <= facts["allowed"]:
-        said = f"the merged model's logits differ by {facts['rms']:.2g} (rms) from the adapted model's"
-        raise InputError(f"{said}; rounding explains {facts['allowed']:.2g}", adapter, remedy=remedy)
+        said = (
+            f"the merged model's logits differ by {facts['rms']:.2g} (rms) from the adapted model's"
+        )
+        raise InputError(
+            f"{said}; rounding explains {facts['allowed']:.2g}", adapter, remedy=remedy
+        )
     if not facts["by_hand"] <= 1e-3:
         said = f"the merged weights differ from base + adapter by a share of {facts['by_hand']:.2g} of what they do"
         raise InputError(said, adapter, remedy=remedy)
@@ -173,18 +293,32 @@ def check_merge(facts: dict, adapter: Path):
 # %% ../nbs/lib/adapters.ipynb #c091
 def merge_into(part: Path, base_model, adapter: Path, run: dict, texts: list, untie: bool) -> dict:
     "Write the merged model to `part`; how its logits compare with the adapted model's, and its weights with base + adapter by hand."
-    tokenizer, four = load_tokenizer(adapter if has_tokenizer(adapter) else str(base_model)), run["quantisation"]
+    tokenizer, four = (
+        load_tokenizer(adapter if has_tokenizer(adapter) else str(base_model)),
+        run["quantisation"],
+    )
     kind = (four, run["double_quantisation"])
-    load = lambda: load_4bit(base_model, *kind) if four else load_model(str(base_model), dtype=torch.float32, device="cpu")
-    whole = dequantised_base(base_model, *kind) if four and run["base"] == "dequantised" else load_model(str(base_model), dtype=torch.float32, device="cpu")
+    load = lambda: (
+        load_4bit(base_model, *kind)
+        if four
+        else load_model(str(base_model), dtype=torch.float32, device="cpu")
+    )
+    whole = (
+        dequantised_base(base_model, *kind)
+        if four and run["base"] == "dequantised"
+        else load_model(str(base_model), dtype=torch.float32, device="cpu")
+    )
     check_adapter(whole, adapter, untie)
     trained = attach_adapter(load(), adapter)
     adapted = logits_of(trained, tokenizer, texts)
-    with trained.disable_adapter(): unadapted = logits_of(trained, tokenizer, texts)
+    with trained.disable_adapter():
+        unadapted = logits_of(trained, tokenizer, texts)
     del trained
-    if untie: untie_head(whole)
+    if untie:
+        untie_head(whole)
     beside = attach_adapter(whole, adapter, say=False)
-    with beside.disable_adapter(): before = logits_of(beside, tokenizer, texts)
+    with beside.disable_adapter():
+        before = logits_of(beside, tokenizer, texts)
     maps = lora_maps(adapter)
     answers = responses(whole, maps)
     merged = settle_ties(beside.merge_and_unload())
@@ -195,11 +329,20 @@ def merge_into(part: Path, base_model, adapter: Path, run: dict, texts: list, un
     tokenizer.save_pretrained(part)
     slack = 1e-4 if precision == torch.float32 else 4 * torch.finfo(precision).eps
     saved = logits_of(load_model(str(part), dtype=torch.float32, device="cpu"), tokenizer, texts)
-    return compare_logits(saved, adapted, unadapted, before, slack) | dict(texts=len(texts), by_hand=share)
+    return compare_logits(saved, adapted, unadapted, before, slack) | dict(
+        texts=len(texts), by_hand=share
+    )
 
 # %% ../nbs/lib/adapters.ipynb #c0h1
-PLAIN = dict(use_dora=(None, False), use_qalora=(None, False), alora_invocation_tokens=(None, []), arrow_config=(None,),
-             layer_replication=(None,), init_lora_weights=(None, True, False, "gaussian"))       # PEFT's settings of LoRA as in its paper
+PLAIN = dict(
+    use_dora=(None, False),
+    use_qalora=(None, False),
+    alora_invocation_tokens=(None, []),
+    arrow_config=(None,),
+    layer_replication=(None,),
+    init_lora_weights=(None, True, False, "gaussian"),
+)  # PEFT's settings of LoRA as in its paper
+
 
 def lora_maps(adapter: Path) -> dict[str, tuple]:
     """{module: (A (rank, input), B (output, rank), scaling)} from the file of a plain LoRA adapter, without PEFT; empty for any other kind.
@@ -207,14 +350,19 @@ def lora_maps(adapter: Path) -> dict[str, tuple]:
     W + scaling B A is what such an adapter makes of a weight W (Hu et al. 2021, section 4.1); scaling is alpha over the rank, or over
     its root (Kalajdzievski 2023)."""
     said = adapter_settings(adapter)
-    if said["peft_type"] != "LORA" or any(said.get(k) not in known for k, known in PLAIN.items()): return {}
+    if said["peft_type"] != "LORA" or any(said.get(k) not in known for k, known in PLAIN.items()):
+        return {}
     tensors, found = adapter_tensors(adapter), {}
     for key, a in tensors.items():
         m = re.fullmatch(r"base_model\.model\.(.+)\.lora_(embedding_)?A(\.weight)?", key)
-        if not m or a.ndim != 2: continue
+        if not m or a.ndim != 2:
+            continue
         patterns = said.get("alpha_pattern") or {}
-        alpha = next((v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", m[1])), said["lora_alpha"])
-        rank = a.shape[0] ** (.5 if said.get("use_rslora") else 1)
+        alpha = next(
+            (v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", m[1])),
+            said["lora_alpha"],
+        )
+        rank = a.shape[0] ** (0.5 if said.get("use_rslora") else 1)
         b = tensors[key.replace("lora_A", "lora_B").replace("embedding_A", "embedding_B")]
         found[m[1]] = (a.float(), b.float(), alpha / rank)
     return found
@@ -226,13 +374,19 @@ def responses(model, maps: dict) -> dict[str, torch.Tensor]:
     for name, (a, _, _) in maps.items():
         module = model.get_submodule(name)
         module = getattr(module, "base_layer", module)
-        weight = module.weight.detach().float()                             # output, input; embeddings and Conv1D are stored the other way
-        found[name] = (weight if hasattr(module, "in_features") else weight.T) @ probe_input(a.shape[1])
+        weight = (
+            module.weight.detach().float()
+        )  # output, input; embeddings and Conv1D are stored the other way
+        found[name] = (weight if hasattr(module, "in_features") else weight.T) @ probe_input(
+            a.shape[1]
+        )
     return found
+
 
 def probe_input(width: int) -> torch.Tensor:
     "A random vector (width,), the same each time."
     return torch.randn(width, generator=torch.Generator().manual_seed(width))
+
 
 def by_hand(before: dict, after: dict, maps: dict) -> float:
     "The largest difference of a merged module's response from base + scaling B A, as a share of the response's length; 0 where there is none to compare."
@@ -240,54 +394,99 @@ def by_hand(before: dict, after: dict, maps: dict) -> float:
     for name, (a, b, scaling) in maps.items():
         expected = before[name] + scaling * (b @ (a @ probe_input(a.shape[1])))
         share = ((after[name] - expected).norm() / expected.norm().clamp_min(1e-12)).item()
-        worst = share if not share <= worst else worst                      # NaN stays
+        worst = share if not share <= worst else worst  # NaN stays
     return worst
 
 # %% ../nbs/lib/adapters.ipynb #c092
 def find_adapter(folder) -> Path:
     "The folder of a LoRA adapter: `folder`, or `adapter` in the output folder of a training, or beside its final_checkpoint, which is where the original wrote it."
     folder = Path(str(folder))
-    for place in (folder, folder/"adapter", *([folder.with_name("adapter")] if folder.name == "final_checkpoint" else [])):
-        if (place/"adapter_config.json").exists(): return place
-    raise InputError("no adapter_config.json: not a LoRA adapter", folder, remedy="give the folder that holds the adapter; xgdetox train writes it to OUTPUT/adapter")
+    for place in (
+        folder,
+        folder / "adapter",
+        *([folder.with_name("adapter")] if folder.name == "final_checkpoint" else []),
+    ):
+        if (place / "adapter_config.json").exists():
+            return place
+    raise InputError(
+        "no adapter_config.json: not a LoRA adapter",
+        folder,
+        remedy="give the folder that holds the adapter; xgdetox train writes it to OUTPUT/adapter",
+    )
+
 
 def adapter_note(adapter: Path) -> dict:
     "What `train` noted beside an adapter; nothing of one from elsewhere."
-    return read_json(adapter/"trained_on.json") if (adapter/"trained_on.json").exists() else {}
+    return read_json(adapter / "trained_on.json") if (adapter / "trained_on.json").exists() else {}
+
 
 def adapter_facts(adapter: Path, quantisation=None) -> dict:
     "How the base was rounded when the adapter was trained: from the note that `train` leaves beside it, or as told."
     note = adapter_note(adapter)
-    kind = note.get("quantisation") if quantisation is None else None if quantisation == "none" else quantisation
-    return dict(quantisation=kind, double_quantisation=bool(note.get("double_quantisation", kind == "nf4")))
+    kind = (
+        note.get("quantisation")
+        if quantisation is None
+        else None
+        if quantisation == "none"
+        else quantisation
+    )
+    return dict(
+        quantisation=kind, double_quantisation=bool(note.get("double_quantisation", kind == "nf4"))
+    )
 
 # %% ../nbs/lib/adapters.ipynb #c0u1
-def paper_merge(output_dir, base_model, lora_adapter, base="dequantised", dtype="auto") -> tuple[Path, str, str]:
+def paper_merge(
+    output_dir, base_model, lora_adapter, base="dequantised", dtype="auto"
+) -> tuple[Path, str, str]:
     """(folder, base, dtype) of a merge as the original's merge_peft.py: OUTPUT/BASE/lora_PARENT_ADAPTER, the published weights, float32.
 
     `InputError` where `base` or `dtype` asks for anything else."""
-    for field, value, allowed in (("base", base, ("dequantised", "16bit")), ("dtype", str(dtype), ("auto", "float32"))):
-        if value not in allowed: raise InputError(f"{value!r} is not the original's", field=field, remedy="leave it out, or leave out --paper")
+    for field, value, allowed in (
+        ("base", base, ("dequantised", "16bit")),
+        ("dtype", str(dtype), ("auto", "float32")),
+    ):
+        if value not in allowed:
+            raise InputError(
+                f"{value!r} is not the original's",
+                field=field,
+                remedy="leave it out, or leave out --paper",
+            )
     adapter = Path(str(lora_adapter))
-    return Path(output_dir)/str(base_model).split("/")[-1]/f"lora_{adapter.parent.name}_{adapter.stem}", "16bit", "float32"
+    return (
+        Path(output_dir)
+        / str(base_model).split("/")[-1]
+        / f"lora_{adapter.parent.name}_{adapter.stem}",
+        "16bit",
+        "float32",
+    )
 
 # %% ../nbs/lib/adapters.ipynb #c093
 def merged_already(out: Path, run: dict) -> bool:
     "Does `out` hold this very merge? `InputError` if it holds anything else."
-    if not out.exists() or not any(out.iterdir()): return False
-    old = read_json(out/"manifest.json") if (out/"manifest.json").exists() else {}
-    if all(old.get(k) == v for k, v in run.items()): return True
-    raise InputError("holds something else", out, remedy="give another output folder, or delete this one")
+    if not out.exists() or not any(out.iterdir()):
+        return False
+    old = read_json(out / "manifest.json") if (out / "manifest.json").exists() else {}
+    if all(old.get(k) == v for k, v in run.items()):
+        return True
+    raise InputError(
+        "holds something else", out, remedy="give another output folder, or delete this one"
+    )
 
 # %% ../nbs/lib/adapters.ipynb #c094
 def check_adapter(model, adapter: Path, untie: bool):
     "Raise `InputError` for an adapter on tied embeddings, unless they are to be untied."
     keys = " ".join(adapter_tensors(adapter))
-    named, parts = dict(model.named_modules()), (model.get_input_embeddings(), model.get_output_embeddings())
+    named, parts = (
+        dict(model.named_modules()),
+        (model.get_input_embeddings(), model.get_output_embeddings()),
+    )
     touched = [n for n, m in named.items() if m in parts and f".{n}.lora_" in keys]
     if touched and parts[0].weight is parts[1].weight and not untie:
-        raise InputError(f"changes {', '.join(touched)}, which is tied to the output head: PEFT would merge it wrongly", adapter,
-                         remedy="merge with --untie (untie=True; vLLM cannot read an untied BLOOM or Cohere), or train without embedding targets")
+        raise InputError(
+            f"changes {', '.join(touched)}, which is tied to the output head: PEFT would merge it wrongly",
+            adapter,
+            remedy="merge with --untie (untie=True; vLLM cannot read an untied BLOOM or Cohere), or train without embedding targets",
+        )
 
 # %% ../nbs/lib/adapters.ipynb #c095
 def untie_head(model):
@@ -299,6 +498,7 @@ def untie_head(model):
 # %% ../nbs/lib/adapters.ipynb #c096
 def saved_dtype(base_model, dtype="auto"):
     "The torch dtype to save in: as named, or the checkpoint's own."
-    if dtype != "auto": return getattr(torch, str(dtype).removeprefix("torch."))
+    if dtype != "auto":
+        return getattr(torch, str(dtype).removeprefix("torch."))
     own = getattr(read_config(adapter_base(base_model) or base_model), "dtype", None)
     return own if isinstance(own, torch.dtype) else torch.float32

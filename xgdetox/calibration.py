@@ -21,11 +21,18 @@ __all__ = ['LABELLED_FILE', 'annotated_prompts', 'labelled_texts', 'template', '
            'thresholds']
 
 # %% ../nbs/lib/calibration.ipynb #c142
-def annotated_prompts(path, at_least: float = 3.) -> tuple[list[str], list[int]]:
+def annotated_prompts(path, at_least: float = 3.0) -> tuple[list[str], list[int]]:
     "RTP-LX prompts as labelled texts: toxic where the annotators' mean Toxicity (1 to 5) is `at_least`."
     rows = load_prompts(path).rows
-    if "Toxicity" not in rows.column_names: raise InputError("has no Toxicity annotations", path, remedy="give an RTP_LX_{LANG}.json as published")
-    pairs = [(p, int(t >= at_least)) for p, t in zip(rows["prompt"], rows["Toxicity"]) if t is not None and not math.isnan(t)]
+    if "Toxicity" not in rows.column_names:
+        raise InputError(
+            "has no Toxicity annotations", path, remedy="give an RTP_LX_{LANG}.json as published"
+        )
+    pairs = [
+        (p, int(t >= at_least))
+        for p, t in zip(rows["prompt"], rows["Toxicity"])
+        if t is not None and not math.isnan(t)
+    ]
     return [p for p, _ in pairs], [t for _, t in pairs]
 
 # %% ../nbs/lib/calibration.ipynb #c199
@@ -33,12 +40,24 @@ def labelled_texts(source) -> tuple[list[str], list[int], list[str]]:
     """(texts, labels, groups) from such lists, from RTP-LX's prompts with annotations, or from any labelled file that page 00 reads.
 
     HateCheck's texts are grouped by template, those with altered spelling with the template that they were altered from; else a text is its own group."""
-    if isinstance(source, tuple): return list(source[0]), [int(x) for x in source[1]], list(source[2] if len(source) > 2 else source[0])
-    if re.match(r"RTP_LX_", Path(source).name): return (both := annotated_prompts(source)) + (both[0],)
+    if isinstance(source, tuple):
+        return (
+            list(source[0]),
+            [int(x) for x in source[1]],
+            list(source[2] if len(source) > 2 else source[0]),
+        )
+    if re.match(r"RTP_LX_", Path(source).name):
+        return (both := annotated_prompts(source)) + (both[0],)
     templates = "hatecheck" in Path(source).name
     rows = load_labelled(source, keep=("templ_id", "ref_templ_id") if templates else ()).rows
     texts = list(rows["text"])
-    return texts, list(rows["label"]), [template(b) or template(a) for a, b in zip(rows["templ_id"], rows["ref_templ_id"])] if templates else texts
+    return (
+        texts,
+        list(rows["label"]),
+        [template(b) or template(a) for a, b in zip(rows["templ_id"], rows["ref_templ_id"])]
+        if templates
+        else texts,
+    )
 
 # %% ../nbs/lib/calibration.ipynb #c200
 def template(number: str) -> str:
@@ -47,18 +66,36 @@ def template(number: str) -> str:
     return "" if number.casefold() in ("", "nan", "none") else number
 
 # %% ../nbs/lib/calibration.ipynb #c201
-LABELLED_FILE = re.compile(r"(?:[^.].*[_.])?([^_.]+)\.(?:csv|tsv|jsonl?)(?:\.gz)?")          # the language is the last part of the name
+LABELLED_FILE = re.compile(
+    r"(?:[^.].*[_.])?([^_.]+)\.(?:csv|tsv|jsonl?)(?:\.gz)?"
+)  # the language is the last part of the name
+
 
 def labelled_by_language(path, languages=None) -> dict[str, Path]:
     "language -> labelled file, of one file or a folder of them: the language is the last part of the name (de.csv, hatecheck_de.csv.gz, RTP_LX_DE.json)."
     path, found = Path(path), {}
     wanted = [normalise_language(c) for c in languages or ()]
-    if not path.exists(): raise InputError("no such file or folder", path, remedy="give labelled texts")
+    if not path.exists():
+        raise InputError("no such file or folder", path, remedy="give labelled texts")
     for p in visible_files(path) if path.is_dir() else [path]:
-        try: language = normalise_language(re.split(r"[_.]", re.sub(r"\.(csv|tsv|json|jsonl)(\.gz)?$", "", p.name))[-1])
-        except InputError: language = wanted[0] if p == path and len(wanted) == 1 else None
-        if language and (not wanted or language in wanted) and re.search(r"\.(csv|tsv|jsonl?)(\.gz)?$", p.name): found.setdefault(language, p)
-    if not found: raise InputError("no labelled file whose name tells its language", path, remedy="name them {lang}.csv, or give one file and its language")
+        try:
+            language = normalise_language(
+                re.split(r"[_.]", re.sub(r"\.(csv|tsv|json|jsonl)(\.gz)?$", "", p.name))[-1]
+            )
+        except InputError:
+            language = wanted[0] if p == path and len(wanted) == 1 else None
+        if (
+            language
+            and (not wanted or language in wanted)
+            and re.search(r"\.(csv|tsv|jsonl?)(\.gz)?$", p.name)
+        ):
+            found.setdefault(language, p)
+    if not found:
+        raise InputError(
+            "no labelled file whose name tells its language",
+            path,
+            remedy="name them {lang}.csv, or give one file and its language",
+        )
     return {c: found[c] for c in LANGUAGES if c in found}
 
 # %% ../nbs/lib/calibration.ipynb #c144
@@ -70,7 +107,8 @@ def logit(scores) -> np.ndarray:
 # %% ../nbs/lib/calibration.ipynb #c145
 def class_weights(labels: np.ndarray, prior: float | None) -> np.ndarray:
     "Weights that give toxic texts the share `prior`; all 1 where it is None."
-    if prior is None: return np.ones(len(labels))
+    if prior is None:
+        return np.ones(len(labels))
     share = labels.mean()
     return np.where(labels == 1, prior / share, (1 - prior) / (1 - share))
 
@@ -80,45 +118,90 @@ def calibration_error(probabilities, labels, weights=None, bins: int = 10) -> fl
     p, y = np.asarray(probabilities, float), np.asarray(labels, float)
     w = np.ones(len(p)) if weights is None else np.asarray(weights, float)
     where = np.minimum((p * bins).astype(int), bins - 1)
-    gap = [abs(np.average((p - y)[where == b], weights=w[where == b])) * w[where == b].sum() for b in range(bins) if (where == b).any()]
+    gap = [
+        abs(np.average((p - y)[where == b], weights=w[where == b])) * w[where == b].sum()
+        for b in range(bins)
+        if (where == b).any()
+    ]
     return float(sum(gap) / w.sum())
 
 # %% ../nbs/lib/calibration.ipynb #c202
-def auc_interval(scores, labels, groups, n_resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+def auc_interval(
+    scores, labels, groups, n_resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
     "95% bootstrap interval of the area under the curve over `groups`: texts of one template come and go together."
     levels, codes = (np.unique(x, return_inverse=True)[1] for x in (scores, groups))
     k, order = codes.max() + 1, np.argsort(levels)
-    weights = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), n_resamples)[:, codes[order]]        # resample, text
+    weights = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), n_resamples)[
+        :, codes[order]
+    ]  # resample, text
     starts, y = np.flatnonzero(np.diff(levels[order], prepend=-1)), np.asarray(labels)[order]
-    toxic, other = (np.add.reduceat(weights * side, starts, axis=1) for side in (y, 1 - y))                      # resample, level of score
-    with np.errstate(invalid="ignore"): auc = (toxic * (other.cumsum(1) - other / 2)).sum(1) / (toxic.sum(1) * other.sum(1))
-    return tuple(float(q) for q in np.nanquantile(auc, [.025, .975]))
+    toxic, other = (
+        np.add.reduceat(weights * side, starts, axis=1) for side in (y, 1 - y)
+    )  # resample, level of score
+    with np.errstate(invalid="ignore"):
+        auc = (toxic * (other.cumsum(1) - other / 2)).sum(1) / (toxic.sum(1) * other.sum(1))
+    return tuple(float(q) for q in np.nanquantile(auc, [0.025, 0.975]))
 
 # %% ../nbs/lib/calibration.ipynb #c203
-def fit_calibration(scores, labels, prior: float | None = .5, folds: int = 5, seed: int = 0, groups=None) -> dict:
+def fit_calibration(
+    scores, labels, prior: float | None = 0.5, folds: int = 5, seed: int = 0, groups=None
+) -> dict:
     """Platt's calibration of one scorer in one language: slope, intercept, threshold, and auc, f1, ece (raw and calibrated, out of fold).
 
     `groups`: one name a text; texts of one group (a template of HateCheck) are in one fold, and the AUC's interval resamples groups."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import f1_score, roc_auc_score
     from sklearn.model_selection import StratifiedGroupKFold
-    s, y, g = np.asarray(scores, float), np.asarray(labels, int), np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    keep = ~np.isnan(s); s, y, g = s[keep], y[keep], g[keep]
-    facts = dict(n=int(keep.sum()), missing=int((~keep).sum()), toxic=int(y.sum()), groups=len(set(g)))
-    if min(facts["toxic"], facts["n"] - facts["toxic"]) < 2 * folds: return {**facts, "reason": f"fewer than {2 * folds} texts of a class"}
-    if np.ptp(s) == 0: return {**facts, "auc": .5, "reason": "the scorer gives every text the same score"}
+
+    s, y, g = (
+        np.asarray(scores, float),
+        np.asarray(labels, int),
+        np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1],
+    )
+    keep = ~np.isnan(s)
+    s, y, g = s[keep], y[keep], g[keep]
+    facts = dict(
+        n=int(keep.sum()), missing=int((~keep).sum()), toxic=int(y.sum()), groups=len(set(g))
+    )
+    if min(facts["toxic"], facts["n"] - facts["toxic"]) < 2 * folds:
+        return {**facts, "reason": f"fewer than {2 * folds} texts of a class"}
+    if np.ptp(s) == 0:
+        return {**facts, "auc": 0.5, "reason": "the scorer gives every text the same score"}
     x, w, p = logit(s)[:, None], class_weights(y, prior), np.zeros(len(s))
-    fit = lambda rows: LogisticRegression(C=100.).fit(x[rows], y[rows], sample_weight=w[rows])
-    for train, test in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(x, y, g): p[test] = fit(train).predict_proba(x[test])[:, 1]
-    whole = fit(slice(None)); slope, intercept = float(whole.coef_[0, 0]), float(whole.intercept_[0])
+    fit = lambda rows: LogisticRegression(C=100.0).fit(x[rows], y[rows], sample_weight=w[rows])
+    for train, test in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(x, y, g):
+        p[test] = fit(train).predict_proba(x[test])[:, 1]
+    whole = fit(slice(None))
+    slope, intercept = float(whole.coef_[0, 0]), float(whole.intercept_[0])
     auc_low, auc_high = auc_interval(s, y, g)
-    facts |= dict(slope=slope, intercept=intercept, prior=prior, auc=float(roc_auc_score(y, s)), auc_low=auc_low, auc_high=auc_high, f1_raw=float(f1_score(y, s >= .5)),
-                  f1=float(f1_score(y, p >= .5)), ece_raw=calibration_error(s, y, w), ece=calibration_error(p, y, w))
-    if slope <= 0: return {**facts, "reason": "toxic texts do not score higher than others"}
-    return {**facts, "threshold": float(1 / (1 + math.exp(min(50., max(-50., intercept / slope)))))}
+    facts |= dict(
+        slope=slope,
+        intercept=intercept,
+        prior=prior,
+        auc=float(roc_auc_score(y, s)),
+        auc_low=auc_low,
+        auc_high=auc_high,
+        f1_raw=float(f1_score(y, s >= 0.5)),
+        f1=float(f1_score(y, p >= 0.5)),
+        ece_raw=calibration_error(s, y, w),
+        ece=calibration_error(p, y, w),
+    )
+    if slope <= 0:
+        return {**facts, "reason": "toxic texts do not score higher than others"}
+    return {
+        **facts,
+        "threshold": float(1 / (1 + math.exp(min(50.0, max(-50.0, intercept / slope))))),
+    }
 
 # %% ../nbs/lib/calibration.ipynb #c003
-def calibrate(scorer, labelled: dict[str, object], prior: float | None = .5, path=None, limit: int | None = None) -> dict:
+def calibrate(
+    scorer,
+    labelled: dict[str, object],
+    prior: float | None = 0.5,
+    path=None,
+    limit: int | None = None,
+) -> dict:
     """Calibrate `scorer` in every language of `labelled` (language -> labelled file, or (texts, labels) or with groups); writes JSON to `path`.
 
     Languages that the scorer does not cover, or with too few texts, stand there with the reason and without a threshold."""
@@ -127,38 +210,70 @@ def calibrate(scorer, labelled: dict[str, object], prior: float | None = .5, pat
         language = normalise_language(language)
         one = getattr(scorer, "scorer_for", lambda _: scorer)(language)
         texts, labels, groups = labelled_texts(source)
-        if limit and limit < len(texts):                                            # files are often sorted
+        if limit and limit < len(texts):  # files are often sorted
             chosen = np.sort(np.random.default_rng(0).permutation(len(texts))[:limit])
             texts, labels, groups = ([x[i] for i in chosen] for x in (texts, labels, groups))
         facts = fit_calibration(one.score(texts, language), labels, prior, groups=groups)
         languages[language] = {"scorer": one.id, "revision": one.revision, **facts}
     calibration = {"what": "calibration", "languages": languages}
-    if path is not None: write_json(path, calibration)
+    if path is not None:
+        write_json(path, calibration)
     return calibration
 
 # %% ../nbs/lib/calibration.ipynb #c150
 def calibrated(scores, facts: dict) -> np.ndarray:
     "The calibrated probability of each score, from one language's facts; NaN where the language has no calibration."
-    if "threshold" not in facts: return np.full(np.shape(scores), math.nan)
-    return np.where(np.isnan(scores), math.nan, 1 / (1 + np.exp(-(facts["slope"] * logit(scores) + facts["intercept"]))))
+    if "threshold" not in facts:
+        return np.full(np.shape(scores), math.nan)
+    return np.where(
+        np.isnan(scores),
+        math.nan,
+        1 / (1 + np.exp(-(facts["slope"] * logit(scores) + facts["intercept"]))),
+    )
 
 # %% ../nbs/lib/calibration.ipynb #c205
 def calibration_table(calibration: dict) -> pd.DataFrame:
     "Tidy table of a calibration: auc with its interval, f1 (at the calibrated threshold) and f1_raw (at .5), ece and ece_raw, threshold, one row each."
     rows = []
     for language, f in calibration["languages"].items():
-        head = dict(language=language, n=f["n"], scorer=f"{f['scorer']}@{f['revision']}", toxic=f["toxic"], reason=f.get("reason", ""))
+        head = dict(
+            language=language,
+            n=f["n"],
+            scorer=f"{f['scorer']}@{f['revision']}",
+            toxic=f["toxic"],
+            reason=f.get("reason", ""),
+        )
         head["groups"] = f.get("groups", math.nan)
-        rows += [{**head, "metric": k, "value": f.get(k, math.nan), "low": f.get(f"{k}_low", math.nan), "high": f.get(f"{k}_high", math.nan)}
-                 for k in ("auc", "f1", "f1_raw", "ece", "ece_raw", "threshold")]
+        rows += [
+            {
+                **head,
+                "metric": k,
+                "value": f.get(k, math.nan),
+                "low": f.get(f"{k}_low", math.nan),
+                "high": f.get(f"{k}_high", math.nan),
+            }
+            for k in ("auc", "f1", "f1_raw", "ece", "ece_raw", "threshold")
+        ]
     return tidy(rows)
 
 # %% ../nbs/lib/calibration.ipynb #c152
 def thresholds(calibration, names: dict[str, str]) -> dict[str, float]:
     "language -> calibrated threshold, NaN where there is none. InputError if the calibration is of another scorer than `names` says."
-    facts = (read_json(calibration) if isinstance(calibration, (str, Path)) else calibration).get("languages")
-    if not isinstance(facts, dict): raise InputError("is no calibration", calibration if isinstance(calibration, (str, Path)) else None, remedy="make it with `calibrate` (page 03)")
+    facts = (read_json(calibration) if isinstance(calibration, (str, Path)) else calibration).get(
+        "languages"
+    )
+    if not isinstance(facts, dict):
+        raise InputError(
+            "is no calibration",
+            calibration if isinstance(calibration, (str, Path)) else None,
+            remedy="make it with `calibrate` (page 03)",
+        )
     for c, f in facts.items():
         known = f"{f.get('scorer', '')}@{f.get('revision', '')}"
-        if names.get(c) not in (None, "", known): raise InputError(f"the calibration is of {known}, the scores of {c} are of {names[c]}", field="calibration", remedy="calibrate the scorer that made the scores")
+        if names.get(c) not in (None, "", known):
+            raise InputError(
+                f"the calibration is of {known}, the scores of {c} are of {names[c]}",
+                field="calibration",
+                remedy="calibrate the scorer that made the scores",
+            )
     return {c: f.get("threshold", math.nan) for c, f in facts.items()}

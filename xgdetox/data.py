@@ -20,48 +20,105 @@ __all__ = ['PROMPT_FILE', 'ENTITY', 'data_files', 'cut_prompt', 'load_pairs', 's
            'mask', 'summarise_prompts']
 
 # %% ../nbs/00_data.ipynb #c060
-def data_files(path, endings=(".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".csv")) -> list[Path]:
+def data_files(
+    path, endings=(".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".csv")
+) -> list[Path]:
     "The file itself, or a folder's data files in sorted order (upstream's order, and with it its split, was the file system's)."
     path = Path(path)
-    if not path.is_dir() or (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists(): return [path]
-    files = [p for p in visible_files(path) if p.name.endswith(endings) and not p.name.startswith(("manifest", "checksums"))]
-    if not files: raise InputError("no data file in it", path, remedy=f"give the folder that holds the {' or '.join(endings[:2])} files")
+    if (
+        not path.is_dir()
+        or (path / "dataset_info.json").exists()
+        or (path / "dataset_dict.json").exists()
+    ):
+        return [path]
+    files = [
+        p
+        for p in visible_files(path)
+        if p.name.endswith(endings) and not p.name.startswith(("manifest", "checksums"))
+    ]
+    if not files:
+        raise InputError(
+            "no data file in it",
+            path,
+            remedy=f"give the folder that holds the {' or '.join(endings[:2])} files",
+        )
     return files
 
 # %% ../nbs/00_data.ipynb #c061
 def cut_prompt(prompt: str, continuation: str) -> str:
     "`continuation` without `prompt` at its head; also without the last 20 characters or more of a longer prompt (PPLM's text included its prompt)."
     rest, whole = continuation.removeprefix("<|endoftext|>").lstrip(), prompt.strip()
-    starts = [0] + [m.start() for m in re.finditer(r"(?<=\s)\S", whole)]      # the generator kept only the last tokens of a long prompt
+    starts = [0] + [
+        m.start() for m in re.finditer(r"(?<=\s)\S", whole)
+    ]  # the generator kept only the last tokens of a long prompt
     for head in (whole[i:] for i in starts if i == 0 or len(whole) - i >= 20):
-        inside = len(head) < 20 and re.match(r"[^\W\d_\u3040-\u30ff\u3400-\u9fff]", rest[len(head):])   # "cat" in "cats"
-        if head and rest.startswith(head) and not inside: return rest[len(head):]
+        inside = len(head) < 20 and re.match(
+            r"[^\W\d_\u3040-\u30ff\u3400-\u9fff]", rest[len(head) :]
+        )  # "cat" in "cats"
+        if head and rest.startswith(head) and not inside:
+            return rest[len(head) :]
     return continuation
 
 # %% ../nbs/00_data.ipynb #c064
 def _pair(row: dict, path, line: int) -> tuple[str, str, str]:
     "(prompt, chosen, rejected) of a row in any of the four formats."
     get = lambda name, empty=True: _text(row, name, path, line, empty)
-    if "prompt_text" in row: return get("prompt_text", False), get("unpert_gen_text"), get("pert_gen_text")
-    if "BenignCompletion" in row:                              # RTP-LX's human completion; the toxic one is in the original entry
+    if "prompt_text" in row:
+        return get("prompt_text", False), get("unpert_gen_text"), get("pert_gen_text")
+    if (
+        "BenignCompletion" in row
+    ):  # RTP-LX's human completion; the toxic one is in the original entry
         entry = row.get("OriginalEntry") or {}
-        return _text(entry, "Prompt", path, line), " " + get("BenignCompletion").lstrip(), " " + _text(entry, "Completion", path, line, True).lstrip()
+        return (
+            _text(entry, "Prompt", path, line),
+            " " + get("BenignCompletion").lstrip(),
+            " " + _text(entry, "Completion", path, line, True).lstrip(),
+        )
     if isinstance(row.get("chosen"), list):
-        raise InputError("is a list of messages", path, line, "chosen", "apply the model's chat template first (trl.apply_chat_template)")
-    if "prompt" in row: return get("prompt", False), get("chosen"), get("rejected")
+        raise InputError(
+            "is a list of messages",
+            path,
+            line,
+            "chosen",
+            "apply the model's chat template first (trl.apply_chat_template)",
+        )
+    if "prompt" in row:
+        return get("prompt", False), get("chosen"), get("rejected")
     chosen, rejected = get("chosen"), get("rejected")
-    cut = chosen.rfind("\n\nAssistant:", 0, len(os.path.commonprefix([chosen, rejected]))) + len("\n\nAssistant:")
-    if cut < len("\n\nAssistant:"): raise InputError("is missing, and chosen and rejected share no dialogue", path, line, "prompt", "give prompt, chosen and rejected")
+    cut = chosen.rfind("\n\nAssistant:", 0, len(os.path.commonprefix([chosen, rejected]))) + len(
+        "\n\nAssistant:"
+    )
+    if cut < len("\n\nAssistant:"):
+        raise InputError(
+            "is missing, and chosen and rejected share no dialogue",
+            path,
+            line,
+            "prompt",
+            "give prompt, chosen and rejected",
+        )
     return chosen[:cut], chosen[cut:], rejected[cut:]
 
 # %% ../nbs/00_data.ipynb #c065
-def _pair_fault(prompt: str, chosen: str, rejected: str, tokenizer, max_tokens, max_characters) -> str:
+def _pair_fault(
+    prompt: str, chosen: str, rejected: str, tokenizer, max_tokens, max_characters
+) -> str:
     "Why a pair cannot be trained on; empty if it can."
-    if not chosen.strip(): return "empty chosen"
-    if not rejected.strip(): return "empty rejected"
-    if chosen == rejected: return "chosen equals rejected"
-    if max_characters is not None and len(prompt) + max(len(chosen), len(rejected)) > max_characters: return f"over {max_characters} characters"
-    if max_tokens is not None and max(map(len, tokenizer([prompt + chosen, prompt + rejected])["input_ids"])) > max_tokens: return f"over {max_tokens} tokens"
+    if not chosen.strip():
+        return "empty chosen"
+    if not rejected.strip():
+        return "empty rejected"
+    if chosen == rejected:
+        return "chosen equals rejected"
+    if (
+        max_characters is not None
+        and len(prompt) + max(len(chosen), len(rejected)) > max_characters
+    ):
+        return f"over {max_characters} characters"
+    if (
+        max_tokens is not None
+        and max(map(len, tokenizer([prompt + chosen, prompt + rejected])["input_ids"])) > max_tokens
+    ):
+        return f"over {max_tokens} tokens"
     return ""
 
 # %% ../nbs/00_data.ipynb #c066
@@ -70,19 +127,26 @@ def load_pairs(path, *, tokenizer=None, max_tokens=None, max_characters=None, li
 
     `max_tokens` counts `tokenizer`'s tokens of prompt and continuation; `max_characters=256` is upstream's filter.
     `limit` is on the pairs kept. InputError names file, line and field."""
-    if max_tokens is not None and tokenizer is None: raise InputError("needs a tokenizer", field="max_tokens", remedy="give tokenizer=, or max_characters=")
+    if max_tokens is not None and tokenizer is None:
+        raise InputError(
+            "needs a tokenizer", field="max_tokens", remedy="give tokenizer=, or max_characters="
+        )
     report, rows, seen = Report(path=path), _Rows("prompt", "chosen", "rejected"), set()
     for file in data_files(path):
         for line, row in _until(read_rows(file), report, limit):
             prompt, *given = _pair(row, file, line)
             chosen, rejected = (cut_prompt(prompt, text) for text in given)
-            if [chosen, rejected] != given: report.note("prompt cut from the continuation")
-            if fault := _pair_fault(prompt, chosen, rejected, tokenizer, max_tokens, max_characters):
+            if [chosen, rejected] != given:
+                report.note("prompt cut from the continuation")
+            if fault := _pair_fault(
+                prompt, chosen, rejected, tokenizer, max_tokens, max_characters
+            ):
                 report.drop(fault)
                 continue
             report.kept += 1
             rows.add({"prompt": prompt, "chosen": chosen, "rejected": rejected})
-            if (key := hash((prompt, chosen, rejected))) in seen: report.note("repeated pair")
+            if (key := hash((prompt, chosen, rejected))) in seen:
+                report.note("repeated pair")
             seen.add(key)
     return _loaded(rows, report)
 
@@ -90,68 +154,144 @@ def load_pairs(path, *, tokenizer=None, max_tokens=None, max_characters=None, li
 def split_rows(rows, fraction: float = 0.05, seed: int = 0, by: str = "prompt"):
     "(training rows, held-out rows): about `fraction` held out by `seed`; rows with the same `by` stay on one side (upstream's 5% did not care)."
     import numpy
+
     keys = rows[by][:]
     groups = list(dict.fromkeys(keys))
     order = numpy.random.default_rng(seed).permutation(len(groups))
-    held = {groups[i] for i in order[:round(fraction * len(groups))]}
+    held = {groups[i] for i in order[: round(fraction * len(groups))]}
     side = [key in held for key in keys]
-    return rows.select([i for i, h in enumerate(side) if not h]), rows.select([i for i, h in enumerate(side) if h])
+    return rows.select([i for i, h in enumerate(side) if not h]), rows.select(
+        [i for i, h in enumerate(side) if h]
+    )
 
 # %% ../nbs/00_data.ipynb #c073
 PROMPT_FILE = re.compile(r"rtp[-_ ]?lx[-_ ](.+?)\.jsonl?(\.gz)?", re.I)
 
+
 def find_prompt_files(folder, languages: Iterable[str] | None = None) -> dict[str, Path]:
     "language -> its RTP_LX_{LANG}.json in `folder`, any spelling, in LANGUAGES' order; InputError names the first missing language."
     folder, found = Path(folder), {}
-    if not folder.is_dir(): raise InputError("no such folder", folder, remedy="give the folder that holds RTP_LX_EN.json and its kin")
-    exact = lambda file, code: PROMPT_FILE.fullmatch(file.name)[1].casefold() == LANGUAGES[code].rtp_lx.casefold()
+    if not folder.is_dir():
+        raise InputError(
+            "no such folder", folder, remedy="give the folder that holds RTP_LX_EN.json and its kin"
+        )
+    exact = lambda file, code: (
+        PROMPT_FILE.fullmatch(file.name)[1].casefold() == LANGUAGES[code].rtp_lx.casefold()
+    )
     for file in sorted(p for p in folder.iterdir() if PROMPT_FILE.fullmatch(p.name)):
-        try: code = normalise_language(PROMPT_FILE.fullmatch(file.name)[1])
-        except InputError: continue                            # RTP-LX has more languages than we
+        try:
+            code = normalise_language(PROMPT_FILE.fullmatch(file.name)[1])
+        except InputError:
+            continue  # RTP-LX has more languages than we
         if code in found and exact(file, code) == exact(found[code], code):
-            raise InputError(f"{found[code].name} and {file.name} are both {LANGUAGES[code].name}", folder, remedy="keep one of them")
-        if code not in found or exact(file, code): found[code] = file
-    if languages is None and not found: raise InputError("no RTP_LX_{LANG}.json in it", folder, remedy="see `xgdetox data` for how to get them")
+            raise InputError(
+                f"{found[code].name} and {file.name} are both {LANGUAGES[code].name}",
+                folder,
+                remedy="keep one of them",
+            )
+        if code not in found or exact(file, code):
+            found[code] = file
+    if languages is None and not found:
+        raise InputError(
+            "no RTP_LX_{LANG}.json in it", folder, remedy="see `xgdetox data` for how to get them"
+        )
     wanted = set(found) if languages is None else {normalise_language(s) for s in languages}
     for code in wanted - set(found):
-        raise InputError(f"no prompts in {LANGUAGES[code].name}", folder, remedy=f"add RTP_LX_{LANGUAGES[code].rtp_lx}.json or leave {code} out")
+        raise InputError(
+            f"no prompts in {LANGUAGES[code].name}",
+            folder,
+            remedy=f"add RTP_LX_{LANGUAGES[code].rtp_lx}.json or leave {code} out",
+        )
     return {code: found[code] for code in LANGUAGES if code in wanted}
 
 # %% ../nbs/00_data.ipynb #c076
 def _number(value, path, line: int, name: str) -> float | None:
     "A score as a float, None where it is missing (RealToxicityPrompts has nulls); InputError if it is no number."
-    if value is None or value == "": return None
-    try: return float(value)
-    except (TypeError, ValueError, OverflowError): raise InputError("is not a number", path, line, name, "give a number or null") from None
+    if value is None or value == "":
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError("is not a number", path, line, name, "give a number or null") from None
 
 # %% ../nbs/00_data.ipynb #c077
-def _prompt(row: dict, path, line: int, blank: bool = False) -> tuple[str | None, str, str | None, dict]:
+def _prompt(
+    row: dict, path, line: int, blank: bool = False
+) -> tuple[str | None, str, str | None, dict]:
     "(id or None, prompt, language or None, scores) of a row of RTP-LX, RealToxicityPrompts, PolygloToxicityPrompts or plain text."
     score = lambda found: {k: _number(v, path, line, k) for k, v in found.items()}
-    if "Prompt" in row:                                        # RTP-LX: Annotations are means over three natives, AnnotationsRaw the three
+    if (
+        "Prompt" in row
+    ):  # RTP-LX: Annotations are means over three natives, AnnotationsRaw the three
         means, raw = row.get("Annotations") or {}, row.get("AnnotationsRaw") or {}
-        if not isinstance(means, dict) or not isinstance(raw, dict): raise InputError("is not an object", path, line, "Annotations", "give name: number")
-        each = {f"{k}_raw": [_number(x, path, line, f"{k}_raw") for x in v] for k, v in raw.items() if isinstance(v, list)}
-        return row.get("Index"), _text(row, "Prompt", path, line, blank), row.get("Locale"), score(means) | each
-    if isinstance(row.get("prompt"), dict):                    # RealToxicityPrompts: prompt.text with Perspective's scores beside it
-        key = f"{row['filename']}:{row.get('begin')}-{row.get('end')}" if row.get("filename") else None
-        return key, _text(row["prompt"], "text", path, line, blank), "en", score({k: v for k, v in row["prompt"].items() if k != "text"})
+        if not isinstance(means, dict) or not isinstance(raw, dict):
+            raise InputError("is not an object", path, line, "Annotations", "give name: number")
+        each = {
+            f"{k}_raw": [_number(x, path, line, f"{k}_raw") for x in v]
+            for k, v in raw.items()
+            if isinstance(v, list)
+        }
+        return (
+            row.get("Index"),
+            _text(row, "Prompt", path, line, blank),
+            row.get("Locale"),
+            score(means) | each,
+        )
+    if isinstance(
+        row.get("prompt"), dict
+    ):  # RealToxicityPrompts: prompt.text with Perspective's scores beside it
+        key = (
+            f"{row['filename']}:{row.get('begin')}-{row.get('end')}"
+            if row.get("filename")
+            else None
+        )
+        return (
+            key,
+            _text(row["prompt"], "text", path, line, blank),
+            "en",
+            score({k: v for k, v in row["prompt"].items() if k != "text"}),
+        )
     name = next((n for n in ("prompt", "text", "prompt_text") if n in row), "Prompt")
     meta = row.get("meta_data") if isinstance(row.get("meta_data"), dict) else {}
     language = row.get("lang") or row.get("language") or meta.get("lang")
-    numbers = {k: v for k, v in row.items() if isinstance(v, (int, float)) and not isinstance(v, bool) and k not in ("id", "index")}
-    return row.get("id", row.get("index")), _text(row, name, path, line, blank), language, score(numbers)   # PolygloToxicityPrompts
+    numbers = {
+        k: v
+        for k, v in row.items()
+        if isinstance(v, (int, float)) and not isinstance(v, bool) and k not in ("id", "index")
+    }
+    return (
+        row.get("id", row.get("index")),
+        _text(row, name, path, line, blank),
+        language,
+        score(numbers),
+    )  # PolygloToxicityPrompts
 
 # %% ../nbs/00_data.ipynb #c078
 def _prompt_language(path, given, named, line: int, known: dict) -> str:
     "The language of a prompt: as given, else as the row says, else as the file is named; InputError where none is known or two disagree."
-    if named is None or str(named) == "": code = None
+    if named is None or str(named) == "":
+        code = None
     else:
-        try: code = known.setdefault(named, normalise_language(named))
-        except InputError: code = None                         # a dialect that we have no name for
+        try:
+            code = known.setdefault(named, normalise_language(named))
+        except InputError:
+            code = None  # a dialect that we have no name for
     if given and code and given != code:
-        raise InputError(f"the row is {LANGUAGES[code].name}, the file should be {LANGUAGES[given].name}", path, line, "language", "check which file this is")
-    if not (given or code): raise InputError("the language is not known", path, line, "language", "name it (language=), or name the file RTP_LX_{LANG}.json")
+        raise InputError(
+            f"the row is {LANGUAGES[code].name}, the file should be {LANGUAGES[given].name}",
+            path,
+            line,
+            "language",
+            "check which file this is",
+        )
+    if not (given or code):
+        raise InputError(
+            "the language is not known",
+            path,
+            line,
+            "language",
+            "name it (language=), or name the file RTP_LX_{LANG}.json",
+        )
     return given or code
 
 # %% ../nbs/00_data.ipynb #c079
@@ -164,73 +304,120 @@ def load_prompts(path, language=None, limit=None, blank=False) -> Loaded:
     name = PROMPT_FILE.fullmatch(Path(path).name)
     given = normalise_language(language or name[1]) if language or name else None
     for line, row in _until(read_rows(path), report, limit):
-        if list(row) == ["text"] and row["text"] == "": report.drop("blank line"); continue
+        if list(row) == ["text"] and row["text"] == "":
+            report.drop("blank line")
+            continue
         own, prompt, named, scores = _prompt(row, path, line, blank)
         key = _text({"prompt_id": str(line - 1 if own is None else own)}, "prompt_id", path, line)
         code = _prompt_language(path, given, named, line, known)
         if key in ids:
-            if ids[key] == prompt: report.drop("repeated row"); continue
-            raise InputError(f"{key[:80]} stands for two prompts", path, line, "prompt_id", "give each prompt its own")
+            if ids[key] == prompt:
+                report.drop("repeated row")
+                continue
+            raise InputError(
+                f"{key[:80]} stands for two prompts",
+                path,
+                line,
+                "prompt_id",
+                "give each prompt its own",
+            )
         ids[key], report.kept = prompt, report.kept + 1
         rows.add({"prompt_id": key, "prompt": prompt, "language": code} | scores)
-    if again := len(ids) - len(set(ids.values())): report.note("prompts with the text of another", again)
+    if again := len(ids) - len(set(ids.values())):
+        report.note("prompts with the text of another", again)
     return _loaded(rows, report)
 
 # %% ../nbs/00_data.ipynb #c0w7
 def some_prompts(path):
     "`path`, if it is a file with a row in it; else InputError. Reads no further than the first row."
-    if next(read_rows(path), None) is None: raise InputError("holds no prompts", path, remedy="give a file with one prompt a line")
+    if next(read_rows(path), None) is None:
+        raise InputError("holds no prompts", path, remedy="give a file with one prompt a line")
     return path
 
 # %% ../nbs/00_data.ipynb #c083
 def _source_keys(scoring, code: str, report: Report) -> dict[str, tuple[str, str]]:
     "RealToxicityPrompts' place (`file:begin-end`) -> (Index, prompt) of one language, from RTP-LX's scoring files; the first row of a place counts, what else there is goes to the report's notes."
     scoring, name = Path(scoring), LANGUAGES[code].rtp_lx
-    files = [p for stem in ("acs_results", "gpt4_results") for p in sorted(scoring.rglob(f"{stem}_{name}.json*"))]
-    for file in files:                                         # English has its places only in gpt4_results
+    files = [
+        p
+        for stem in ("acs_results", "gpt4_results")
+        for p in sorted(scoring.rglob(f"{stem}_{name}.json*"))
+    ]
+    for file in files:  # English has its places only in gpt4_results
         found, own, again = {}, 0, 0
         for line, row in read_jsonl(file):
             entry = row.get("OriginalEntry", row)
             place = entry.get("OriginalMetadata") if isinstance(entry, dict) else None
-            if not place: own += 1; continue                   # written for that culture
-            if not isinstance(place, dict): raise InputError("is not an object", file, line, "OriginalMetadata", "get the file again")
+            if not place:
+                own += 1
+                continue  # written for that culture
+            if not isinstance(place, dict):
+                raise InputError(
+                    "is not an object", file, line, "OriginalMetadata", "get the file again"
+                )
             if missing := {"Filename", "Begin", "End"} - set(place):
-                raise InputError(f"lacks {' and '.join(sorted(missing))}", file, line, "OriginalMetadata", "get the file again")
+                raise InputError(
+                    f"lacks {' and '.join(sorted(missing))}",
+                    file,
+                    line,
+                    "OriginalMetadata",
+                    "get the file again",
+                )
             key = "{Filename}:{Begin}-{End}".format(**place)
             again += key in found
-            found.setdefault(key, (str(entry.get("Index", row.get("Index"))), _text(entry, "Prompt", file, line)))
-        if not found: continue
+            found.setdefault(
+                key, (str(entry.get("Index", row.get("Index"))), _text(entry, "Prompt", file, line))
+            )
+        if not found:
+            continue
         for what, count in (("without an English source", own), ("place named again", again)):
-            if count: report.note(f"{code} {what}", count)
+            if count:
+                report.note(f"{code} {what}", count)
         return found
-    raise InputError(f"no scoring file with OriginalMetadata for {LANGUAGES[code].name}", scoring, remedy=f"add acs_results_{name}.json (`xgdetox data get rtp-lx-scoring`)")
+    raise InputError(
+        f"no scoring file with OriginalMetadata for {LANGUAGES[code].name}",
+        scoring,
+        remedy=f"add acs_results_{name}.json (`xgdetox data get rtp-lx-scoring`)",
+    )
 
 # %% ../nbs/00_data.ipynb #c084
 def align_rtp_lx(scoring, prompts=None, languages: Iterable[str] | None = None) -> Loaded:
     """RTP-LX's prompts side by side: columns place (`file:begin-end`; `id` is Indonesian), then one a language; only prompts that all `languages` have.
 
     `scoring` is RTP-LX's scoring folder; `prompts`, the folder of RTP_LX_{LANG}.json, gives the texts by `Index` (English needs it)."""
-    codes = [c for c in LANGUAGES if languages is None or c in {normalise_language(s) for s in languages}]
+    codes = [
+        c for c in LANGUAGES if languages is None or c in {normalise_language(s) for s in languages}
+    ]
     report, texts = Report(path=scoring), {}
     for code in codes:
         places = _source_keys(scoring, code, report)
-        if prompts is None and code != "en": texts[code] = {k: text for k, (_, text) in places.items()}
-        elif prompts is None: raise InputError("English texts are not in the scoring files", scoring, remedy="give prompts=, the folder with RTP_LX_EN.json")
+        if prompts is None and code != "en":
+            texts[code] = {k: text for k, (_, text) in places.items()}
+        elif prompts is None:
+            raise InputError(
+                "English texts are not in the scoring files",
+                scoring,
+                remedy="give prompts=, the folder with RTP_LX_EN.json",
+            )
         else:
             found = load_prompts(find_prompt_files(prompts, [code])[code]).rows
             known = dict(zip(found["prompt_id"][:], found["prompt"][:]))
             texts[code] = {k: known[index] for k, (index, _) in places.items() if index in known}
-            if gone := len(places) - len(texts[code]): report.note(f"{code} not among the prompts", gone)
+            if gone := len(places) - len(texts[code]):
+                report.note(f"{code} not among the prompts", gone)
     order = list(texts.get("en") or texts[codes[0]])
     shared = [k for k in order if all(k in texts[c] for c in codes)]
     report.kept = len(shared)
-    if lost := len(order) - len(shared): report.drop("not in every language", lost)
+    if lost := len(order) - len(shared):
+        report.drop("not in every language", lost)
     rows = _Rows("place", *codes)
-    for k in shared: rows.add({"place": k} | {c: texts[c][k] for c in codes})
+    for k in shared:
+        rows.add({"place": k} | {c: texts[c][k] for c in codes})
     return _loaded(rows, report)
 
 # %% ../nbs/00_data.ipynb #c088
 ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
+
 
 def unescape(text: str) -> str:
     "`text` with HTML entities (`&quot;`, `&#39;`) as the characters they stand for; a bare `&` stays."
@@ -239,16 +426,32 @@ def unescape(text: str) -> str:
 # %% ../nbs/00_data.ipynb #c091
 def _parallel_files(folder: Path, l: Language) -> tuple[Path, Path, str] | None:
     "(file of language `l`, file of English, how to read them) for the folders that keep a file a language; None for others."
-    def find(*names): return next((folder / n for n in names if (folder / n).is_file()), None)
+
+    def find(*names):
+        return next((folder / n for n in names if (folder / n).is_file()), None)
+
     for one, english, how in (
-        (f"dpo_toxicity_pairwise_{l.code}_200.jsonl", "dpo_toxicity_pairwise_en_200.jsonl", "rows"),          # upstream
-        (f"newstest2019-ref.{l.ntrex}.txt" if l.code != "en" else "newstest2019-src.eng.txt", "newstest2019-src.eng.txt", "lines"),  # NTREX
-        (f"tatoeba.{l.iso3}-eng.{l.iso3}", f"tatoeba.{l.iso3}-eng.eng", "lines"),                             # LASER's Tatoeba
+        (
+            f"dpo_toxicity_pairwise_{l.code}_200.jsonl",
+            "dpo_toxicity_pairwise_en_200.jsonl",
+            "rows",
+        ),  # upstream
+        (
+            f"newstest2019-ref.{l.ntrex}.txt" if l.code != "en" else "newstest2019-src.eng.txt",
+            "newstest2019-src.eng.txt",
+            "lines",
+        ),  # NTREX
+        (f"tatoeba.{l.iso3}-eng.{l.iso3}", f"tatoeba.{l.iso3}-eng.eng", "lines"),  # LASER's Tatoeba
         (f"tatoeba.{l.code}-en.tsv", f"tatoeba.{l.code}-en.tsv", "table"),
-        (f"{l.code}.txt", "en.txt", "lines")):                                                                # one sentence a line
+        (f"{l.code}.txt", "en.txt", "lines"),
+    ):  # one sentence a line
         pair = find(one, one + ".gz"), find(english, english + ".gz")
-        if all(pair): return *pair, how
-        if pair[1] and how != "table": raise InputError(f"no sentences in {l.name}", folder, remedy=f"add {one} or leave {l.code} out")
+        if all(pair):
+            return *pair, how
+        if pair[1] and how != "table":
+            raise InputError(
+                f"no sentences in {l.name}", folder, remedy=f"add {one} or leave {l.code} out"
+            )
 
 # %% ../nbs/00_data.ipynb #c092
 def _parallel_table(file: Path, code: str) -> Iterator[tuple[str, str, str]]:
@@ -258,41 +461,84 @@ def _parallel_table(file: Path, code: str) -> Iterator[tuple[str, str, str]]:
         if names is None:
             names = {}
             for column in row:
-                if column.casefold() == "id" and str(row[column]).isdigit(): continue      # a key, not Indonesian
-                try: names.setdefault(normalise_language(column), column)
-                except InputError: pass
+                if column.casefold() == "id" and str(row[column]).isdigit():
+                    continue  # a key, not Indonesian
+                try:
+                    names.setdefault(normalise_language(column), column)
+                except InputError:
+                    pass
             if code not in names or "en" not in names:
-                raise InputError("no such column", file, 1, LANGUAGES["en" if code in names else code].name, "the header must name languages by code")
+                raise InputError(
+                    "no such column",
+                    file,
+                    1,
+                    LANGUAGES["en" if code in names else code].name,
+                    "the header must name languages by code",
+                )
         first = next(iter(row))
-        yield (row[first] if first not in names.values() else str(line - 1)), row[names[code]], row[names["en"]]
+        yield (
+            (row[first] if first not in names.values() else str(line - 1)),
+            row[names[code]],
+            row[names["en"]],
+        )
 
 # %% ../nbs/00_data.ipynb #c093
 def _rtp_lx_prompts(folder: Path) -> Path | None:
     "Where RTP_LX_EN.json lies in a folder that also holds RTP-LX's scoring files, at most three folders deep; None if it is not one."
-    find = lambda name: next((p for deep in ("", "*/", "*/*/", "*/*/*/") for p in sorted(folder.glob(f"{deep}{name}.json*"))), None)
+    find = lambda name: next(
+        (
+            p
+            for deep in ("", "*/", "*/*/", "*/*/*/")
+            for p in sorted(folder.glob(f"{deep}{name}.json*"))
+        ),
+        None,
+    )
     scoring, prompts = find("gpt4_results_EN"), find("RTP_LX_EN")
     return prompts.parent if scoring and prompts else None
 
+
 def _parallel_rows(path: Path, code: str, report: Report) -> Iterator[tuple[str, str, str]]:
     "(id, text, English) of a table, or of a folder in upstream's, NTREX's, Tatoeba's, one-file-a-language or RTP-LX's layout."
-    if not path.exists(): raise InputError("no such file or folder", path, remedy="check the path, or see `xgdetox data`")
-    if not path.is_dir(): yield from _parallel_table(path, code); return
+    if not path.exists():
+        raise InputError(
+            "no such file or folder", path, remedy="check the path, or see `xgdetox data`"
+        )
+    if not path.is_dir():
+        yield from _parallel_table(path, code)
+        return
     if (found := _parallel_files(path, LANGUAGES[code])) is None:
-        tables = [p for p in visible_files(path) if p.name.removesuffix(".gz").endswith((".tsv", ".csv"))]
-        if len(tables) == 1: yield from _parallel_table(tables[0], code); return
+        tables = [
+            p for p in visible_files(path) if p.name.removesuffix(".gz").endswith((".tsv", ".csv"))
+        ]
+        if len(tables) == 1:
+            yield from _parallel_table(tables[0], code)
+            return
         if prompts := _rtp_lx_prompts(path):
             aligned = align_rtp_lx(path, prompts, {code, "en"})
             report.dropped, report.notes = dict(aligned.report.dropped), dict(aligned.report.notes)
             yield from zip(aligned.rows["place"], aligned.rows[code], aligned.rows["en"])
             return
-        raise InputError(f"no parallel sentences in {LANGUAGES[code].name}", path, remedy="see page 00_data for the layouts that are read")
+        raise InputError(
+            f"no parallel sentences in {LANGUAGES[code].name}",
+            path,
+            remedy="see page 00_data for the layouts that are read",
+        )
     one, english, how = found
-    if how == "table": yield from _parallel_table(one, code); return
-    if how == "rows": read = lambda p: [_text(row, "Prompt", p, line, True) for line, row in read_jsonl(p)]
-    else: read = lambda p: [line.rstrip("\r\n") for _, line in read_lines(p)]
+    if how == "table":
+        yield from _parallel_table(one, code)
+        return
+    if how == "rows":
+        read = lambda p: [_text(row, "Prompt", p, line, True) for line, row in read_jsonl(p)]
+    else:
+        read = lambda p: [line.rstrip("\r\n") for _, line in read_lines(p)]
     texts, originals = read(one), read(english)
     if len(texts) != len(originals):
-        raise InputError(f"has {len(texts)} rows, {english.name} has {len(originals)}", one, min(len(texts), len(originals)) + 1, remedy="the same row must be the same sentence; get both again")
+        raise InputError(
+            f"has {len(texts)} rows, {english.name} has {len(originals)}",
+            one,
+            min(len(texts), len(originals)) + 1,
+            remedy="the same row must be the same sentence; get both again",
+        )
     yield from ((str(i), *both) for i, both in enumerate(zip(texts, originals)))
 
 # %% ../nbs/00_data.ipynb #c094
@@ -302,36 +548,83 @@ def load_parallel(path, language, raw: bool = False, limit=None) -> Loaded:
     `path` is a table with a column a language, or a folder in upstream's, NTREX's, Tatoeba's, one-file-a-language or RTP-LX's layout.
     HTML entities are unescaped; `raw=True` leaves them, as upstream did."""
     path, code = Path(path), normalise_language(language)
-    report, rows, plain = Report(path=path), _Rows("id", "text", "english"), (lambda text: text) if raw else unescape
+    report, rows, plain = (
+        Report(path=path),
+        _Rows("id", "text", "english"),
+        (lambda text: text) if raw else unescape,
+    )
     for key, text, english in _until(_parallel_rows(path, code, report), report, limit):
-        if not isinstance(text, str) or not isinstance(english, str) or not text.strip() or not english.strip():
+        if (
+            not isinstance(text, str)
+            or not isinstance(english, str)
+            or not text.strip()
+            or not english.strip()
+        ):
             report.drop("empty in one language")
             continue
-        if ENTITY.search(text) or ENTITY.search(english): report.note("HTML entities left in" if raw else "HTML entities unescaped")
+        if ENTITY.search(text) or ENTITY.search(english):
+            report.note("HTML entities left in" if raw else "HTML entities unescaped")
         report.kept += 1
-        for name, said in (("id", str(key)), ("text", text), ("english", english)): check_text(said, path, report.kept, name)
+        for name, said in (("id", str(key)), ("text", text), ("english", english)):
+            check_text(said, path, report.kept, name)
         rows.add({"id": str(key), "text": plain(text), "english": plain(english)})
     return _loaded(rows, report)
 
 # %% ../nbs/00_data.ipynb #c098
-_YES = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0, "toxic": 1, "not toxic": 0, "hateful": 1, "non-hateful": 0, "hate": 1, "offensive": 1, "none": 0}
-_LABELLED = {("comment_text", "toxic"): "Jigsaw as Kaggle ships it", ("test_case", "label_gold"): "HateCheck and Multilingual HateCheck",
-             ("text", "label"): "upstream's own, textdetox, Jigsaw prepared", ("text", "is_toxic"): "Surge AI", ("comments", "hate"): "BEEP!",
-             ("tweet", "sentiment"): "MLMA", ("text", "toxic"): "textdetox"}
+_YES = {
+    "1": 1,
+    "0": 0,
+    "1.0": 1,
+    "0.0": 0,
+    "true": 1,
+    "false": 0,
+    "toxic": 1,
+    "not toxic": 0,
+    "hateful": 1,
+    "non-hateful": 0,
+    "hate": 1,
+    "offensive": 1,
+    "none": 0,
+}
+_LABELLED = {
+    ("comment_text", "toxic"): "Jigsaw as Kaggle ships it",
+    ("test_case", "label_gold"): "HateCheck and Multilingual HateCheck",
+    ("text", "label"): "upstream's own, textdetox, Jigsaw prepared",
+    ("text", "is_toxic"): "Surge AI",
+    ("comments", "hate"): "BEEP!",
+    ("tweet", "sentiment"): "MLMA",
+    ("text", "toxic"): "textdetox",
+}
+
 
 def _label(row: dict, path, line: int) -> tuple[str, int | None]:
     "(text, 1 toxic or 0 not; None where its makers gave no label) of a row in any format known here."
-    if "Very Toxic" in row:                                    # inspection-ai: annotators per level; more of them toxic than not
-        count = {k: _number(row.get(k), path, line, k) or 0 for k in ("Not Toxic", "Hard to Say", "Toxic", "Very Toxic")}
-        return _text(row, "text", path, line, True), int(count["Toxic"] + count["Very Toxic"] > count["Not Toxic"] + count["Hard to Say"])
-    if "homophobia" in row:                                    # ToLD-Br: votes of three per category; two agree on one
-        return _text(row, "text", path, line, True), int(max(_number(row[k], path, line, k) or 0 for k in row if k != "text") >= 2)
+    if "Very Toxic" in row:  # inspection-ai: annotators per level; more of them toxic than not
+        count = {
+            k: _number(row.get(k), path, line, k) or 0
+            for k in ("Not Toxic", "Hard to Say", "Toxic", "Very Toxic")
+        }
+        return _text(row, "text", path, line, True), int(
+            count["Toxic"] + count["Very Toxic"] > count["Not Toxic"] + count["Hard to Say"]
+        )
+    if "homophobia" in row:  # ToLD-Br: votes of three per category; two agree on one
+        return _text(row, "text", path, line, True), int(
+            max(_number(row[k], path, line, k) or 0 for k in row if k != "text") >= 2
+        )
     text, label = next((pair for pair in _LABELLED if set(pair) <= set(row)), ("text", "label"))
     comment, value = _text(row, text, path, line, True), row.get(label)
-    if label == "sentiment": return comment, int(str(value) != "normal")
-    if str(value) == "-1": return comment, None                # Kaggle's test rows that were not scored
+    if label == "sentiment":
+        return comment, int(str(value) != "normal")
+    if str(value) == "-1":
+        return comment, None  # Kaggle's test rows that were not scored
     if str(value).strip().casefold() not in _YES:
-        raise InputError("is missing" if value is None else "is no label", path, line, label, "give 1 for toxic and 0 for not")
+        raise InputError(
+            "is missing" if value is None else "is no label",
+            path,
+            line,
+            label,
+            "give 1 for toxic and 0 for not",
+        )
     return comment, _YES[str(value).strip().casefold()]
 
 # %% ../nbs/00_data.ipynb #c099
@@ -340,15 +633,30 @@ def load_labelled(path, limit=None, keep: Iterable[str] = ()) -> Loaded:
     keep, seen = tuple(keep), set()
     report, rows = Report(path=path), _Rows("text", *keep, whole=("label",))
     for line, row in _until(read_rows(path), report, limit):
-        each = [row] if "neutral1" not in row else [{"text": row.get("toxic"), "label": 1}] + [
-            {"text": row[k], "label": 0} for k in ("neutral1", "neutral2", "neutral3") if row.get(k)]    # ParaDetox: up to four texts a row
+        each = (
+            [row]
+            if "neutral1" not in row
+            else [{"text": row.get("toxic"), "label": 1}]
+            + [
+                {"text": row[k], "label": 0}
+                for k in ("neutral1", "neutral2", "neutral3")
+                if row.get(k)
+            ]
+        )  # ParaDetox: up to four texts a row
         for one in each:
             text, label = _label(one, path, line)
-            if not text.strip(): report.drop("empty text"); continue
-            if label is None: report.drop("not labelled"); continue
+            if not text.strip():
+                report.drop("empty text")
+                continue
+            if label is None:
+                report.drop("not labelled")
+                continue
             report.kept += 1
-            rows.add({"text": text, "label": label} | {k: _text(row, k, path, line, True) for k in keep})
-            if (key := hash(text)) in seen: report.note("repeated text")
+            rows.add(
+                {"text": text, "label": label} | {k: _text(row, k, path, line, True) for k in keep}
+            )
+            if (key := hash(text)) in seen:
+                report.note("repeated text")
             seen.add(key)
     return _loaded(rows, report)
 
@@ -359,32 +667,67 @@ def lexicon_file(folder, language) -> Path | None:
     names = (f"{code}.txt", f"{code}.txt.gz", code, f"{file_language(code)}.txt")
     return next((Path(folder) / name for name in names if (Path(folder) / name).is_file()), None)
 
+
 def load_lexicon(path, language) -> list[str]:
     "The words of `{path}/{language}.txt` (or without ending, as LDNOOBW has it), once each; none, with a warning, where there is no list."
     path, code = Path(path), normalise_language(language)
-    if not path.is_dir(): raise InputError("no such folder", path, remedy="give a folder with one word list a language, {lang}.txt")
-    if file := lexicon_file(path, code): return list(dict.fromkeys(w for _, line in read_lines(file) if (w := line.strip())))
+    if not path.is_dir():
+        raise InputError(
+            "no such folder", path, remedy="give a folder with one word list a language, {lang}.txt"
+        )
+    if file := lexicon_file(path, code):
+        return list(dict.fromkeys(w for _, line in read_lines(file) if (w := line.strip())))
     warnings.warn(f"{path.name}: no word list for {LANGUAGES[code].name}", stacklevel=2)
     return []
 
 # %% ../nbs/00_data.ipynb #c104
 def mask(text_or_word: str, words: Iterable[str]) -> str:
     "The text with each of `words`, in any case, cut to its first letter and asterisks; whole words only where the script has spaces."
-    words = sorted({w for w in ([words] if isinstance(words, str) else words) if w}, key=len, reverse=True)
-    if not words: return text_or_word
-    whole = lambda w: re.escape(w) if re.search(r"[\u3040-\u30ff\u3400-\u9fff]", w) else rf"(?<!\w){re.escape(w)}(?!\w)"
-    return re.sub("|".join(map(whole, words)), lambda m: m[0][0] + "*" * (len(m[0]) - 1), text_or_word, flags=re.I)
+    words = sorted(
+        {w for w in ([words] if isinstance(words, str) else words) if w}, key=len, reverse=True
+    )
+    if not words:
+        return text_or_word
+    whole = lambda w: (
+        re.escape(w)
+        if re.search(r"[\u3040-\u30ff\u3400-\u9fff]", w)
+        else rf"(?<!\w){re.escape(w)}(?!\w)"
+    )
+    return re.sub(
+        "|".join(map(whole, words)),
+        lambda m: m[0][0] + "*" * (len(m[0]) - 1),
+        text_or_word,
+        flags=re.I,
+    )
 
 # %% ../nbs/00_data.ipynb #c132
 def summarise_prompts(files: dict[str, Path]):
     "A pandas table, one row a language: prompts, mean length in characters and words, native annotators' mean toxicity (1-5) and share of 4 or 5."
     import pandas
+
     rows = []
     for code, path in files.items():
         loaded, l = load_prompts(path, code).rows, LANGUAGES[code]
-        lengths, words = [len(p) for p in loaded["prompt"]], [len(p.split()) for p in loaded["prompt"]]
-        toxic = [t for t in loaded["Toxicity"] if t is not None] if "Toxicity" in loaded.column_names else []
+        lengths, words = (
+            [len(p) for p in loaded["prompt"]],
+            [len(p.split()) for p in loaded["prompt"]],
+        )
+        toxic = (
+            [t for t in loaded["Toxicity"] if t is not None]
+            if "Toxicity" in loaded.column_names
+            else []
+        )
         mean = lambda xs: sum(xs) / len(xs) if len(xs) else float("nan")
-        rows.append({"language": code, "name": l.name, "script": l.script, "prompts": len(loaded), "characters": mean(lengths),
-                     "words": mean(words) if l.spaced else float("nan"), "toxicity": mean(toxic), "toxic": mean([t >= 4 for t in toxic])})
+        rows.append(
+            {
+                "language": code,
+                "name": l.name,
+                "script": l.script,
+                "prompts": len(loaded),
+                "characters": mean(lengths),
+                "words": mean(words) if l.spaced else float("nan"),
+                "toxicity": mean(toxic),
+                "toxic": mean([t >= 4 for t in toxic]),
+            }
+        )
     return pandas.DataFrame(rows)

@@ -27,9 +27,15 @@ __all__ = ['DATASETS', 'paper_numbers', 'write_paper_neurons', 'DataSet', 'data_
 # %% ../nbs/lib/datasets.ipynb #c108
 def paper_numbers(block: str | None = None) -> dict:
     "The numbers of the paper and its released files, each block with where it stands; or one `block` of them (`table2`, `activations`, ...)."
-    numbers = json.loads(resources.files("xgdetox").joinpath("assets/reference/paper.json").read_text("utf-8"))
-    if block is None: return numbers
-    if block not in numbers: raise InputError(f"the paper's numbers have no block {block!r}", remedy="choose of " + ", ".join(numbers))
+    numbers = json.loads(
+        resources.files("xgdetox").joinpath("assets/reference/paper.json").read_text("utf-8")
+    )
+    if block is None:
+        return numbers
+    if block not in numbers:
+        raise InputError(
+            f"the paper's numbers have no block {block!r}", remedy="choose of " + ", ".join(numbers)
+        )
     return numbers[block]
 
 # %% ../nbs/lib/datasets.ipynb #gd3597d
@@ -38,112 +44,321 @@ def write_paper_neurons(folder) -> list[Path]:
 
     actual_sources_of_toxicity.json: the 36 neurons (Tables 8-9) and potential_sources_of_toxicity_top100.json: the 100, both [[layer, index], ...];
     neuron-activations.json: their mean activation before and after tuning, {pre_dpo: {language: number}, post_dpo: ...} (Figure 3)."""
-    actual, potential, activation = (paper_numbers(block) for block in ("actual_sources", "potential_sources", "activations"))
-    files = {"actual_sources_of_toxicity.json": actual["neurons"],
-             "potential_sources_of_toxicity_top100.json": potential["neurons"],
-             "neuron-activations.json": {"pre_dpo": activation["before"], "post_dpo": activation["after"]}}
+    actual, potential, activation = (
+        paper_numbers(block) for block in ("actual_sources", "potential_sources", "activations")
+    )
+    files = {
+        "actual_sources_of_toxicity.json": actual["neurons"],
+        "potential_sources_of_toxicity_top100.json": potential["neurons"],
+        "neuron-activations.json": {
+            "pre_dpo": activation["before"],
+            "post_dpo": activation["after"],
+        },
+    }
     return [write_json(Path(folder) / name, value) for name, value in files.items()]
 
 # %% ../nbs/lib/datasets.ipynb #c111
 @dataclass(frozen=True)
 class DataSet:
     "A data set: what it is, its licence as its makers state it, where it lies on disk, and how it is got."
+
     name: str
     what: str
     size: str
     licence: str
-    place: str                    # where it lies, as a glob in the data folder
-    home: str                     # its page
-    how: str                      # "https", "hub", "drive", or what a person must do
-    files: dict[str, str] = field(default_factory=dict, hash=False)   # path in the data folder -> address; its id on Google Drive, or {"repo": ..., "patterns": ..., "to": ...}
+    place: str  # where it lies, as a glob in the data folder
+    home: str  # its page
+    how: str  # "https", "hub", "drive", or what a person must do
+    files: dict[str, str] = field(
+        default_factory=dict, hash=False
+    )  # path in the data folder -> address; its id on Google Drive, or {"repo": ..., "patterns": ..., "to": ...}
     expect: dict[str, int] = field(default_factory=dict, hash=False)  # path -> rows it must have
-    pins: dict[str, str] = field(default_factory=dict, hash=False)    # path -> sha256 known beforehand
+    pins: dict[str, str] = field(
+        default_factory=dict, hash=False
+    )  # path -> sha256 known beforehand
 
 # %% ../nbs/lib/datasets.ipynb #c112
 _RAW = "https://raw.githubusercontent.com"
 _EACH = list(LANGUAGES.values())
-_MHC = {l.code: "mandarin" if l.code == "zh" else l.name.lower() for l in _EACH if l.code in "ar de es fr hi it nl pl pt zh".split()}
+_MHC = {
+    l.code: "mandarin" if l.code == "zh" else l.name.lower()
+    for l in _EACH
+    if l.code in "ar de es fr hi it nl pl pt zh".split()
+}
+
 
 def _addresses() -> dict[str, dict[str, str]]:
     "path in the data folder -> address, for the data sets that are plain files; each address names a commit."
     quote = urllib.parse.quote
-    rtp, up = f"{_RAW}/microsoft/RTP-LX/206c3ec548b4538ec68176dabfadbbd7bfea3c47/scoring", f"{_RAW}/BatsResearch/cross-lingual-detox/8f8ae8c10dc8b94c05927e2663f7909ee8f2bc54/assets"
-    mhc, tat = f"{_RAW}/rewire-online/multilingual-hatecheck/a03f2caf2023a402d85064bda243e46d280408f0/", f"{_RAW}/facebookresearch/LASER/74bc6ae7ffb7cba670fe0f428d0ede9f666fb821/data/tatoeba/v1"
-    ntrex, bad = f"{_RAW}/MicrosoftTranslator/NTREX/8561f6a622db9edad1217683e5c83daefd8bb2bf/NTREX-128", f"{_RAW}/LDNOOBW/List-of-Dirty-Naughty-Obscene-and-Otherwise-Bad-Words/5faf2ba42d7b1c0977169ec3611df25a3c08eb13"
+    rtp, up = (
+        f"{_RAW}/microsoft/RTP-LX/206c3ec548b4538ec68176dabfadbbd7bfea3c47/scoring",
+        f"{_RAW}/BatsResearch/cross-lingual-detox/8f8ae8c10dc8b94c05927e2663f7909ee8f2bc54/assets",
+    )
+    mhc, tat = (
+        f"{_RAW}/rewire-online/multilingual-hatecheck/a03f2caf2023a402d85064bda243e46d280408f0/",
+        f"{_RAW}/facebookresearch/LASER/74bc6ae7ffb7cba670fe0f428d0ede9f666fb821/data/tatoeba/v1",
+    )
+    ntrex, bad = (
+        f"{_RAW}/MicrosoftTranslator/NTREX/8561f6a622db9edad1217683e5c83daefd8bb2bf/NTREX-128",
+        f"{_RAW}/LDNOOBW/List-of-Dirty-Naughty-Obscene-and-Otherwise-Bad-Words/5faf2ba42d7b1c0977169ec3611df25a3c08eb13",
+    )
     other = [l for l in _EACH if l.code != "en"]
     return {
-        "rtp-lx-scoring": {f"rtp_lx/scoring/{n}": f"{rtp}/{n}" for n in [f"acs_results/acs_results_{l.rtp_lx}.json" for l in other] + ["gpt4_results/gpt4_results_EN.json"]},
-        "translated-prompts": {f"parallel/translated_prompts/{n}": f"{up}/translated_pairwise_data/{n}" for n in (f"dpo_toxicity_pairwise_{l.code}_200.jsonl" for l in _EACH)},
+        "rtp-lx-scoring": {
+            f"rtp_lx/scoring/{n}": f"{rtp}/{n}"
+            for n in [f"acs_results/acs_results_{l.rtp_lx}.json" for l in other]
+            + ["gpt4_results/gpt4_results_EN.json"]
+        },
+        "translated-prompts": {
+            f"parallel/translated_prompts/{n}": f"{up}/translated_pairwise_data/{n}"
+            for n in (f"dpo_toxicity_pairwise_{l.code}_200.jsonl" for l in _EACH)
+        },
         "probe": {"reference/english-probe.pt": f"{up}/weights/english-probe.pt"},
-        "hatecheck": {"labelled/hatecheck/hatecheck_en.csv": f"{_RAW}/paul-rottger/hatecheck-data/d84302298ceeb34f4b0dde2d8a1f4932c2caa612/test_suite_cases.csv"},
-        "multilingual-hatecheck": {f"labelled/hatecheck/hatecheck_{c}.csv": mhc + quote(f"MHC Final Cases/hatecheck_cases_final_{n}.csv") for c, n in _MHC.items()},
-        "tatoeba": {f"parallel/tatoeba/{n}": f"{tat}/{n}" for l in other for n in (f"tatoeba.{l.iso3}-eng.{l.iso3}", f"tatoeba.{l.iso3}-eng.eng")},
-        "ntrex": {f"parallel/ntrex/{n}": f"{ntrex}/{n}" for n in ["newstest2019-src.eng.txt"] + [f"newstest2019-ref.{l.ntrex}.txt" for l in other]},
-        "ldnoobw": {f"lexicons/ldnoobw/{l.code}.txt": f"{bad}/{l.code}" for l in _EACH if l.code != "id"}}
+        "hatecheck": {
+            "labelled/hatecheck/hatecheck_en.csv": f"{_RAW}/paul-rottger/hatecheck-data/d84302298ceeb34f4b0dde2d8a1f4932c2caa612/test_suite_cases.csv"
+        },
+        "multilingual-hatecheck": {
+            f"labelled/hatecheck/hatecheck_{c}.csv": mhc
+            + quote(f"MHC Final Cases/hatecheck_cases_final_{n}.csv")
+            for c, n in _MHC.items()
+        },
+        "tatoeba": {
+            f"parallel/tatoeba/{n}": f"{tat}/{n}"
+            for l in other
+            for n in (f"tatoeba.{l.iso3}-eng.{l.iso3}", f"tatoeba.{l.iso3}-eng.eng")
+        },
+        "ntrex": {
+            f"parallel/ntrex/{n}": f"{ntrex}/{n}"
+            for n in ["newstest2019-src.eng.txt"]
+            + [f"newstest2019-ref.{l.ntrex}.txt" for l in other]
+        },
+        "ldnoobw": {
+            f"lexicons/ldnoobw/{l.code}.txt": f"{bad}/{l.code}" for l in _EACH if l.code != "id"
+        },
+    }
 
 # %% ../nbs/lib/datasets.ipynb #c113
 def _datasets() -> dict[str, DataSet]:
     "The table of data sets."
     a, git = _addresses(), "https://github.com"
     rows = [
-        DataSet("pairs", "24,576 English preference pairs (toxicity_pairwise)", "one zip, about 0.3 GB unpacked; its models are left", "not stated", "pairwise/toxicity_pairwise/*.jsonl", f"{git}/ajyl/dpo_toxic", "drive",
-                {"pairwise/toxicity_pairwise.zip": "1BmBkhNS4R2z5UwqVu5GhaTvFFeWOJfPC"}, {"pairwise/toxicity_pairwise": 24_576}),
-        DataSet("prompts", "RTP-LX prompts, 17 files", "9 MB", "MIT, with parts under CC BY-SA 4.0", "prompts/RTP_LX_*.json", f"{git}/microsoft/RTP-LX",
-                "its zip needs the password in its README; unzip the RTP_LX_*.json into prompts/", expect={"prompts/RTP_LX_EN.json": 999}),
-        DataSet("rtp-lx-scoring", "RTP-LX scoring files, which align the prompts", "about 20 MB", "as RTP-LX", "rtp_lx/scoring/*/*.json", f"{git}/microsoft/RTP-LX", "https", a["rtp-lx-scoring"]),
-        DataSet("translated-prompts", "upstream's 200 prompts, machine-translated, 17 files", "0.5 MB", "BSD 3-Clause", "parallel/translated_prompts/*.jsonl", f"{git}/BatsResearch/cross-lingual-detox", "https",
-                a["translated-prompts"], {p: 200 for p in a["translated-prompts"]}),
-        DataSet("probe", "upstream's toxicity probe for mGPT", "10 kB", "BSD 3-Clause", "reference/english-probe.*", f"{git}/BatsResearch/cross-lingual-detox", "https", a["probe"],
-                pins={"reference/english-probe.pt": "0cadecb6703828d1fad9c817bac6f7ee1eab41e7910eb51d9afb173c55aff804"}),
-        DataSet("jigsaw", "Jigsaw comments, 159,571 labelled", "69 MB", "CC0; comments CC BY-SA 3.0", "labelled/jigsaw/*.csv*", "https://www.kaggle.com/c/jigsaw-toxic-comment-classification-challenge",
-                "needs a Kaggle account: kaggle competitions download -c jigsaw-toxic-comment-classification-challenge; put train.csv into labelled/jigsaw/", expect={"labelled/jigsaw/train.csv": 159_571}),
-        DataSet("hatecheck", "HateCheck, English", "about 0.7 MB", "CC BY 4.0", "labelled/hatecheck/hatecheck_en.csv*", f"{git}/paul-rottger/hatecheck-data", "https", a["hatecheck"], {"labelled/hatecheck/hatecheck_en.csv": 3_728}),
-        DataSet("multilingual-hatecheck", "HateCheck, 10 further languages", "about 8 MB", "CC BY 4.0", "labelled/hatecheck/hatecheck_??.csv*", f"{git}/rewire-online/multilingual-hatecheck", "https", a["multilingual-hatecheck"]),
-        DataSet("tatoeba", "Tatoeba sentences with English, 16 languages (LASER's test)", "about 2 MB", "CC BY 2.0 FR", "parallel/tatoeba/*", f"{git}/facebookresearch/LASER", "https", a["tatoeba"]),
-        DataSet("ntrex", "NTREX-128: 1,997 news sentences, 17 languages", "about 5 MB", "CC BY-SA 4.0", "parallel/ntrex/*", f"{git}/MicrosoftTranslator/NTREX", "https", a["ntrex"], {"parallel/ntrex/newstest2019-src.eng.txt": 1_997}),
-        DataSet("ldnoobw", "word lists, 16 languages (no Indonesian)", "30 kB", "CC BY 4.0", "lexicons/ldnoobw/*", f"{git}/LDNOOBW/List-of-Dirty-Naughty-Obscene-and-Otherwise-Bad-Words", "https", a["ldnoobw"]),
-        DataSet("realtoxicityprompts", "RealToxicityPrompts, about 99,000 English prompts", "68 MB", "Apache-2.0", "prompts/realtoxicityprompts/*.jsonl", "https://huggingface.co/datasets/allenai/real-toxicity-prompts", "hub",
-                {"repo": "allenai/real-toxicity-prompts", "patterns": "prompts.jsonl", "to": "prompts/realtoxicityprompts"}),
-        DataSet("polyglotoxicityprompts", "PolygloToxicityPrompts, the small part: 5,000 a language", "about 0.3 GB", "see its page", "prompts/polyglotoxicityprompts/*/*.parquet", "https://huggingface.co/datasets/ToxicityPrompts/PolygloToxicityPrompts", "hub",
-                {"repo": "ToxicityPrompts/PolygloToxicityPrompts", "patterns": "ptp-*/small-*", "to": "prompts/polyglotoxicityprompts"})]
+        DataSet(
+            "pairs",
+            "24,576 English preference pairs (toxicity_pairwise)",
+            "one zip, about 0.3 GB unpacked; its models are left",
+            "not stated",
+            "pairwise/toxicity_pairwise/*.jsonl",
+            f"{git}/ajyl/dpo_toxic",
+            "drive",
+            {"pairwise/toxicity_pairwise.zip": "1BmBkhNS4R2z5UwqVu5GhaTvFFeWOJfPC"},
+            {"pairwise/toxicity_pairwise": 24_576},
+        ),
+        DataSet(
+            "prompts",
+            "RTP-LX prompts, 17 files",
+            "9 MB",
+            "MIT, with parts under CC BY-SA 4.0",
+            "prompts/RTP_LX_*.json",
+            f"{git}/microsoft/RTP-LX",
+            "its zip needs the password in its README; unzip the RTP_LX_*.json into prompts/",
+            expect={"prompts/RTP_LX_EN.json": 999},
+        ),
+        DataSet(
+            "rtp-lx-scoring",
+            "RTP-LX scoring files, which align the prompts",
+            "about 20 MB",
+            "as RTP-LX",
+            "rtp_lx/scoring/*/*.json",
+            f"{git}/microsoft/RTP-LX",
+            "https",
+            a["rtp-lx-scoring"],
+        ),
+        DataSet(
+            "translated-prompts",
+            "upstream's 200 prompts, machine-translated, 17 files",
+            "0.5 MB",
+            "BSD 3-Clause",
+            "parallel/translated_prompts/*.jsonl",
+            f"{git}/BatsResearch/cross-lingual-detox",
+            "https",
+            a["translated-prompts"],
+            {p: 200 for p in a["translated-prompts"]},
+        ),
+        DataSet(
+            "probe",
+            "upstream's toxicity probe for mGPT",
+            "10 kB",
+            "BSD 3-Clause",
+            "reference/english-probe.*",
+            f"{git}/BatsResearch/cross-lingual-detox",
+            "https",
+            a["probe"],
+            pins={
+                "reference/english-probe.pt": "0cadecb6703828d1fad9c817bac6f7ee1eab41e7910eb51d9afb173c55aff804"
+            },
+        ),
+        DataSet(
+            "jigsaw",
+            "Jigsaw comments, 159,571 labelled",
+            "69 MB",
+            "CC0; comments CC BY-SA 3.0",
+            "labelled/jigsaw/*.csv*",
+            "https://www.kaggle.com/c/jigsaw-toxic-comment-classification-challenge",
+            "needs a Kaggle account: kaggle competitions download -c jigsaw-toxic-comment-classification-challenge; put train.csv into labelled/jigsaw/",
+            expect={"labelled/jigsaw/train.csv": 159_571},
+        ),
+        DataSet(
+            "hatecheck",
+            "HateCheck, English",
+            "about 0.7 MB",
+            "CC BY 4.0",
+            "labelled/hatecheck/hatecheck_en.csv*",
+            f"{git}/paul-rottger/hatecheck-data",
+            "https",
+            a["hatecheck"],
+            {"labelled/hatecheck/hatecheck_en.csv": 3_728},
+        ),
+        DataSet(
+            "multilingual-hatecheck",
+            "HateCheck, 10 further languages",
+            "about 8 MB",
+            "CC BY 4.0",
+            "labelled/hatecheck/hatecheck_??.csv*",
+            f"{git}/rewire-online/multilingual-hatecheck",
+            "https",
+            a["multilingual-hatecheck"],
+        ),
+        DataSet(
+            "tatoeba",
+            "Tatoeba sentences with English, 16 languages (LASER's test)",
+            "about 2 MB",
+            "CC BY 2.0 FR",
+            "parallel/tatoeba/*",
+            f"{git}/facebookresearch/LASER",
+            "https",
+            a["tatoeba"],
+        ),
+        DataSet(
+            "ntrex",
+            "NTREX-128: 1,997 news sentences, 17 languages",
+            "about 5 MB",
+            "CC BY-SA 4.0",
+            "parallel/ntrex/*",
+            f"{git}/MicrosoftTranslator/NTREX",
+            "https",
+            a["ntrex"],
+            {"parallel/ntrex/newstest2019-src.eng.txt": 1_997},
+        ),
+        DataSet(
+            "ldnoobw",
+            "word lists, 16 languages (no Indonesian)",
+            "30 kB",
+            "CC BY 4.0",
+            "lexicons/ldnoobw/*",
+            f"{git}/LDNOOBW/List-of-Dirty-Naughty-Obscene-and-Otherwise-Bad-Words",
+            "https",
+            a["ldnoobw"],
+        ),
+        DataSet(
+            "realtoxicityprompts",
+            "RealToxicityPrompts, about 99,000 English prompts",
+            "68 MB",
+            "Apache-2.0",
+            "prompts/realtoxicityprompts/*.jsonl",
+            "https://huggingface.co/datasets/allenai/real-toxicity-prompts",
+            "hub",
+            {
+                "repo": "allenai/real-toxicity-prompts",
+                "patterns": "prompts.jsonl",
+                "to": "prompts/realtoxicityprompts",
+            },
+        ),
+        DataSet(
+            "polyglotoxicityprompts",
+            "PolygloToxicityPrompts, the small part: 5,000 a language",
+            "about 0.3 GB",
+            "see its page",
+            "prompts/polyglotoxicityprompts/*/*.parquet",
+            "https://huggingface.co/datasets/ToxicityPrompts/PolygloToxicityPrompts",
+            "hub",
+            {
+                "repo": "ToxicityPrompts/PolygloToxicityPrompts",
+                "patterns": "ptp-*/small-*",
+                "to": "prompts/polyglotoxicityprompts",
+            },
+        ),
+    ]
     return {d.name: d for d in rows}
+
 
 DATASETS: dict[str, DataSet] = _datasets()
 
 # %% ../nbs/lib/datasets.ipynb #c114
 def data_folder() -> Path:
     "Where data sets lie: the environment's XGDETOX_DATA, else ../shared/data if there is one, else data."
-    if given := os.environ.get("XGDETOX_DATA"): return Path(given)
-    return next((p for p in (Path("../shared/data"), Path("../../shared/data")) if p.is_dir()), Path("data"))
+    if given := os.environ.get("XGDETOX_DATA"):
+        return Path(given)
+    return next(
+        (p for p in (Path("../shared/data"), Path("../../shared/data")) if p.is_dir()), Path("data")
+    )
 
 # %% ../nbs/lib/datasets.ipynb #c115
-_FETCHED = ("https", "hub", "drive")                             # the ways that `get_dataset` takes itself
+_FETCHED = ("https", "hub", "drive")  # the ways that `get_dataset` takes itself
 
-def _there(file: Path) -> bool: return file.exists() or file.with_name(file.name + ".gz").exists()
+
+def _there(file: Path) -> bool:
+    return file.exists() or file.with_name(file.name + ".gz").exists()
+
 
 def _state(d: DataSet, folder: Path) -> str:
     "here, a part of it, or not: by the names of its files where they are known, else by its place."
     named = sum(_there(folder / name) for name in d.files) if d.how == "https" else 0
-    if 0 < named < len(d.files): return f"{named} of {len(d.files)} files"
+    if 0 < named < len(d.files):
+        return f"{named} of {len(d.files)} files"
     n = named or sum(1 for p in folder.glob(d.place) if p.suffix != ".part")
     return f"here ({n} file{'s' * (n != 1)})" if n else "not here"
+
 
 def data_table(folder=None):
     "A pandas table of DATASETS with their state in `folder`: name, what, size, licence, state, how."
     import pandas
+
     folder = data_folder() if folder is None else Path(folder)
     how = lambda d: f"xgdetox data get {d.name}" if d.how in _FETCHED else f"{d.home}: {d.how}"
-    return pandas.DataFrame([{"name": d.name, "what": d.what, "size": d.size, "licence": d.licence, "state": _state(d, folder), "how": how(d)} for d in DATASETS.values()])
+    return pandas.DataFrame(
+        [
+            {
+                "name": d.name,
+                "what": d.what,
+                "size": d.size,
+                "licence": d.licence,
+                "state": _state(d, folder),
+                "how": how(d),
+            }
+            for d in DATASETS.values()
+        ]
+    )
 
 # %% ../nbs/lib/datasets.ipynb #c119
 def _pin(folder: Path, name: str, file: Path, known: dict[str, str]) -> str:
     "The file's sha256, pinned in `folder`/checksums.json under `name` the first time; InputError if it is not the `known` one or another one later."
-    with open(file, "rb") as f: digest = hashlib.file_digest(f, "sha256").hexdigest()
+    with open(file, "rb") as f:
+        digest = hashlib.file_digest(f, "sha256").hexdigest()
     pins = read_json(folder / "checksums.json") if (folder / "checksums.json").exists() else {}
-    if known.get(name, digest) != digest: raise InputError("is not the file that its makers published", folder / name, remedy="delete it and run the same command again")
+    if known.get(name, digest) != digest:
+        raise InputError(
+            "is not the file that its makers published",
+            folder / name,
+            remedy="delete it and run the same command again",
+        )
     if pins.get(name, digest) != digest:
-        raise InputError("is not the file that was downloaded first", folder / name, remedy=f"if the change is wanted, delete its line in {folder / 'checksums.json'}")
-    if name not in pins: write_json(folder / "checksums.json", pins | {name: digest})
+        raise InputError(
+            "is not the file that was downloaded first",
+            folder / name,
+            remedy=f"if the change is wanted, delete its line in {folder / 'checksums.json'}",
+        )
+    if name not in pins:
+        write_json(folder / "checksums.json", pins | {name: digest})
     return digest
 
 # %% ../nbs/lib/datasets.ipynb #c120
@@ -155,19 +370,37 @@ def download(address: str, file: Path, timeout: float = 60) -> Path:
     request = urllib.request.Request(address, headers={"Range": f"bytes={done}-"} if done else {})
     try:
         with urllib.request.urlopen(request, timeout=timeout) as reply:
-            expected, place = reply.headers.get("Content-Length"), reply.headers.get("Content-Range", f"bytes {done}-")
-            if reply.status == 206 and not place.startswith(f"bytes {done}-"): raise OSError("the server sent another part")
-            with open(part, "ab" if reply.status == 206 else "wb") as f:   # 200: the server sends all of it again
+            expected, place = (
+                reply.headers.get("Content-Length"),
+                reply.headers.get("Content-Range", f"bytes {done}-"),
+            )
+            if reply.status == 206 and not place.startswith(f"bytes {done}-"):
+                raise OSError("the server sent another part")
+            with open(
+                part, "ab" if reply.status == 206 else "wb"
+            ) as f:  # 200: the server sends all of it again
                 start = f.tell()
                 shutil.copyfileobj(reply, f, 1 << 20)
-            if expected is not None and part.stat().st_size - start < int(expected): raise OSError("the connection closed early")
+            if expected is not None and part.stat().st_size - start < int(expected):
+                raise OSError("the connection closed early")
     except urllib.error.HTTPError as e:
-        if e.code != 416: raise InputError(f"the server answers {e.code}", address, remedy="look at the data set's page; it may have moved") from None
-        if e.headers.get("Content-Range") != f"bytes */{done}":        # what is here is not the whole of it: start anew
+        if e.code != 416:
+            raise InputError(
+                f"the server answers {e.code}",
+                address,
+                remedy="look at the data set's page; it may have moved",
+            ) from None
+        if (
+            e.headers.get("Content-Range") != f"bytes */{done}"
+        ):  # what is here is not the whole of it: start anew
             part.unlink()
             return download(address, file, timeout)
     except (OSError, http.client.HTTPException) as e:
-        raise InputError(f"the download stopped ({getattr(e, 'reason', None) or e or type(e).__name__})", address, remedy="run the same command again; it goes on where it stopped") from None
+        raise InputError(
+            f"the download stopped ({getattr(e, 'reason', None) or e or type(e).__name__})",
+            address,
+            remedy="run the same command again; it goes on where it stopped",
+        ) from None
     os.replace(part, file)
     return file
 
@@ -176,23 +409,49 @@ def _unzip(zipped: Path) -> list[Path]:
     "Unpack a zip beside itself, into a folder of its own name unless it brings that; returns the files."
     try:
         with zipfile.ZipFile(zipped) as archive:
-            names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+            names = [
+                name
+                for name in archive.namelist()
+                if not name.endswith("/") and not name.startswith("__MACOSX/")
+            ]
             own = all(name.startswith(f"{zipped.stem}/") for name in names)
             to = zipped.parent if own else zipped.with_suffix("")
-            return [Path(archive.extract(name, to)) for name in names]     # zipfile keeps names inside the folder
+            return [
+                Path(archive.extract(name, to)) for name in names
+            ]  # zipfile keeps names inside the folder
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError):
-        raise InputError("is not a whole zip file", zipped, remedy="delete it and run the same command again") from None
+        raise InputError(
+            "is not a whole zip file", zipped, remedy="delete it and run the same command again"
+        ) from None
+
 
 def _from_drive(d: DataSet, folder: Path) -> list[Path]:
     "Get files from Google Drive by their id with gdown (resuming) and unzip what is zipped; returns the files."
-    try: import gdown
-    except ImportError: raise InputError("needs the package gdown", field=d.name, remedy="pip install gdown") from None
+    try:
+        import gdown
+    except ImportError:
+        raise InputError(
+            "needs the package gdown", field=d.name, remedy="pip install gdown"
+        ) from None
     files = []
     for file, key in ((folder / name, key) for name, key in d.files.items()):
         file.parent.mkdir(parents=True, exist_ok=True)
-        try: got = file.exists() or gdown.download(id=key, output=str(file), resume=True, use_cookies=False)
-        except Exception as e: raise InputError(f"Google Drive does not give it ({type(e).__name__})", d.home, remedy=f"run the same command again, or put the file from that page at {file}") from None
-        if not got or not file.exists(): raise InputError("Google Drive does not give it", d.home, remedy=f"run the same command again later, or put the file from that page at {file}")
+        try:
+            got = file.exists() or gdown.download(
+                id=key, output=str(file), resume=True, use_cookies=False
+            )
+        except Exception as e:
+            raise InputError(
+                f"Google Drive does not give it ({type(e).__name__})",
+                d.home,
+                remedy=f"run the same command again, or put the file from that page at {file}",
+            ) from None
+        if not got or not file.exists():
+            raise InputError(
+                "Google Drive does not give it",
+                d.home,
+                remedy=f"run the same command again later, or put the file from that page at {file}",
+            )
         files += [file, *(_unzip(file) if file.suffix == ".zip" else [])]
     return files
 
@@ -200,29 +459,60 @@ def _from_drive(d: DataSet, folder: Path) -> list[Path]:
 def _from_hub(d: DataSet, folder: Path) -> list[Path]:
     "Get a data set's files from the Hugging Face hub (resuming); returns them."
     from huggingface_hub import snapshot_download
+
     to = folder / d.files["to"]
-    try: snapshot_download(d.files["repo"], repo_type="dataset", allow_patterns=d.files["patterns"], local_dir=str(to))
-    except Exception as e: raise InputError(f"the hub does not give it ({type(e).__name__})", d.home, remedy="check the network (HF_HUB_OFFLINE?) and run the same command again") from None
+    try:
+        snapshot_download(
+            d.files["repo"],
+            repo_type="dataset",
+            allow_patterns=d.files["patterns"],
+            local_dir=str(to),
+        )
+    except Exception as e:
+        raise InputError(
+            f"the hub does not give it ({type(e).__name__})",
+            d.home,
+            remedy="check the network (HF_HUB_OFFLINE?) and run the same command again",
+        ) from None
     files = [p for p in sorted(to.rglob("*")) if p.is_file() and ".cache" not in p.parts]
-    if not files: raise InputError("the hub holds no such files", d.home, field=d.files["patterns"], remedy="look at that page; they may have moved")
+    if not files:
+        raise InputError(
+            "the hub holds no such files",
+            d.home,
+            field=d.files["patterns"],
+            remedy="look at that page; they may have moved",
+        )
     return files
 
 # %% ../nbs/lib/datasets.ipynb #c125
 def get_dataset(name: str, folder=None, sources: dict[str, str] | None = None) -> Report:
     "Download a data set of DATASETS into `folder` and check its hash and number of rows (InputError if they differ); `sources` replaces addresses (a mirror)."
-    if name not in DATASETS: raise InputError(f"unknown data set {name[:40]!r}", remedy="known are " + ", ".join(DATASETS))
+    if name not in DATASETS:
+        raise InputError(
+            f"unknown data set {name[:40]!r}", remedy="known are " + ", ".join(DATASETS)
+        )
     d, folder = DATASETS[name], data_folder() if folder is None else Path(folder)
     if d.how == "https":
         for file, address in d.files.items():
-            if not (folder / file).exists(): download((sources or {}).get(file, address), folder / file)
+            if not (folder / file).exists():
+                download((sources or {}).get(file, address), folder / file)
             _pin(folder, file, folder / file, d.pins)
         files = list(d.files)
     elif d.how in ("drive", "hub"):
         files = (_from_drive if d.how == "drive" else _from_hub)(d, folder)
-        for file in files: _pin(folder, str(file.resolve().relative_to(folder.resolve())), file, d.pins)
-    elif not all(_there(folder / path) for path in d.expect): raise InputError("cannot be downloaded for you", d.home, field=name, remedy=d.how)
-    else: files = list(folder.glob(d.place))
-    if wrong := check_dataset(name, folder): raise InputError("; ".join(wrong), folder, field=name, remedy=f"the files are kept; compare them with {d.home}")
+        for file in files:
+            _pin(folder, str(file.resolve().relative_to(folder.resolve())), file, d.pins)
+    elif not all(_there(folder / path) for path in d.expect):
+        raise InputError("cannot be downloaded for you", d.home, field=name, remedy=d.how)
+    else:
+        files = list(folder.glob(d.place))
+    if wrong := check_dataset(name, folder):
+        raise InputError(
+            "; ".join(wrong),
+            folder,
+            field=name,
+            remedy=f"the files are kept; compare them with {d.home}",
+        )
     return Report(len(files), path=folder)
 
 # %% ../nbs/lib/datasets.ipynb #c126
@@ -231,7 +521,10 @@ def check_dataset(name: str, folder=None) -> list[str]:
     folder, wrong = data_folder() if folder is None else Path(folder), []
     for path, rows in DATASETS[name].expect.items():
         place = next((p for p in (folder / path, folder / f"{path}.gz") if p.exists()), None)
-        if place is None: wrong.append(f"{path} is not there"); continue
+        if place is None:
+            wrong.append(f"{path} is not there")
+            continue
         found = sum(1 for file in data_files(place) for _ in read_rows(file))
-        if found != rows: wrong.append(f"{path} has {found:,} rows, not {rows:,}")
+        if found != rows:
+            wrong.append(f"{path} has {found:,} rows, not {rows:,}")
     return wrong

@@ -12,11 +12,22 @@ from importlib import util
 from pathlib import Path
 from .files import InputError, read_json
 from xgdetox.models import (
-    adapter_settings, attach_adapter, check_checkpoint, context_length, empty_model, load_model,
+    adapter_settings,
+    attach_adapter,
+    check_checkpoint,
+    context_length,
+    empty_model,
+    load_model,
     with_adapter,
 )
 from xgdetox.sampling import (
-    as_rows, continue_batch, continue_prompts, model_config, plan_batches, row_seed, stop_tokens,
+    as_rows,
+    continue_batch,
+    continue_prompts,
+    model_config,
+    plan_batches,
+    row_seed,
+    stop_tokens,
 )
 from .weights import cpu_type
 
@@ -28,14 +39,34 @@ __all__ = ['ENGINES', 'choose_backend', 'vllm_refuses', 'explicit_dtype', 'devic
 # %% ../nbs/lib/engines.ipynb #c061
 def choose_backend(backend, model) -> str:
     "`auto` is vLLM where it is installed, a GPU is there and it loads this model rightly; else transformers."
-    if backend not in ("auto", *ENGINES): raise InputError(f"backend is {backend!r}", field="backend", remedy="use auto, " + ", ".join(ENGINES))
+    if backend not in ("auto", *ENGINES):
+        raise InputError(
+            f"backend is {backend!r}", field="backend", remedy="use auto, " + ", ".join(ENGINES)
+        )
     in_memory = isinstance(model, torch.nn.Module)
     if backend == "vllm":
-        if in_memory: raise InputError("vLLM loads a model from a folder, not from memory", field="backend", remedy="save it first")
-        if not util.find_spec("vllm"): raise InputError("vLLM is not installed here", field="backend", remedy="pip install xgdetox[vllm], or use transformers")
-        if why := vllm_refuses(model_config(model)): raise InputError(why, model, remedy="use --backend transformers")
-    if backend != "auto": return backend
-    usable = not in_memory and torch.cuda.is_available() and util.find_spec("vllm") and not vllm_refuses(model_config(model))
+        if in_memory:
+            raise InputError(
+                "vLLM loads a model from a folder, not from memory",
+                field="backend",
+                remedy="save it first",
+            )
+        if not util.find_spec("vllm"):
+            raise InputError(
+                "vLLM is not installed here",
+                field="backend",
+                remedy="pip install xgdetox[vllm], or use transformers",
+            )
+        if why := vllm_refuses(model_config(model)):
+            raise InputError(why, model, remedy="use --backend transformers")
+    if backend != "auto":
+        return backend
+    usable = (
+        not in_memory
+        and torch.cuda.is_available()
+        and util.find_spec("vllm")
+        and not vllm_refuses(model_config(model))
+    )
     return "vllm" if usable else "transformers"
 
 # %% ../nbs/lib/engines.ipynb #c062
@@ -51,75 +82,158 @@ def explicit_dtype(model, dtype="auto", device=None) -> str:
     """`auto` in words: on a CPU as `cpu_type` says, else the checkpoint's own (vLLM's `auto` reads float32 as bfloat16). `InputError` for no such type."""
     if str(dtype) != "auto":
         name = str(dtype).removeprefix("torch.")
-        if name not in _DTYPES: raise InputError(f"is {name[:40]!r}", field="dtype", remedy=f"use auto, {', '.join(_DTYPES)}")
+        if name not in _DTYPES:
+            raise InputError(
+                f"is {name[:40]!r}", field="dtype", remedy=f"use auto, {', '.join(_DTYPES)}"
+            )
         return name
-    if isinstance(model, torch.nn.Module): return str(model.dtype).removeprefix("torch.")
-    if str(device) == "cpu" or not torch.cuda.is_available(): return cpu_type(model)
+    if isinstance(model, torch.nn.Module):
+        return str(model.dtype).removeprefix("torch.")
+    if str(device) == "cpu" or not torch.cuda.is_available():
+        return cpu_type(model)
     return str(getattr(model_config(model), "dtype", None) or "float32").removeprefix("torch.")
+
 
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 # %% ../nbs/lib/engines.ipynb #c097
 _DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
+
 def devices_of(device) -> list:
     "One device or several (a list, or `cuda:0,cuda:1`); None leaves the choice to `load_model`. `InputError` for one that is not there."
-    names = [d.strip() for d in device.split(",")] if isinstance(device, str) else list(device) if isinstance(device, (list, tuple)) else [device]
+    names = (
+        [d.strip() for d in device.split(",")]
+        if isinstance(device, str)
+        else list(device)
+        if isinstance(device, (list, tuple))
+        else [device]
+    )
     for name in names:
         if name not in (None, "auto") and not device_is_here(str(name)):
-            here = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available()
-            raise InputError(f"no device {str(name)[:40]!r} here", field="device", remedy=f"use {' or '.join(here)}")
+            here = (
+                ["cpu"]
+                + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+                + ["mps"] * torch.backends.mps.is_available()
+            )
+            raise InputError(
+                f"no device {str(name)[:40]!r} here",
+                field="device",
+                remedy=f"use {' or '.join(here)}",
+            )
     return names
+
 
 def device_is_here(name: str) -> bool:
     "Can a model run on a device of this name, on this machine?"
-    if not _DEVICE.fullmatch(name): return False
+    if not _DEVICE.fullmatch(name):
+        return False
     kind, _, index = name.partition(":")
-    if kind == "cuda": return int(index or 0) < torch.cuda.device_count()
+    if kind == "cuda":
+        return int(index or 0) < torch.cuda.device_count()
     return kind == "cpu" or torch.backends.mps.is_available()
 
 # %% ../nbs/lib/engines.ipynb #c064
 @contextmanager
-def transformers_engine(model, tokenizer, settings: dict, device=None, batch_rows=None, adapter=None, tensor_parallel_size: int = 1, **_):
+def transformers_engine(
+    model,
+    tokenizer,
+    settings: dict,
+    device=None,
+    batch_rows=None,
+    adapter=None,
+    tensor_parallel_size: int = 1,
+    **_,
+):
     "A function (prompts, language, done) -> batches of rows. Several devices, as a list or `cuda:0,cuda:1`: a copy of the model on each."
     options = {k: settings[k] for k in ("n", "max_tokens", "temperature", "top_p", "seed")}
     devices = devices_of(device)
-    if tensor_parallel_size > 1: raise InputError("only vLLM spreads a model over devices", field="tensor_parallel_size", remedy="use --backend vllm, or --device cuda:0,cuda:1 for a copy on each")
+    if tensor_parallel_size > 1:
+        raise InputError(
+            "only vLLM spreads a model over devices",
+            field="tensor_parallel_size",
+            remedy="use --backend vllm, or --device cuda:0,cuda:1 for a copy on each",
+        )
     if len(devices) == 1:
         loaded = load_adapted(model, adapter, settings["dtype"], devices[0])
-        yield lambda prompts, language, done: continue_prompts(loaded, tokenizer, prompts, language=language, done=done, batch_rows=batch_rows, **options)
+        yield lambda prompts, language, done: continue_prompts(
+            loaded,
+            tokenizer,
+            prompts,
+            language=language,
+            done=done,
+            batch_rows=batch_rows,
+            **options,
+        )
     else:
         from concurrent.futures import ProcessPoolExecutor
         from multiprocessing import get_context
+
         processes, queue = get_context("spawn"), get_context("spawn").Manager().Queue()
-        for d in devices: queue.put(d)
-        with ProcessPoolExecutor(len(devices), processes, _start_worker, (queue, model, adapter, tokenizer, settings["dtype"], batch_rows, options)) as pool:
+        for d in devices:
+            queue.put(d)
+        with ProcessPoolExecutor(
+            len(devices),
+            processes,
+            _start_worker,
+            (queue, model, adapter, tokenizer, settings["dtype"], batch_rows, options),
+        ) as pool:
+
             def run(prompts, language, done):
                 batches = pool.submit(_plan, prompts).result()
-                yield from pool.map(_work, [(b, language) for b in batches if not all(p.prompt_id in done for p in b)])
+                yield from pool.map(
+                    _work,
+                    [(b, language) for b in batches if not all(p.prompt_id in done for p in b)],
+                )
+
             yield run
 
 # %% ../nbs/lib/engines.ipynb #c065
-_worker = {}                                   # one process a device: its model and how to sample from it
+_worker = {}  # one process a device: its model and how to sample from it
+
 
 def _start_worker(queue, model, adapter, tokenizer, dtype, batch_rows, options):
-    _worker.update(model=load_adapted(model, adapter, dtype, queue.get()), tokenizer=tokenizer, batch_rows=batch_rows, options=options)
+    _worker.update(
+        model=load_adapted(model, adapter, dtype, queue.get()),
+        tokenizer=tokenizer,
+        batch_rows=batch_rows,
+        options=options,
+    )
+
 
 def _plan(prompts):
     w = _worker
-    return plan_batches(w["model"], prompts, w["options"]["n"], w["options"]["max_tokens"], w["batch_rows"])
+    return plan_batches(
+        w["model"], prompts, w["options"]["n"], w["options"]["max_tokens"], w["batch_rows"]
+    )
 
-def _work(task): return continue_batch(_worker["model"], _worker["tokenizer"], task[0], language=task[1], **_worker["options"])
+
+def _work(task):
+    return continue_batch(
+        _worker["model"], _worker["tokenizer"], task[0], language=task[1], **_worker["options"]
+    )
 
 # %% ../nbs/lib/engines.ipynb #c066
 def load_adapted(model, adapter=None, dtype="auto", device=None):
     "A causal LM with a LoRA adapter beside its weights (not merged into them), where there is one."
-    loaded = load_model(model, dtype=dtype if isinstance(dtype, torch.dtype) or dtype == "auto" else getattr(torch, dtype), device=device)
+    loaded = load_model(
+        model,
+        dtype=dtype if isinstance(dtype, torch.dtype) or dtype == "auto" else getattr(torch, dtype),
+        device=device,
+    )
     return loaded if adapter is None else with_adapter(loaded, adapter, merge=False)
 
 # %% ../nbs/lib/engines.ipynb #c067
 @contextmanager
-def vllm_engine(model, tokenizer, settings: dict, tensor_parallel_size: int = 1, adapter=None, chunk: int = 256, **engine):
+def vllm_engine(
+    model,
+    tokenizer,
+    settings: dict,
+    tensor_parallel_size: int = 1,
+    adapter=None,
+    chunk: int = 256,
+    **engine,
+):
     """A function (prompts, language, done) -> rows, from one vLLM engine. Other keywords go to `vllm.LLM`.
 
     The dtype is explicit, the prompts are our token ids, each prompt has its own seed (vLLM adds the sample's number), prompts are never
@@ -127,34 +241,78 @@ def vllm_engine(model, tokenizer, settings: dict, tensor_parallel_size: int = 1,
     check_checkpoint(model)
     start_vllm_quietly()
     from vllm import LLM, SamplingParams, TokensPrompt
+
     options = {"lora_request": None} if adapter is None else vllm_adapter(model, adapter)
     model, width = options.pop("merged", model), prompt_room(model, 0)
-    engine = {k: v for k, v in engine.items() if k not in ("device", "batch_rows")} | options.pop("engine", {})
-    llm = LLM(model=str(model), skip_tokenizer_init=True, dtype=settings["dtype"], tensor_parallel_size=tensor_parallel_size, max_model_len=width,
-              enable_chunked_prefill=False, max_num_batched_tokens=max(8192, width), seed=settings["seed"] % 2**32, **engine)
-    how = {k: settings[k] for k in ("n", "temperature", "top_p", "max_tokens")} | {"stop_token_ids": stop_tokens(model, tokenizer), "detokenize": False}
+    engine = {k: v for k, v in engine.items() if k not in ("device", "batch_rows")} | options.pop(
+        "engine", {}
+    )
+    llm = LLM(
+        model=str(model),
+        skip_tokenizer_init=True,
+        dtype=settings["dtype"],
+        tensor_parallel_size=tensor_parallel_size,
+        max_model_len=width,
+        enable_chunked_prefill=False,
+        max_num_batched_tokens=max(8192, width),
+        seed=settings["seed"] % 2**32,
+        **engine,
+    )
+    how = {k: settings[k] for k in ("n", "temperature", "top_p", "max_tokens")} | {
+        "stop_token_ids": stop_tokens(model, tokenizer),
+        "detokenize": False,
+    }
+
     def run(prompts, language, done):
-        for some in (prompts[i:i + chunk] for i in range(0, len(prompts), chunk)):
-            if all(p.prompt_id in done for p in some): continue
-            params = [SamplingParams(seed=row_seed(settings["seed"], language, p.prompt_id), **how) for p in some]
-            answers = llm.generate([TokensPrompt(prompt_token_ids=p.ids) for p in some], params, use_tqdm=False, **options)
-            yield [row for p, a in zip(some, answers) for row in as_rows(tokenizer, p, [list(o.token_ids) for o in a.outputs], how["stop_token_ids"])]
-    try: yield run
-    finally: stop_vllm(llm)
+        for some in (prompts[i : i + chunk] for i in range(0, len(prompts), chunk)):
+            if all(p.prompt_id in done for p in some):
+                continue
+            params = [
+                SamplingParams(seed=row_seed(settings["seed"], language, p.prompt_id), **how)
+                for p in some
+            ]
+            answers = llm.generate(
+                [TokensPrompt(prompt_token_ids=p.ids) for p in some],
+                params,
+                use_tqdm=False,
+                **options,
+            )
+            yield [
+                row
+                for p, a in zip(some, answers)
+                for row in as_rows(
+                    tokenizer, p, [list(o.token_ids) for o in a.outputs], how["stop_token_ids"]
+                )
+            ]
+
+    try:
+        yield run
+    finally:
+        stop_vllm(llm)
 
 # %% ../nbs/lib/engines.ipynb #c068
 def start_vllm_quietly():
     "vLLM's settings from the environment where the user set none: one process, few words, no reserved core on a CPU."
-    quiet = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
-    if not torch.cuda.is_available(): quiet |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    for name, value in quiet.items(): os.environ.setdefault(name, value)
+    quiet = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if not torch.cuda.is_available():
+        quiet |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+
 
 def stop_vllm(llm):
     "Give the engine's memory back, so that another can start in the same process."
     import gc
+
     llm.llm_engine.engine_core.shutdown()
-    del llm; gc.collect()
-    if torch.cuda.is_available(): torch.cuda.empty_cache()
+    del llm
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 # %% ../nbs/lib/engines.ipynb #c069
 def vllm_adapter(model, adapter) -> dict:
@@ -162,17 +320,32 @@ def vllm_adapter(model, adapter) -> dict:
     from vllm.lora.request import LoRARequest
     from vllm.model_executor.models import ModelRegistry
     from vllm.model_executor.models.interfaces import supports_lora
+
     family = model_config(model).architectures[0]
     note = Path(adapter) / "trained_on.json"
     rounded, said = note.exists() and read_json(note).get("quantisation"), adapter_settings(adapter)
-    plain = said["peft_type"] == "LORA" and not any(said.get(k) for k in ("use_dora", "modules_to_save", "trainable_token_indices")) and said.get("bias", "none") == "none"
-    if plain and not rounded and family in ModelRegistry.models and supports_lora(ModelRegistry.models[family].load_model_cls()):
-        attach_adapter(empty_model(model), adapter, say=False)                          # its tensors have their places
+    plain = (
+        said["peft_type"] == "LORA"
+        and not any(said.get(k) for k in ("use_dora", "modules_to_save", "trainable_token_indices"))
+        and said.get("bias", "none") == "none"
+    )
+    if (
+        plain
+        and not rounded
+        and family in ModelRegistry.models
+        and supports_lora(ModelRegistry.models[family].load_model_cls())
+    ):
+        attach_adapter(empty_model(model), adapter, say=False)  # its tensors have their places
         rank = max([said["r"], *(said.get("rank_pattern") or {}).values()])
-        return {"lora_request": LoRARequest("tuned", 1, str(adapter)), "engine": {"enable_lora": True, "max_lora_rank": max(8, rank)}}
+        return {
+            "lora_request": LoRARequest("tuned", 1, str(adapter)),
+            "engine": {"enable_lora": True, "max_lora_rank": max(8, rank)},
+        }
     import atexit, shutil, tempfile
     from xgdetox.adapters import merge_adapter
-    folder = tempfile.mkdtemp(prefix="xgdetox-merged-"); atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+    folder = tempfile.mkdtemp(prefix="xgdetox-merged-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return {"lora_request": None, "merged": merge_adapter(model, adapter, folder)}
 
 # %% ../nbs/lib/engines.ipynb #c070
@@ -181,15 +354,24 @@ ENGINES = {"transformers": transformers_engine, "vllm": vllm_engine}
 # %% ../nbs/lib/engines.ipynb #c076
 def model_name(model) -> str:
     "The folder name of a model: the last part of its path; a checkpoint's own folder's name says too little."
-    if isinstance(model, torch.nn.Module): model = model.config._name_or_path or type(model).__name__
+    if isinstance(model, torch.nn.Module):
+        model = model.config._name_or_path or type(model).__name__
     path = Path(str(model))
     parts = path.resolve().parts if path.is_dir() and path.name in ("", "..") else path.parts
-    return parts[-2] if len(parts) > 1 and parts[-1] in ("final_checkpoint", "merged") else parts[-1]
+    return (
+        parts[-2] if len(parts) > 1 and parts[-1] in ("final_checkpoint", "merged") else parts[-1]
+    )
+
 
 def prompt_room(model, max_tokens: int, longest: int = 4096) -> int:
     "How many tokens of prompt leave room for `max_tokens` more in the model's context, or in `longest`. `InputError` where none does."
     from types import SimpleNamespace
-    width = min(context_length(SimpleNamespace(config=model_config(model))) or longest, longest)
-    if width <= max_tokens: raise InputError(f"is {max_tokens}, and the model reads {width} tokens in all", field="max_tokens", remedy="ask for fewer")
-    return width - max_tokens
 
+    width = min(context_length(SimpleNamespace(config=model_config(model))) or longest, longest)
+    if width <= max_tokens:
+        raise InputError(
+            f"is {max_tokens}, and the model reads {width} tokens in all",
+            field="max_tokens",
+            remedy="ask for fewer",
+        )
+    return width - max_tokens

@@ -20,21 +20,55 @@ __all__ = ['METRICS', 'KEY', 'SIGNS', 'STATES', 'explorer_rows', 'pushed_folders
            'write_explorer']
 
 # %% ../nbs/explorer.ipynb #c005
-METRICS = {"toxic_mass": "Toxic mass", "toxicity_probability": "Toxicity probability", "average_toxicity": "Average toxicity", "emt": "Expected maximum toxicity",
-           "perplexity": "Perplexity", "language_kept": "Language kept", "mean_activation": "Mean activation"}
+METRICS = {
+    "toxic_mass": "Toxic mass",
+    "toxicity_probability": "Toxicity probability",
+    "average_toxicity": "Average toxicity",
+    "emt": "Expected maximum toxicity",
+    "perplexity": "Perplexity",
+    "language_kept": "Language kept",
+    "mean_activation": "Mean activation",
+}
 KEY = ["model", "tuning", "state", "language", "metric", "offset", "control"]
+
 
 def explorer_rows(run: Run) -> pd.DataFrame:
     "The numbers behind the explorer: `KEY` + value, low, high, n. Several random sets are averaged, without an interval; of several scorers, the first is shown."
-    parts = [exact_ends(one_judge(t)).assign(control=False, offset=np.nan) for name in ("mass", "toxicity", "quality") if (t := run.tables.get(name)) is not None]
-    if (t := run.tables.get("intervention")) is not None and "offset" in t: parts.append(t.assign(tuning="pushed"))
+    parts = [
+        exact_ends(one_judge(t)).assign(control=False, offset=np.nan)
+        for name in ("mass", "toxicity", "quality")
+        if (t := run.tables.get(name)) is not None
+    ]
+    if (t := run.tables.get("intervention")) is not None and "offset" in t:
+        parts.append(t.assign(tuning="pushed"))
     parts += _activation_rows(run)
-    if not parts: raise InputError("no toxicity, quality, intervention or activations to explore", path=run.folder/"tables", remedy="run those steps first")
-    t = pd.concat(parts, ignore_index=True); t = t[t.metric.isin(METRICS) & t.value.notna() & t.language.isin(LANGUAGES)]
+    if not parts:
+        raise InputError(
+            "no toxicity, quality, intervention or activations to explore",
+            path=run.folder / "tables",
+            remedy="run those steps first",
+        )
+    t = pd.concat(parts, ignore_index=True)
+    t = t[t.metric.isin(METRICS) & t.value.notna() & t.language.isin(LANGUAGES)]
     base = t.tuning.isin(["base", ""])
-    t = t.assign(state=np.where(base, "base", np.where(t.tuning == "pushed", "pushed", "tuned")), control=t.control.map(is_control).astype(int),
-                 tuning=np.where(base | (t.tuning == "pushed"), "", t.tuning + ", seed " + t.seed.map("{:g}".format)))
-    t = t.groupby(KEY, dropna=False, sort=False).agg(value=("value", "mean"), low=("low", "mean"), high=("high", "mean"), n=("n", "first"), sets=("value", "size")).reset_index()
+    t = t.assign(
+        state=np.where(base, "base", np.where(t.tuning == "pushed", "pushed", "tuned")),
+        control=t.control.map(is_control).astype(int),
+        tuning=np.where(
+            base | (t.tuning == "pushed"), "", t.tuning + ", seed " + t.seed.map("{:g}".format)
+        ),
+    )
+    t = (
+        t.groupby(KEY, dropna=False, sort=False)
+        .agg(
+            value=("value", "mean"),
+            low=("low", "mean"),
+            high=("high", "mean"),
+            n=("n", "first"),
+            sets=("value", "size"),
+        )
+        .reset_index()
+    )
     t.loc[(t.control == 1) & (t.sets > 1), ["low", "high"]] = np.nan
     return t.drop(columns="sets")
 
@@ -42,111 +76,285 @@ def explorer_rows(run: Run) -> pd.DataFrame:
 def _activation_rows(run: Run) -> list[pd.DataFrame]:
     "Mean activations on the text that both models read, where there is such a reading."
     t = run.tables.get("activations")
-    if t is None or "reading" not in t: return []
+    if t is None or "reading" not in t:
+        return []
     t = t[t.metric == "mean_activation"]
-    if "neuron" in t: t = t[t.neuron.isna()]
+    if "neuron" in t:
+        t = t[t.neuron.isna()]
     reading = next((r for r in ("base", "tuned", "own") if (t.reading == r).any()), None)
     return [t[t.reading == reading].assign(offset=np.nan)] if reading else []
 
 # %% ../nbs/explorer.ipynb #c011
 def pushed_folders(run: Run, model: str) -> dict[float, Path]:
     "The folder of continuations under each offset added to the selected neurons of a model; offset 0 is the model as it is."
-    found, neurons = {}, run.folder/"neurons"/f"{model}.json"
+    found, neurons = {}, run.folder / "neurons" / f"{model}.json"
     chosen = {tuple(n) for n in read_neurons(neurons)} if neurons.exists() else None
-    for path in sorted((run.folder/"interventions"/model).glob("*/intervention.json")):
+    for path in sorted((run.folder / "interventions" / model).glob("*/intervention.json")):
         added = json.loads(path.read_text("utf-8"))
-        if not added: found[0.] = path.parent
-        elif chosen is None or {(a["layer"], a["neuron"]) for a in added} == chosen: found[float(added[0]["offset"])] = path.parent
+        if not added:
+            found[0.0] = path.parent
+        elif chosen is None or {(a["layer"], a["neuron"]) for a in added} == chosen:
+            found[float(added[0]["offset"])] = path.parent
     return found
 
 # %% ../nbs/explorer.ipynb #c012
-def _read(folder: Path, language: str, prompts: int, samples: int) -> dict[str, tuple[str, list[str]]]:
+def _read(
+    folder: Path, language: str, prompts: int, samples: int
+) -> dict[str, tuple[str, list[str]]]:
     "{prompt id: (prompt, its first continuations)} of one language; empty where there is no file."
     from xgdetox.generation import read_generations
-    path = Path(folder)/f"output-rtp_lx_{file_language(language)}.json"
-    if not path.exists(): return {}
+
+    path = Path(folder) / f"output-rtp_lx_{file_language(language)}.json"
+    if not path.exists():
+        return {}
     groups = read_generations(path).groupby("prompt_id", sort=False)
-    return {i: (g.prompt.iloc[0], g.generated_text.head(samples).tolist()) for i, g in list(groups)[:prompts]}
+    return {
+        i: (g.prompt.iloc[0], g.generated_text.head(samples).tolist())
+        for i, g in list(groups)[:prompts]
+    }
+
 
 def explorer_texts(run: Run, words=None, prompts: int = 4, samples: int = 2) -> dict:
     """{model: {language: [{prompt, base, tuned: {tuning: ...}, pushed: {offset: ...}}]}}, every text cut into plain and rude pieces.
 
     The first `prompts` prompts and `samples` continuations of each file: nothing is picked."""
     cut, out = lambda texts: [pieces(x, words) for x in texts], {}
-    variants = run.tables.get("toxicity", run.tables.get("mass", pd.DataFrame(columns=["model", "tuning", "seed"])))[["model", "tuning", "seed"]].drop_duplicates()
+    variants = run.tables.get(
+        "toxicity", run.tables.get("mass", pd.DataFrame(columns=["model", "tuning", "seed"]))
+    )[["model", "tuning", "seed"]].drop_duplicates()
     for model in variants.model.unique():
-        tuned = {f"{t}, seed {s:g}": run.folder/"generations"/f"{model}-{t}-{s:g}" for m, t, s in variants.itertuples(index=False) if m == model and t not in ("base", "")}
+        tuned = {
+            f"{t}, seed {s:g}": run.folder / "generations" / f"{model}-{t}-{s:g}"
+            for m, t, s in variants.itertuples(index=False)
+            if m == model and t not in ("base", "")
+        }
         pushed = pushed_folders(run, model)
         for language in LANGUAGES:
             read = lambda folder: _read(folder, language, prompts, samples)
-            base, others = read(run.folder/"generations"/f"{model}-base"), {k: read(f) for k, f in tuned.items()}
+            base, others = (
+                read(run.folder / "generations" / f"{model}-base"),
+                {k: read(f) for k, f in tuned.items()},
+            )
             offsets = {f"{o:g}": read(f) for o, f in pushed.items()}
-            found = [dict(prompt=pieces(prompt, words), base=cut(texts), tuned={k: cut(d[i][1]) for k, d in others.items() if i in d},
-                          pushed={o: cut(d[i][1]) for o, d in offsets.items() if i in d}) for i, (prompt, texts) in base.items()]
-            if found: out.setdefault(model, {})[language] = found
+            found = [
+                dict(
+                    prompt=pieces(prompt, words),
+                    base=cut(texts),
+                    tuned={k: cut(d[i][1]) for k, d in others.items() if i in d},
+                    pushed={o: cut(d[i][1]) for o, d in offsets.items() if i in d},
+                )
+                for i, (prompt, texts) in base.items()
+            ]
+            if found:
+                out.setdefault(model, {})[language] = found
     return out
 
 # %% ../nbs/explorer.ipynb #c021
-SIGNS = [("base", ORANGE, "circle", "base"), ("tuned", BLUE, "square", "tuned"), ("pushed", "#009E73", "triangle-down", "base, pushed by the offset"),
-         ("greedy", "#CC79A7", "diamond", "base, greedy (offset 0)"), ("random", "#8a8a8a", "cross", "random neurons"), ("random, tuned", "#8a8a8a", "triangle-up", "random neurons, tuned")]
-STATES = {"toxicity": ("base", "tuned", "pushed"), "fluency": ("base", "tuned", "greedy", "pushed"), "activations": ("base", "tuned", "random", "random, tuned")}
+SIGNS = [
+    ("base", ORANGE, "circle", "base"),
+    ("tuned", BLUE, "square", "tuned"),
+    ("pushed", "#009E73", "triangle-down", "base, pushed by the offset"),
+    ("greedy", "#CC79A7", "diamond", "base, greedy (offset 0)"),
+    ("random", "#8a8a8a", "cross", "random neurons"),
+    ("random, tuned", "#8a8a8a", "triangle-up", "random neurons, tuned"),
+]
+STATES = {
+    "toxicity": ("base", "tuned", "pushed"),
+    "fluency": ("base", "tuned", "greedy", "pushed"),
+    "activations": ("base", "tuned", "random", "random, tuned"),
+}
+
 
 def chart(name: str, y: str) -> dict:
     "One picture as Vega: dots by language with intervals, or a curve over offsets where `name` is offsets. Its data are called rows."
     import vl_convert
+
     field = lambda f, title, type, **more: dict(field=f, type=type, title=title, **more)
     names, colours, shapes = zip(*(s[:3] for s in SIGNS))
-    sign = {k: dict(field="state", type="nominal", scale=dict(domain=names, range=r), legend=None) for k, r in (("color", colours), ("shape", shapes))}
+    sign = {
+        k: dict(field="state", type="nominal", scale=dict(domain=names, range=r), legend=None)
+        for k, r in (("color", colours), ("shape", shapes))
+    }
     curve = name == "offsets"
-    x = field("offset", "offset added to the activation", "quantitative") if curve else field("language", None, "nominal", axis=dict(labelAngle=0, labelOverlap=False, labelFontSize=10))
-    y = field("value", y, "quantitative", scale=dict(type="log", nice=False, padding=10) if name == "fluency" else dict(zero=True), axis=dict(tickCount=5))
-    shift = {} if curve else dict(xOffset=dict(field="state", type="nominal", scale=dict(domain=STATES[name], paddingOuter=.6)))
-    here = dict(transform=[dict(filter="datum.chosen")], mark=dict(type="rule" if curve else "rect", color="#8a8a8a", opacity=.6 if curve else .25), encoding=dict(x=x))
-    dots = dict(mark=dict(type="point", filled=True, size=32, opacity=1), encoding=dict(x=x, y=y, **shift, **sign))
-    arms = dict(mark=dict(type="rule", opacity=.7), encoding=dict(x=x, y=field("low", y["title"], "quantitative"), y2=dict(field="high"), color=sign["color"], **shift))
+    x = (
+        field("offset", "offset added to the activation", "quantitative")
+        if curve
+        else field(
+            "language",
+            None,
+            "nominal",
+            axis=dict(labelAngle=0, labelOverlap=False, labelFontSize=10),
+        )
+    )
+    y = field(
+        "value",
+        y,
+        "quantitative",
+        scale=dict(type="log", nice=False, padding=10) if name == "fluency" else dict(zero=True),
+        axis=dict(tickCount=5),
+    )
+    shift = (
+        {}
+        if curve
+        else dict(
+            xOffset=dict(
+                field="state", type="nominal", scale=dict(domain=STATES[name], paddingOuter=0.6)
+            )
+        )
+    )
+    here = dict(
+        transform=[dict(filter="datum.chosen")],
+        mark=dict(
+            type="rule" if curve else "rect", color="#8a8a8a", opacity=0.6 if curve else 0.25
+        ),
+        encoding=dict(x=x),
+    )
+    dots = dict(
+        mark=dict(type="point", filled=True, size=32, opacity=1),
+        encoding=dict(x=x, y=y, **shift, **sign),
+    )
+    arms = dict(
+        mark=dict(type="rule", opacity=0.7),
+        encoding=dict(
+            x=x,
+            y=field("low", y["title"], "quantitative"),
+            y2=dict(field="high"),
+            color=sign["color"],
+            **shift,
+        ),
+    )
     lines = dict(mark="line", encoding=dict(x=x, y=y, color=sign["color"]))
     axis = dict.fromkeys(("labelColor", "titleColor", "tickColor", "domainColor"), "currentColor")
-    spec = dict(width="container", height=180, autosize=dict(type="fit", contains="padding"), background=None, data=dict(name="rows"), layer=[here, lines if curve else arms, dots],
-                config=dict(view=dict(stroke=None), axis=axis | dict(gridColor="#8a8a8a", gridOpacity=.3, titleFontWeight="normal", labelFont="system-ui, sans-serif", titleFont="system-ui, sans-serif"), aria=False))
+    spec = dict(
+        width="container",
+        height=180,
+        autosize=dict(type="fit", contains="padding"),
+        background=None,
+        data=dict(name="rows"),
+        layer=[here, lines if curve else arms, dots],
+        config=dict(
+            view=dict(stroke=None),
+            axis=axis
+            | dict(
+                gridColor="#8a8a8a",
+                gridOpacity=0.3,
+                titleFontWeight="normal",
+                labelFont="system-ui, sans-serif",
+                titleFont="system-ui, sans-serif",
+            ),
+            aria=False,
+        ),
+    )
     return vl_convert.vegalite_to_vega(spec, vl_version="6.4")
 
 # %% ../nbs/explorer.ipynb #c022
 def charts_of(run: Run, toxicity: str) -> list[dict]:
     "Title, caption and Vega of the four pictures."
     name = METRICS[toxicity].lower()
-    return [dict(name="toxicity", title="Toxicity by language", spec=chart("toxicity", name), caption=f"{METRICS[toxicity]}, with 95% intervals over prompts. The pushed model is measured on fewer prompts; the table says how many."),
-            dict(name="fluency", title="Fluency by language", spec=chart("fluency", "perplexity"), caption="Perplexity under the base model, on a logarithmic scale; lower is more fluent. Greedy text is more likely than sampled text, so compare base with tuned, and greedy with pushed."),
-            dict(name="activations", title="The neurons by language", spec=chart("activations", "mean activation"), caption="Mean activation of the selected neurons, both models reading the same text. The offset is added to these values."),
-            dict(name="offsets", title="Toxicity over offsets, the chosen language", spec=chart("offsets", name), caption="The selected neurons beside random ones of the same layers and activation.")]
+    return [
+        dict(
+            name="toxicity",
+            title="Toxicity by language",
+            spec=chart("toxicity", name),
+            caption=f"{METRICS[toxicity]}, with 95% intervals over prompts. The pushed model is measured on fewer prompts; the table says how many.",
+        ),
+        dict(
+            name="fluency",
+            title="Fluency by language",
+            spec=chart("fluency", "perplexity"),
+            caption="Perplexity under the base model, on a logarithmic scale; lower is more fluent. Greedy text is more likely than sampled text, so compare base with tuned, and greedy with pushed.",
+        ),
+        dict(
+            name="activations",
+            title="The neurons by language",
+            spec=chart("activations", "mean activation"),
+            caption="Mean activation of the selected neurons, both models reading the same text. The offset is added to these values.",
+        ),
+        dict(
+            name="offsets",
+            title="Toxicity over offsets, the chosen language",
+            spec=chart("offsets", name),
+            caption="The selected neurons beside random ones of the same layers and activation.",
+        ),
+    ]
+
 
 def _embed(value) -> str:
     "JSON that may stand inside a script element: no character can end it."
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return (
+        json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        .replace("<", "\\u003c")
+        .replace("\u2028", "\\u2028")
+        .replace("\u2029", "\\u2029")
+    )
+
 
 def _table(t: pd.DataFrame) -> dict:
     "A table as columns and rows, five digits, missing as null."
-    short = lambda x: None if isinstance(x, float) and not np.isfinite(x) else float(f"{x:.5g}") if isinstance(x, float) else x
-    return dict(columns=list(t), data=[[short(x) for x in r] for r in t.astype(object).itertuples(index=False)])
+    short = lambda x: (
+        None
+        if isinstance(x, float) and not np.isfinite(x)
+        else float(f"{x:.5g}")
+        if isinstance(x, float)
+        else x
+    )
+    return dict(
+        columns=list(t),
+        data=[[short(x) for x in r] for r in t.astype(object).itertuples(index=False)],
+    )
 
 # %% ../nbs/explorer.ipynb #c004
-def write_explorer(run_dir, output=None, *, rude_words=None, prompts: int = 4, samples: int = 2) -> Path:
+def write_explorer(
+    run_dir, output=None, *, rude_words=None, prompts: int = 4, samples: int = 2
+) -> Path:
     """Write the explorer of a run as one HTML file that opens from disk without a server; returns its path (default `run_dir`/explorer.html).
 
     `rude_words`: those to mask (default: the lexicon in the manifest; without one every word is masked); `prompts`, `samples`: how many texts to
     keep a language and model. InputError where there is no run, or nothing in it to explore. Needs vl-convert-python, which brings Vega."""
     from jinja2 import Environment
     import vl_convert, xgdetox
-    run = load_run(run_dir); rows, m = explorer_rows(run), run.manifest
+
+    run = load_run(run_dir)
+    rows, m = explorer_rows(run), run.manifest
     words = list(rude_words) if rude_words is not None else rude_words_of(run)
     toxicity = next((k for k in METRICS if k in set(rows.metric)), "toxic_mass")
-    charts, scorers = charts_of(run, toxicity), sorted(set(one_judge(run.tables["toxicity"]).scorer) - {""}) if "toxicity" in run.tables else []
-    data = dict(rows=_table(rows), texts=explorer_texts(run, words, prompts, samples), languages=[[c, l.name] for c, l in LANGUAGES.items()], metrics=METRICS, toxicity=toxicity,
-                charts={c["name"]: c["spec"] for c in charts}, key=SIGNS)
-    page = Environment(autoescape=True).from_string(asset("explorer.html.j2")).render(
-        name=m.get("name", run.folder.name), about=m.get("about", ""), measured=f"Scorer: {', '.join(map(str, scorers)) or 'not recorded'}.", charts=charts, style=asset("page.css"),
-        chosen=f"The first {prompts} prompts of the language and up to {samples} continuations of each; nothing is picked.", data=_embed(data), script=asset("explorer.js"),
-        library=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version="6.4").replace("</script", "<\\/script"), vega=vl_convert.get_vega_version(), licence=asset("vega-licence.txt"),
-        version=getattr(xgdetox, "__version__", ""))
-    output = Path(output) if output else run.folder/"explorer.html"; output = output if output.suffix else output/"explorer.html"
-    with write_atomic(output) as f: f.write(page)
+    charts, scorers = (
+        charts_of(run, toxicity),
+        sorted(set(one_judge(run.tables["toxicity"]).scorer) - {""})
+        if "toxicity" in run.tables
+        else [],
+    )
+    data = dict(
+        rows=_table(rows),
+        texts=explorer_texts(run, words, prompts, samples),
+        languages=[[c, l.name] for c, l in LANGUAGES.items()],
+        metrics=METRICS,
+        toxicity=toxicity,
+        charts={c["name"]: c["spec"] for c in charts},
+        key=SIGNS,
+    )
+    page = (
+        Environment(autoescape=True)
+        .from_string(asset("explorer.html.j2"))
+        .render(
+            name=m.get("name", run.folder.name),
+            about=m.get("about", ""),
+            measured=f"Scorer: {', '.join(map(str, scorers)) or 'not recorded'}.",
+            charts=charts,
+            style=asset("page.css"),
+            chosen=f"The first {prompts} prompts of the language and up to {samples} continuations of each; nothing is picked.",
+            data=_embed(data),
+            script=asset("explorer.js"),
+            library=vl_convert.javascript_bundle(
+                "window.vegaEmbed = vegaEmbed;", vl_version="6.4"
+            ).replace("</script", "<\\/script"),
+            vega=vl_convert.get_vega_version(),
+            licence=asset("vega-licence.txt"),
+            version=getattr(xgdetox, "__version__", ""),
+        )
+    )
+    output = Path(output) if output else run.folder / "explorer.html"
+    output = output if output.suffix else output / "explorer.html"
+    with write_atomic(output) as f:
+        f.write(page)
     return output

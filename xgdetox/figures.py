@@ -13,7 +13,17 @@ import re
 import zlib
 from dataclasses import dataclass
 from .languages import LANGUAGES
-from .runs import HEADLINE, Run, drop_metric, family, headline, interval, measure, number, removed_of
+from xgdetox.runs import (
+    HEADLINE,
+    Run,
+    drop_metric,
+    family,
+    headline,
+    interval,
+    measure,
+    number,
+    removed_of,
+)
 from .stats import chance, correlation
 
 # %% auto #0
@@ -23,28 +33,50 @@ __all__ = ['BLUE', 'ORANGE', 'GREY', 'INK', 'ACTIVATION_STYLES', 'READINGS', 'sv
 
 # %% ../nbs/lib/figures.ipynb #c024
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8a8a8a"
-INK = "#010203"                                                                   # stands for the page's text colour
+INK = "#010203"  # stands for the page's text colour
+
 
 def svg(draw, alt: str, height: float = 3.2, width: float = 4.9) -> str:
     "Draw on an Axes and return inline SVG of `width` x `height` inches, its text as text in the page's colour, with `alt` as its name."
     import matplotlib as mpl
     from matplotlib.figure import Figure as Canvas
-    look = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), INK)
-    look |= {"svg.fonttype": "none", "svg.hashsalt": "xgdetox", "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+
+    look = dict.fromkeys(
+        ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), INK
+    )
+    look |= {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "xgdetox",
+        "font.family": "sans-serif",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
     with mpl.rc_context(look):
         canvas, out = Canvas(figsize=(width, height), layout="constrained"), io.StringIO()
-        draw(canvas.subplots()); canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+        draw(canvas.subplots())
+        canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     return _inline(out.getvalue(), alt)
 
 # %% ../nbs/lib/figures.ipynb #c025
 def _inline(text: str, alt: str) -> str:
     "Matplotlib's SVG made fit for a page: no prologue, no metadata, names that clash with no other figure's, an accessible name."
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg"):].replace(INK, "currentColor"), flags=re.S)
+    text = re.sub(
+        r"<metadata>.*?</metadata>",
+        "",
+        text[text.index("<svg") :].replace(INK, "currentColor"),
+        flags=re.S,
+    )
     box = re.search(r'viewBox="([^"]+)"', text)[1]
-    opening = (f'<svg viewBox="{box}" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
-               f'aria-label="{html.escape(alt, quote=True)}">')
-    text = opening + text[text.index(">") + 1:]
-    prefix, used = f"g{zlib.crc32(alt.encode()):x}-", {a or b for a, b in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text)}
+    opening = (
+        f'<svg viewBox="{box}" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
+        f'aria-label="{html.escape(alt, quote=True)}">'
+    )
+    text = opening + text[text.index(">") + 1 :]
+    prefix, used = (
+        f"g{zlib.crc32(alt.encode()):x}-",
+        {a or b for a, b in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text)},
+    )
     text = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else "", text)
     text = text.replace('href="#', f'href="#{prefix}').replace("url(#", f"url(#{prefix}")
     return re.sub(r"font: ([\d.]+)px [^;\"]+", r"font: \1px system-ui, sans-serif", text)
@@ -53,6 +85,7 @@ def _inline(text: str, alt: str) -> str:
 @dataclass
 class Figure:
     "A figure of the report: its SVG (empty where it could not be drawn), its caption, and why it is missing."
+
     title: str
     svg: str = ""
     caption: str = ""
@@ -62,16 +95,40 @@ class Figure:
 def figure_languages(run: Run, model: str, tuning: str = "") -> Figure:
     "Toxicity before and after by language."
     h, title = headline(run, model, tuning), "Before and after English tuning, by language"
-    key = next((k for k in ("probability", "mass", "emt") if len(h) and h[f"{k}_before"].notna().any()), None)
-    if key is None: return Figure(title, missing="no toxicity was measured")
+    key = next(
+        (k for k in ("probability", "mass", "emt") if len(h) and h[f"{k}_before"].notna().any()),
+        None,
+    )
+    if key is None:
+        return Figure(title, missing="no toxicity was measured")
     name, (b, a) = HEADLINE[key][0], (f"{key}_before", f"{key}_after")
-    h = h.sort_values(b, ascending=False).reset_index(drop=True); x = np.arange(len(h))
+    h = h.sort_values(b, ascending=False).reset_index(drop=True)
+    x = np.arange(len(h))
+
     def draw(ax):
-        ax.vlines(x, h[a], h[b], color=GREY, linewidth=1, alpha=.6)
-        for shift, column, style in ((-.12, b, dict(fmt="o", color=ORANGE, label="before")), (.12, a, dict(fmt="s", color=BLUE, label="after"))):
-            arms = [(h[column] - h[column + "_low"]).fillna(0).clip(lower=0), (h[column + "_high"] - h[column]).fillna(0).clip(lower=0)]
-            ax.errorbar(x + shift, h[column], yerr=arms, linestyle="none", markersize=4.5, elinewidth=1, **style)
-        ax.set_xticks(x, h.language); ax.set_ylabel(name.lower()); ax.set_ylim(bottom=0); ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(.5, 1))
+        ax.vlines(x, h[a], h[b], color=GREY, linewidth=1, alpha=0.6)
+        for shift, column, style in (
+            (-0.12, b, dict(fmt="o", color=ORANGE, label="before")),
+            (0.12, a, dict(fmt="s", color=BLUE, label="after")),
+        ):
+            arms = [
+                (h[column] - h[column + "_low"]).fillna(0).clip(lower=0),
+                (h[column + "_high"] - h[column]).fillna(0).clip(lower=0),
+            ]
+            ax.errorbar(
+                x + shift,
+                h[column],
+                yerr=arms,
+                linestyle="none",
+                markersize=4.5,
+                elinewidth=1,
+                **style,
+            )
+        ax.set_xticks(x, h.language)
+        ax.set_ylabel(name.lower())
+        ax.set_ylim(bottom=0)
+        ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
+
     both = h[[b, a]].dropna()
     text = f"{name}: mean over {len(both)} languages {number(both[b].mean())} before, {number(both[a].mean())} after; lower in {int((both[a] < both[b]).sum())}."
     return Figure(title, svg(draw, f"{model} {tuning}. {text}"), text + " Bars are 95% intervals.")
@@ -80,55 +137,102 @@ def figure_languages(run: Run, model: str, tuning: str = "") -> Figure:
 def retrieval_points(run: Run, model: str, tuning: str = "") -> pd.DataFrame:
     "Retrieval in the untuned models and the relative drop, a row a language, mean over seeds, English left out."
     from xgdetox.retrieval import pick
-    if "retrieval" not in run.tables: return pd.DataFrame()
-    r = run.tables["retrieval"]; r = r[(r.model.map(family) == model) & r.tuning.isin(["base", ""])]
-    if "layer" not in r or not len(r): return pd.DataFrame()
+
+    if "retrieval" not in run.tables:
+        return pd.DataFrame()
+    r = run.tables["retrieval"]
+    r = r[(r.model.map(family) == model) & r.tuning.isin(["base", ""])]
+    if "layer" not in r or not len(r):
+        return pd.DataFrame()
     drops = headline(run, model, tuning).set_index("language")["drop"]
-    return pd.DataFrame(dict(retrieval=pick(r).groupby("language").value.mean(), drop=drops)).drop(index="en", errors="ignore").dropna()
+    return (
+        pd.DataFrame(dict(retrieval=pick(r).groupby("language").value.mean(), drop=drops))
+        .drop(index="en", errors="ignore")
+        .dropna()
+    )
 
 # %% ../nbs/lib/figures.ipynb #c030
 def _partials(run: Run, model: str, tuning: str) -> str:
     "What the relation table says given what else was known; over all seeds where it has that."
     t = run.tables.get("relation")
-    if t is None or "given" not in t: return ""
-    t = t[(t.metric == "partial_r") & (t.model.map(family) == model) & t.value.notna() & (t.tuning.isin([tuning, ""]) if tuning else True)]
-    if "outcome" in t: t = t[t.outcome == drop_metric(run)]
-    if (t.model == model).any(): t = t[t.model == model]
-    return "".join(f"; partial r given {g.replace('_', ' ')} = {number(d.value.mean())} {interval(d.low.mean(), d.high.mean())}"
-                   for g, d in t.groupby("given", sort=False))
+    if t is None or "given" not in t:
+        return ""
+    t = t[
+        (t.metric == "partial_r")
+        & (t.model.map(family) == model)
+        & t.value.notna()
+        & (t.tuning.isin([tuning, ""]) if tuning else True)
+    ]
+    if "outcome" in t:
+        t = t[t.outcome == drop_metric(run)]
+    if (t.model == model).any():
+        t = t[t.model == model]
+    return "".join(
+        f"; partial r given {g.replace('_', ' ')} = {number(d.value.mean())} {interval(d.low.mean(), d.high.mean())}"
+        for g, d in t.groupby("given", sort=False)
+    )
 
 # %% ../nbs/lib/figures.ipynb #c064
-def label_shifts(x, y, width: float = 290, height: float = 175, size=(12, 8)) -> list[tuple[float, float]]:
+def label_shifts(
+    x, y, width: float = 290, height: float = 175, size=(12, 8)
+) -> list[tuple[float, float]]:
     "Where the label of each point may stand, in points from it, so that labels of `size` cover neither points nor each other where that can be had; the plot is `width` x `height` points."
     at = lambda v, length: (np.asarray(v, float) - np.min(v)) / (np.ptp(v) or 1) * length
     points, (w, h), boxes, shifts = np.column_stack([at(x, width), at(y, height)]), size, [], []
     for px, py in points:
+
         def cost(shift):
             left, low = px + shift[0], py + shift[1]
-            labels = sum(max(0, min(left + w, a + w) - max(left, a)) * max(0, min(low + h, b + h) - max(low, b)) for a, b in boxes)
-            return labels + 30 * sum(left - 3 < a < left + w + 3 and low - 3 < b < low + h + 3 for a, b in points)
-        best = min([(4, 3), (4, -9), (-15, 3), (-15, -9), (5, -3), (-16, -3), (-5, 6), (-5, -13)], key=cost)
-        boxes.append((px + best[0], py + best[1])); shifts.append(best)
+            labels = sum(
+                max(0, min(left + w, a + w) - max(left, a))
+                * max(0, min(low + h, b + h) - max(low, b))
+                for a, b in boxes
+            )
+            return labels + 30 * sum(
+                left - 3 < a < left + w + 3 and low - 3 < b < low + h + 3 for a, b in points
+            )
+
+        best = min(
+            [(4, 3), (4, -9), (-15, 3), (-15, -9), (5, -3), (-16, -3), (-5, 6), (-5, -13)], key=cost
+        )
+        boxes.append((px + best[0], py + best[1]))
+        shifts.append(best)
     return shifts
 
 # %% ../nbs/lib/figures.ipynb #c070
 def figure_retrieval(run: Run, model: str, tuning: str = "") -> Figure:
     "Retrieval against the relative drop, with r, its interval, and the partial r given what else was known."
     title, p = "Does retrieval foretell transfer?", retrieval_points(run, model, tuning)
-    if not len(p): return Figure(title, missing="retrieval and a drop are not both there")
+    if not len(p):
+        return Figure(title, missing="retrieval and a drop are not both there")
     c, what = correlation(p.retrieval, p["drop"]), removed_of(drop_metric(run))
+
     def draw(ax):
         ax.plot(p.retrieval, p["drop"], "o", color=BLUE, markersize=4.5)
-        for code, (x, y), shift in zip(p.index, p[["retrieval", "drop"]].to_numpy(), label_shifts(p.retrieval, p["drop"])): ax.annotate(code, (x, y), shift, textcoords="offset points", fontsize=8)
-        ax.set_xlabel("retrieval (top-1, untuned model)"); ax.set_ylabel(f"share of {what} removed")
-    text = f"Retrieval and the share of {what} removed: over {c['n']} languages r = {number(c['r'])} {interval(c['low'], c['high'])}" if not c["reason"] else f"No r: {c['reason']}"
+        for code, (x, y), shift in zip(
+            p.index, p[["retrieval", "drop"]].to_numpy(), label_shifts(p.retrieval, p["drop"])
+        ):
+            ax.annotate(code, (x, y), shift, textcoords="offset points", fontsize=8)
+        ax.set_xlabel("retrieval (top-1, untuned model)")
+        ax.set_ylabel(f"share of {what} removed")
+
+    text = (
+        f"Retrieval and the share of {what} removed: over {c['n']} languages r = {number(c['r'])} {interval(c['low'], c['high'])}"
+        if not c["reason"]
+        else f"No r: {c['reason']}"
+    )
     text += _partials(run, model, tuning) + "."
-    return Figure(title, svg(draw, f"{model} {tuning}. Scatter of retrieval and share of {what} removed. {text}"), text)
+    return Figure(
+        title,
+        svg(draw, f"{model} {tuning}. Scatter of retrieval and share of {what} removed. {text}"),
+        text,
+    )
 
 # %% ../nbs/lib/figures.ipynb #c033
 def is_control(x) -> bool:
     "A cell of a `control` column as a boolean: True and random-0 are, empty, False and selected are not."
     return str(x).strip().lower() not in ("", "false", "0", "0.0", "nan", "none", "selected")
+
 
 def _with_control(t: pd.DataFrame) -> pd.DataFrame:
     "The table with a boolean column `control`."
@@ -138,19 +242,48 @@ def _with_control(t: pd.DataFrame) -> pd.DataFrame:
 def figure_intervention(run: Run, model: str, tuning: str = "") -> Figure:
     "Toxicity over the offset added to the neurons, beside random neurons."
     title, t = "Pushing the neurons by hand", run.tables.get("intervention")
-    if t is None or "offset" not in t: return Figure(title, missing="no intervention was run")
+    if t is None or "offset" not in t:
+        return Figure(title, missing="no intervention was run")
     t = _with_control(t[(t.model.map(family) == model) & t.value.notna()])
-    metric = next((m for m in ("toxic_mass", "average_toxicity", "toxicity_probability", "emt") if (t.metric == m).any()), None)
-    if metric is None: return Figure(title, missing="no toxicity was measured under it")
-    name = metric.replace("_", " "); t = t[t.metric == metric].groupby(["control", "offset"]).value.mean()
-    curves = {c: t[c].sort_index() if c in t.index.levels[0] else pd.Series(dtype=float) for c in (False, True)}
+    metric = next(
+        (
+            m
+            for m in ("toxic_mass", "average_toxicity", "toxicity_probability", "emt")
+            if (t.metric == m).any()
+        ),
+        None,
+    )
+    if metric is None:
+        return Figure(title, missing="no toxicity was measured under it")
+    name = metric.replace("_", " ")
+    t = t[t.metric == metric].groupby(["control", "offset"]).value.mean()
+    curves = {
+        c: t[c].sort_index() if c in t.index.levels[0] else pd.Series(dtype=float)
+        for c in (False, True)
+    }
+
     def draw(ax):
-        for c, style in ((False, dict(marker="o", color=ORANGE, label="selected")), (True, dict(marker="s", color=GREY, ls="--", label="random"))):
-            if len(curves[c]): ax.plot(curves[c].index, curves[c], markersize=4.5, **style)
-        ax.set_xlabel("offset added to the activation"); ax.set_ylabel(name); ax.set_ylim(bottom=0); ax.legend(frameon=False)
+        for c, style in (
+            (False, dict(marker="o", color=ORANGE, label="selected")),
+            (True, dict(marker="s", color=GREY, ls="--", label="random")),
+        ):
+            if len(curves[c]):
+                ax.plot(curves[c].index, curves[c], markersize=4.5, **style)
+        ax.set_xlabel("offset added to the activation")
+        ax.set_ylabel(name)
+        ax.set_ylim(bottom=0)
+        ax.legend(frameon=False)
+
     fell = falls_by_model(run, model, metric)
-    say = lambda s: f"{number(s.iloc[0])} at {s.index[0]:g}, {number(s.iloc[-1])} at {s.index[-1]:g}" if len(s) else "not measured"
-    text = f"{name.capitalize()}, mean over languages. Selected neurons: {say(curves[False])}. Random neurons: {say(curves[True])}." + fell
+    say = lambda s: (
+        f"{number(s.iloc[0])} at {s.index[0]:g}, {number(s.iloc[-1])} at {s.index[-1]:g}"
+        if len(s)
+        else "not measured"
+    )
+    text = (
+        f"{name.capitalize()}, mean over languages. Selected neurons: {say(curves[False])}. Random neurons: {say(curves[True])}."
+        + fell
+    )
     return Figure(title, svg(draw, f"{model}. {text}"), text)
 
 # %% ../nbs/lib/figures.ipynb #c077
@@ -159,44 +292,90 @@ def falls_by_model(run: Run, model: str, metric: str) -> str:
     t = _with_control(run.tables["intervention"])
     t = t[(t.model.map(family) == model) & (t.metric == metric) & ~t.control & t.value.notna()]
     least = t.offset.min()
-    if not least < 0 or not (t.offset == 0).any(): return ""
-    at = t.pivot_table(index=["model", "language"], columns="offset", values="value")[[0, least]].dropna()
+    if not least < 0 or not (t.offset == 0).any():
+        return ""
+    at = t.pivot_table(index=["model", "language"], columns="offset", values="value")[
+        [0, least]
+    ].dropna()
     fell = (at[least] < at[0]).groupby("model", sort=False).agg(["sum", "size"])
-    return f" At {least:g} it falls in {', '.join(f'{a} of {b}' for a, b in fell.to_numpy())} languages" + (", a model each." if len(fell) > 1 else ".")
+    return (
+        f" At {least:g} it falls in {', '.join(f'{a} of {b}' for a, b in fell.to_numpy())} languages"
+        + (", a model each." if len(fell) > 1 else ".")
+    )
 
 # %% ../nbs/lib/figures.ipynb #c037
-ACTIVATION_STYLES = {(False, False): dict(marker="o", color=ORANGE, label="before"), (False, True): dict(marker="s", color=BLUE, label="after"),
-                     (True, False): dict(marker="o", mfc="none", color=GREY, label="random, before"),
-                     (True, True): dict(marker="s", mfc="none", color=GREY, label="random, after")}
-READINGS = {"base": " Both models read the base's text.", "own": " Each model reads its own text.", "tuned": " Both models read the tuned model's text."}
+ACTIVATION_STYLES = {
+    (False, False): dict(marker="o", color=ORANGE, label="before"),
+    (False, True): dict(marker="s", color=BLUE, label="after"),
+    (True, False): dict(marker="o", mfc="none", color=GREY, label="random, before"),
+    (True, True): dict(marker="s", mfc="none", color=GREY, label="random, after"),
+}
+READINGS = {
+    "base": " Both models read the base's text.",
+    "own": " Each model reads its own text.",
+    "tuned": " Both models read the tuned model's text.",
+}
+
 
 def mean_activations(run: Run, model: str, tuning: str = "") -> tuple[dict, str]:
     "Mean activation by language: ({(control, after): Series}, reading). The reading of the base's text is preferred: it is the same for both."
-    t = run.tables["activations"]; t = t[(t.model.map(family) == model) & t.value.notna() & t.language.isin(LANGUAGES) & (t.metric == "mean_activation")]
-    if "neuron" in t: t = t[t.neuron.isna()]
-    reading = "" if "reading" not in t or not len(t) else next((r for r in READINGS if (t.reading == r).any()), "")
-    if reading: t = t[t.reading == reading]
-    if tuning: t = t[t.tuning.isin(["base", "", tuning])]
+    t = run.tables["activations"]
+    t = t[
+        (t.model.map(family) == model)
+        & t.value.notna()
+        & t.language.isin(LANGUAGES)
+        & (t.metric == "mean_activation")
+    ]
+    if "neuron" in t:
+        t = t[t.neuron.isna()]
+    reading = (
+        ""
+        if "reading" not in t or not len(t)
+        else next((r for r in READINGS if (t.reading == r).any()), "")
+    )
+    if reading:
+        t = t[t.reading == reading]
+    if tuning:
+        t = t[t.tuning.isin(["base", "", tuning])]
     t = _with_control(t).assign(after=~t.tuning.isin(["base", ""]))
-    return {key: d.groupby("language").value.mean() for key, d in t.groupby(["control", "after"])}, reading
+    return {
+        key: d.groupby("language").value.mean() for key, d in t.groupby(["control", "after"])
+    }, reading
 
 # %% ../nbs/lib/figures.ipynb #c005
 def figure_activations(run: Run, model: str, tuning: str = "") -> Figure:
     "Mean activation of the neurons before and after tuning, beside random neurons."
     title = "The neurons before and after tuning"
-    if "activations" not in run.tables: return Figure(title, missing="no activations were measured")
+    if "activations" not in run.tables:
+        return Figure(title, missing="no activations were measured")
     means, reading = mean_activations(run, model, tuning)
     before, after = means.get((False, False)), means.get((False, True))
-    if before is None or after is None: return Figure(title, missing="activations before and after are not both there")
+    if before is None or after is None:
+        return Figure(title, missing="activations before and after are not both there")
     codes = [c for c in LANGUAGES if c in before.index and c in after.index]
+
     def draw(ax):
-        ax.axhline(0, color=GREY, linewidth=.8)
+        ax.axhline(0, color=GREY, linewidth=0.8)
         for key, style in ACTIVATION_STYLES.items():
-            if key in means: ax.plot(range(len(codes)), means[key].reindex(codes), linestyle="none", markersize=4.5, **style)
-        ax.set_xticks(range(len(codes)), codes); ax.set_ylabel("mean activation"); ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(.5, 1))
+            if key in means:
+                ax.plot(
+                    range(len(codes)),
+                    means[key].reindex(codes),
+                    linestyle="none",
+                    markersize=4.5,
+                    **style,
+                )
+        ax.set_xticks(range(len(codes)), codes)
+        ax.set_ylabel("mean activation")
+        ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
+
     text = f"Mean activation {number(before.mean())} before, {number(after.mean())} after; lower in {int((after[codes] < before[codes]).sum())} of {len(codes)} languages."
     random = [means.get((True, side)) for side in (False, True)]
-    text += f" Random neurons: {number(random[0].mean())}, {number(random[1].mean())}." if all(r is not None for r in random) else " No random neurons were measured."
+    text += (
+        f" Random neurons: {number(random[0].mean())}, {number(random[1].mean())}."
+        if all(r is not None for r in random)
+        else " No random neurons were measured."
+    )
     text += READINGS.get(reading, "") + _permutation(run, model, reading)
     return Figure(title, svg(draw, f"{model} {tuning}. {text}"), text)
 
@@ -204,26 +383,64 @@ def figure_activations(run: Run, model: str, tuning: str = "") -> Figure:
 def _permutation(run: Run, model: str, reading: str) -> str:
     "What the test against matched random sets says, a value for each tuned model."
     t = run.tables["activations"]
-    if "p" not in t or "null_mean" not in t: return ""
-    t = t[(t.model.map(family) == model) & (t.metric == "activation_drop") & t.null_mean.notna() & t.p.notna()]
-    if reading and "reading" in t: t = t[t.reading == reading]
+    if "p" not in t or "null_mean" not in t:
+        return ""
+    t = t[
+        (t.model.map(family) == model)
+        & (t.metric == "activation_drop")
+        & t.null_mean.notna()
+        & t.p.notna()
+    ]
+    if reading and "reading" in t:
+        t = t[t.reading == reading]
     sets = t["sets"] if "sets" in t else pd.Series(math.nan, index=t.index)
     said = "; ".join(chance(p, n) for p, n in zip(t.p, sets))
-    return f" Against random sets matched by layer and activation: fall {number(t.value.mean())}, theirs {number(t.null_mean.mean())}; {said}." if len(t) else ""
+    return (
+        f" Against random sets matched by layer and activation: fall {number(t.value.mean())}, theirs {number(t.null_mean.mean())}; {said}."
+        if len(t)
+        else ""
+    )
 
 # %% ../nbs/lib/figures.ipynb #c040
 def figure_probe(run: Run, model: str, tuning: str = "") -> Figure:
     "The English probe's AUC in every language."
-    title, m = "The English probe in other languages", measure(run, "probe", "probe_auc", model, "base")
+    title, m = (
+        "The English probe in other languages",
+        measure(run, "probe", "probe_auc", model, "base"),
+    )
     m = m[m.language.isin(LANGUAGES) & m.value.notna()].sort_values("value", ascending=False)
-    if not len(m): return Figure(title, missing="no probe was evaluated")
+    if not len(m):
+        return Figure(title, missing="no probe was evaluated")
     x, english = np.arange(len(m)), (m.language == "en").to_numpy()
+
     def draw(ax):
-        ax.axhline(.5, color=GREY, linewidth=1, linestyle="--")
-        ax.errorbar(x, m.value, yerr=[(m.value - m.low).fillna(0).clip(lower=0), (m.high - m.value).fillna(0).clip(lower=0)], fmt="none", color=GREY, elinewidth=1)
-        for which, style in ((~english, dict(marker="o", color=BLUE, label="zero-shot")), (english, dict(marker="s", color=ORANGE, label="English"))):
-            if which.any(): ax.plot(x[which], m.value[which], linestyle="none", markersize=4.5, **style)
-        ax.set_xticks(x, m.language); ax.set_ylabel("ROC-AUC"); ax.set_ylim(min(.4, m.value.min() - .05), 1.02); ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(.5, 1))
+        ax.axhline(0.5, color=GREY, linewidth=1, linestyle="--")
+        ax.errorbar(
+            x,
+            m.value,
+            yerr=[
+                (m.value - m.low).fillna(0).clip(lower=0),
+                (m.high - m.value).fillna(0).clip(lower=0),
+            ],
+            fmt="none",
+            color=GREY,
+            elinewidth=1,
+        )
+        for which, style in (
+            (~english, dict(marker="o", color=BLUE, label="zero-shot")),
+            (english, dict(marker="s", color=ORANGE, label="English")),
+        ):
+            if which.any():
+                ax.plot(x[which], m.value[which], linestyle="none", markersize=4.5, **style)
+        ax.set_xticks(x, m.language)
+        ax.set_ylabel("ROC-AUC")
+        ax.set_ylim(min(0.4, m.value.min() - 0.05), 1.02)
+        ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
+
     others = m.value[~english]
-    text = f"ROC-AUC {number(m.value[english].mean())} in English" + (f", {number(others.min())} to {number(others.max())} elsewhere" if len(others) else "") + "; the dashed line is chance."
+    text = (
+        f"ROC-AUC {number(m.value[english].mean())} in English"
+        + (f", {number(others.min())} to {number(others.max())} elsewhere" if len(others) else "")
+        + "; the dashed line is chance."
+    )
     return Figure(title, svg(draw, f"{model}. {text}"), text)

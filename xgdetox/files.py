@@ -27,13 +27,30 @@ __all__ = ['MANY_VALUES', 'InputError', 'check_name', 'check_seed', 'disk_is_ful
 # %% ../nbs/lib/files.ipynb #c008
 class InputError(Exception):
     "What is wrong with a user's input, where, and what to do: one line `path:line: field: problem; remedy`."
-    def __init__(self, problem: str, path=None, line: int | None = None, field: str | None = None, remedy: str | None = None):
-        self.problem, self.path, self.line, self.field, self.remedy = problem, path, line, field, remedy
+
+    def __init__(
+        self,
+        problem: str,
+        path=None,
+        line: int | None = None,
+        field: str | None = None,
+        remedy: str | None = None,
+    ):
+        self.problem, self.path, self.line, self.field, self.remedy = (
+            problem,
+            path,
+            line,
+            field,
+            remedy,
+        )
         place = ":".join(str(x) for x in (path, line) if x is not None)
-        text = ": ".join(x for x in (place, field, problem) if x) + (f"; {remedy}" if remedy else "")
+        text = ": ".join(x for x in (place, field, problem) if x) + (
+            f"; {remedy}" if remedy else ""
+        )
         super().__init__(" ".join(text.split()))
 
-    def __reduce__(self): return InputError, (self.problem, self.path, self.line, self.field, self.remedy)
+    def __reduce__(self):
+        return InputError, (self.problem, self.path, self.line, self.field, self.remedy)
 
 # %% ../nbs/lib/files.ipynb #c0n1
 def check_name(name, field: str = "name", also: str = "") -> str:
@@ -51,27 +68,48 @@ def check_name(name, field: str = "name", also: str = "") -> str:
 def check_seed(seed, field: str = "seed") -> int:
     "`seed`, if every generator of random numbers takes it: a whole number from 0 to 4,294,967,295; else InputError."
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise InputError(f"is {str(seed)[:40]}", field=field, remedy="it must be a whole number from 0 to 4294967295")
+        raise InputError(
+            f"is {str(seed)[:40]}",
+            field=field,
+            remedy="it must be a whole number from 0 to 4294967295",
+        )
     return seed
 
 # %% ../nbs/lib/files.ipynb #c0w3
-_FULL = re.compile(r"no space left|os error (27|28|122)\b|disk quota|disk is full|file ?writer failed|PytorchStreamWriter failed|file too large", re.I)
+_FULL = re.compile(
+    r"no space left|os error (27|28|122)\b|disk quota|disk is full|file ?writer failed|PytorchStreamWriter failed|file too large",
+    re.I,
+)
+
 
 def disk_is_full(error: BaseException) -> bool:
     "Does an error, or what caused it, say that the disk is full? Python, safetensors, torch, Arrow and SQLite each say it differently."
     while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or _FULL.search(str(error)): return True
+        if getattr(error, "errno", None) in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+        ) or _FULL.search(str(error)):
+            return True
         error = error.__cause__ or error.__context__
     return False
+
 
 @contextmanager
 def writing_to(path):
     "What is written inside goes to `path`: a full disk becomes an InputError that names it."
-    try: yield
-    except InputError: raise
+    try:
+        yield
+    except InputError:
+        raise
     except Exception as e:
-        if not disk_is_full(e): raise
-        raise InputError("the disk is full", path, remedy="make room, or name a place on another disk, and run the same command again") from None
+        if not disk_is_full(e):
+            raise
+        raise InputError(
+            "the disk is full",
+            path,
+            remedy="make room, or name a place on another disk, and run the same command again",
+        ) from None
 
 # %% ../nbs/lib/files.ipynb #c024
 @contextmanager
@@ -83,7 +121,8 @@ def write_atomic(path, mode: str = "w"):
     path.parent.mkdir(parents=True, exist_ok=True)
     how = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     if path.exists() and not path.is_file() and not path.is_dir():
-        with writing_to(path), open(path, mode, **how) as f: yield f
+        with writing_to(path), open(path, mode, **how) as f:
+            yield f
         return
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
@@ -102,7 +141,8 @@ def write_atomic(path, mode: str = "w"):
 def write_json(path, obj) -> Path:
     "Write `obj` as indented JSON, atomically; paths become text and numpy numbers plain ones."
     plain = lambda o: o.tolist() if hasattr(o, "tolist") else str(o)
-    with write_atomic(path) as f: f.write(json.dumps(obj, ensure_ascii=False, indent=1, default=plain) + "\n")
+    with write_atomic(path) as f:
+        f.write(json.dumps(obj, ensure_ascii=False, indent=1, default=plain) + "\n")
     return Path(path)
 
 # %% ../nbs/lib/files.ipynb #c0w1
@@ -110,27 +150,44 @@ def visible_files(folder) -> list[Path]:
     "What lies in a folder, in sorted order, without hidden files: an editor's or a system's copies are no data."
     return sorted(p for p in Path(folder).iterdir() if not p.name.startswith("."))
 
+
 def check_folder(path) -> Path:
     """`path`, if a folder is there, or can be made there, that takes files; else InputError. Nothing is left behind.
 
     A file without a name is opened in the nearest folder that exists: permissions alone do not tell of a file system that takes no files."""
     path = Path(path)
     near = next(p for p in (path, *path.absolute().parents) if p.exists() or p.is_symlink())
-    if not near.is_dir(): raise InputError("is a file, not a folder", near, remedy="name another folder")
-    try: tempfile.TemporaryFile(dir=near).close()
+    if not near.is_dir():
+        raise InputError("is a file, not a folder", near, remedy="name another folder")
+    try:
+        tempfile.TemporaryFile(dir=near).close()
     except OSError as e:
-        raise InputError(f"cannot be written ({(e.strerror or 'no files there').lower()})", near, remedy="name another folder, or change its permissions") from None
+        raise InputError(
+            f"cannot be written ({(e.strerror or 'no files there').lower()})",
+            near,
+            remedy="name another folder, or change its permissions",
+        ) from None
     return path
 
 # %% ../nbs/lib/files.ipynb #c031
 def _open(path):
     "`path` as a binary file, gunzipped where it is gzip; InputError if it cannot be read."
     try:
-        with open(path, "rb") as f: zipped = f.read(2) == b"\x1f\x8b"
+        with open(path, "rb") as f:
+            zipped = f.read(2) == b"\x1f\x8b"
         return gzip.open(path) if zipped else open(path, "rb")
-    except FileNotFoundError: raise InputError("no such file", path, remedy="check the path, or see `xgdetox data`") from None
-    except IsADirectoryError: raise InputError("is a folder", path, remedy="give one file") from None
-    except (OSError, ValueError) as e: raise InputError(f"cannot be read ({type(e).__name__})", path, remedy="check the path and its permissions") from None
+    except FileNotFoundError:
+        raise InputError(
+            "no such file", path, remedy="check the path, or see `xgdetox data`"
+        ) from None
+    except IsADirectoryError:
+        raise InputError("is a folder", path, remedy="give one file") from None
+    except (OSError, ValueError) as e:
+        raise InputError(
+            f"cannot be read ({type(e).__name__})",
+            path,
+            remedy="check the path and its permissions",
+        ) from None
 
 # %% ../nbs/lib/files.ipynb #c032
 def read_lines(path) -> Iterator[tuple[int, str]]:
@@ -138,49 +195,93 @@ def read_lines(path) -> Iterator[tuple[int, str]]:
     number = 0
     with _open(path) as f:
         while True:
-            try: raw = f.readline()
+            try:
+                raw = f.readline()
             except (EOFError, zlib.error, OSError):
-                raise InputError("the gzip stream is damaged or ends early", path, number + 1, remedy="get the file again") from None
-            if not raw: return
+                raise InputError(
+                    "the gzip stream is damaged or ends early",
+                    path,
+                    number + 1,
+                    remedy="get the file again",
+                ) from None
+            if not raw:
+                return
             number += 1
-            if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"): raise InputError("is UTF-16", path, 1, remedy="save the file as UTF-8")
-            try: line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                raise InputError("is UTF-16", path, 1, remedy="save the file as UTF-8")
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as e:
-                raise InputError(f"byte {e.start + 1} is not UTF-8", path, number, remedy="save the file as UTF-8") from None
-            if "\0" in line: raise InputError("holds a NUL character", path, number, remedy="save the file as UTF-8 text")
+                raise InputError(
+                    f"byte {e.start + 1} is not UTF-8",
+                    path,
+                    number,
+                    remedy="save the file as UTF-8",
+                ) from None
+            if "\0" in line:
+                raise InputError(
+                    "holds a NUL character", path, number, remedy="save the file as UTF-8 text"
+                )
             yield number, line
 
 # %% ../nbs/lib/files.ipynb #c035
 def read_jsonl(path) -> Iterator[tuple[int, dict]]:
     "(line number, object) of a JSON Lines file, one line in memory at a time; blank lines are passed over."
     for number, line in read_lines(path):
-        if not line.strip(): continue
-        try: row = json.loads(line)
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
         except (ValueError, RecursionError) as e:
             where = f" at character {e.pos + 1}" if isinstance(e, json.JSONDecodeError) else ""
-            raise InputError(f"is not JSON{where}", path, number, remedy="each line must be one whole JSON object; if it is the last line, get the file again") from None
+            raise InputError(
+                f"is not JSON{where}",
+                path,
+                number,
+                remedy="each line must be one whole JSON object; if it is the last line, get the file again",
+            ) from None
         if not isinstance(row, dict):
-            raise InputError(f"is {type(row).__name__}, not an object", path, number, remedy="each line must be one JSON object; `jq -c '.[]'` makes lines of a list")
+            raise InputError(
+                f"is {type(row).__name__}, not an object",
+                path,
+                number,
+                remedy="each line must be one JSON object; `jq -c '.[]'` makes lines of a list",
+            )
         yield number, row
 
 # %% ../nbs/lib/files.ipynb #c038
 def read_json(path) -> Any:
     "The one JSON value of a file; InputError with the line where it breaks."
     text = "".join(line for _, line in read_lines(path))
-    try: return json.loads(text)
-    except json.JSONDecodeError as e: raise InputError(f"is not JSON ({e.msg.lower()})", path, e.lineno, remedy="correct the file or make it again") from None
-    except (ValueError, RecursionError): raise InputError("is JSON that is too long a number or too deep", path, 1, remedy="give plain JSON") from None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as e:
+        raise InputError(
+            f"is not JSON ({e.msg.lower()})",
+            path,
+            e.lineno,
+            remedy="correct the file or make it again",
+        ) from None
+    except (ValueError, RecursionError):
+        raise InputError(
+            "is JSON that is too long a number or too deep", path, 1, remedy="give plain JSON"
+        ) from None
 
 # %% ../nbs/lib/files.ipynb #gcafc52
 class PlainYaml(yaml.SafeLoader):
     "YAML of plain values: 1e-5 is a number, as everybody expects (YAML 1.1 takes it for a text), and a date is a text."
 
-_PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map", "merge")}
+
+_PLAIN = {
+    f"tag:yaml.org,2002:{kind}"
+    for kind in ("str", "int", "float", "bool", "null", "seq", "map", "merge")
+}
 _NUMBER = re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
 
 PlainYaml.yaml_implicit_resolvers = {
     first: [(tag, form) for tag, form in forms if tag in _PLAIN]
-    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 PlainYaml.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
 
 # %% ../nbs/lib/files.ipynb #g41e5b9
@@ -188,43 +289,72 @@ def read_yaml(path) -> Any:
     "The one value of a YAML file; None of an empty one. InputError as `parse_yaml`."
     return parse_yaml("".join(line for _, line in read_lines(path)), path)
 
+
 def parse_yaml(text: str, path=None, field: str | None = None) -> Any:
     """The value of a YAML text, made of tables, lists, texts, numbers, true, false and null; None of an empty one.
 
     InputError, with the line, for what is not YAML, a key that stands twice, a tag, an alias of what it stands in, half a character."""
     try:
         node = yaml.compose(text, PlainYaml)
-        if node is None: return None
+        if node is None:
+            return None
         _count_values(node, path, field, {}, ())
         return PlainYaml("").construct_document(node)
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         why = getattr(e, "problem", None) or getattr(e, "reason", None) or "unclear"
         line = mark.line + 1 if mark and path else None
-        raise InputError(f"not YAML ({why})", path, line, field, "mind the indentation, quotes and brackets") from None
-    except RecursionError: raise InputError("not YAML (nested too deep)", path, None, field, "write a plain table of keys") from None
-    except ValueError: raise InputError("not YAML (a number of too many digits)", path, None, field, "write a smaller number") from None
+        raise InputError(
+            f"not YAML ({why})", path, line, field, "mind the indentation, quotes and brackets"
+        ) from None
+    except RecursionError:
+        raise InputError(
+            "not YAML (nested too deep)", path, None, field, "write a plain table of keys"
+        ) from None
+    except ValueError:
+        raise InputError(
+            "not YAML (a number of too many digits)", path, None, field, "write a smaller number"
+        ) from None
 
 # %% ../nbs/lib/files.ipynb #g555ba3
-MANY_VALUES = 1_000_000      # more than any settings file holds; aliases of aliases reach it with a few lines
+MANY_VALUES = (
+    1_000_000  # more than any settings file holds; aliases of aliases reach it with a few lines
+)
+
 
 def _count_values(node, path, field, known: dict, above: tuple) -> int:
     "How many values a YAML node stands for, aliases counted each time; InputError for what `parse_yaml` refuses."
-    if id(node) in known: return known[id(node)]
+    if id(node) in known:
+        return known[id(node)]
     line = node.start_mark.line + 1 if path else None
-    def refuse(problem, remedy): raise InputError(problem, path, line, field, remedy)
-    if id(node) in above: refuse("is an alias of what it stands in", "write the values out")
-    if node.tag not in _PLAIN: refuse(f"has the tag {node.tag[:60]}", "write plain values: texts, numbers, lists, tables")
-    if isinstance(node, yaml.ScalarNode) and not _is_clean(node.value): refuse("holds NUL or half a character", "write plain text")
-    if isinstance(node, yaml.MappingNode): parts = _table_parts(node, path, field)
-    else: parts = [(field, part) for part in node.value] if isinstance(node, yaml.SequenceNode) else []
-    known[id(node)] = 1 + sum(_count_values(part, path, name, known, (*above, id(node))) for name, part in parts)
-    if known[id(node)] > MANY_VALUES: refuse(f"holds more than {MANY_VALUES:,} values", "write fewer aliases")
+
+    def refuse(problem, remedy):
+        raise InputError(problem, path, line, field, remedy)
+
+    if id(node) in above:
+        refuse("is an alias of what it stands in", "write the values out")
+    if node.tag not in _PLAIN:
+        refuse(f"has the tag {node.tag[:60]}", "write plain values: texts, numbers, lists, tables")
+    if isinstance(node, yaml.ScalarNode) and not _is_clean(node.value):
+        refuse("holds NUL or half a character", "write plain text")
+    if isinstance(node, yaml.MappingNode):
+        parts = _table_parts(node, path, field)
+    else:
+        parts = (
+            [(field, part) for part in node.value] if isinstance(node, yaml.SequenceNode) else []
+        )
+    known[id(node)] = 1 + sum(
+        _count_values(part, path, name, known, (*above, id(node))) for name, part in parts
+    )
+    if known[id(node)] > MANY_VALUES:
+        refuse(f"holds more than {MANY_VALUES:,} values", "write fewer aliases")
     return known[id(node)]
+
 
 def _is_clean(text: str) -> bool:
     "Can the text stand in a UTF-8 file and in a path?"
     return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+
 
 def _table_parts(node, path, field) -> list[tuple]:
     "[(dotted name, node)] of a YAML table's keys and values; InputError for a key that is no single value, or stands twice."
@@ -232,7 +362,13 @@ def _table_parts(node, path, field) -> list[tuple]:
     for key, value in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
-            raise InputError("has a key that is a list or a table", path, line if path else None, field, "write a name before the colon")
+            raise InputError(
+                "has a key that is a list or a table",
+                path,
+                line if path else None,
+                field,
+                "write a name before the colon",
+            )
         name = ".".join(x for x in (field, key.value) if x)
         if key.value in seen:
             problem = f"stands twice, in lines {seen[key.value]} and {line}"
@@ -245,31 +381,60 @@ def _table_parts(node, path, field) -> list[tuple]:
 def read_table(path) -> Iterator[tuple[int, dict]]:
     "(line number, row) of a CSV (quoted) or TSV (not quoted) file with a header; a row may span lines, the number is its last."
     here, tabs = [0], ".tsv" in Path(path).name
+
     def lines():
-        for here[0], line in read_lines(path): yield line
-    reader = csv.reader(lines(), **(dict(delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else dict(strict=True)))
+        for here[0], line in read_lines(path):
+            yield line
+
+    reader = csv.reader(
+        lines(), **(dict(delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else dict(strict=True))
+    )
     try:
         header = next(reader, None)
-        if not header: raise InputError("is empty", path, 1, remedy="the first line must name the columns")
-        if len(set(header)) < len(header): raise InputError("names a column twice", path, 1, remedy="give each column its own name")
+        if not header:
+            raise InputError("is empty", path, 1, remedy="the first line must name the columns")
+        if len(set(header)) < len(header):
+            raise InputError(
+                "names a column twice", path, 1, remedy="give each column its own name"
+            )
         for values in reader:
-            if not values: continue
-            if values == header: raise InputError("repeats the header", path, here[0], remedy="delete the line; two tables were put together")
+            if not values:
+                continue
+            if values == header:
+                raise InputError(
+                    "repeats the header",
+                    path,
+                    here[0],
+                    remedy="delete the line; two tables were put together",
+                )
             if len(values) != len(header):
-                raise InputError(f"has {len(values)} cells, the header has {len(header)}", path, here[0], remedy="correct the line; if it is the last, get the file again")
+                raise InputError(
+                    f"has {len(values)} cells, the header has {len(header)}",
+                    path,
+                    here[0],
+                    remedy="correct the line; if it is the last, get the file again",
+                )
             yield here[0], dict(zip(header, values))
-    except csv.Error as e: raise InputError(f"is not a table ({e})", path, here[0], remedy="look for a quote that is not closed") from None
+    except csv.Error as e:
+        raise InputError(
+            f"is not a table ({e})", path, here[0], remedy="look for a quote that is not closed"
+        ) from None
 
 # %% ../nbs/lib/files.ipynb #c0t2
-_RUNS = re.compile(r"'*[=+\-@\t\r\n]")                         # how a cell begins that a spreadsheet runs, or one that was guarded before
+_RUNS = re.compile(
+    r"'*[=+\-@\t\r\n]"
+)  # how a cell begins that a spreadsheet runs, or one that was guarded before
+
 
 def _guarded(text: str) -> str:
     "`text`, behind an apostrophe where a spreadsheet would run it."
     return "'" + text if _RUNS.match(text) else text
 
+
 def _unguarded(text):
     "What `_guarded` was given; what is no text stays as it is."
     return text[1:] if isinstance(text, str) and text[:1] == "'" and _RUNS.match(text) else text
+
 
 def _quoted(text: str) -> str:
     "`text` as one cell of a CSV file."
@@ -279,11 +444,15 @@ def _quoted(text: str) -> str:
 def _cells(column, float_format: str | None) -> list[str]:
     "The cells of a pandas column as they stand in a CSV file; a missing value is an empty cell."
     import pandas
+
     if pandas.api.types.is_numeric_dtype(column.dtype):
         lines = column.to_csv(index=False, header=False, float_format=float_format).splitlines()
         return ["" if line == '""' else line for line in lines]
     empty = column.isna()
-    return ["" if none else _quoted(_guarded(v)) if isinstance(v, str) else _quoted(str(v)) for v, none in zip(column, empty)]
+    return [
+        "" if none else _quoted(_guarded(v)) if isinstance(v, str) else _quoted(str(v))
+        for v, none in zip(column, empty)
+    ]
 
 # %% ../nbs/lib/files.ipynb #c0t4
 def write_csv(path, rows, float_format: str | None = None) -> Path:
@@ -292,9 +461,10 @@ def write_csv(path, rows, float_format: str | None = None) -> Path:
     Every cell with a comma, a quote, a carriage return or a line feed is quoted. A text that a spreadsheet would run (it begins with `=`, `+`, `-`,
     `@`, a tab or a line break) stands behind an apostrophe; numbers stay as they are. `read_csv` gives back the texts as they were."""
     import pandas
+
     table = pandas.DataFrame(rows)
     columns = [_cells(table.iloc[:, i], float_format) for i in range(table.shape[1])]
-    only = table.shape[1] == 1                                   # an empty line would be no row
+    only = table.shape[1] == 1  # an empty line would be no row
     with write_atomic(path) as f:
         f.write(",".join(_quoted(str(name)) for name in table.columns) + "\n")
         f.writelines((",".join(cells) or '""' * only) + "\n" for cells in zip(*columns))
@@ -306,10 +476,15 @@ def read_csv(path, **how):
 
     Raises pandas' own errors for what is no CSV file."""
     import pandas
-    table = pandas.read_csv(path, **dict(keep_default_na=False, na_values=[""], encoding="utf-8") | how)
+
+    table = pandas.read_csv(
+        path, **dict(keep_default_na=False, na_values=[""], encoding="utf-8") | how
+    )
     for i, name in enumerate(table.columns):
         texts = table.iloc[:, i]
-        if pandas.api.types.is_object_dtype(texts.dtype) or pandas.api.types.is_string_dtype(texts.dtype):
+        if pandas.api.types.is_object_dtype(texts.dtype) or pandas.api.types.is_string_dtype(
+            texts.dtype
+        ):
             table[name] = texts.map(_unguarded, na_action="ignore")
     return table
 
@@ -319,35 +494,68 @@ def _read_arrow(path) -> Iterator[tuple[int, dict]]:
     try:
         if Path(path).is_dir():
             from datasets import DatasetDict, load_from_disk
+
             rows = load_from_disk(str(path))
-            if isinstance(rows, DatasetDict): rows = rows["train" if "train" in rows else next(iter(rows))]
+            if isinstance(rows, DatasetDict):
+                rows = rows["train" if "train" in rows else next(iter(rows))]
         else:
             from pyarrow import parquet
-            rows = (row for batch in parquet.ParquetFile(path).iter_batches(1000) for row in batch.to_pylist())
+
+            rows = (
+                row
+                for batch in parquet.ParquetFile(path).iter_batches(1000)
+                for row in batch.to_pylist()
+            )
         yield from enumerate(rows, 1)
-    except FileNotFoundError: raise InputError("no such file, or not a saved data set", path, remedy="check the path") from None
+    except FileNotFoundError:
+        raise InputError(
+            "no such file, or not a saved data set", path, remedy="check the path"
+        ) from None
     except (OSError, ValueError) as e:
-        raise InputError(f"is not Parquet or a saved data set ({type(e).__name__})", path, remedy="get the file again") from None
+        raise InputError(
+            f"is not Parquet or a saved data set ({type(e).__name__})",
+            path,
+            remedy="get the file again",
+        ) from None
 
 # %% ../nbs/lib/files.ipynb #c046
 def read_rows(path) -> Iterator[tuple[int, dict]]:
     "(line or row number, row) of any table by its name's ending; plain text and lists of texts have the one field `text`."
     name = Path(path).name.removesuffix(".gz")
-    if name.endswith(".parquet") or Path(path).is_dir(): yield from _read_arrow(path)
-    elif name.endswith((".csv", ".tsv")): yield from read_table(path)
-    elif name.endswith(".txt"): yield from ((n, {"text": line.rstrip("\r\n")}) for n, line in read_lines(path))
+    if name.endswith(".parquet") or Path(path).is_dir():
+        yield from _read_arrow(path)
+    elif name.endswith((".csv", ".tsv")):
+        yield from read_table(path)
+    elif name.endswith(".txt"):
+        yield from ((n, {"text": line.rstrip("\r\n")}) for n, line in read_lines(path))
     elif next((line.lstrip()[0] for _, line in read_lines(path) if line.strip()), "{") == "[":
         rows = read_json(path)
-        yield from ((n, row if isinstance(row, dict) else {"text": row}) for n, row in enumerate(rows, 1))
-    else: yield from read_jsonl(path)
+        yield from (
+            (n, row if isinstance(row, dict) else {"text": row}) for n, row in enumerate(rows, 1)
+        )
+    else:
+        yield from read_jsonl(path)
 
 # %% ../nbs/lib/files.ipynb #c065
 def fingerprint(path) -> dict | str:
     "What a file, folder or hub name holds: file names with their SHA-256 (their size where above 64 MB)."
     path = Path(str(path))
-    if not path.exists(): return str(path)
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".") and p.name != "README.md")
-    digest = lambda p: hashlib.sha256(p.read_bytes()).hexdigest()[:16] if p.stat().st_size < 2**26 else f"{p.stat().st_size} bytes"
+    if not path.exists():
+        return str(path)
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(
+            p
+            for p in path.iterdir()
+            if p.is_file() and not p.name.startswith(".") and p.name != "README.md"
+        )
+    )
+    digest = lambda p: (
+        hashlib.sha256(p.read_bytes()).hexdigest()[:16]
+        if p.stat().st_size < 2**26
+        else f"{p.stat().st_size} bytes"
+    )
     return {p.name: digest(p) for p in files}
 
 # %% ../nbs/lib/files.ipynb #c073
@@ -355,5 +563,6 @@ def file_hash(path) -> str:
     "SHA-256 of a file's bytes."
     h = hashlib.sha256()
     with open(path, "rb") as f:
-        while part := f.read(1 << 20): h.update(part)
+        while part := f.read(1 << 20):
+            h.update(part)
     return h.hexdigest()

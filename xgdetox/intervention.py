@@ -19,7 +19,13 @@ from .models import anatomy, check_neurons, load, neuron_hooks
 from .scorers.base import load_scorer
 from .scoring import score_generations
 from xgdetox.stats import (
-    LEAST_SHUFFLES, bootstrap_mean, paired_difference, permutation_test, relative_drop, tidy, write_table,
+    LEAST_SHUFFLES,
+    bootstrap_mean,
+    paired_difference,
+    permutation_test,
+    relative_drop,
+    tidy,
+    write_table,
 )
 from .toxicity import toxicity_table
 from .value_vectors import all_activations, matched_neurons
@@ -33,39 +39,96 @@ def intervention(neurons, offset: float) -> list[dict]:
     return [dict(layer=int(l), neuron=int(n), offset=float(offset)) for l, n in neurons]
 
 # %% ../nbs/07_intervention.ipynb #c010
-def intervene(model, neurons, offsets, prompt_files: dict, output_dir, *, scorer, control=True, controls: int = 1, activation=None, tokenizer=None, lexicon=None,
-              n: int = 1, temperature: float = 0.0, top_p: float = .8, max_tokens: int = 20, seed: int = 0, bos="tokenizer", limit=None,
-              quality=("perplexity", "language"), label: str = "", tuning: str = "base") -> pd.DataFrame:
+def intervene(
+    model,
+    neurons,
+    offsets,
+    prompt_files: dict,
+    output_dir,
+    *,
+    scorer,
+    control=True,
+    controls: int = 1,
+    activation=None,
+    tokenizer=None,
+    lexicon=None,
+    n: int = 1,
+    temperature: float = 0.0,
+    top_p: float = 0.8,
+    max_tokens: int = 20,
+    seed: int = 0,
+    bos="tokenizer",
+    limit=None,
+    quality=("perplexity", "language"),
+    label: str = "",
+    tuning: str = "base",
+) -> pd.DataFrame:
     """Toxicity, fluency and language of the continuations at each offset, for `neurons` and for `controls` sets of matched random ones (Figure 2).
 
     Tidy table with offset and control ("" or "random-0" ...); generations, scores and the interventions themselves stay in `output_dir`. The paper decodes greedily;
     give `n` and `temperature` to sample. `InputError`, before the model is loaded, for numbers that cannot be and a place that cannot be written. `lexicon` (a folder, or {language: words}; by default the scorer's own words) gives the exact toxic mass beside the scores."""
-    check_offsets(offsets), check_sampling(n, temperature, top_p, max_tokens, seed), check_folder(output_dir)
+    (
+        check_offsets(offsets),
+        check_sampling(n, temperature, top_p, max_tokens, seed),
+        check_folder(output_dir),
+    )
     prompt_room(split_adapter(model)[0], max_tokens)
     (model, tokenizer), scorer, rows = load(model, tokenizer), load_scorer(scorer), []
     check_neurons(neurons, (parts := anatomy(model)).n_layers, parts.n_neurons)
     head = dict(model=label or str(getattr(model, "name_or_path", "")), tuning=tuning, seed=seed)
     sets = {"": neurons}
     if control:
-        if activation is None: activation = all_activations(model, tokenizer, _prompts(prompt_files, "en", limit), max_tokens, bos)
-        sets |= {f"random-{i}": matched_neurons(activation, neurons, seed + i) for i in range(controls)}
-    settings = dict(n=n, temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed, bos=bos, limit=limit, tokenizer=tokenizer, backend="transformers")
+        if activation is None:
+            activation = all_activations(
+                model, tokenizer, _prompts(prompt_files, "en", limit), max_tokens, bos
+            )
+        sets |= {
+            f"random-{i}": matched_neurons(activation, neurons, seed + i) for i in range(controls)
+        }
+    settings = dict(
+        n=n,
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_tokens,
+        seed=seed,
+        bos=bos,
+        limit=limit,
+        tokenizer=tokenizer,
+        backend="transformers",
+    )
     for offset in sorted({0.0, *map(float, offsets)}, reverse=True):
         for name, some in sets.items():
-            if offset == 0 and name:                                    # nothing is added: the same run
-                rows += [dict(r, control=name) for r in rows if r["offset"] == 0 and r["control"] == ""]
+            if offset == 0 and name:  # nothing is added: the same run
+                rows += [
+                    dict(r, control=name) for r in rows if r["offset"] == 0 and r["control"] == ""
+                ]
                 continue
-            found = _one(model, tokenizer, some, offset, prompt_files, Path(output_dir), scorer, lexicon, quality, head, settings)
+            found = _one(
+                model,
+                tokenizer,
+                some,
+                offset,
+                prompt_files,
+                Path(output_dir),
+                scorer,
+                lexicon,
+                quality,
+                head,
+                settings,
+            )
             rows += [dict(r, offset=offset, control=name, n_neurons=len(some)) for r in found]
     table = tidy(rows)
-    write_table(table, Path(output_dir)/"intervention.csv")
+    write_table(table, Path(output_dir) / "intervention.csv")
     return table
 
 # %% ../nbs/07_intervention.ipynb #c0v1
 def check_offsets(offsets):
     "`InputError` for an offset that is no finite number, or so large that the sums of 16-bit models overflow."
     for offset in offsets:
-        if not abs(offset) <= 10_000: raise InputError(f"is {offset}", field="offset", remedy="give a number from -10,000 to 10,000")
+        if not abs(offset) <= 10_000:
+            raise InputError(
+                f"is {offset}", field="offset", remedy="give a number from -10,000 to 10,000"
+            )
 
 # %% ../nbs/07_intervention.ipynb #c011
 def _prompts(files, language, limit):
@@ -73,60 +136,148 @@ def _prompts(files, language, limit):
     language = language if language in files else next(iter(files))
     return list(load_prompts(files[language], language, limit).rows["prompt"])
 
+
 def _words(lexicon, scorer, language):
     "Rude words of a language from a folder, a dict, or the scorer's own list."
-    if lexicon is None: lexicon = getattr(scorer, "words", {})
-    return lexicon.get(language, []) if isinstance(lexicon, dict) else load_lexicon(lexicon, language)
+    if lexicon is None:
+        lexicon = getattr(scorer, "words", {})
+    return (
+        lexicon.get(language, []) if isinstance(lexicon, dict) else load_lexicon(lexicon, language)
+    )
 
 # %% ../nbs/07_intervention.ipynb #c012
-def _one(model, tokenizer, neurons, offset, prompt_files, output_dir, scorer, lexicon, quality, head, settings) -> list[dict]:
+def _one(
+    model,
+    tokenizer,
+    neurons,
+    offset,
+    prompt_files,
+    output_dir,
+    scorer,
+    lexicon,
+    quality,
+    head,
+    settings,
+) -> list[dict]:
     "Generate, score and measure under one intervention; finished runs are read, not repeated."
     data = intervention(neurons, offset)
-    name = f"offset{offset:+g}-" + (hashlib.sha256(json.dumps(data).encode()).hexdigest()[:8] if offset else "none")
+    name = f"offset{offset:+g}-" + (
+        hashlib.sha256(json.dumps(data).encode()).hexdigest()[:8] if offset else "none"
+    )
     add, rows = [tuple(d.values()) for d in data] if offset else [], []
-    write_json(output_dir/name/"intervention.json", data if offset else [])
+    write_json(output_dir / name / "intervention.json", data if offset else [])
     with neuron_hooks(model, add=add):
         files = generate(model, prompt_files, output_dir, name=name, **settings)
         for language, path in prompt_files.items():
             words = _words(lexicon, scorer, normalise_language(language))
-            if not words: continue
-            mass = toxic_mass(model, tokenizer, _prompts({language: path}, language, settings["limit"]), words, bos=settings["bos"])
+            if not words:
+                continue
+            mass = toxic_mass(
+                model,
+                tokenizer,
+                _prompts({language: path}, language, settings["limit"]),
+                words,
+                bos=settings["bos"],
+            )
             value, low, high = bootstrap_mean(mass)
-            rows.append(dict(head, language=normalise_language(language), metric="toxic_mass", value=value, low=low, high=high, n=int(np.isfinite(mass).sum())))
-    score_generations(files, scorer, output_dir/name/"scores")
-    tables = [toxicity_table(output_dir/name/"scores", **head)]
+            rows.append(
+                dict(
+                    head,
+                    language=normalise_language(language),
+                    metric="toxic_mass",
+                    value=value,
+                    low=low,
+                    high=high,
+                    n=int(np.isfinite(mass).sum()),
+                )
+            )
+    score_generations(files, scorer, output_dir / name / "scores")
+    tables = [toxicity_table(output_dir / name / "scores", **head)]
     if quality:
         from xgdetox.quality import quality_table
-        tables.append(quality_table(output_dir/name, metrics=quality, lm=(model, tokenizer), bos=settings["bos"], **head))
+
+        tables.append(
+            quality_table(
+                output_dir / name,
+                metrics=quality,
+                lm=(model, tokenizer),
+                bos=settings["bos"],
+                **head,
+            )
+        )
     return rows + [r for t in tables for r in t.to_dict("records")]
 
 # %% ../nbs/07_intervention.ipynb #c014
-def mass_curve(model, neurons, offsets, prompt_files: dict, lexicon, *, activation=None, sets: int = 20, tokenizer=None, bos="tokenizer", limit=None, seed: int = 0,
-               label: str = "", tuning: str = "base") -> pd.DataFrame:
+def mass_curve(
+    model,
+    neurons,
+    offsets,
+    prompt_files: dict,
+    lexicon,
+    *,
+    activation=None,
+    sets: int = 20,
+    tokenizer=None,
+    bos="tokenizer",
+    limit=None,
+    seed: int = 0,
+    label: str = "",
+    tuning: str = "base",
+) -> pd.DataFrame:
     """Toxic mass at each offset, a language and over "all": for `neurons`, and what `sets` random twin sets do under the same push.
 
     Tidy table: toxic_mass with its interval over prompts; toxic_mass_change, paired with offset 0 over prompts, with null_mean, null_low, null_high of the
     twins' changes and, from 1,000 `sets` on, p, two-sided about their mean."""
     check_offsets(offsets), check_seed(seed)
     model, tokenizer = load(model, tokenizer)
-    if activation is None: activation = all_activations(model, tokenizer, _prompts(prompt_files, "en", limit), bos=bos)
-    head, codes = dict(model=label or str(getattr(model, "name_or_path", "")), tuning=tuning, seed=seed), {normalise_language(k): k for k in prompt_files}
+    if activation is None:
+        activation = all_activations(model, tokenizer, _prompts(prompt_files, "en", limit), bos=bos)
+    head, codes = (
+        dict(model=label or str(getattr(model, "name_or_path", "")), tuning=tuning, seed=seed),
+        {normalise_language(k): k for k in prompt_files},
+    )
     prompts = {c: _prompts({k: prompt_files[k]}, k, limit) for c, k in codes.items()}
     words = {c: w for c in codes if (w := _words(lexicon, None, c))}
+
     def masses(some, offset):
-        with neuron_hooks(model, add=[(l, n, offset) for l, n in some]): return {c: toxic_mass(model, tokenizer, prompts[c], words[c], bos) for c in words}
+        with neuron_hooks(model, add=[(l, n, offset) for l, n in some]):
+            return {c: toxic_mass(model, tokenizer, prompts[c], words[c], bos) for c in words}
+
     before, rows = masses([], 0.0), []
     twins = [matched_neurons(activation, neurons, seed + i) for i in range(sets)]
     for offset in offsets:
-        after, null = masses(neurons, offset) if offset else before, [masses(t, offset) if offset else before for t in twins]
+        after, null = (
+            masses(neurons, offset) if offset else before,
+            [masses(t, offset) if offset else before for t in twins],
+        )
         for c in [*words, "all"]:
-            pick = (lambda m: np.concatenate([m[k] for k in words])) if c == "all" else (lambda m: m[c])
+            pick = (
+                (lambda m: np.concatenate([m[k] for k in words]))
+                if c == "all"
+                else (lambda m: m[c])
+            )
             base = dict(head, language=c, offset=offset, n=len(pick(after)), n_neurons=len(neurons))
-            rows.append(dict(base, metric="toxic_mass", **dict(zip(("value", "low", "high"), bootstrap_mean(pick(after))))))
+            rows.append(
+                dict(
+                    base,
+                    metric="toxic_mass",
+                    **dict(zip(("value", "low", "high"), bootstrap_mean(pick(after)))),
+                )
+            )
             change = paired_difference(pick(before), pick(after))
-            test = permutation_test(change["value"], [np.nanmean(pick(m) - pick(before)) for m in null], "two-sided")
-            if sets < LEAST_SHUFFLES: test["p"] = np.nan
-            rows.append(dict(base, metric="toxic_mass_change", **{k: change[k] for k in ("value", "low", "high")}, **{k: test[k] for k in ("p", "null_mean", "null_low", "null_high")}))
+            test = permutation_test(
+                change["value"], [np.nanmean(pick(m) - pick(before)) for m in null], "two-sided"
+            )
+            if sets < LEAST_SHUFFLES:
+                test["p"] = np.nan
+            rows.append(
+                dict(
+                    base,
+                    metric="toxic_mass_change",
+                    **{k: change[k] for k in ("value", "low", "high")},
+                    **{k: test[k] for k in ("p", "null_mean", "null_low", "null_high")},
+                )
+            )
     return tidy(rows)
 
 # %% ../nbs/07_intervention.ipynb #c029
@@ -135,13 +286,47 @@ def summarise_offsets(table) -> pd.DataFrame:
 
     `table`: the rows of `intervene`, of any number of models. One row a model, offset and control ("" or "random": the mean of its sets), with an interval over the
     languages, resampled in pairs; n counts languages. Metrics: toxic_mass_change, perplexity_change, language_kept."""
-    some = table[table.metric.isin(["toxic_mass", "perplexity", "language_kept"])].fillna({"control": ""})
+    some = table[table.metric.isin(["toxic_mass", "perplexity", "language_kept"])].fillna(
+        {"control": ""}
+    )
     some = some.assign(control=some.control.str.replace(r"-\d+$", "", regex=True))
-    mean, rows = some.groupby(["model", "tuning", "seed", "metric", "control", "offset", "language"], sort=False, dropna=False).value.mean().unstack("language"), []
+    mean, rows = (
+        some.groupby(
+            ["model", "tuning", "seed", "metric", "control", "offset", "language"],
+            sort=False,
+            dropna=False,
+        )
+        .value.mean()
+        .unstack("language"),
+        [],
+    )
     for (model, tuning, seed, metric, control, offset), after in mean.iterrows():
-        head = dict(model=model, tuning=tuning, seed=seed, language="all", n=int(after.notna().sum()), control=control, offset=offset)
-        if metric == "language_kept": rows.append(dict(head, metric=metric, **dict(zip(("value", "low", "high"), bootstrap_mean(after)))))
+        head = dict(
+            model=model,
+            tuning=tuning,
+            seed=seed,
+            language="all",
+            n=int(after.notna().sum()),
+            control=control,
+            offset=offset,
+        )
+        if metric == "language_kept":
+            rows.append(
+                dict(
+                    head,
+                    metric=metric,
+                    **dict(zip(("value", "low", "high"), bootstrap_mean(after))),
+                )
+            )
         else:
             drop = relative_drop(mean.loc[(model, tuning, seed, metric, control, 0.0)], after)
-            rows.append(dict(head, metric=f"{metric}_change", value=-drop["value"], low=-drop["high"], high=-drop["low"]))
+            rows.append(
+                dict(
+                    head,
+                    metric=f"{metric}_change",
+                    value=-drop["value"],
+                    low=-drop["high"],
+                    high=-drop["low"],
+                )
+            )
     return tidy(rows)

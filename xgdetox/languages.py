@@ -15,17 +15,20 @@ __all__ = ['LANGUAGES', 'Language', 'normalise_language', 'file_language']
 @dataclass(frozen=True)
 class Language:
     "One language: its names, its script, and what each file format and scorer calls it (empty: not covered)."
-    code: str                     # ISO 639-1, the code of this project
-    name: str                     # in English
-    autonym: str                  # in itself
+
+    code: str  # ISO 639-1, the code of this project
+    name: str  # in English
+    autonym: str  # in itself
     script: str
-    rtp_lx: str                   # RTP_LX_{rtp_lx}.json
-    perspective: str = ""         # the Perspective API's code
-    iso3: str = ""                # ISO 639-3 as in Tatoeba's file names
-    ntrex: str = ""               # newstest2019-ref.{ntrex}.txt
-    spaced: bool = True           # are words separated by spaces?
-    aliases: tuple[str, ...] = () # further spellings
-    scorers: dict[str, str] = field(default_factory=dict, hash=False)  # scorer -> its code, for those that cover the language
+    rtp_lx: str  # RTP_LX_{rtp_lx}.json
+    perspective: str = ""  # the Perspective API's code
+    iso3: str = ""  # ISO 639-3 as in Tatoeba's file names
+    ntrex: str = ""  # newstest2019-ref.{ntrex}.txt
+    spaced: bool = True  # are words separated by spaces?
+    aliases: tuple[str, ...] = ()  # further spellings
+    scorers: dict[str, str] = field(
+        default_factory=dict, hash=False
+    )  # scorer -> its code, for those that cover the language
 
 # %% ../nbs/lib/languages.ipynb #c013
 _TABLE = """
@@ -54,9 +57,21 @@ def _languages() -> dict[str, Language]:
     found = {}
     for line in _TABLE.strip().splitlines():
         code, name, autonym, script, rtp_lx, iso3, ntrex, aliases, *scorers = line.split()
-        found[code] = Language(code, name, autonym.replace("~", " "), script, rtp_lx, code, iso3, ntrex,
-                               script not in ("Han", "Japanese"), tuple(aliases.split(",")), dict(s.split("=") for s in scorers))
+        found[code] = Language(
+            code,
+            name,
+            autonym.replace("~", " "),
+            script,
+            rtp_lx,
+            code,
+            iso3,
+            ntrex,
+            script not in ("Han", "Japanese"),
+            tuple(aliases.split(",")),
+            dict(s.split("=") for s in scorers),
+        )
     return found
+
 
 LANGUAGES: dict[str, Language] = _languages()
 
@@ -65,8 +80,14 @@ def normalise_language(s: str) -> str:
     "The project's code of a language in any spelling: `ZH-Hans`, `zh_cn`, `Chinese` are all `zh`. InputError if unknown."
     spell = lambda t: re.sub(r"[\s_]+", "-", str(t).strip().casefold())
     for code, l in LANGUAGES.items():
-        if spell(s) in map(spell, (code, l.name, l.autonym, l.rtp_lx, l.iso3 or code, l.ntrex or code, *l.aliases)): return code
-    raise InputError(f"unknown language {str(s)[:20]!r}", remedy=f"known are {' '.join(LANGUAGES)}; page 00_data shows how to add one")
+        if spell(s) in map(
+            spell, (code, l.name, l.autonym, l.rtp_lx, l.iso3 or code, l.ntrex or code, *l.aliases)
+        ):
+            return code
+    raise InputError(
+        f"unknown language {str(s)[:20]!r}",
+        remedy=f"known are {' '.join(LANGUAGES)}; page 00_data shows how to add one",
+    )
 
 # %% ../nbs/lib/languages.ipynb #c020
 def file_language(code: str) -> str:

@@ -33,46 +33,83 @@ CREATE TABLE IF NOT EXISTS slots(name TEXT PRIMARY KEY, next REAL);
 """
 
 # %% ../nbs/lib/ledger.ipynb #c026
-NETWORK_DISKS = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb3", "smbfs", "ceph", "afs", "glusterfs", "9p", "fuse.sshfs"}
+NETWORK_DISKS = {
+    "nfs",
+    "nfs4",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "ceph",
+    "afs",
+    "glusterfs",
+    "9p",
+    "fuse.sshfs",
+}
 
 # %% ../nbs/lib/ledger.ipynb #c027
 def disk_kind(path, mounts: str | None = None) -> str:
     "The kind of file system that `path` lies on, where the system tells it (Linux); else empty."
-    try: mounts = Path("/proc/mounts").read_text() if mounts is None else mounts
-    except OSError: return ""
+    try:
+        mounts = Path("/proc/mounts").read_text() if mounts is None else mounts
+    except OSError:
+        return ""
     where, best = str(Path(path).absolute()), ("", "")
     for fields in (line.split() for line in mounts.splitlines()):
-        if len(fields) > 2 and (where + "/").startswith(fields[1].rstrip("/") + "/") and len(fields[1]) >= len(best[0]): best = fields[1], fields[2]
+        if (
+            len(fields) > 2
+            and (where + "/").startswith(fields[1].rstrip("/") + "/")
+            and len(fields[1]) >= len(best[0])
+        ):
+            best = fields[1], fields[2]
     return best[1]
 
 # %% ../nbs/lib/ledger.ipynb #c074
 def open_ledger(path) -> sqlite3.Connection:
     "Open (or make) a ledger. InputError on a network disk, or where the file is none."
     path = Path(path)
-    try: path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise InputError(f"no ledger can be made there ({e.strerror})", path, remedy="name another file") from None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(
+            f"no ledger can be made there ({e.strerror})", path, remedy="name another file"
+        ) from None
     if (kind := disk_kind(path.parent)) in NETWORK_DISKS:
-        raise InputError(f"a ledger cannot live on a network disk ({kind})", path,
-                         remedy="name a file on a local disk (XGDETOX_LEDGER, or TMPDIR for a job's own) and take it in with `xgdetox scores import`")
+        raise InputError(
+            f"a ledger cannot live on a network disk ({kind})",
+            path,
+            remedy="name a file on a local disk (XGDETOX_LEDGER, or TMPDIR for a job's own) and take it in with `xgdetox scores import`",
+        )
     try:
         ledger = sqlite3.connect(path, timeout=60, isolation_level=None)
         mode = ledger.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-        ledger.execute("PRAGMA synchronous=NORMAL")           # nothing written is lost when a process dies
+        ledger.execute("PRAGMA synchronous=NORMAL")  # nothing written is lost when a process dies
         ledger.executescript(SCHEMA)
         drop_dead_claims(ledger)
-    except sqlite3.Error as e: raise InputError(f"is no ledger ({e})", path, remedy="name another file") from e
-    if mode != "wal": raise InputError("the disk allows no write-ahead log", path, remedy="put the ledger on a local disk")
+    except sqlite3.Error as e:
+        raise InputError(f"is no ledger ({e})", path, remedy="name another file") from e
+    if mode != "wal":
+        raise InputError(
+            "the disk allows no write-ahead log", path, remedy="put the ledger on a local disk"
+        )
     return ledger
 
 # %% ../nbs/lib/ledger.ipynb #c029
 @contextmanager
 def opened(ledger, new: bool = True):
     "A ledger from a path (closed afterwards; InputError if it is not there and not `new`), or an open one as it is."
-    if not isinstance(ledger, (str, Path)): yield ledger; return
-    if not new and not Path(ledger).is_file(): raise InputError("no such ledger", ledger, remedy="check the path")
+    if not isinstance(ledger, (str, Path)):
+        yield ledger
+        return
+    if not new and not Path(ledger).is_file():
+        raise InputError("no such ledger", ledger, remedy="check the path")
     ledger = open_ledger(ledger)
-    try: yield ledger
-    finally: ledger.close()
+    try:
+        yield ledger
+    finally:
+        ledger.close()
 
 # %% ../nbs/lib/ledger.ipynb #c030
 @contextmanager
@@ -80,139 +117,264 @@ def writing(ledger: sqlite3.Connection):
     "One transaction, all of it or nothing; waits up to a minute for its turn. InputError where the disk is full."
     try:
         ledger.execute("BEGIN IMMEDIATE")
-        try: yield ledger
+        try:
+            yield ledger
         except BaseException:
-            if ledger.in_transaction: ledger.execute("ROLLBACK")
+            if ledger.in_transaction:
+                ledger.execute("ROLLBACK")
             raise
         ledger.execute("COMMIT")
     except sqlite3.OperationalError as e:
-        raise InputError(f"the ledger cannot be written ({e})", remedy="make room on its disk and run the same command again: every score so far is kept") from None
+        raise InputError(
+            f"the ledger cannot be written ({e})",
+            remedy="make room on its disk and run the same command again: every score so far is kept",
+        ) from None
 
 # %% ../nbs/lib/ledger.ipynb #c031
 def source_number(ledger, scorer: str, revision: str, attribute: str, language: str) -> int:
     "The ledger's number for one scorer, revision, attribute and language."
     key = (scorer, revision, attribute, language)
-    found = lambda: ledger.execute("SELECT id FROM sources WHERE (scorer, revision, attribute, language) = (?, ?, ?, ?)", key).fetchone()
-    if found() is None: ledger.execute("INSERT OR IGNORE INTO sources(scorer, revision, attribute, language) VALUES (?, ?, ?, ?)", key)
+    found = lambda: ledger.execute(
+        "SELECT id FROM sources WHERE (scorer, revision, attribute, language) = (?, ?, ?, ?)", key
+    ).fetchone()
+    if found() is None:
+        ledger.execute(
+            "INSERT OR IGNORE INTO sources(scorer, revision, attribute, language) VALUES (?, ?, ?, ?)",
+            key,
+        )
     return found()[0]
 
 # %% ../nbs/lib/ledger.ipynb #c032
 def look_up(ledger, source: int, texts: Iterable[str]) -> dict[str, Scored]:
     "What the ledger knows of `texts`: text -> its score, or the lasting reason why there is none."
     texts, query = list(texts), "SELECT text, score, reason FROM scores WHERE source = ?"
-    keys, there = {digest(t): t for t in texts}, ledger.execute("SELECT count(*) FROM scores WHERE source = ?", (source,)).fetchone()[0]
-    if there <= 4 * len(keys): rows = ledger.execute(query, (source,)) if there else ()      # to read all of them costs less than to search for each
-    else: rows = itertools.chain.from_iterable(ledger.execute(f"{query} AND text IN ({','.join('?' * len(some))})", (source, *some)) for some in blocks(keys, 500))
-    return {text: Scored(text, math.nan if score is None else score, reason or "") for key, score, reason in rows if (text := keys.get(key)) is not None}
+    keys, there = (
+        {digest(t): t for t in texts},
+        ledger.execute("SELECT count(*) FROM scores WHERE source = ?", (source,)).fetchone()[0],
+    )
+    if there <= 4 * len(keys):
+        rows = (
+            ledger.execute(query, (source,)) if there else ()
+        )  # to read all of them costs less than to search for each
+    else:
+        rows = itertools.chain.from_iterable(
+            ledger.execute(f"{query} AND text IN ({','.join('?' * len(some))})", (source, *some))
+            for some in blocks(keys, 500)
+        )
+    return {
+        text: Scored(text, math.nan if score is None else score, reason or "")
+        for key, score, reason in rows
+        if (text := keys.get(key)) is not None
+    }
 
 # %% ../nbs/lib/ledger.ipynb #c184
 def record(ledger, scorer: Scorer, language: str, batch: list[Scored]) -> None:
     "Write a batch down, in one transaction. What should be asked again is not kept, and its claim is given up: others may try."
-    sources = {a: source_number(ledger, scorer.id, scorer.revision, a, language) for a in dict.fromkeys((scorer.attribute, *scorer.attributes))}
+    sources = {
+        a: source_number(ledger, scorer.id, scorer.revision, a, language)
+        for a in dict.fromkeys((scorer.attribute, *scorer.attributes))
+    }
     rows, now = [], int(time.time())
     for s in batch:
-        if s.again: continue
-        if not s.extra and len(sources) == 1: rows.append((sources[scorer.attribute], digest(s.text), None if s.score != s.score else float(s.score), s.reason or None, now)); continue
-        values = {scorer.attribute: s.score} | (s.extra or {}) if s.score == s.score else dict.fromkeys(sources, s.score)        # a reason is each attribute's
-        rows += [(sources[a], digest(s.text), None if v != v else float(v), s.reason or None, now) for a, v in values.items()]
+        if s.again:
+            continue
+        if not s.extra and len(sources) == 1:
+            rows.append(
+                (
+                    sources[scorer.attribute],
+                    digest(s.text),
+                    None if s.score != s.score else float(s.score),
+                    s.reason or None,
+                    now,
+                )
+            )
+            continue
+        values = (
+            {scorer.attribute: s.score} | (s.extra or {})
+            if s.score == s.score
+            else dict.fromkeys(sources, s.score)
+        )  # a reason is each attribute's
+        rows += [
+            (sources[a], digest(s.text), None if v != v else float(v), s.reason or None, now)
+            for a, v in values.items()
+        ]
     with writing(ledger):
         ledger.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?)", rows)
-        ledger.executemany("DELETE FROM claims WHERE source = ? AND text = ?", [(source, digest(s.text)) for s in batch if s.again for source in sources.values()])
+        ledger.executemany(
+            "DELETE FROM claims WHERE source = ? AND text = ?",
+            [(source, digest(s.text)) for s in batch if s.again for source in sources.values()],
+        )
 
 # %% ../nbs/lib/ledger.ipynb #c034
-def drop_dead_claims(ledger, hours: float = 1.) -> None:
+def drop_dead_claims(ledger, hours: float = 1.0) -> None:
     "Take away the claims of processes that are gone, and those that are older than `hours`."
-    gone = [pid for pid, in ledger.execute("SELECT DISTINCT pid FROM claims") if not alive(pid)]
-    if gone: ledger.execute(f"DELETE FROM claims WHERE pid IN ({','.join('?' * len(gone))})", gone)
+    gone = [pid for (pid,) in ledger.execute("SELECT DISTINCT pid FROM claims") if not alive(pid)]
+    if gone:
+        ledger.execute(f"DELETE FROM claims WHERE pid IN ({','.join('?' * len(gone))})", gone)
     ledger.execute("DELETE FROM claims WHERE at < ?", (time.time() - 3600 * hours,))
+
 
 def alive(pid: int) -> bool:
     "Whether a process of this machine still runs."
-    try: os.kill(pid, 0)
-    except ProcessLookupError: return False
-    except OSError: return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
     return True
 
 # %% ../nbs/lib/ledger.ipynb #c035
-def claimed(ledger, source: int, texts: Iterable[str], asked: set, size: int = 32, hours: float = 1.) -> Iterator[str]:
+def claimed(
+    ledger, source: int, texts: Iterable[str], asked: set, size: int = 32, hours: float = 1.0
+) -> Iterator[str]:
     "Those of `texts` that nobody has scored or claimed, claimed for this process as they are drawn and put into `asked`."
     for block in blocks(texts, size):
         keys, marks, now = {digest(t): t for t in block}, ",".join("?" * len(block)), time.time()
         with writing(ledger):
-            done = {k for k, in ledger.execute(f"SELECT text FROM scores WHERE source = ? AND text IN ({marks})", (source, *keys))}
-            held = ledger.execute(f"SELECT text, pid, at FROM claims WHERE source = ? AND text IN ({marks})", (source, *keys)).fetchall()
-            done |= {k for k, pid, at in held if pid != os.getpid() and now - at < 3600 * hours and alive(pid)}
+            done = {
+                k
+                for (k,) in ledger.execute(
+                    f"SELECT text FROM scores WHERE source = ? AND text IN ({marks})",
+                    (source, *keys),
+                )
+            }
+            held = ledger.execute(
+                f"SELECT text, pid, at FROM claims WHERE source = ? AND text IN ({marks})",
+                (source, *keys),
+            ).fetchall()
+            done |= {
+                k
+                for k, pid, at in held
+                if pid != os.getpid() and now - at < 3600 * hours and alive(pid)
+            }
             mine = [k for k in keys if k not in done]
-            ledger.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", [(source, k, os.getpid(), int(now)) for k in mine])
+            ledger.executemany(
+                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)",
+                [(source, k, os.getpid(), int(now)) for k in mine],
+            )
         for k in mine:
             asked.add(keys[k])
             yield keys[k]
 
 # %% ../nbs/lib/ledger.ipynb #c185
-def scores_through(ledger, scorer: Scorer, language: str, texts: list[str], wait: float = .2) -> dict[str, Scored]:
+def scores_through(
+    ledger, scorer: Scorer, language: str, texts: list[str], wait: float = 0.2
+) -> dict[str, Scored]:
     "Scores of `texts`, asking only for what the ledger does not have and no other process is asking for; all attributes of the scorer."
-    others = {a: _through(ledger, scorer, a, language, texts, wait) for a in scorer.attributes[1:]}              # most often what they bring is all there is to ask
+    others = {
+        a: _through(ledger, scorer, a, language, texts, wait) for a in scorer.attributes[1:]
+    }  # most often what they bring is all there is to ask
     found = _through(ledger, scorer, scorer.attribute, language, texts, wait)
-    return {t: s._replace(extra={a: o[t].score for a, o in others.items() if t in o}) for t, s in found.items()} if others else found
+    return (
+        {
+            t: s._replace(extra={a: o[t].score for a, o in others.items() if t in o})
+            for t, s in found.items()
+        }
+        if others
+        else found
+    )
 
-def _through(ledger, scorer, attribute: str, language: str, texts: list[str], wait: float) -> dict[str, Scored]:
+
+def _through(
+    ledger, scorer, attribute: str, language: str, texts: list[str], wait: float
+) -> dict[str, Scored]:
     source = source_number(ledger, scorer.id, scorer.revision, attribute, language)
     found, asked, waiting, since = look_up(ledger, source, texts), set(), [], time.time()
-    if hasattr(scorer, "share"): scorer.share(ledger)                      # one quota for all who share the ledger
+    if hasattr(scorer, "share"):
+        scorer.share(ledger)  # one quota for all who share the ledger
     try:
         while left := [t for t in texts if t not in found and t not in asked]:
-            for batch in scorer.stream(claimed(ledger, source, left, asked, scorer.claims), language):
+            for batch in scorer.stream(
+                claimed(ledger, source, left, asked, scorer.claims), language
+            ):
                 waiting += batch
                 found.update((s.text, s) for s in batch)
-                if time.time() - since >= scorer.gather: record(ledger, scorer, language, waiting); waiting, since = [], time.time()
-            if waiting: record(ledger, scorer, language, waiting); waiting = []      # before it waits for others
+                if time.time() - since >= scorer.gather:
+                    record(ledger, scorer, language, waiting)
+                    waiting, since = [], time.time()
+            if waiting:
+                record(ledger, scorer, language, waiting)
+                waiting = []  # before it waits for others
             left = [t for t in left if t not in asked]
             found.update(look_up(ledger, source, left))
-            if any(t not in found for t in left): time.sleep(wait)
+            if any(t not in found for t in left):
+                time.sleep(wait)
     finally:
-        if waiting: record(ledger, scorer, language, waiting)               # however the run ends
+        if waiting:
+            record(ledger, scorer, language, waiting)  # however the run ends
         ledger.execute("DELETE FROM claims WHERE pid = ?", (os.getpid(),))
         drop_dead_claims(ledger)
     return found
 
 # %% ../nbs/lib/ledger.ipynb #c039
-LEDGER_FIELDS = ("scorer", "revision", "attribute", "language", "text_sha256", "score", "reason", "at")
+LEDGER_FIELDS = (
+    "scorer",
+    "revision",
+    "attribute",
+    "language",
+    "text_sha256",
+    "score",
+    "reason",
+    "at",
+)
 LEDGER_ROWS = "SELECT scorer, revision, attribute, language, text, score, reason, at FROM {0}scores JOIN {0}sources ON source = id"
 
 # %% ../nbs/lib/ledger.ipynb #c040
 def export_scores(ledger, path) -> int:
     "Write the ledger as JSON Lines (gzipped if `path` ends in .gz): hashes and scores, no texts. Returns the number of scores."
     import gzip
+
     n, path = 0, Path(path)
     with opened(ledger, new=False) as ledger, write_atomic(path, "wb") as raw:
         out = gzip.GzipFile("", "wb", 6, raw, mtime=0) if path.suffix == ".gz" else raw
-        for n, row in enumerate(ledger.execute(LEDGER_ROWS.format("") + " ORDER BY 1, 2, 3, 4, 5"), 1):
-            out.write((json.dumps(dict(zip(LEDGER_FIELDS, (*row[:4], row[4].hex(), *row[5:]))), ensure_ascii=False) + "\n").encode())
-        if out is not raw: out.close()
+        for n, row in enumerate(
+            ledger.execute(LEDGER_ROWS.format("") + " ORDER BY 1, 2, 3, 4, 5"), 1
+        ):
+            out.write(
+                (
+                    json.dumps(
+                        dict(zip(LEDGER_FIELDS, (*row[:4], row[4].hex(), *row[5:]))),
+                        ensure_ascii=False,
+                    )
+                    + "\n"
+                ).encode()
+            )
+        if out is not raw:
+            out.close()
     return n
 
 # %% ../nbs/lib/ledger.ipynb #c041
 def import_scores(ledger, path) -> int:
     "Take the scores of another ledger, or of an export, into this one; what is there stays. Returns how many were new."
-    path, numbers, count = Path(path), {}, lambda: ledger.execute("SELECT count(*) FROM scores").fetchone()[0]
+    path, numbers, count = (
+        Path(path),
+        {},
+        lambda: ledger.execute("SELECT count(*) FROM scores").fetchone()[0],
+    )
     rows = other_scores(path)
-    first = next(rows, None)                                                        # a file that is none makes no new ledger
+    first = next(rows, None)  # a file that is none makes no new ledger
     with opened(ledger) as ledger:
         before = count()
         with writing(ledger):
             for block in blocks(itertools.chain([first] if first else [], rows), 10_000):
                 for row in block:
-                    if row[:4] not in numbers: numbers[row[:4]] = source_number(ledger, *row[:4])
-                ledger.executemany("INSERT INTO scores VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET score = excluded.score, "
-                                   "reason = NULL, at = excluded.at WHERE scores.score IS NULL AND excluded.score IS NOT NULL",
-                                   [(numbers[row[:4]], *row[4:]) for row in block])
+                    if row[:4] not in numbers:
+                        numbers[row[:4]] = source_number(ledger, *row[:4])
+                ledger.executemany(
+                    "INSERT INTO scores VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET score = excluded.score, "
+                    "reason = NULL, at = excluded.at WHERE scores.score IS NULL AND excluded.score IS NOT NULL",
+                    [(numbers[row[:4]], *row[4:]) for row in block],
+                )
         return count() - before
 
 # %% ../nbs/lib/ledger.ipynb #c042
 def other_scores(path: Path) -> Iterator[tuple]:
     "The rows of another ledger or of an export: scorer, revision, attribute, language, text's hash, score, reason, at."
-    if not path.is_file(): raise InputError("no such file", path, remedy="name a ledger or an export of one")
-    with open(path, "rb") as f: is_ledger = f.read(15) == b"SQLite format 3"
+    if not path.is_file():
+        raise InputError("no such file", path, remedy="name a ledger or an export of one")
+    with open(path, "rb") as f:
+        is_ledger = f.read(15) == b"SQLite format 3"
     if is_ledger:
         other = open_ledger(path)
         yield from other.execute(LEDGER_ROWS.format(""))
@@ -220,11 +382,24 @@ def other_scores(path: Path) -> Iterator[tuple]:
         return
     for line, row in read_jsonl(path):
         lost = [k for k in LEDGER_FIELDS if k not in row]
-        if lost: raise InputError("is missing", path, line, lost[0], "give a file that `xgdetox scores export` wrote")
-        try: key = bytes.fromhex(row["text_sha256"])
-        except (TypeError, ValueError): raise InputError("is no hash", path, line, "text_sha256", "export it again") from None
-        if not (row["score"] is None or type(row["score"]) in (int, float) and 0 <= row["score"] <= 1):
-            raise InputError("is not in [0, 1]", path, line, "score", "export it again; a score that is missing is null")
+        if lost:
+            raise InputError(
+                "is missing", path, line, lost[0], "give a file that `xgdetox scores export` wrote"
+            )
+        try:
+            key = bytes.fromhex(row["text_sha256"])
+        except (TypeError, ValueError):
+            raise InputError("is no hash", path, line, "text_sha256", "export it again") from None
+        if not (
+            row["score"] is None or type(row["score"]) in (int, float) and 0 <= row["score"] <= 1
+        ):
+            raise InputError(
+                "is not in [0, 1]",
+                path,
+                line,
+                "score",
+                "export it again; a score that is missing is null",
+            )
         yield (*(str(row[k]) for k in LEDGER_FIELDS[:4]), key, *(row[k] for k in LEDGER_FIELDS[5:]))
 
 # %% ../nbs/lib/ledger.ipynb #c075
@@ -235,21 +410,35 @@ def nearby(path) -> Iterator[Path]:
     The latter begins with what {path}.jsonl.gz holds and is written there at the end, whatever ends it; a killed job finds its file again."""
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    if disk_kind(path.parent) not in NETWORK_DISKS: yield path; return
-    kept, folder = path.with_name(path.name + ".jsonl.gz"), Path(tempfile.gettempdir()) / f"xgdetox-ledgers-{os.getuid()}"
+    if disk_kind(path.parent) not in NETWORK_DISKS:
+        yield path
+        return
+    kept, folder = (
+        path.with_name(path.name + ".jsonl.gz"),
+        Path(tempfile.gettempdir()) / f"xgdetox-ledgers-{os.getuid()}",
+    )
     folder.mkdir(mode=0o700, exist_ok=True)
     own = folder / f"{digest(str(path)).hex()}.sqlite"
-    if kept.exists(): import_scores(own, kept)
-    try: yield own
+    if kept.exists():
+        import_scores(own, kept)
+    try:
+        yield own
     finally:
-        if own.exists(): export_scores(own, kept)
+        if own.exists():
+            export_scores(own, kept)
 
 # %% ../nbs/lib/ledger.ipynb #c043
 def show_scores(ledger) -> pd.DataFrame:
     "What the ledger holds: scorer, revision, attribute, language, how many scores, how many missing for good, from when to when."
     with opened(ledger, new=False) as ledger:
-        rows = ledger.execute("SELECT scorer, revision, attribute, language, count(score), sum(score IS NULL), min(at), max(at) "
-                              "FROM scores JOIN sources ON source = id GROUP BY id ORDER BY 1, 2, 3, 4").fetchall()
-    table = pd.DataFrame(rows, columns=["scorer", "revision", "attribute", "language", "scores", "missing", "from", "to"])
-    for c in ("from", "to"): table[c] = pd.to_datetime(table[c], unit="s").dt.strftime("%Y-%m-%d")
+        rows = ledger.execute(
+            "SELECT scorer, revision, attribute, language, count(score), sum(score IS NULL), min(at), max(at) "
+            "FROM scores JOIN sources ON source = id GROUP BY id ORDER BY 1, 2, 3, 4"
+        ).fetchall()
+    table = pd.DataFrame(
+        rows,
+        columns=["scorer", "revision", "attribute", "language", "scores", "missing", "from", "to"],
+    )
+    for c in ("from", "to"):
+        table[c] = pd.to_datetime(table[c], unit="s").dt.strftime("%Y-%m-%d")
     return table

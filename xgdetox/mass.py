@@ -20,7 +20,9 @@ __all__ = ['UNSPACED', 'word_pieces', 'rude_sequences', 'toxic_mass', 'room_for_
            'mass_table']
 
 # %% ../nbs/lib/mass.ipynb #c156
-UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f]")
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f]"
+)
 
 # %% ../nbs/lib/mass.ipynb #c157
 def word_pieces(tokenizer, word: str) -> list[tuple[int, ...]]:
@@ -28,48 +30,78 @@ def word_pieces(tokenizer, word: str) -> list[tuple[int, ...]]:
     plain = lambda s: tuple(tokenizer(s, add_special_tokens=False)["input_ids"])
     anchor, ways = plain(","), []
     spaced = plain(", " + word)
-    ways.append(spaced[len(anchor):] if spaced[:len(anchor)] == anchor else plain(" " + word))
+    ways.append(spaced[len(anchor) :] if spaced[: len(anchor)] == anchor else plain(" " + word))
     if UNSPACED.match(word):
         bare = plain(word)
         ways.append(bare[1:] if len(bare) > 1 and not tokenizer.decode(bare[:1]).strip() else bare)
     return [w for w in ways if w and tokenizer.unk_token_id not in w]
 
 # %% ../nbs/lib/mass.ipynb #c158
-def rude_sequences(tokenizer, words: Iterable[str], capitalised: bool = False) -> tuple[list[tuple[int, ...]], list[str]]:
+def rude_sequences(
+    tokenizer, words: Iterable[str], capitalised: bool = False
+) -> tuple[list[tuple[int, ...]], list[str]]:
     "Prefix-free token sequences of `words` (as listed; `capitalised` too), and the words that the tokenizer cannot spell."
     found, lost = set(), []
     for word in dict.fromkeys(w.strip() for w in words if w.strip()):
-        ways = [p for form in ((word, word[:1].upper() + word[1:]) if capitalised else (word,)) for p in word_pieces(tokenizer, form)]
-        if not ways: lost.append(word)
+        ways = [
+            p
+            for form in ((word, word[:1].upper() + word[1:]) if capitalised else (word,))
+            for p in word_pieces(tokenizer, form)
+        ]
+        if not ways:
+            lost.append(word)
         found.update(ways)
     return sorted(s for s in found if not any(s[:k] in found for k in range(1, len(s)))), lost
 
 # %% ../nbs/lib/mass.ipynb #c159
-def toxic_mass(model, tokenizer, prompts, rude_words, bos="tokenizer", max_tokens=None, capitalised=False) -> np.ndarray:
+def toxic_mass(
+    model, tokenizer, prompts, rude_words, bos="tokenizer", max_tokens=None, capitalised=False
+) -> np.ndarray:
     """Exact probability (prompts,) that the next word is one of `rude_words`; NaN if none of them can be spelled.
 
     One forward pass where every rude word is a single token; the rest follow from its key-value cache. No sampling, no scorer.
     Of a prompt that is longer than the context, the end is read, as in generation."""
     from xgdetox.models import batch_tokens, encode, length_batches, reads_padding
+
     sequences, _ = rude_sequences(tokenizer, rude_words, capitalised)
     prompts = [p.rstrip() for p in prompts]
     mass = np.full(len(prompts), math.nan)
-    if not sequences: return mass
-    lengths = [len(row) + 1 for row in tokenizer(prompts, verbose=False)["input_ids"]] if prompts else []
+    if not sequences:
+        return mass
+    lengths = (
+        [len(row) + 1 for row in tokenizer(prompts, verbose=False)["input_ids"]] if prompts else []
+    )
     room = room_for_prompts(model, sequences, lengths)
-    for batch in length_batches([min(n, room or n) for n in lengths], max_tokens or batch_tokens(model), mixed=reads_padding(model)):
-        inputs = encode(tokenizer, [prompts[i] for i in batch], bos=bos, device=model.device, max_length=room, keep="end")
+    for batch in length_batches(
+        [min(n, room or n) for n in lengths],
+        max_tokens or batch_tokens(model),
+        mixed=reads_padding(model),
+    ):
+        inputs = encode(
+            tokenizer,
+            [prompts[i] for i in batch],
+            bos=bos,
+            device=model.device,
+            max_length=room,
+            keep="end",
+        )
         mass[batch] = sequence_mass(model, inputs, sequences)
     return mass
+
 
 def room_for_prompts(model, sequences, lengths) -> int | None:
     "Tokens of a prompt that the context takes before the longest of `sequences`; None without bound. Prompts whose `lengths` are greater are counted in a warning."
     from xgdetox.models import context_length
+
     context = context_length(model)
-    if not context: return None
+    if not context:
+        return None
     room = max(1, context + 1 - max(map(len, sequences)))
     if cut := sum(n - 1 > room for n in lengths):
-        warnings.warn(f"{cut} of {len(lengths)} prompts are longer than the model's context: only their last {room} tokens are read", stacklevel=3)
+        warnings.warn(
+            f"{cut} of {len(lengths)} prompts are longer than the model's context: only their last {room} tokens are read",
+            stacklevel=3,
+        )
     return room
 
 # %% ../nbs/lib/mass.ipynb #c160
@@ -77,13 +109,16 @@ def sequence_mass(model, inputs: dict, sequences: list[tuple[int, ...]]) -> np.n
     "Summed probability (batch,) that the model continues `inputs` with one of the prefix-free `sequences`."
     import torch
     from xgdetox.sampling import forward_at
+
     short, long = [s[0] for s in sequences if len(s) == 1], [s for s in sequences if len(s) > 1]
     with torch.inference_mode():
         out = forward_at(model, **_taken(model, inputs), use_cache=bool(long))
-        first = out.logits.float().log_softmax(-1)                                # batch, vocabulary
+        first = out.logits.float().log_softmax(-1)  # batch, vocabulary
         mass = first[:, short].exp().double().sum(-1)
-        for part in blocks(long, max(1, 2 ** 26 // (first.numel() * max(map(len, long), default=1)))):
-            mass += continued_mass(model, inputs, getattr(out, "past_key_values", None), first, part)
+        for part in blocks(long, max(1, 2**26 // (first.numel() * max(map(len, long), default=1)))):
+            mass += continued_mass(
+                model, inputs, getattr(out, "past_key_values", None), first, part
+            )
     return mass.cpu().numpy()
 
 # %% ../nbs/lib/mass.ipynb #c161
@@ -91,40 +126,92 @@ def continued_mass(model, inputs: dict, cache, first, sequences):
     "Summed probability (batch,) of sequences of two pieces or more, from the prompts' cache, which stays as it is."
     import copy, torch
     from xgdetox.sampling import forward_at, repeat_cache
+
     rows, n, width = first.shape[0], len(sequences), max(map(len, sequences)) - 1
-    ids = torch.zeros(n, width + 1, dtype=torch.long, device=first.device); real = torch.zeros_like(ids)   # sequence, piece
-    for i, s in enumerate(sequences): ids[i, :len(s)], real[i, :len(s)] = torch.tensor(s, device=first.device), 1
+    ids = torch.zeros(n, width + 1, dtype=torch.long, device=first.device)
+    real = torch.zeros_like(ids)  # sequence, piece
+    for i, s in enumerate(sequences):
+        ids[i, : len(s)], real[i, : len(s)] = torch.tensor(s, device=first.device), 1
     cache = repeat_cache(copy.deepcopy(cache), n)
-    anew = lambda name: [] if cache is not None else [inputs[name].repeat_interleave(n, 0)]            # a model that keeps no keys reads all anew
-    mask = torch.cat([inputs["attention_mask"].repeat_interleave(n, 0), real[:, :-1].repeat(rows, 1)], 1)
-    positions = inputs["position_ids"][:, -1:].repeat_interleave(n, 0) + 1 + torch.arange(width, device=first.device)
-    new = dict(input_ids=torch.cat([*anew("input_ids"), ids[:, :-1].repeat(rows, 1)], 1), attention_mask=mask,
-               position_ids=torch.cat([*anew("position_ids"), positions], 1), past_key_values=cache)
-    follows = real[:, 1:].bool().repeat(rows, 1)                                  # batch x sequence, piece: is there
+    anew = lambda name: (
+        [] if cache is not None else [inputs[name].repeat_interleave(n, 0)]
+    )  # a model that keeps no keys reads all anew
+    mask = torch.cat(
+        [inputs["attention_mask"].repeat_interleave(n, 0), real[:, :-1].repeat(rows, 1)], 1
+    )
+    positions = (
+        inputs["position_ids"][:, -1:].repeat_interleave(n, 0)
+        + 1
+        + torch.arange(width, device=first.device)
+    )
+    new = dict(
+        input_ids=torch.cat([*anew("input_ids"), ids[:, :-1].repeat(rows, 1)], 1),
+        attention_mask=mask,
+        position_ids=torch.cat([*anew("position_ids"), positions], 1),
+        past_key_values=cache,
+    )
+    follows = real[:, 1:].bool().repeat(rows, 1)  # batch x sequence, piece: is there
     wanted = ids[:, 1:].repeat(rows, 1)[follows]
     where = torch.nn.functional.pad(follows, (new["input_ids"].shape[1] - width, 0))
-    steps = forward_at(model, where, **_taken(model, new)).logits.float().log_softmax(-1)             # piece that is there, vocabulary
+    steps = (
+        forward_at(model, where, **_taken(model, new)).logits.float().log_softmax(-1)
+    )  # piece that is there, vocabulary
     steps = steps.gather(-1, wanted[:, None]).squeeze(-1)
-    later = first.new_zeros(follows.shape).masked_scatter(follows, steps).view(rows, n, width)        # batch, sequence, piece
+    later = (
+        first.new_zeros(follows.shape).masked_scatter(follows, steps).view(rows, n, width)
+    )  # batch, sequence, piece
     return (first[:, ids[:, 0]] + later.sum(-1)).exp().double().sum(-1)
+
 
 def _taken(model, inputs: dict) -> dict:
     "Those of `inputs` that a model's forward pass names."
     from xgdetox.sampling import accepts
+
     return {k: v for k, v in inputs.items() if k in accepts(model)}
 
 # %% ../nbs/lib/mass.ipynb #c0b1
-def mass_table(model, prompt_files: dict, lexicon, *, tokenizer=None, limit=None, bos="tokenizer", label: str = "", tuning: str = "base", seed=math.nan, output=None) -> pd.DataFrame:
+def mass_table(
+    model,
+    prompt_files: dict,
+    lexicon,
+    *,
+    tokenizer=None,
+    limit=None,
+    bos="tokenizer",
+    label: str = "",
+    tuning: str = "base",
+    seed=math.nan,
+    output=None,
+) -> pd.DataFrame:
     """Mean toxic mass of each language with its interval over prompts; `prompt_files` {language: file}, `lexicon` a folder of {language}.txt.
 
     `output`: the table goes there (.csv), the mass of each prompt beside it as .values.csv. A language without words is missing (NaN)."""
     from xgdetox.models import load_model, load_tokenizer
-    if isinstance(model, (str, Path)): model, tokenizer = load_model(str(model)), tokenizer or load_tokenizer(str(model))
+
+    if isinstance(model, (str, Path)):
+        model, tokenizer = load_model(str(model)), tokenizer or load_tokenizer(str(model))
     rows, each, labels = [], [], dict(model=label, tuning=tuning, seed=seed)
     for language, path in prompt_files.items():
         prompts = load_prompts(path, language, limit=limit).rows
-        mass = toxic_mass(model, tokenizer, list(prompts["prompt"]), load_lexicon(lexicon, language), bos=bos)
-        each.append(pd.DataFrame({"language": language, "prompt_id": prompts["prompt_id"], "value": mass}))
-        rows.append(dict(labels, language=language, metric="toxic_mass", n=int(np.isfinite(mass).sum()), **dict(zip(("value", "low", "high"), bootstrap_mean(mass)))))
-    if output: write_table(tidy(pd.concat(each).assign(**labels, metric="toxic_mass")), Path(output).with_suffix(".values.csv")); write_table(tidy(rows), output)
+        mass = toxic_mass(
+            model, tokenizer, list(prompts["prompt"]), load_lexicon(lexicon, language), bos=bos
+        )
+        each.append(
+            pd.DataFrame({"language": language, "prompt_id": prompts["prompt_id"], "value": mass})
+        )
+        rows.append(
+            dict(
+                labels,
+                language=language,
+                metric="toxic_mass",
+                n=int(np.isfinite(mass).sum()),
+                **dict(zip(("value", "low", "high"), bootstrap_mean(mass))),
+            )
+        )
+    if output:
+        write_table(
+            tidy(pd.concat(each).assign(**labels, metric="toxic_mass")),
+            Path(output).with_suffix(".values.csv"),
+        )
+        write_table(tidy(rows), output)
     return tidy(rows)

@@ -45,13 +45,17 @@ def first_line(error: Exception, most: int = 160) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     return next(filter(None, lines), type(error).__name__)[:most]
 
+
 def broken_file(folder) -> Path | None:
     "The first file of weights in `folder` whose header does not fit it, as where a copy was cut off; None where all fit."
     from safetensors import safe_open
+
     for path in sorted(Path(str(folder)).glob("*.safetensors")):
         try:
-            with safe_open(path, "pt"): pass
-        except Exception: return path
+            with safe_open(path, "pt"):
+                pass
+        except Exception:
+            return path
     return None
 
 # %% ../nbs/lib/models.ipynb #c0w2
@@ -62,36 +66,58 @@ def loading(name, what: str = "causal language model"):
     Memory that runs out, and what is `InputError` already, stay as they are."""
     from logging import WARNING, root
     from transformers.utils import logging
+
     level, others = logging.get_verbosity(), root.manager.disable
     logging.set_verbosity(logging.CRITICAL)
-    root.manager.disable = max(others, WARNING)                  # bitsandbytes has a logger of its own
+    root.manager.disable = max(others, WARNING)  # bitsandbytes has a logger of its own
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (InputError, MemoryError, torch.OutOfMemoryError): raise
+    except (InputError, MemoryError, torch.OutOfMemoryError):
+        raise
     except ImportError as e:
-        raise InputError(f"needs a package that is not installed ({first_line(e)})", name, remedy="install it first") from e
-    except Exception as e: raise _load_fault(e, name, what) from e
+        raise InputError(
+            f"needs a package that is not installed ({first_line(e)})",
+            name,
+            remedy="install it first",
+        ) from e
+    except Exception as e:
+        raise _load_fault(e, name, what) from e
     finally:
         logging.set_verbosity(level)
         root.manager.disable = others
 
+
 def _load_fault(error: Exception, name, what: str) -> InputError:
     "What stands behind an error of a library's loader, as far as it can be told."
     if path := broken_file(name):
-        return InputError(f"is cut off or no safetensors file ({first_line(error, 90)})", path, remedy="get the file again")
+        return InputError(
+            f"is cut off or no safetensors file ({first_line(error, 90)})",
+            path,
+            remedy="get the file again",
+        )
     if "trust_remote_code" in str(error):
         remedy = "read that code, then add --trust-remote-code (XGDETOX_TRUST_REMOTE_CODE=1) if you trust it"
-        return InputError("comes with code of its own, which is not run unasked", name, remedy=remedy)
-    return InputError(f"no {what} can be loaded ({first_line(error)})", name, remedy="check the path, or fetch the model first")
+        return InputError(
+            "comes with code of its own, which is not run unasked", name, remedy=remedy
+        )
+    return InputError(
+        f"no {what} can be loaded ({first_line(error)})",
+        name,
+        remedy="check the path, or fetch the model first",
+    )
 
 # %% ../nbs/lib/models.ipynb #c0w3
-HARMLESS = re.compile(r"""(^|\.)(
+HARMLESS = re.compile(
+    r"""(^|\.)(
     (attn|attention|self_attn|self_attention)\.(bias|masked_bias)   # causal masks, once stored
     | rotary_emb\.inv_freq | position_ids | token_type_ids | causal_mask | embed_positions\.weights   # tables that are computed
     | pooler\..* | v_head\..*                                       # parts that this use of a model has not
-    )$""", re.X)
+    )$""",
+    re.X,
+)
+
 
 def check_report(report: dict, name, kind: str, model: str):
     """Raises `InputError` where transformers' loading report tells of weights missing, left over or of another shape.
@@ -101,26 +127,40 @@ def check_report(report: dict, name, kind: str, model: str):
     left = sorted(k for k in report["unexpected_keys"] if not HARMLESS.search(k))
     lost, reshaped = sorted(report["missing_keys"]), sorted(report["mismatched_keys"])
     said = []
-    if lost: said.append(f"{len(lost)} weights are not in the checkpoint ({lost[0]} ...)")
-    if left: said.append(f"{len(left)} in it have no place in {model} ({left[0]} ...)")
+    if lost:
+        said.append(f"{len(lost)} weights are not in the checkpoint ({lost[0]} ...)")
+    if left:
+        said.append(f"{len(left)} in it have no place in {model} ({left[0]} ...)")
     if reshaped:
         key, there, wanted = reshaped[0]
-        said.append(f"{len(reshaped)} have another shape ({key} {tuple(there)}, not {tuple(wanted)})")
+        said.append(
+            f"{len(reshaped)} have another shape ({key} {tuple(there)}, not {tuple(wanted)})"
+        )
     if said:
-        raise InputError(" and ".join(said), name, remedy=f"give a checkpoint that was trained as {kind}, and its own config.json")
+        raise InputError(
+            " and ".join(said),
+            name,
+            remedy=f"give a checkpoint that was trained as {kind}, and its own config.json",
+        )
 
 # %% ../nbs/lib/models.ipynb #c0w4
 def check_finite(tensors, path):
     "Raises `InputError` that names the first of `tensors`, pairs (name, tensor), with a number in it that is NaN or infinite."
     seen = set()
     for name, t in tensors:
-        if t.is_meta or not t.is_floating_point() or not t.numel() or t.data_ptr() in seen: continue
+        if t.is_meta or not t.is_floating_point() or not t.numel() or t.data_ptr() in seen:
+            continue
         seen.add(t.data_ptr())
         t = t.detach() if t.element_size() > 1 else t.detach().float()
-        if torch.isfinite(t.sum(dtype=torch.float32)): continue                   # NaN and infinity outlive a sum
+        if torch.isfinite(t.sum(dtype=torch.float32)):
+            continue  # NaN and infinity outlive a sum
         wrong = int((~torch.isfinite(t)).sum())
         if wrong:
-            raise InputError(f"{name} holds {wrong:,} numbers that are NaN or infinite", path, remedy="give weights from before they broke")
+            raise InputError(
+                f"{name} holds {wrong:,} numbers that are NaN or infinite",
+                path,
+                remedy="give weights from before they broke",
+            )
 
 # %% ../nbs/lib/models.ipynb #c0w5
 def load_weights(kind, name, dtype="auto", **options):
@@ -129,61 +169,106 @@ def load_weights(kind, name, dtype="auto", **options):
     `kind`: one of transformers' Auto classes; `options` go to its `from_pretrained`. Raises `InputError` for weights that are missing,
     left over, of another shape, or not finite, and for whatever cannot be loaded."""
     import transformers
-    if not sys.stderr.isatty(): transformers.utils.logging.disable_progress_bar()
-    what = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__.removeprefix("AutoModelFor")).replace("LM", "language model").lower()
+
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    what = (
+        re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__.removeprefix("AutoModelFor"))
+        .replace("LM", "language model")
+        .lower()
+    )
     with loading(name, what):
-        asked = dict(output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=trusts_code())
+        asked = dict(
+            output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=trusts_code()
+        )
         model, report = kind.from_pretrained(str(name), dtype=dtype, **asked, **options)
     if getattr(model, "_hf_peft_config_loaded", False):
-        raise InputError("holds an adapter beside or instead of a model", name, remedy="pass a folder with one of the two")
+        raise InputError(
+            "holds an adapter beside or instead of a model",
+            name,
+            remedy="pass a folder with one of the two",
+        )
     check_report(report, name, what, type(model).__name__)
     check_finite(model.state_dict().items(), name)
-    if getattr(model, "hf_quantizer", None) is None: check_stored_kinds(name, model)
+    if getattr(model, "hf_quantizer", None) is None:
+        check_stored_kinds(name, model)
     return model.eval()
 
 # %% ../nbs/lib/models.ipynb #gd1d2a8
 def check_stored_kinds(name, model):
     "Raises `InputError` where a file holds whole numbers for what `model` has as fractions: cut to 0 and 1, they load without a word."
     from safetensors import safe_open
+
     fractions = {key for key, t in model.state_dict().items() if t.is_floating_point()}
     for path in weight_files(name):
-        if path.suffix != ".safetensors": continue
+        if path.suffix != ".safetensors":
+            continue
         with safe_open(path, "pt") as f:
             for key in f.keys():
                 kind = f.get_slice(key).get_dtype()
                 mine = key in fractions or any(k.endswith(f".{key}") for k in fractions)
                 if mine and kind[0] in "IUB" and kind != "BF16":
-                    raise InputError(f"{key} is stored as whole numbers ({kind})", path, remedy="give the weights as they were trained")
+                    raise InputError(
+                        f"{key} is stored as whole numbers ({kind})",
+                        path,
+                        remedy="give the weights as they were trained",
+                    )
 
 # %% ../nbs/lib/models.ipynb #c0w6
 def read_config(name):
     "The configuration of a model's folder or hub name. Raises `InputError` where there is none, or none that transformers knows."
     from transformers import AutoConfig
+
     check_name(name)
     name = model_folder(name)
     folder = Path(name)
-    if folder.is_dir() and not (folder/"config.json").is_file():
-        raise InputError("no config.json: not a model folder", folder, remedy="pass a folder made by save_pretrained")
-    if folder.is_file(): raise InputError("is a file, not a model folder", folder, remedy="pass a folder made by save_pretrained")
-    with loading(name, "model"): return AutoConfig.from_pretrained(str(name), trust_remote_code=trusts_code())
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise InputError(
+            "no config.json: not a model folder",
+            folder,
+            remedy="pass a folder made by save_pretrained",
+        )
+    if folder.is_file():
+        raise InputError(
+            "is a file, not a model folder", folder, remedy="pass a folder made by save_pretrained"
+        )
+    with loading(name, "model"):
+        return AutoConfig.from_pretrained(str(name), trust_remote_code=trusts_code())
+
 
 def check_name(name):
     "Raises `InputError` for the empty name, which libraries take for the folder that one is in."
-    if not str(name).strip() or str(name) == ".": raise InputError("is empty", field="model", remedy="name a folder, a hub name or world")
+    if not str(name).strip() or str(name) == ".":
+        raise InputError("is empty", field="model", remedy="name a folder, a hub name or world")
 
 # %% ../nbs/lib/models.ipynb #c0w7
 def check_causal(config, name):
     "Raises `InputError` where a configuration is an encoder's or an encoder-decoder's: such a model sees the token that it is to predict."
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    said, remedy = str(getattr(config, "model_type", "")), "give a decoder, such as GPT-2, BLOOM, Llama or Gemma"
+
+    said, remedy = (
+        str(getattr(config, "model_type", "")),
+        "give a decoder, such as GPT-2, BLOOM, Llama or Gemma",
+    )
     if getattr(config, "is_encoder_decoder", False):
-        raise InputError(f"is an encoder-decoder ({said}), no causal language model", name, remedy=remedy)
+        raise InputError(
+            f"is an encoder-decoder ({said}), no causal language model", name, remedy=remedy
+        )
     trained = [str(a) for a in getattr(config, "architectures", None) or ()]
-    masks = trained and all(a.endswith("ForMaskedLM") for a in trained)                        # is_decoder alone makes no decoder of it
-    decoder = not masks and (getattr(config, "is_decoder", False) or getattr(config, "causal", False))
+    masks = trained and all(
+        a.endswith("ForMaskedLM") for a in trained
+    )  # is_decoder alone makes no decoder of it
+    decoder = not masks and (
+        getattr(config, "is_decoder", False) or getattr(config, "causal", False)
+    )
     text = getattr(config, "text_config", None) or config
-    masked = said in MODEL_FOR_MASKED_LM_MAPPING_NAMES or said == "xlnet" or getattr(text, "use_bidirectional_attention", False) is True
-    if masked and not decoder: raise InputError(f"is an encoder ({said}), no causal language model", name, remedy=remedy)
+    masked = (
+        said in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        or said == "xlnet"
+        or getattr(text, "use_bidirectional_attention", False) is True
+    )
+    if masked and not decoder:
+        raise InputError(f"is an encoder ({said}), no causal language model", name, remedy=remedy)
 
 # %% ../nbs/lib/models.ipynb #c0w8
 def check_checkpoint(name, finite: bool = True):
@@ -192,25 +277,34 @@ def check_checkpoint(name, finite: bool = True):
     The names and shapes in the files are compared with those of an empty model; `finite`: the numbers are looked at too, one
     tensor at a time. For what loads a model itself, such as vLLM, and for a look before hours of work."""
     from transformers import AutoModelForCausalLM
+
     if base := adapter_base(name):
         check_checkpoint(base, finite)
         attach_adapter(empty_model(base), name, say=False)
         return
     config = read_config(name)
     check_causal(config, name)
-    if getattr(config, "quantization_config", None) is None: load_weights(AutoModelForCausalLM, name, device_map="meta")
-    for path in weight_files(name) if finite else (): check_finite(stored_tensors(path), path)
+    if getattr(config, "quantization_config", None) is None:
+        load_weights(AutoModelForCausalLM, name, device_map="meta")
+    for path in weight_files(name) if finite else ():
+        check_finite(stored_tensors(path), path)
+
 
 def weight_files(name) -> list[Path]:
     "The files that hold a model's weights: those of its index where there is one."
     from transformers.utils import cached_file
+
     folder = Path(str(name))
-    if not folder.is_dir(): folder = Path(cached_file(str(name), "config.json")).parent
+    if not folder.is_dir():
+        folder = Path(cached_file(str(name), "config.json")).parent
     for single in ("model.safetensors", "pytorch_model.bin"):
-        if (folder/single).is_file(): return [folder/single]
-        index = folder/f"{single}.index.json"
-        if index.is_file(): return [folder/f for f in sorted(set(read_json(index)["weight_map"].values()))]
+        if (folder / single).is_file():
+            return [folder / single]
+        index = folder / f"{single}.index.json"
+        if index.is_file():
+            return [folder / f for f in sorted(set(read_json(index)["weight_map"].values()))]
     return []
+
 
 def stored_tensors(path):
     "Pairs (name, tensor) of a file of weights, .safetensors or .bin, one at a time."
@@ -219,13 +313,16 @@ def stored_tensors(path):
             yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
             return
         from safetensors import safe_open
+
         with safe_open(path, "pt") as f:
-            for key in f.keys(): yield key, f.get_tensor(key)
+            for key in f.keys():
+                yield key, f.get_tensor(key)
 
 # %% ../nbs/lib/models.ipynb #c0w14
 def empty_model(name):
     "The causal LM that a folder's or hub name's configuration describes, without weights (on the device meta): its parts, names and shapes."
     from transformers import AutoModelForCausalLM
+
     config = read_config(name)
     check_causal(config, name)
     with loading(name), torch.device("meta"):
@@ -240,27 +337,35 @@ def adapter_base(folder) -> str | None:
     None for what is no adapter's folder. Raises `InputError` where the base is a path and is not there."""
     check_name(folder)
     folder = Path(str(folder))
-    if not (folder/"adapter_config.json").is_file() or weight_files_in(folder): return None
+    if not (folder / "adapter_config.json").is_file() or weight_files_in(folder):
+        return None
     named = str(adapter_settings(folder).get("base_model_name_or_path") or "")
     shipped = Path(named).parts[-3:-1] in ((), ("assets", "world"))
-    assets = Path(str(resources.files("xgdetox")))/"assets"/"world"
-    for place in (Path(named), folder/named, *([assets/Path(named).name] if shipped else [])):
-        if named and (place/"config.json").is_file(): return str(place)
-    if Path(named).name == GEMMA: return model_folder(GEMMA)
-    if re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", named): return named                     # a hub name
+    assets = Path(str(resources.files("xgdetox"))) / "assets" / "world"
+    for place in (Path(named), folder / named, *([assets / Path(named).name] if shipped else [])):
+        if named and (place / "config.json").is_file():
+            return str(place)
+    if Path(named).name == GEMMA:
+        return model_folder(GEMMA)
+    if re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", named):
+        return named  # a hub name
     remedy = "bring it back, or merge the adapter into a base that is: xgdetox merge --base-model M --lora-adapter FOLDER"
     raise InputError(f"its base {named!r} is not at hand", folder, remedy=remedy)
+
 
 def weight_files_in(folder: Path) -> list[Path]:
     "Files of a whole model's weights in a folder."
     return [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*")]
 
+
 def adapter_settings(folder) -> dict:
     "What an adapter's adapter_config.json says. Raises `InputError` where it is no table of settings."
-    path = Path(str(folder))/"adapter_config.json"
+    path = Path(str(folder)) / "adapter_config.json"
     said = read_json(path)
     if not isinstance(said, dict) or not said.get("peft_type"):
-        raise InputError("does not describe an adapter", path, remedy="make it with PEFT's save_pretrained")
+        raise InputError(
+            "does not describe an adapter", path, remedy="make it with PEFT's save_pretrained"
+        )
     return said
 
 # %% ../nbs/lib/models.ipynb #c0a3
@@ -269,51 +374,80 @@ def with_adapter(model, folder, merge: bool = True):
 
     A base that was rounded to 4 bits in training is rounded here. An adapter on tied embeddings gives the head weights of its own, without
     which PEFT would merge wrongly. The merged model's logits are compared with the adapted one's; `InputError` where they differ."""
-    note = Path(str(folder))/"trained_on.json"
+    note = Path(str(folder)) / "trained_on.json"
     said = read_json(note) if note.exists() else {}
-    if said.get("quantisation"): round_to_4bit(model, said["quantisation"], said["double_quantisation"])
+    if said.get("quantisation"):
+        round_to_4bit(model, said["quantisation"], said["double_quantisation"])
     adapted = attach_adapter(model, folder)
     before = sound_logits(adapted, folder)
-    if not merge: return adapted
+    if not merge:
+        return adapted
     ends = model.get_input_embeddings(), model.get_output_embeddings()
     first, last = (getattr(e, "base_layer", e) for e in ends)
     if ends != (first, last) and first.weight is last.weight:
-        last.weight, model.config.tie_word_embeddings = nn.Parameter(last.weight.detach().clone()), False
-    with loading(folder, "adapter"): merged = settle_ties(adapted.merge_and_unload())
+        last.weight, model.config.tie_word_embeddings = (
+            nn.Parameter(last.weight.detach().clone()),
+            False,
+        )
+    with loading(folder, "adapter"):
+        merged = settle_ties(adapted.merge_and_unload())
     check_same(before, sample_logits(merged), folder, torch.finfo(merged.dtype).eps)
     return merged
 
+
 def _load_merged(base, folder, dtype, device):
     "The base with the adapter merged in float32, then in `dtype` on `device`; where it is spread over devices, merged in `dtype`."
-    if device == "auto": model = with_adapter(load_model(base, dtype, device), folder)
+    if device == "auto":
+        model = with_adapter(load_model(base, dtype, device), folder)
     else:
         model = with_adapter(load_model(base, torch.float32, "cpu"), folder)
-        if dtype == "auto": dtype = read_config(base).dtype or torch.float32                     # the checkpoint's own
+        if dtype == "auto":
+            dtype = read_config(base).dtype or torch.float32  # the checkpoint's own
         model = model.to(device, dtype)
-    model.config.dtype, model.name_or_path, model.config._name_or_path = model.dtype, str(folder), str(folder)
+    model.config.dtype, model.name_or_path, model.config._name_or_path = (
+        model.dtype,
+        str(folder),
+        str(folder),
+    )
     return model.eval()
 
 # %% ../nbs/lib/models.ipynb #c0w10
 def adapter_tensors(folder) -> dict[str, torch.Tensor]:
     "The tensors of an adapter's file, adapter_model.safetensors or .bin, on the CPU. Raises `InputError` for none, broken or not finite ones."
     for name in ("adapter_model.safetensors", "adapter_model.bin"):
-        path = Path(str(folder))/name
-        if not path.is_file(): continue
+        path = Path(str(folder)) / name
+        if not path.is_file():
+            continue
         tensors = dict(stored_tensors(path))
         check_finite(tensors.items(), path)
         for key, t in tensors.items():
             if not t.is_floating_point():
-                raise InputError(f"{key} is stored as whole numbers ({t.dtype})", path, remedy="give the weights as they were trained")
+                raise InputError(
+                    f"{key} is stored as whole numbers ({t.dtype})",
+                    path,
+                    remedy="give the weights as they were trained",
+                )
         return tensors
-    raise InputError("no adapter_model.safetensors: the adapter has no weights", folder, remedy="copy the file too, or train again")
+    raise InputError(
+        "no adapter_model.safetensors: the adapter has no weights",
+        folder,
+        remedy="copy the file too, or train again",
+    )
+
 
 def check_kind(folder):
     "Raises `InputError` for an adapter that has no weights to merge: prompts, prefixes and their like."
     from peft import PeftConfig
-    with loading(folder, "adapter"): config = PeftConfig.from_pretrained(str(folder))
+
+    with loading(folder, "adapter"):
+        config = PeftConfig.from_pretrained(str(folder))
     if config.is_prompt_learning or config.is_adaption_prompt:
         kind = adapter_settings(folder)["peft_type"]
-        raise InputError(f"its kind {kind} adds to the prompt and not to weights", folder, remedy="use LoRA, IA3 or another kind that merges")
+        raise InputError(
+            f"its kind {kind} adds to the prompt and not to weights",
+            folder,
+            remedy="use LoRA, IA3 or another kind that merges",
+        )
 
 # %% ../nbs/lib/models.ipynb #c0w11
 def attach_adapter(model, folder, say: bool = True):
@@ -322,20 +456,31 @@ def attach_adapter(model, folder, say: bool = True):
     Every tensor of the adapter's file has found its place, and every place its tensor; else `InputError`. One that changes nothing is
     said so on stderr, unless not to `say` it. Embeddings grow, or shrink, to those that the adapter brings."""
     from peft import PeftModel
+
     check_kind(folder)
     tensors = adapter_tensors(folder)
     fit_vocabulary(model, tensors, folder)
-    with loading(folder, "adapter"): adapted = PeftModel.from_pretrained(model, str(folder)).eval()
+    with loading(folder, "adapter"):
+        adapted = PeftModel.from_pretrained(model, str(folder)).eval()
     brought = check_applied(adapted, tensors, folder)
-    if has_tokenizer(folder): check_vocabulary(load_tokenizer(folder), model.get_input_embeddings().weight.shape[0], folder)
+    if has_tokenizer(folder):
+        check_vocabulary(
+            load_tokenizer(folder), model.get_input_embeddings().weight.shape[0], folder
+        )
     if say and not brought and not changes(adapted):
-        print(f"xgdetox: {folder}: this adapter changes nothing: with it the model says what it says without", file=sys.stderr)
+        print(
+            f"xgdetox: {folder}: this adapter changes nothing: with it the model says what it says without",
+            file=sys.stderr,
+        )
     return adapted
+
 
 def changes(adapted) -> bool:
     "Whether an adapter beside a model changes any of a few logits."
-    with loading("adapter"), adapted.disable_adapter(): plain = sample_logits(adapted)
+    with loading("adapter"), adapted.disable_adapter():
+        plain = sample_logits(adapted)
     return not torch.equal(plain, sample_logits(adapted))
+
 
 def fit_vocabulary(model, tensors: dict, folder):
     """Give `model` as many embeddings as the tensors of the adapter in `folder` hold, where they hold whole ones.
@@ -344,19 +489,27 @@ def fit_vocabulary(model, tensors: dict, folder):
     parts = model.get_input_embeddings(), model.get_output_embeddings()
     stored = [_whole(model, part, tensors) for part in parts]
     for part, other, mine, others in zip(parts, parts[::-1], stored, stored[::-1]):
-        if mine is None or mine.shape[0] == part.weight.shape[0]: continue
+        if mine is None or mine.shape[0] == part.weight.shape[0]:
+            continue
         untied = other is not None and other.weight is not part.weight
         if untied and others is None and mine.shape[0] > part.weight.shape[0]:
             said = f"it brings {mine.shape[0]:,} embeddings and not the rows that {_name(model, other)} needs for them"
-            raise InputError(said, folder, remedy="save the adapter with both: modules_to_save=[embeddings, head]")
+            raise InputError(
+                said,
+                folder,
+                remedy="save the adapter with both: modules_to_save=[embeddings, head]",
+            )
         model.resize_token_embeddings(mine.shape[0], mean_resizing=False)
+
 
 def _whole(model, part, tensors: dict):
     "The whole weight of a module of `model` in an adapter's file, also where it lies below LoRA; None where there is none."
     keys = [f"base_model.model.{_name(model, part)}.{inner}weight" for inner in ("", "base_layer.")]
     return next((tensors[key] for key in keys if key in tensors), None)
 
-def _name(model, part) -> str | None: return next((name for name, m in model.named_modules() if m is part), None)
+
+def _name(model, part) -> str | None:
+    return next((name for name, m in model.named_modules() if m is part), None)
 
 # %% ../nbs/lib/models.ipynb #c0w12
 def check_applied(adapted, tensors: dict, folder) -> list[str]:
@@ -364,19 +517,35 @@ def check_applied(adapted, tensors: dict, folder) -> list[str]:
 
     Raises `InputError` where a tensor of the file has no place in the model, a place no tensor, or another number stands there."""
     from peft import get_peft_model_state_dict
-    with loading(folder, "adapter"): places = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+
+    with loading(folder, "adapter"):
+        places = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     whole = {f"base_model.model.{n}": p for n, p in adapted.get_base_model().state_dict().items()}
     tensors = {k: t for k, t in tensors.items() if k not in written_twice(tensors)}
     brought = sorted(k for k in tensors if k not in places and k in whole)
-    left, lost = sorted(set(tensors) - set(places) - set(brought)), sorted(set(places) - set(tensors))
+    left, lost = (
+        sorted(set(tensors) - set(places) - set(brought)),
+        sorted(set(places) - set(tensors)),
+    )
     said = []
-    if lost: said.append(f"{len(lost)} of its places got no tensor ({lost[0]} ...)")
-    if left: said.append(f"{len(left)} of its tensors have no place in the model ({left[0]} ...)")
+    if lost:
+        said.append(f"{len(lost)} of its places got no tensor ({lost[0]} ...)")
+    if left:
+        said.append(f"{len(left)} of its tensors have no place in the model ({left[0]} ...)")
     there = {**{k: whole[k] for k in brought}, **places}
-    wrong = [k for k in sorted(set(tensors) & set(there)) if not _same_numbers(tensors[k], there[k])]
-    if wrong: said.append(f"{len(wrong)} of its tensors did not arrive ({wrong[0]} ...)")
-    if said: raise InputError("the adapter does not fit: " + " and ".join(said), folder, remedy="give the base that it was trained on")
+    wrong = [
+        k for k in sorted(set(tensors) & set(there)) if not _same_numbers(tensors[k], there[k])
+    ]
+    if wrong:
+        said.append(f"{len(wrong)} of its tensors did not arrive ({wrong[0]} ...)")
+    if said:
+        raise InputError(
+            "the adapter does not fit: " + " and ".join(said),
+            folder,
+            remedy="give the base that it was trained on",
+        )
     return brought
+
 
 def written_twice(tensors: dict) -> set[str]:
     "Names under which PEFT writes resized embeddings that were trained whole once more, beside what they were before."
@@ -384,21 +553,28 @@ def written_twice(tensors: dict) -> set[str]:
     for key, t in tensors.items():
         whole, inner, rest = key.partition(".modules_to_save.")
         other = tensors.get(f"{whole}.{rest}") if inner else None
-        if other is not None and _same_numbers(t, other): found |= {key, f"{whole}.original_module.{rest}"}
+        if other is not None and _same_numbers(t, other):
+            found |= {key, f"{whole}.original_module.{rest}"}
     return found
+
 
 def _same_numbers(a, b) -> bool:
     "Equal up to the type that they are kept in; what lies on no device is not looked at."
     return a.shape == b.shape and (b.is_meta or torch.equal(a.to(b.dtype), b.detach().cpu()))
 
 # %% ../nbs/lib/models.ipynb #c044
-CONTEXT_FIELDS = ("max_position_embeddings n_positions max_seq_len max_sequence_length max_seq_length seq_length seq_len n_ctx "
-                  "context_length block_size").split()          # as GPT-2, MPT, BLOOM, RWKV and models with code of their own write it
+CONTEXT_FIELDS = (
+    "max_position_embeddings n_positions max_seq_len max_sequence_length max_seq_length seq_length seq_len n_ctx "
+    "context_length block_size"
+).split()  # as GPT-2, MPT, BLOOM, RWKV and models with code of their own write it
+
 
 def context_length(model) -> int | None:
     "How many tokens the model can take, from whichever field of its configuration says so; None where it sets no bound."
     config = getattr(model.config, "text_config", None) or model.config
-    fields = CONTEXT_FIELDS[:1] if getattr(config, "is_encoder_decoder", False) else CONTEXT_FIELDS       # T5's n_positions binds nothing
+    fields = (
+        CONTEXT_FIELDS[:1] if getattr(config, "is_encoder_decoder", False) else CONTEXT_FIELDS
+    )  # T5's n_positions binds nothing
     found = [getattr(config, name, None) for name in fields]
     return next((n for n in found if isinstance(n, int) and n > 0), None)
 
@@ -411,69 +587,115 @@ def sample_logits(model) -> torch.Tensor:
     ids = torch.linspace(0, embedding.shape[0] - 1, few).long()[None]
     return model(input_ids=ids.to(model.device)).logits[0].float().cpu()
 
+
 def sound_logits(model, name) -> torch.Tensor:
     """`sample_logits` of a model that came from `name`.
 
     Raises `InputError` where it does not run, or where its logits make no probabilities: sound weights do not help where a number of
     the configuration is NaN, where they are too large for the type that they are read in, or where a quantised form fits no such weights."""
-    with loading(name, "causal language model that runs"): logits = sample_logits(model)
-    if torch.isfinite(logits.logsumexp(-1)).all(): return logits
-    raise InputError("its logits are NaN or infinite", name, remedy="check the numbers of its config.json, and the size of its weights")
+    with loading(name, "causal language model that runs"):
+        logits = sample_logits(model)
+    if torch.isfinite(logits.logsumexp(-1)).all():
+        return logits
+    raise InputError(
+        "its logits are NaN or infinite",
+        name,
+        remedy="check the numbers of its config.json, and the size of its weights",
+    )
+
 
 def check_same(adapted, merged, folder, eps: float):
     "Raises `InputError` unless merged logits are the adapted ones up to rounding; `eps`: of the type that they were computed in."
     scale = adapted.double().square().mean().sqrt()
-    if not (merged - adapted).double().square().mean().sqrt() <= max(1e-4, 16 * eps) * scale:           # false for NaN too
-        raise InputError("merged into its base, the adapter does something else than beside it", folder, remedy="merge it with PEFT, or report this kind of adapter")
+    if (
+        not (merged - adapted).double().square().mean().sqrt() <= max(1e-4, 16 * eps) * scale
+    ):  # false for NaN too
+        raise InputError(
+            "merged into its base, the adapter does something else than beside it",
+            folder,
+            remedy="merge it with PEFT, or report this kind of adapter",
+        )
+
 
 def settle_ties(model):
     "`model` without the claim that head and embeddings are one where they are two: in its file, or since an adapter came."
     ends = model.get_input_embeddings(), model.get_output_embeddings()
     tied = getattr(model.config, "tie_word_embeddings", False)
-    if ends[1] is None or ends[0].weight is ends[1].weight or ends[0].weight.is_meta or ends[1].weight.is_meta: return model
-    if tied and not torch.equal(ends[0].weight, ends[1].weight): model.config.tie_word_embeddings = False
+    if (
+        ends[1] is None
+        or ends[0].weight is ends[1].weight
+        or ends[0].weight.is_meta
+        or ends[1].weight.is_meta
+    ):
+        return model
+    if tied and not torch.equal(ends[0].weight, ends[1].weight):
+        model.config.tie_word_embeddings = False
     return model
 
 # %% ../nbs/lib/models.ipynb #c0a4
 def round_to_4bit(model, kind: str = "nf4", double: bool = True):
     "Round the weights of every linear map but the head to 4 bits and back, in place: what a QLoRA base computes with. bitsandbytes reads them as (output, input), in one long row."
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
     for module in model.modules():
-        if module is model.get_output_embeddings() or not widths(module): continue
+        if module is model.get_output_embeddings() or not widths(module):
+            continue
         weight = module.weight.data if hasattr(module, "in_features") else module.weight.data.T
         row = weight.contiguous().view(1, -1)
-        weight.copy_(dequantize_4bit(*quantize_4bit(row, quant_type=kind, compress_statistics=double)).view(weight.shape))
+        weight.copy_(
+            dequantize_4bit(*quantize_4bit(row, quant_type=kind, compress_statistics=double)).view(
+                weight.shape
+            )
+        )
 
 # %% ../nbs/lib/models.ipynb #c011
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+)
+
 
 def load_tokenizer(name):
     """A tokenizer with a padding token. Raises `InputError` where the folder has none, or one with more tokens than the model beside it."""
-    if not isinstance(name, (str, Path)): return _with_padding(name)
+    if not isinstance(name, (str, Path)):
+        return _with_padding(name)
     name = model_folder(name)
     from transformers import AutoTokenizer
+
     check_name(name)
     folder, remedy = Path(str(name)), "save the tokenizer beside the model with save_pretrained"
     if folder.is_dir() and not has_tokenizer(folder):
-        if base := adapter_base(folder): return load_tokenizer(base)
+        if base := adapter_base(folder):
+            return load_tokenizer(base)
         raise InputError("no tokenizer in the model folder", path=name, remedy=remedy)
-    with loading(name, "tokenizer"): tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=trusts_code())
-    if (folder/"config.json").is_file(): check_vocabulary(tokenizer, vocabulary(read_config(name)), name)
+    with loading(name, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=trusts_code())
+    if (folder / "config.json").is_file():
+        check_vocabulary(tokenizer, vocabulary(read_config(name)), name)
     return _with_padding(tokenizer)
+
 
 def has_tokenizer(folder) -> bool:
     "Whether a tokenizer lies in a folder."
-    return any((Path(str(folder))/f).exists() for f in _TOKENIZER_FILES)
+    return any((Path(str(folder)) / f).exists() for f in _TOKENIZER_FILES)
+
 
 def _with_padding(tokenizer):
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+        tokenizer.pad_token = (
+            tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+        )
     return tokenizer
 
 # %% ../nbs/lib/models.ipynb #c0w9
 def vocabulary(config) -> int | None:
     "How many tokens a model of this configuration has embeddings for; None where it does not say."
     return getattr(getattr(config, "text_config", None) or config, "vocab_size", None)
+
 
 def check_vocabulary(tokenizer, rows: int | None, path):
     """Raises `InputError` where a tokenizer has tokens beyond the `rows` of a model's embeddings.
@@ -483,8 +705,11 @@ def check_vocabulary(tokenizer, rows: int | None, path):
     idle = {getattr(tokenizer, "unk_token_id", None)} - named
     last = max((i for i in tokenizer.get_vocab().values() if i not in idle), default=0)
     if rows is not None and last >= rows:
-        raise InputError(f"the tokenizer has tokens up to number {last:,}, the model {rows:,} embeddings", path,
-                         remedy="use the model's own tokenizer, or resize its embeddings and train them")
+        raise InputError(
+            f"the tokenizer has tokens up to number {last:,}, the model {rows:,} embeddings",
+            path,
+            remedy="use the model's own tokenizer, or resize its embeddings and train them",
+        )
 
 # %% ../nbs/lib/models.ipynb #c008
 def load_model(name, dtype="auto", device=None):
@@ -494,19 +719,26 @@ def load_model(name, dtype="auto", device=None):
     `dtype` "auto": on a CPU what `weights.cpu_type` says, the checkpoint's own elsewhere. `device`: None picks a GPU where there is one, and
     all GPUs of a grid's job that was given several; "auto" spreads the layers over all devices. A LoRA folder is a model too: its base
     with the adapter merged in. Raises `InputError` where `name` holds no model, one whose weights do not fit it, or one that does not run."""
-    if isinstance(name, nn.Module): return name.eval()
+    if isinstance(name, nn.Module):
+        return name.eval()
     from transformers import AutoModelForCausalLM
+
     check_name(name)
     name = model_folder(name)
     base = adapter_base(name)
-    if not base: check_causal(read_config(name), name)
+    if not base:
+        check_causal(read_config(name), name)
     several = torch.cuda.device_count() > 1 and "XGDETOX_RUN" in os.environ
     device = device or ("auto" if several else "cuda" if torch.cuda.is_available() else "cpu")
     if dtype == "auto" and str(device) == "cpu":
-        with loading(name): dtype = getattr(torch, cpu_type(base or name))
-    if base: return _load_merged(base, name, dtype, device)
-    if device == "auto": model = load_weights(AutoModelForCausalLM, name, dtype, device_map="auto")
-    else: model = load_weights(AutoModelForCausalLM, name, dtype).to(device)
+        with loading(name):
+            dtype = getattr(torch, cpu_type(base or name))
+    if base:
+        return _load_merged(base, name, dtype, device)
+    if device == "auto":
+        model = load_weights(AutoModelForCausalLM, name, dtype, device_map="auto")
+    else:
+        model = load_weights(AutoModelForCausalLM, name, dtype).to(device)
     sound_logits(model, name)
     return settle_ties(model)
 
@@ -514,8 +746,13 @@ def load_model(name, dtype="auto", device=None):
 def load(model, tokenizer=None, **options):
     "Model and tokenizer of a name; of a loaded model, the tokenizer of the folder it came from unless one is given."
     name = getattr(model, "name_or_path", "") or None if isinstance(model, nn.Module) else model
-    if tokenizer is None and name is None: raise InputError("a model without a name needs a tokenizer", field="tokenizer", remedy="pass tokenizer=")
-    return load_model(model, **options), load_tokenizer(tokenizer if tokenizer is not None else name)
+    if tokenizer is None and name is None:
+        raise InputError(
+            "a model without a name needs a tokenizer", field="tokenizer", remedy="pass tokenizer="
+        )
+    return load_model(model, **options), load_tokenizer(
+        tokenizer if tokenizer is not None else name
+    )
 
 # %% ../nbs/lib/models.ipynb #c013
 def fingerprint(model) -> str:
@@ -527,22 +764,40 @@ def fingerprint(model) -> str:
     return digest.hexdigest()[:16]
 
 # %% ../nbs/lib/models.ipynb #c050
-def encode(tokenizer, texts, bos="tokenizer", side="left", max_length=None, device=None, keep="start") -> dict:
+def encode(
+    tokenizer, texts, bos="tokenizer", side="left", max_length=None, device=None, keep="start"
+) -> dict:
     """Token ids, mask and position ids of `texts`, padded on `side`: three tensors (batch, position).
 
     `bos`: "tokenizer" begins a text as the tokenizer does; "paper" puts the begin-of-text token first, once, where there is one; "none" leaves it out.
     `keep`: which end stays where a text is longer than `max_length` tokens. Raises `InputError` for a text without tokens."""
-    rows = list(texts)                                                            # batch, token
-    if not all(isinstance(r, list) for r in rows): rows = token_ids(tokenizer, rows, bos)
-    if max_length: rows = [r[:max_length] if keep == "start" else last_tokens(tokenizer, r, max_length) for r in rows]
+    rows = list(texts)  # batch, token
+    if not all(isinstance(r, list) for r in rows):
+        rows = token_ids(tokenizer, rows, bos)
+    if max_length:
+        rows = [
+            r[:max_length] if keep == "start" else last_tokens(tokenizer, r, max_length)
+            for r in rows
+        ]
     for i, r in enumerate(rows):
-        if not r: raise InputError(f"text {i} has no tokens", field="text", remedy="drop empty texts first")
+        if not r:
+            raise InputError(
+                f"text {i} has no tokens", field="text", remedy="drop empty texts first"
+            )
     width, pad = max(map(len, rows)), tokenizer.pad_token_id or 0
     lengths, place = torch.tensor([len(r) for r in rows])[:, None], torch.arange(width)
-    ids = torch.tensor([[pad] * (width - len(r)) + r if side == "left" else r + [pad] * (width - len(r)) for r in rows])
+    ids = torch.tensor(
+        [
+            [pad] * (width - len(r)) + r if side == "left" else r + [pad] * (width - len(r))
+            for r in rows
+        ]
+    )
     mask = (place >= width - lengths if side == "left" else place < lengths).long()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    return {k: v.to(device or "cpu") for k, v in dict(input_ids=ids, attention_mask=mask, position_ids=positions).items()}
+    return {
+        k: v.to(device or "cpu")
+        for k, v in dict(input_ids=ids, attention_mask=mask, position_ids=positions).items()
+    }
 
 # %% ../nbs/lib/models.ipynb #c017
 def token_ids(tokenizer, text, bos="tokenizer") -> list:
@@ -550,62 +805,95 @@ def token_ids(tokenizer, text, bos="tokenizer") -> list:
 
     No text begins with two begin-of-text tokens, and nothing that the tokenizer would put at the end (an end-of-text token) is there."""
     check_bos(bos)
-    if isinstance(text, str): return token_ids(tokenizer, [text], bos)[0]
-    if not len(text): return []                                                   # tokenizers do not take no text
+    if isinstance(text, str):
+        return token_ids(tokenizer, [text], bos)[0]
+    if not len(text):
+        return []  # tokenizers do not take no text
     first, begin = getattr(tokenizer, "bos_token_id", None), _beginning(tokenizer, bos)
     rows = [list(row) for row in _bare(tokenizer, list(text))]
-    doubled = bos == "none" or begin[-1:] == [first]                              # the text itself may spell the token out
-    if first is None or not doubled: return [begin + row for row in rows]
+    doubled = bos == "none" or begin[-1:] == [first]  # the text itself may spell the token out
+    if first is None or not doubled:
+        return [begin + row for row in rows]
     return [begin + _without_first(row, first) for row in rows]
 
 # %% ../nbs/lib/models.ipynb #c0b4
 def _bare(tokenizer, texts: list[str]) -> list:
     "Token ids of texts without anything that the tokenizer puts around them."
-    if not hasattr(tokenizer, "num_special_tokens_to_add"): return tokenizer(texts)["input_ids"]     # no tokenizer of transformers: adds nothing
+    if not hasattr(tokenizer, "num_special_tokens_to_add"):
+        return tokenizer(texts)["input_ids"]  # no tokenizer of transformers: adds nothing
     return tokenizer(texts, add_special_tokens=False)["input_ids"]
+
 
 def _beginning(tokenizer, bos) -> list[int]:
     "What stands before a text: nothing, the begin-of-text token, or what the tokenizer itself puts there."
     first = getattr(tokenizer, "bos_token_id", None)
-    if bos == "none": return []
-    if bos == "paper": return [] if first is None else [first]
-    if not hasattr(tokenizer, "num_special_tokens_to_add"): return []
+    if bos == "none":
+        return []
+    if bos == "paper":
+        return [] if first is None else [first]
+    if not hasattr(tokenizer, "num_special_tokens_to_add"):
+        return []
     bare, whole = _bare(tokenizer, ["a"])[0], tokenizer(["a"])["input_ids"][0]
     for i in range(len(whole) - len(bare) + 1 if bare else 0):
-        if list(whole[i:i + len(bare)]) == list(bare): return _once(list(whole[:i]), first)
+        if list(whole[i : i + len(bare)]) == list(bare):
+            return _once(list(whole[:i]), first)
     return [first] if first is not None and whole[:1] == [first] else []
+
 
 def _once(ids: list[int], first) -> list[int]:
     "`ids` with the begin-of-text token at most once, in its last place."
     places = [i for i, token in enumerate(ids) if token == first]
     return [token for i, token in enumerate(ids) if token != first or i == places[-1]]
 
+
 def _without_first(ids: list[int], first) -> list[int]:
     "`ids` without the begin-of-text tokens that they begin with."
-    return ids[next((i for i, token in enumerate(ids) if token != first), len(ids)):]
+    return ids[next((i for i, token in enumerate(ids) if token != first), len(ids)) :]
 
 # %% ../nbs/lib/models.ipynb #c0a6
-BOS = ("tokenizer", "paper", "none")       # what stands before a text
+BOS = ("tokenizer", "paper", "none")  # what stands before a text
+
 
 def check_bos(bos) -> str:
     "`bos`, if it is one of `BOS`; else `InputError`."
-    if bos not in BOS: raise InputError(f"bos is {bos!r}", field="bos", remedy="use tokenizer or paper; none leaves it out everywhere")
+    if bos not in BOS:
+        raise InputError(
+            f"bos is {bos!r}",
+            field="bos",
+            remedy="use tokenizer or paper; none leaves it out everywhere",
+        )
     return bos
+
 
 def bos_of(model, given=None) -> str:
     """`given` if anything is; else what `model` was trained with, by the manifest or note that `train` and `merge` left in its folder or above it, or what the
     continuations in a folder were made with; else "tokenizer"."""
-    if given is not None: return check_bos(given)
+    if given is not None:
+        return check_bos(given)
     folder = Path(model_folder(getattr(model, "name_or_path", model)))
-    for path in (folder/"manifest.json", folder/"trained_on.json", folder.parent/"manifest.json"):
+    for path in (
+        folder / "manifest.json",
+        folder / "trained_on.json",
+        folder.parent / "manifest.json",
+    ):
         said = read_json(path) if path.is_file() else {}
-        if not isinstance(said, dict): raise InputError("is no manifest", path, remedy="delete it, or make the folder again")
-        if path.parent != folder and not (said.get("final") and folder.name in (said["final"], "adapter")): continue
+        if not isinstance(said, dict):
+            raise InputError("is no manifest", path, remedy="delete it, or make the folder again")
+        if path.parent != folder and not (
+            said.get("final") and folder.name in (said["final"], "adapter")
+        ):
+            continue
         texts = _tables(said.get("files")).values() if said.get("step") == "generate" else ()
-        settings = [said, _tables(said.get("settings")), *(_tables(_tables(t).get("settings")) for t in texts)]
+        settings = [
+            said,
+            _tables(said.get("settings")),
+            *(_tables(_tables(t).get("settings")) for t in texts),
+        ]
         found = {bos for bos in BOS if any(m.get("bos") == bos for m in settings)}
-        if len(found) == 1: return found.pop()
+        if len(found) == 1:
+            return found.pop()
     return "tokenizer"
+
 
 def _tables(value) -> dict:
     "`value` where it is a table of keys, else none: what stands in a manifest that somebody has edited."
@@ -614,37 +902,62 @@ def _tables(value) -> dict:
 # %% ../nbs/lib/models.ipynb #c0b1
 def last_tokens(tokenizer, ids: list[int], room: int | None) -> list[int]:
     "The last `room` of `ids`; a begin-of-text token that they begin with stays in front. All of them where `room` is None."
-    if room is None or len(ids) <= room: return ids
+    if room is None or len(ids) <= room:
+        return ids
     first = getattr(tokenizer, "bos_token_id", None)
     head = ids[:1] if room > 1 and first is not None and ids[0] == first else []
-    return head + ids[len(ids) - room + len(head):]
+    return head + ids[len(ids) - room + len(head) :]
 
 # %% ../nbs/lib/models.ipynb #c021
-def length_batches(lengths, max_tokens: int = 4096, max_rows: int = 256, mixed: bool = True) -> list[list[int]]:
+def length_batches(
+    lengths, max_tokens: int = 4096, max_rows: int = 256, mixed: bool = True
+) -> list[list[int]]:
     """Indices of texts in batches of like length; rows x longest <= `max_tokens`, except for a longer single text.
 
     Without `mixed` all texts of a batch are of one length, for models that cannot tell padding from text (`reads_padding`)."""
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        full = batches and (len(batches[-1]) >= max_rows or lengths[batches[-1][0]] * (len(batches[-1]) + 1) > max_tokens)
+        full = batches and (
+            len(batches[-1]) >= max_rows
+            or lengths[batches[-1][0]] * (len(batches[-1]) + 1) > max_tokens
+        )
         other = batches and not mixed and lengths[batches[-1][0]] != lengths[i]
-        if not batches or full or other: batches.append([])
+        if not batches or full or other:
+            batches.append([])
         batches[-1].append(i)
     return batches
+
 
 @torch.no_grad()
 def reads_padding(model) -> bool:
     "Whether a mask keeps padding on the left from changing a model's logits: not so for RWKV, which takes a mask and does not look at it, or RecurrentGemma."
-    takes = inspect.signature((model.get_base_model() if hasattr(model, "get_base_model") else model).forward).parameters
-    kinds = next((k for n in ("layer_types", "layers_block_type", "block_types") if (k := getattr(model.config, n, None))), ["attention"])
-    if "past_key_values" in takes and all("attention" in str(k) for k in kinds): return True             # attention looks at its mask
+    takes = inspect.signature(
+        (model.get_base_model() if hasattr(model, "get_base_model") else model).forward
+    ).parameters
+    kinds = next(
+        (
+            k
+            for n in ("layer_types", "layers_block_type", "block_types")
+            if (k := getattr(model.config, n, None))
+        ),
+        ["attention"],
+    )
+    if "past_key_values" in takes and all("attention" in str(k) for k in kinds):
+        return True  # attention looks at its mask
     rows = model.get_input_embeddings().weight.shape[0]
     ids = torch.tensor([[rows - 1, rows // 3, rows // 2]], device=model.device)
-    padded = dict(input_ids=torch.cat([ids[:, :2], ids], 1), attention_mask=torch.tensor([[0, 0, 1, 1, 1]], device=model.device),
-                  position_ids=torch.tensor([[0, 0, 0, 1, 2]], device=model.device))
-    alone, beside = model(input_ids=ids).logits[0, -1].float(), model(**{k: v for k, v in padded.items() if k in takes}).logits[0, -1].float()
+    padded = dict(
+        input_ids=torch.cat([ids[:, :2], ids], 1),
+        attention_mask=torch.tensor([[0, 0, 1, 1, 1]], device=model.device),
+        position_ids=torch.tensor([[0, 0, 0, 1, 2]], device=model.device),
+    )
+    alone, beside = (
+        model(input_ids=ids).logits[0, -1].float(),
+        model(**{k: v for k, v in padded.items() if k in takes}).logits[0, -1].float(),
+    )
     slack = max(1e-4, 16 * torch.finfo(model.dtype).eps) * alone.square().mean().sqrt()
     return bool((alone - beside).square().mean().sqrt() <= slack)
+
 
 def batch_tokens(model) -> int:
     "How many tokens one pass of `model` takes at its best: 1,024 on a CPU, whose caches the states of more do not fit; 4,096 elsewhere."
@@ -654,6 +967,7 @@ def batch_tokens(model) -> int:
 @dataclass
 class Anatomy:
     "The parts of a causal LM; `out_projections[l]` writes the neurons of block l into the residual stream."
+
     blocks: list
     out_projections: list = field(repr=False)
     n_layers: int
@@ -662,17 +976,24 @@ class Anatomy:
     final_norm: nn.Module
     unembedding: nn.Module
     tied: bool
-    paths: dict          # part -> its name in the model; out_projections as seen from a block
+    paths: dict  # part -> its name in the model; out_projections as seen from a block
 
 # %% ../nbs/lib/models.ipynb #c026
 def widths(module):
     "(inputs, outputs) of a linear map, nn.Linear or transposed Conv1D; None for any other module."
-    if hasattr(module, "in_features") and hasattr(module, "out_features"): return module.in_features, module.out_features
-    if hasattr(module, "nx") and hasattr(module, "nf"): return module.nx, module.nf
+    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        return module.in_features, module.out_features
+    if hasattr(module, "nx") and hasattr(module, "nf"):
+        return module.nx, module.nf
     return None
 
 # %% ../nbs/lib/models.ipynb #c027
-def anatomy(model, blocks: str | None = None, out_projection: str | None = None, final_norm: str | None = None) -> Anatomy:
+def anatomy(
+    model,
+    blocks: str | None = None,
+    out_projection: str | None = None,
+    final_norm: str | None = None,
+) -> Anatomy:
     """The parts of any causal LM, found from the module itself.
 
     Where a part cannot be found, `InputError` says which argument names it: `blocks` and `final_norm` as paths in the model,
@@ -682,29 +1003,63 @@ def anatomy(model, blocks: str | None = None, out_projection: str | None = None,
     stack = _submodule(model, blocks) if blocks else _block_list(model)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     d = embedding.weight.shape[1]
-    if out_projection is None: out_projection = _out_projection(stack[0], d, type(model).__name__)
+    if out_projection is None:
+        out_projection = _out_projection(stack[0], d, type(model).__name__)
     outs = [_submodule(b, out_projection) for b in stack]
     n_neurons = {widths(o) for o in outs}
-    if len(n_neurons) > 1: raise InputError(f"blocks differ in their number of neurons: {n_neurons}", field="anatomy")
+    if len(n_neurons) > 1:
+        raise InputError(f"blocks differ in their number of neurons: {n_neurons}", field="anatomy")
     norm = _submodule(model, final_norm) if final_norm else _norm_after(names, model, stack, d)
-    paths = dict(blocks=names[stack], out_projections=out_projection, final_norm=names.get(norm), unembedding=names.get(head))
-    return Anatomy(list(stack), outs, len(stack), widths(outs[0])[0], d, norm, head, head.weight is embedding.weight, paths)
+    paths = dict(
+        blocks=names[stack],
+        out_projections=out_projection,
+        final_norm=names.get(norm),
+        unembedding=names.get(head),
+    )
+    return Anatomy(
+        list(stack),
+        outs,
+        len(stack),
+        widths(outs[0])[0],
+        d,
+        norm,
+        head,
+        head.weight is embedding.weight,
+        paths,
+    )
 
 # %% ../nbs/lib/models.ipynb #c028
 def _submodule(module, path):
-    try: return module.get_submodule(path)
-    except AttributeError as e: raise InputError(f"{type(module).__name__} has no part {path!r}", field="anatomy") from e
+    try:
+        return module.get_submodule(path)
+    except AttributeError as e:
+        raise InputError(f"{type(module).__name__} has no part {path!r}", field="anatomy") from e
+
 
 def _block_list(model):
     "The module list of one class that holds the most parameters."
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) and len({type(b) for b in m}) == 1]
-    if not lists: raise InputError(f"{type(model).__name__} has no list of blocks", field="anatomy", remedy="pass blocks='path.of.the.list'")
+    lists = [
+        m
+        for m in model.modules()
+        if isinstance(m, nn.ModuleList) and len(m) and len({type(b) for b in m}) == 1
+    ]
+    if not lists:
+        raise InputError(
+            f"{type(model).__name__} has no list of blocks",
+            field="anatomy",
+            remedy="pass blocks='path.of.the.list'",
+        )
     return max(lists, key=lambda m: sum(p.numel() for p in m.parameters()))
+
 
 def _norm_after(names, model, stack, d):
     "The last module beside the blocks with one weight a residual dimension; the identity where there is none."
     parent = _submodule(model, names[stack].rpartition(".")[0])
-    norms = [m for m in parent.children() if getattr(m, "weight", None) is not None and m.weight.shape == (d,)]
+    norms = [
+        m
+        for m in parent.children()
+        if getattr(m, "weight", None) is not None and m.weight.shape == (d,)
+    ]
     return norms[-1] if norms else nn.Identity()
 
 # %% ../nbs/lib/models.ipynb #c029
@@ -715,22 +1070,35 @@ def _out_projection(block, d, model_name) -> str:
         parent = block.get_submodule(path.rpartition(".")[0])
         takes = " ".join(inspect.signature(parent.forward).parameters)
         attends = any(word in takes for word in ("mask", "past", "cache", "rotary", "position"))
-        if path and widths(module) and widths(module)[1] == d and not attends: found.append(path)
-    if len(found) == 1: return found[0]
+        if path and widths(module) and widths(module)[1] == d and not attends:
+            found.append(path)
+    if len(found) == 1:
+        return found[0]
     linear = [p for p, m in block.named_modules() if widths(m) and widths(m)[1] == d]
-    raise InputError(f"{model_name}: {len(found)} candidates for the MLP's output projection {found}", field="anatomy",
-                     remedy=f"pass out_projection= (--out-projection) if it is one of {linear}; mixtures of experts and Mamba have none")
+    raise InputError(
+        f"{model_name}: {len(found)} candidates for the MLP's output projection {found}",
+        field="anatomy",
+        remedy=f"pass out_projection= (--out-projection) if it is one of {linear}; mixtures of experts and Mamba have none",
+    )
 
 # %% ../nbs/lib/models.ipynb #c0w16
-NEURON_STAGES = ("value_vectors", "intervene", "activations", "explain")       # the steps that look at neurons of an MLP
+NEURON_STAGES = (
+    "value_vectors",
+    "intervene",
+    "activations",
+    "explain",
+)  # the steps that look at neurons of an MLP
+
 
 def stages_without(name) -> dict[str, str]:
     """{stage: why} of the steps that a model cannot have: those on neurons, where its blocks have no single MLP that `anatomy` finds.
 
     Looks at the configuration only. All other steps need no more than logits or hidden states. Raises `InputError` for what is no model."""
-    try: anatomy(empty_model(adapter_base(name) or name))
+    try:
+        anatomy(empty_model(adapter_base(name) or name))
     except InputError as e:
-        if e.field != "anatomy": raise
+        if e.field != "anatomy":
+            raise
         return dict.fromkeys(NEURON_STAGES, e.problem)
     return {}
 
@@ -738,20 +1106,28 @@ def stages_without(name) -> dict[str, str]:
 def value_vector_matrix(model, layer: int, parts: Anatomy | None = None) -> torch.Tensor:
     "Value vectors of one layer, (neuron, d_model): a view of the weights, or a copy of 4-bit (dequantised) or offloaded ones."
     out = (parts or anatomy(model)).out_projections[layer]
-    base = getattr(out, "base_layer", out)                              # a LoRA layer wraps the frozen one
+    base = getattr(out, "base_layer", out)  # a LoRA layer wraps the frozen one
     weight = base.weight.detach()
-    if weight.is_meta:                                                  # kept in memory or on disk by accelerate until it is needed
+    if weight.is_meta:  # kept in memory or on disk by accelerate until it is needed
         from accelerate.utils import align_module_device
-        with align_module_device(base): weight = base.weight.detach().clone()
+
+        with align_module_device(base):
+            weight = base.weight.detach().clone()
     if getattr(weight, "quant_state", None) is not None:
         from bitsandbytes.functional import dequantize_4bit
+
         weight = dequantize_4bit(base.weight.data, base.weight.quant_state)
-    if base is not out: weight = weight + sum(out.get_delta_weight(a) for a in out.active_adapters).to(weight)
-    return weight.T if hasattr(base, "in_features") else weight         # nn.Linear stores (out, in), Conv1D (in, out)
+    if base is not out:
+        weight = weight + sum(out.get_delta_weight(a) for a in out.active_adapters).to(weight)
+    return (
+        weight.T if hasattr(base, "in_features") else weight
+    )  # nn.Linear stores (out, in), Conv1D (in, out)
 
 # %% ../nbs/lib/models.ipynb #c038
 @contextmanager
-def neuron_hooks(model, read=None, add=None, put=None, reduce=None, total=False, parts: Anatomy | None = None):
+def neuron_hooks(
+    model, read=None, add=None, put=None, reduce=None, total=False, parts: Anatomy | None = None
+):
     """Reads neurons, adds to them, or replaces them, in every forward pass inside the context.
 
     read: [(layer, neuron), ...], or "all"; yields `Readings`, one tensor a pass: `reduce` of (batch, position, neuron), by default
@@ -760,59 +1136,95 @@ def neuron_hooks(model, read=None, add=None, put=None, reduce=None, total=False,
     parts = parts or anatomy(model)
     readings, handles = Readings(parts, read, reduce or last_position, total), []
     plan = {l: ([], []) for l in {*readings.neurons, *(put or {}), *(l for l, *_ in add or [])}}
-    for l, n, offset in add or []: plan[l][0].append(n), plan[l][1].append(float(offset))
+    for l, n, offset in add or []:
+        plan[l][0].append(n), plan[l][1].append(float(offset))
 
     def hook(layer):
         def change(module, args):
-            a = args[0]                                                            # batch, position, neuron; OPT's (batch position), neuron
+            a = args[0]  # batch, position, neuron; OPT's (batch position), neuron
             x = start = a.unflatten(0, shapes[layer]) if a.dim() == 2 else a
-            if put and layer in put: x = _put(x, *put[layer])
-            if plan[layer][0]: x = x.index_add(-1, *_offsets(plan[layer], x))
-            if layer in readings.neurons: readings.keep(layer, x)
+            if put and layer in put:
+                x = _put(x, *put[layer])
+            if plan[layer][0]:
+                x = x.index_add(-1, *_offsets(plan[layer], x))
+            if layer in readings.neurons:
+                readings.keep(layer, x)
             return None if x is start else (x.reshape(a.shape), *args[1:])
+
         return change
-    shapes = {}                                                                    # layer -> batch, position
+
+    shapes = {}  # layer -> batch, position
 
     def note_shape(layer):
-        def note(module, args, given): shapes[layer] = (args[0] if args else given["hidden_states"]).shape[:-1]
+        def note(module, args, given):
+            shapes[layer] = (args[0] if args else given["hidden_states"]).shape[:-1]
+
         return note
+
     try:
         for layer in plan:
             _projection(parts, layer, plan[layer][0])
-            handles.append(parts.blocks[layer].register_forward_pre_hook(note_shape(layer), with_kwargs=True))
-        for layer in plan: handles.append(_projection(parts, layer, plan[layer][0]).register_forward_pre_hook(hook(layer)))
+            handles.append(
+                parts.blocks[layer].register_forward_pre_hook(note_shape(layer), with_kwargs=True)
+            )
+        for layer in plan:
+            handles.append(
+                _projection(parts, layer, plan[layer][0]).register_forward_pre_hook(hook(layer))
+            )
         yield readings
     finally:
-        for h in handles: h.remove()
+        for h in handles:
+            h.remove()
 
 # %% ../nbs/lib/models.ipynb #c039
 def last_position(a):
     "(batch, position, neuron) -> (batch, neuron): the last position, as `neuron_hooks` reduces unless told."
     return a[:, -1]
 
+
 def _projection(parts, layer, neurons=()):
     check_neurons([(layer, n) for n in neurons] or [(layer, 0)], parts.n_layers, parts.n_neurons)
     return parts.out_projections[layer]
 
+
 def check_neurons(neurons, n_layers: int, n_neurons: int):
     "Raises `InputError` for a neuron (layer, index) that a model of this shape has not; both count from 0."
     for l, n in neurons:
-        if not 0 <= l < n_layers: raise InputError(f"layer {l} of {n_layers}", field="neurons", remedy="layers count from 0; are these neurons of another model?")
-        if not 0 <= n < n_neurons: raise InputError(f"neuron {n} of {n_neurons}", field="neurons", remedy="neurons count from 0; are these neurons of another model?")
+        if not 0 <= l < n_layers:
+            raise InputError(
+                f"layer {l} of {n_layers}",
+                field="neurons",
+                remedy="layers count from 0; are these neurons of another model?",
+            )
+        if not 0 <= n < n_neurons:
+            raise InputError(
+                f"neuron {n} of {n_neurons}",
+                field="neurons",
+                remedy="neurons count from 0; are these neurons of another model?",
+            )
+
 
 def _offsets(plan, x):
     "Neuron indices, and offsets broadcast to (batch, position, neuron), as index_add wants them."
     neurons = torch.tensor(plan[0], device=x.device)
     return neurons, torch.tensor(plan[1], dtype=x.dtype, device=x.device).expand(*x.shape[:-1], -1)
 
+
 def _put(x, neurons, values):
     "`x` with another run's values at `neurons`; all of them where `neurons` is None."
     values = values.to(x)
-    return values.expand_as(x) if neurons is None else x.index_copy(-1, torch.as_tensor(neurons, device=x.device), values.expand(*x.shape[:-1], -1))
+    return (
+        values.expand_as(x)
+        if neurons is None
+        else x.index_copy(
+            -1, torch.as_tensor(neurons, device=x.device), values.expand(*x.shape[:-1], -1)
+        )
+    )
 
 # %% ../nbs/lib/models.ipynb #c040
 class Readings:
     "What `neuron_hooks` read: only the neurons asked for, reduced on their own device, one entry a forward pass (or their sum)."
+
     def __init__(self, parts, read, reduce, total=False):
         self.all, self.reduce, self.total, self.passes = isinstance(read, str), reduce, total, {}
         self.read = [] if self.all else [(int(l), int(n)) for l, n in read or []]
@@ -820,29 +1232,46 @@ class Readings:
         check_neurons(self.read, parts.n_layers, parts.n_neurons)
         for l, n in self.read:
             by_layer.setdefault(l, []).append(n)
-        self.neurons = dict.fromkeys(range(parts.n_layers)) if self.all else {l: torch.tensor(ns) for l, ns in by_layer.items()}
+        self.neurons = (
+            dict.fromkeys(range(parts.n_layers))
+            if self.all
+            else {l: torch.tensor(ns) for l, ns in by_layer.items()}
+        )
         at = {l: iter(range(len(ns))) for l, ns in by_layer.items()}
         self.order = [(l, next(at[l])) for l, _ in self.read]
 
     def keep(self, layer, x):
         ns, kept = self.neurons[layer], self.passes.setdefault(layer, [])
-        value = self.reduce(x.detach() if ns is None else x.detach().index_select(-1, ns.to(x.device)))
-        if self.total and kept: kept[0] = kept[0] + value
-        else: kept.append(value.float() if self.total else value)
+        value = self.reduce(
+            x.detach() if ns is None else x.detach().index_select(-1, ns.to(x.device))
+        )
+        if self.total and kept:
+            kept[0] = kept[0] + value
+        else:
+            kept.append(value.float() if self.total else value)
 
     def values(self) -> torch.Tensor:
         """Readings in the order asked for, (pass, ..., neuron), float32 on the CPU; "all" is layer by layer.
 
         Raises `InputError` if the hooks were passed by."""
-        if set(self.passes) != set(self.neurons): raise InputError("the model never called its output projections", field="anatomy",
-            remedy="run a forward pass inside the context; for BLOOM unset slow_but_exact")
-        layers = {l: torch.stack([p.float().cpu() for p in ps]) for l, ps in self.passes.items()}      # pass, ..., neuron
-        if self.all: return torch.cat([layers[l] for l in sorted(layers)], -1)
+        if set(self.passes) != set(self.neurons):
+            raise InputError(
+                "the model never called its output projections",
+                field="anatomy",
+                remedy="run a forward pass inside the context; for BLOOM unset slow_but_exact",
+            )
+        layers = {
+            l: torch.stack([p.float().cpu() for p in ps]) for l, ps in self.passes.items()
+        }  # pass, ..., neuron
+        if self.all:
+            return torch.cat([layers[l] for l in sorted(layers)], -1)
         return torch.stack([layers[l][..., i] for l, i in self.order], -1)
 
 # %% ../nbs/lib/models.ipynb #c045
 @torch.inference_mode()
-def pooled_states(model, tokenizer, texts, bos="tokenizer", layers=None, max_tokens=None, out=None) -> np.ndarray:
+def pooled_states(
+    model, tokenizer, texts, bos="tokenizer", layers=None, max_tokens=None, out=None
+) -> np.ndarray:
     """Mean hidden state of each text over its tokens, (text, layer, d_model), float32.
 
     `layers`: indices into [embeddings, block 1, ..., last block after the final norm]; None for all; -1 is post final norm.
@@ -853,10 +1282,13 @@ def pooled_states(model, tokenizer, texts, bos="tokenizer", layers=None, max_tok
     filled = [i for i, r in enumerate(rows) if r]
     for batch in length_batches([len(rows[i]) for i in filled], max_tokens or batch_tokens(model)):
         at = sorted(filled[i] for i in batch)
-        means = mean_states(model, tokenizer, [rows[i] for i in at], layers)          # layer, text, d_model
-        if out is None: out = np.full((len(rows), len(means), state_width(model)), np.nan, np.float32)
-        for j, mean in enumerate(means): out[at, j] = mean
-    if out is None: out = np.full((len(rows), len(layers or [0]), state_width(model)), np.nan, np.float32)
+        means = mean_states(model, tokenizer, [rows[i] for i in at], layers)  # layer, text, d_model
+        if out is None:
+            out = np.full((len(rows), len(means), state_width(model)), np.nan, np.float32)
+        for j, mean in enumerate(means):
+            out[at, j] = mean
+    if out is None:
+        out = np.full((len(rows), len(layers or [0]), state_width(model)), np.nan, np.float32)
     return out
 
 # %% ../nbs/lib/models.ipynb #c0w15
@@ -866,25 +1298,32 @@ def mean_states(model, tokenizer, rows, layers=None) -> list[np.ndarray]:
     Padding stands on the right, where a causal model never sees it, so that neither mask nor positions are passed: not all models
     take them. A layer that is narrower than the others (OPT-350m's last) is filled up with zeros, which leaves its cosines alone."""
     x = encode(tokenizer, rows, side="right", device=model.get_input_embeddings().weight.device)
-    mask, ids = x["attention_mask"].unsqueeze(-1), x["input_ids"]                 # batch, position, 1
-    ids = torch.where(mask[..., 0] == 1, ids, ids[:, :1])                         # any token will do for padding
+    mask, ids = x["attention_mask"].unsqueeze(-1), x["input_ids"]  # batch, position, 1
+    ids = torch.where(mask[..., 0] == 1, ids, ids[:, :1])  # any token will do for padding
     last = layers is not None and list(layers) == [-1]
     states = model.base_model(input_ids=ids, use_cache=False, output_hidden_states=not last)
-    states = [states.last_hidden_state] if last else [states.hidden_states[l] for l in layers or range(len(states.hidden_states))]
+    states = (
+        [states.last_hidden_state]
+        if last
+        else [states.hidden_states[l] for l in layers or range(len(states.hidden_states))]
+    )
     means = [(s.float() * mask.to(s.device)).sum(1) / mask.to(s.device).sum(1) for s in states]
     return [np.pad(m.cpu().numpy(), ((0, 0), (0, state_width(model) - m.shape[1]))) for m in means]
+
 
 def state_width(model) -> int:
     "Dimensions of the residual stream: of the embeddings unless the configuration says another width."
     config = getattr(model.config, "text_config", None) or model.config
     return getattr(config, "hidden_size", None) or model.get_input_embeddings().weight.shape[1]
 
+
 def position_room(model) -> int | None:
     "How many tokens a model's learned positions are enough for; None where it learns none. RoBERTa's kin count from `padding_idx` + 1."
     rooms = []
     for name, m in model.named_modules():
         table = getattr(m, "weight", None)
-        if "position" not in name.rpartition(".")[2] or table is None or table.ndim != 2: continue
+        if "position" not in name.rpartition(".")[2] or table is None or table.ndim != 2:
+            continue
         start = getattr(m, "padding_idx", None)
         rooms.append(table.shape[0] - (0 if start is None else start + 1))
     return min(rooms, default=None)
@@ -894,9 +1333,16 @@ def position_room(model) -> int | None:
 def quiet():
     "No progress bars, notes or warnings of the libraries under us; errors stay."
     import datasets, logging, transformers, warnings
-    bars, level, old = datasets.is_progress_bar_enabled(), transformers.logging.get_verbosity(), os.environ.get("TQDM_DISABLE")
+
+    bars, level, old = (
+        datasets.is_progress_bar_enabled(),
+        transformers.logging.get_verbosity(),
+        os.environ.get("TQDM_DISABLE"),
+    )
     writing = transformers.logging.is_progress_bar_enabled()
-    datasets.disable_progress_bars(); transformers.logging.set_verbosity_error(); transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     os.environ["TQDM_DISABLE"] = "1"
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
@@ -904,7 +1350,9 @@ def quiet():
             warnings.simplefilter("ignore")
             yield
     finally:
-        if bars: datasets.enable_progress_bars()
-        if writing: transformers.logging.enable_progress_bar()
+        if bars:
+            datasets.enable_progress_bars()
+        if writing:
+            transformers.logging.enable_progress_bar()
         transformers.logging.set_verbosity(level)
         os.environ.pop("TQDM_DISABLE") if old is None else os.environ.update(TQDM_DISABLE=old)

@@ -58,7 +58,9 @@ def choose_prompts(
     return found, {why: n for why, n in left_out.items() if n}
 
 # %% ../nbs/lib/pairs.ipynb #c007
-def leave_out(rows: pd.DataFrame, rules: dict[str, pd.Series]) -> tuple[pd.DataFrame, dict[str, int]]:
+def leave_out(
+    rows: pd.DataFrame, rules: dict[str, pd.Series]
+) -> tuple[pd.DataFrame, dict[str, int]]:
     "The rows that no rule (reason -> boolean of each row) leaves out, and the number under the first rule that did."
     kept, counts = np.ones(len(rows), bool), {}
     for why, hit in rules.items():
@@ -71,7 +73,9 @@ def toxicity_column(rows: pd.DataFrame, path) -> pd.Series:
     "The stored toxicity of prompts. InputError where the file has none."
     name = next((n for n in rows.columns if n.casefold() == "toxicity"), None)
     if name is None:
-        raise InputError("has no stored toxicity", path, remedy="leave --above out, or give scored prompts")
+        raise InputError(
+            "has no stored toxicity", path, remedy="leave --above out, or give scored prompts"
+        )
     return rows[name].astype(float)
 
 # %% ../nbs/lib/pairs.ipynb #c009
@@ -91,6 +95,7 @@ def held_back(source_map, language: str) -> set[str]:
 # %% ../nbs/lib/pairs.ipynb #c013
 class Candidate(NamedTuple):
     "One continuation with its judged toxicity and its length in the model's tokens."
+
     text: str
     score: float
     tokens: int
@@ -98,7 +103,7 @@ class Candidate(NamedTuple):
 # %% ../nbs/lib/pairs.ipynb #c014
 def match_pairs(
     candidates: list[Candidate],
-    gap: float = .35,
+    gap: float = 0.35,
     most: int = 2,
     tolerance: int = 3,
     shortest: int = 5,
@@ -124,7 +129,11 @@ def match_pairs(
 # %% ../nbs/lib/pairs.ipynb #c015
 def usable(candidates: list[Candidate], shortest: int) -> list[Candidate]:
     "Distinct continuations with a score and at least `shortest` tokens, the least toxic first."
-    found = {c.text: c for c in candidates if math.isfinite(c.score) and c.tokens >= shortest and c.text.strip()}
+    found = {
+        c.text: c
+        for c in candidates
+        if math.isfinite(c.score) and c.tokens >= shortest and c.text.strip()
+    }
     return sorted(found.values(), key=lambda c: (c.score, c.text))
 
 # %% ../nbs/lib/pairs.ipynb #c018
@@ -133,24 +142,25 @@ def spread(values) -> dict:
     if not len(values):
         return {}
     names = ("least", "q25", "median", "q75", "most")
-    found = dict(zip(names, np.quantile(values, [0, .25, .5, .75, 1]).round(4).tolist()))
+    found = dict(zip(names, np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).round(4).tolist()))
     return found | {"mean": round(float(np.mean(values)), 4)}
 
 # %% ../nbs/lib/pairs.ipynb #c020
 class PairSettings(NamedTuple):
     "How pairs are made; every number is in the manifest."
-    n: int = 12                       # continuations a prompt
-    gap: float = .35                  # least distance in judged toxicity
-    most: int = 2                     # pairs a prompt
-    tolerance: int = 3                # tokens between the two lengths
-    shortest: int = 5                 # tokens of a continuation
-    least: int = 1                    # pairs in all; fewer are an error
-    temperature: float = .9
-    top_p: float = .8
+
+    n: int = 12  # continuations a prompt
+    gap: float = 0.35  # least distance in judged toxicity
+    most: int = 2  # pairs a prompt
+    tolerance: int = 3  # tokens between the two lengths
+    shortest: int = 5  # tokens of a continuation
+    least: int = 1  # pairs in all; fewer are an error
+    temperature: float = 0.9
+    top_p: float = 0.8
     max_tokens: int = 20
     seed: int = 0
     bos: str = "tokenizer"
-    normalise: bool = False           # both sides through `normalise_style`
+    normalise: bool = False  # both sides through `normalise_style`
 
 # %% ../nbs/lib/pairs.ipynb #c021
 def check_settings(settings: PairSettings) -> None:
@@ -161,14 +171,21 @@ def check_settings(settings: PairSettings) -> None:
         ("gap", 0 < settings.gap <= 1, "above 0 and at most 1"),
         ("most", settings.most >= 1, "1 or more"),
         ("tolerance", settings.tolerance >= 0, "0 or more"),
-        ("temperature", 0 < settings.temperature <= 100, "above 0, as greedy continuations are all alike, and at most 100"),
+        (
+            "temperature",
+            0 < settings.temperature <= 100,
+            "above 0, as greedy continuations are all alike, and at most 100",
+        ),
         ("top_p", 0 < settings.top_p <= 1, "above 0 and at most 1"),
         ("max_tokens", 1 <= settings.max_tokens <= 10_000, "from 1 to 10,000"),
         ("seed", 0 <= settings.seed < 2**32, "from 0 to 4294967295"),
     )
     for name, holds, range_ in rules:
         if not holds:
-            raise InputError(f"is {getattr(settings, name)}", field=name, remedy=f"it must be {range_}")
+            raise InputError(
+                f"is {getattr(settings, name)}", field=name, remedy=f"it must be {range_}"
+            )
+
 
 def check_kinds(settings: PairSettings) -> None:
     "InputError for a setting of another kind than its default: a text for a number, true for a count."
@@ -186,7 +203,9 @@ def covering_judge(judge, language: str):
     if language not in scorer.languages:
         known = ", ".join(scorer.languages) or "none"
         raise InputError(
-            f"{scorer.id} does not judge {LANGUAGES[language].name}", field="judge", remedy=f"it judges {known}"
+            f"{scorer.id} does not judge {LANGUAGES[language].name}",
+            field="judge",
+            remedy=f"it judges {known}",
         )
     return scorer
 
@@ -221,14 +240,18 @@ def make_pairs(
     check_enough(pairs, found, settings, scorer)
     facts = dict(what="preference pairs of a model's own", model=str(model), language=language)
     facts |= dict(judge=judge_note(scorer, language), settings=settings._asdict())
-    facts["prompts"] = dict(file=Path(prompts).name, sha256=sha256(prompts), used=len(chosen), left_out=left_out)
+    facts["prompts"] = dict(
+        file=Path(prompts).name, sha256=sha256(prompts), used=len(chosen), left_out=left_out
+    )
     facts["continuations"] = continuation_counts(rows, found)
     return write_pairs(output_dir, pairs, facts | counts)
 
 # %% ../nbs/lib/pairs.ipynb #c024
 def continuation_counts(rows: list, found: dict) -> dict:
     "How many continuations there are, and how many distinct ones have no score."
-    return dict(all=len(rows), without_score=sum(not math.isfinite(s.score) for s in found.values()))
+    return dict(
+        all=len(rows), without_score=sum(not math.isfinite(s.score) for s in found.values())
+    )
 
 # %% ../nbs/lib/pairs.ipynb #c025
 def judge_note(scorer, language: str) -> dict:
@@ -240,7 +263,8 @@ def judge_note(scorer, language: str) -> dict:
 def write_prompts(path: Path, prompts: pd.DataFrame, language: str) -> Path:
     "Write the chosen prompts where they are not there yet, in the form that page 00 reads; returns the file."
     lines = [
-        json.dumps({"id": r.prompt_id, "text": r.prompt, "lang": language}, ensure_ascii=False) + "\n"
+        json.dumps({"id": r.prompt_id, "text": r.prompt, "lang": language}, ensure_ascii=False)
+        + "\n"
         for r in prompts.itertuples()
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -249,9 +273,13 @@ def write_prompts(path: Path, prompts: pd.DataFrame, language: str) -> Path:
     return path
 
 # %% ../nbs/lib/pairs.ipynb #c027
-def continuations(model, prompts: Path, language: str, folder: Path, settings: PairSettings, engine: dict) -> list:
+def continuations(
+    model, prompts: Path, language: str, folder: Path, settings: PairSettings, engine: dict
+) -> list:
     "The rows of `n` continuations of each prompt, from the file that `generate` writes or finds."
-    sampling = {k: getattr(settings, k) for k in ("n", "temperature", "top_p", "max_tokens", "seed", "bos")}
+    sampling = {
+        k: getattr(settings, k) for k in ("n", "temperature", "top_p", "max_tokens", "seed", "bos")
+    }
     files = generate(model, {language: prompts}, folder, name="generations", **sampling, **engine)
     return list(generation_rows(files[language]))
 
@@ -263,12 +291,20 @@ def pairs_of_rows(rows: list, found: dict, settings: PairSettings) -> tuple[list
         candidate = Candidate(r.generated_text, found[r.generated_text].score, r.tokens)
         by_prompt.setdefault((r.prompt_id, r.prompt), []).append(candidate)
     for (prompt_id, prompt), candidates in by_prompt.items():
-        matched, why = match_pairs(candidates, settings.gap, settings.most, settings.tolerance, settings.shortest)
+        matched, why = match_pairs(
+            candidates, settings.gap, settings.most, settings.tolerance, settings.shortest
+        )
         reasons[why] += not matched
-        pairs += [dict(prompt=prompt, prompt_id=prompt_id) | pair_row(low, high) for low, high in matched]
+        pairs += [
+            dict(prompt=prompt, prompt_id=prompt_id) | pair_row(low, high) for low, high in matched
+        ]
     if settings.normalise:
-        pairs = [row | {k: normalise_style(row[k]) for k in ("chosen", "rejected")} for row in pairs]
-    return pairs, pair_counts(pairs) | dict(prompts_without={why: n for why, n in reasons.items() if n})
+        pairs = [
+            row | {k: normalise_style(row[k]) for k in ("chosen", "rejected")} for row in pairs
+        ]
+    return pairs, pair_counts(pairs) | dict(
+        prompts_without={why: n for why, n in reasons.items() if n}
+    )
 
 # %% ../nbs/lib/pairs.ipynb #c029
 def pair_row(chosen: Candidate, rejected: Candidate) -> dict:
@@ -286,7 +322,9 @@ def pair_counts(pairs: list[dict]) -> dict:
         pairs=len(pairs),
         prompts_with_pairs=int(table["prompt_id"].nunique()),
         gap=spread(table["rejected_score"] - table["chosen_score"]),
-        tokens=dict(chosen=spread(table["chosen_tokens"]), rejected=spread(table["rejected_tokens"])),
+        tokens=dict(
+            chosen=spread(table["chosen_tokens"]), rejected=spread(table["rejected_tokens"])
+        ),
         tokens_apart=spread((table["chosen_tokens"] - table["rejected_tokens"]).abs()),
     )
 
@@ -301,11 +339,15 @@ def check_enough(pairs: list, found: dict, settings: PairSettings, scorer) -> No
             if scores
             else f"{scorer.id} scores none of them"
         )
-        raise InputError(problem, field="judge", remedy="take another judge, or prompts that lead to toxic text")
+        raise InputError(
+            problem, field="judge", remedy="take another judge, or prompts that lead to toxic text"
+        )
     if len(pairs) < max(1, settings.least):
         remedy = "give more prompts or continuations, or a smaller gap"
         raise InputError(
-            f"only {len(pairs)} pairs, {max(1, settings.least)} are asked for", field="pairs", remedy=remedy
+            f"only {len(pairs)} pairs, {max(1, settings.least)} are asked for",
+            field="pairs",
+            remedy=remedy,
         )
 
 # %% ../nbs/lib/pairs.ipynb #c032
@@ -315,7 +357,9 @@ def write_pairs(output_dir: Path, pairs: list[dict], facts: dict) -> dict:
     output_dir.mkdir(parents=True, exist_ok=True)
     with write_atomic(file) as out:
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in pairs)
-    facts = facts | dict(sha256=sha256(file), style=style_check(pairs, facts.get("settings", {}).get("seed", 0)))
+    facts = facts | dict(
+        sha256=sha256(file), style=style_check(pairs, facts.get("settings", {}).get("seed", 0))
+    )
     write_json(output_dir / "manifest.json", facts)
     return facts
 
@@ -333,7 +377,10 @@ def normalise_style(text: str) -> str:
     return start + re.sub(r"[\s.!?,;:\u3002]+$", "", text)
 
 # %% ../nbs/lib/pairs.ipynb #c042
-MARKS = ".,;:!?'\"()[]{}-_/\\*#@&%$+=<>|~^`\u2026\u2013\u2014\u3001\u3002\u300c\u300d\uff01\uff1f\n\t"
+MARKS = (
+    ".,;:!?'\"()[]{}-_/\\*#@&%$+=<>|~^`\u2026\u2013\u2014\u3001\u3002\u300c\u300d\uff01\uff1f\n\t"
+)
+
 
 def style_features(text: str) -> np.ndarray:
     """Numbers that say how a text is written and not what it says: its marks one by one, lengths, digits, capitals,
@@ -388,7 +435,7 @@ def style_check(pairs, seed: int = 0, folds: int = 5, shuffles: int = 20) -> dic
     x = np.array([style_features(row["chosen"]) - style_features(row["rejected"]) for row in pairs])
     right = told_apart(x, groups, folds, seed)
     low, high = interval_over_groups(right, groups, seed)
-    signs = np.random.default_rng(seed).choice([-1., 1.], (shuffles, len(x)))
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (shuffles, len(x)))
     control = [told_apart(x * s[:, None], groups, folds, seed).mean() for s in signs]
     found = dict(accuracy=right.mean(), low=low, high=high)
     found |= dict(control=np.mean(control), control_low=min(control), control_high=max(control))
@@ -401,7 +448,9 @@ def interval_over_groups(
     "95% bootstrap interval of the mean of `values`; those of one group come and go together."
     k = groups.max() + 1
     sums, sizes = np.bincount(groups, values, k), np.bincount(groups, minlength=k)
-    weights = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), n_resamples)  # resample, group
+    weights = np.random.default_rng(seed).multinomial(
+        k, np.full(k, 1 / k), n_resamples
+    )  # resample, group
     means = weights @ sums / (weights @ sizes)
     return tuple(round(float(q), 4) for q in np.quantile(means, [0.025, 0.975]))
 
@@ -411,7 +460,9 @@ def check_pairs(path, normalise: bool = False, seed: int = 0) -> dict:
     alike or too few."""
     pairs = read_pairs(path)
     if normalise:
-        pairs = [row | {k: normalise_style(row[k]) for k in ("chosen", "rejected")} for row in pairs]
+        pairs = [
+            row | {k: normalise_style(row[k]) for k in ("chosen", "rejected")} for row in pairs
+        ]
     facts = style_check(pairs, seed)
     if facts.get("accuracy") is None:
         raise InputError(

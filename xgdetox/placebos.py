@@ -19,8 +19,9 @@ __all__ = ['PLACEBOS', 'shuffle_labels', 'swapped', 'benign_pairs', 'write_place
 def shuffle_labels(pairs: list[dict], seed: int = 0) -> list[dict]:
     """The pairs, chosen and rejected swapped with probability 1/2; what belongs to a side (its score, its tokens)
     goes with it."""
-    swap = np.random.default_rng(seed).random(len(pairs)) < .5
+    swap = np.random.default_rng(seed).random(len(pairs)) < 0.5
     return [swapped(row) if s else dict(row) for row, s in zip(pairs, swap)]
+
 
 def swapped(row: dict) -> dict:
     "A pair with its two sides exchanged."
@@ -32,11 +33,17 @@ def benign_pairs(pairs: list[dict], seed: int = 0, tries: int = 20) -> list[dict
     """Each prompt's chosen text against the chosen text of another prompt: of `tries` drawn at random the one nearest
     in length."""
     if len({row["prompt"] for row in pairs}) < 2:
-        raise InputError("all pairs have one prompt", field="pairs", remedy="benign pairs need two prompts or more")
+        raise InputError(
+            "all pairs have one prompt",
+            field="pairs",
+            remedy="benign pairs need two prompts or more",
+        )
     draw, found = np.random.default_rng(seed), []
     for row in pairs:
         others = [
-            pairs[i]["chosen"] for i in draw.integers(len(pairs), size=tries) if pairs[i]["prompt"] != row["prompt"]
+            pairs[i]["chosen"]
+            for i in draw.integers(len(pairs), size=tries)
+            if pairs[i]["prompt"] != row["prompt"]
         ]
         others = [o for o in others if o != row["chosen"]] or [
             p["chosen"] for p in pairs if p["prompt"] != row["prompt"]
@@ -48,6 +55,7 @@ def benign_pairs(pairs: list[dict], seed: int = 0, tries: int = 20) -> list[dict
 # %% ../nbs/lib/placebos.ipynb #c038
 PLACEBOS = {"shuffled": shuffle_labels, "benign": benign_pairs}
 
+
 def write_placebo(path, output, kind: str, seed: int = 0) -> int:
     "Write the placebo of that kind of a file or folder of pairs; returns the number of pairs."
     if kind not in PLACEBOS:
@@ -57,16 +65,24 @@ def write_placebo(path, output, kind: str, seed: int = 0) -> int:
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return len(rows)
 
+
 def read_pairs(path) -> list[dict]:
     "Rows `prompt, chosen, rejected` of a file or folder of pairs in any format that page 00 reads."
     rows = load_pairs(path).rows
-    return [dict(prompt=p, chosen=c, rejected=r) for p, c, r in zip(rows["prompt"], rows["chosen"], rows["rejected"])]
+    return [
+        dict(prompt=p, chosen=c, rejected=r)
+        for p, c, r in zip(rows["prompt"], rows["chosen"], rows["rejected"])
+    ]
 
 # %% ../nbs/lib/placebos.ipynb #c040
 def check_labels(labels) -> None:
     "InputError where `labels` is neither None (the pairs as they are) nor a kind of placebo."
     if labels is not None and labels not in PLACEBOS:
-        raise InputError(f"{str(labels)[:40]!r} is not known", field="labels", remedy=f"use {' or '.join(PLACEBOS)}")
+        raise InputError(
+            f"{str(labels)[:40]!r} is not known",
+            field="labels",
+            remedy=f"use {' or '.join(PLACEBOS)}",
+        )
 
 # %% ../nbs/lib/placebos.ipynb #c041
 def relabel(path, folder, labels: str | None, seed: int = 0) -> tuple[Path, dict]:
@@ -81,4 +97,6 @@ def relabel(path, folder, labels: str | None, seed: int = 0) -> tuple[Path, dict
     output.parent.mkdir(parents=True, exist_ok=True)
     number = write_placebo(path, output, labels, seed)
     digest = hashlib.sha256(output.read_bytes()).hexdigest()
-    return output, dict(placebo=dict(kind=labels, seed=seed, pairs=number, file=output.name, sha256=digest))
+    return output, dict(
+        placebo=dict(kind=labels, seed=seed, pairs=number, file=output.name, sha256=digest)
+    )

@@ -15,7 +15,15 @@ import torch
 import zipfile
 from pathlib import Path
 from .data import load_labelled
-from .files import InputError, check_folder, check_seed, read_json, write_atomic, write_csv, write_json
+from xgdetox.files import (
+    InputError,
+    check_folder,
+    check_seed,
+    read_json,
+    write_atomic,
+    write_csv,
+    write_json,
+)
 from .languages import normalise_language
 from .models import fingerprint, load, pooled_states, state_width
 from .stats import bootstrap_mean, permutation_test, tidy, write_table
@@ -26,21 +34,27 @@ __all__ = ['SCRIPT', 'pooled_features', 'fit_probe', 'fit_probe_paper', 'auc', '
            'write_table_of_scores', 'shuffled_control']
 
 # %% ../nbs/05_probe.ipynb #c007
-def pooled_features(model, tokenizer, texts, layers=(-1,), bos="tokenizer", cache=None, dtype="float16") -> np.ndarray:
+def pooled_features(
+    model, tokenizer, texts, layers=(-1,), bos="tokenizer", cache=None, dtype="float16"
+) -> np.ndarray:
     """Mean hidden state of each text at `layers`, (text, layer, d_model), computed once.
 
     `cache`: a folder for the memory-mapped file, named after model, texts, layers and `bos`; None keeps the features in memory. A file that
     was cut off is never read: it gets its name when it is whole."""
     d = state_width(model)
-    if cache is None: return pooled_states(model, tokenizer, texts, bos, list(layers)).astype(dtype)
-    key = hashlib.sha256(json.dumps([fingerprint(model), list(layers), bos, dtype, list(texts)]).encode()).hexdigest()[:16]
-    path = Path(cache)/f"features-{key}.npy"
+    if cache is None:
+        return pooled_states(model, tokenizer, texts, bos, list(layers)).astype(dtype)
+    key = hashlib.sha256(
+        json.dumps([fingerprint(model), list(layers), bos, dtype, list(texts)]).encode()
+    ).hexdigest()[:16]
+    path = Path(cache) / f"features-{key}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
         out = np.lib.format.open_memmap(part, "w+", dtype, (len(texts), len(layers), d))
         pooled_states(model, tokenizer, texts, bos, list(layers), out=out)
-        out.flush(); del out
+        out.flush()
+        del out
         os.replace(part, path)
     return np.load(path, mmap_mode="r")
 
@@ -52,57 +66,98 @@ def fit_probe(x, y, seed: int = 0, folds: int = 5, at_most: int = 20_000) -> dic
     made on `at_most` texts, the fit on all."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
     x, y = np.asarray(x, np.float32), np.asarray(y)
-    centre, scale, some = x.mean(0), float(x.std()) or 1.0, np.random.default_rng(seed).permutation(len(x))[:at_most]
-    x = (x - centre)/scale
-    cv = StratifiedKFold(max(2, min(folds, np.bincount(y[some]).min())), shuffle=True, random_state=seed)
-    search = GridSearchCV(LogisticRegression(max_iter=1000), dict(C=np.logspace(-4, 2, 7)), cv=cv, scoring="roc_auc", refit=False).fit(x[some], y[some])
+    centre, scale, some = (
+        x.mean(0),
+        float(x.std()) or 1.0,
+        np.random.default_rng(seed).permutation(len(x))[:at_most],
+    )
+    x = (x - centre) / scale
+    cv = StratifiedKFold(
+        max(2, min(folds, np.bincount(y[some]).min())), shuffle=True, random_state=seed
+    )
+    search = GridSearchCV(
+        LogisticRegression(max_iter=1000),
+        dict(C=np.logspace(-4, 2, 7)),
+        cv=cv,
+        scoring="roc_auc",
+        refit=False,
+    ).fit(x[some], y[some])
     C = search.best_params_["C"]
-    fit = LogisticRegression(C=C, max_iter=5000, tol=1e-8).fit(x, y)             # to the end: stopped at 1e-4, rounding alone moves accuracy elsewhere by .05
-    weight = (fit.coef_/scale).astype(np.float32)
-    return dict(weight=weight, bias=float(fit.intercept_[0] - weight[0] @ centre), C=float(C), cv_auc=float(search.best_score_))
+    fit = LogisticRegression(C=C, max_iter=5000, tol=1e-8).fit(
+        x, y
+    )  # to the end: stopped at 1e-4, rounding alone moves accuracy elsewhere by .05
+    weight = (fit.coef_ / scale).astype(np.float32)
+    return dict(
+        weight=weight,
+        bias=float(fit.intercept_[0] - weight[0] @ centre),
+        C=float(C),
+        cv_auc=float(search.best_score_),
+    )
 
 # %% ../nbs/05_probe.ipynb #c014
-SCRIPT = dict(learning_rate=1e-6, epochs=20, batch_size=10)      # the released script's; Table 7 says 1e-4, 20 and 10
+SCRIPT = dict(
+    learning_rate=1e-6, epochs=20, batch_size=10
+)  # the released script's; Table 7 says 1e-4, 20 and 10
 
-def fit_probe_paper(x, y, seed: int = 0, epochs: int = 20, lr: float = 1e-6, batch: int = 10, x_val=None, y_val=None) -> dict:
+
+def fit_probe_paper(
+    x, y, seed: int = 0, epochs: int = 20, lr: float = 1e-6, batch: int = 10, x_val=None, y_val=None
+) -> dict:
     """The released script's probe: no bias, Adam, batches of `batch`, `epochs` of binary cross-entropy; dict(weight (1, d), bias, validation_losses).
 
     Its rate is 1e-6, where Table 7 says 1e-4. The weights are the last epoch's: the script means to keep the epoch of least validation loss, but keeps
     the very probe that it goes on training. Seeded, initialisation too, which the script's is not."""
     rng = torch.Generator().manual_seed(seed)
     x, y = torch.as_tensor(np.asarray(x, np.float32)), torch.as_tensor(np.asarray(y, np.float32))
-    w = torch.nn.Parameter((torch.rand(x.shape[1], generator=rng)*2 - 1)/x.shape[1]**.5)       # nn.Linear's own range
-    adam, loss, losses = torch.optim.Adam([w], lr), torch.nn.functional.binary_cross_entropy_with_logits, []
+    w = torch.nn.Parameter(
+        (torch.rand(x.shape[1], generator=rng) * 2 - 1) / x.shape[1] ** 0.5
+    )  # nn.Linear's own range
+    adam, loss, losses = (
+        torch.optim.Adam([w], lr),
+        torch.nn.functional.binary_cross_entropy_with_logits,
+        [],
+    )
     for _ in range(epochs):
         for rows in torch.randperm(len(x), generator=rng).split(batch):
             adam.zero_grad()
             loss(x[rows] @ w, y[rows]).backward()
             adam.step()
-        if x_val is None: continue
+        if x_val is None:
+            continue
         x_held, y_held = (torch.as_tensor(np.asarray(a, np.float32)) for a in (x_val, y_val))
-        with torch.no_grad(): losses.append(float(loss(x_held @ w, y_held)))
+        with torch.no_grad():
+            losses.append(float(loss(x_held @ w, y_held)))
     return dict(weight=w.detach().numpy()[None], bias=0.0, validation_losses=losses)
 
 # %% ../nbs/05_probe.ipynb #c018
 def auc(scores, labels, axis=-1):
     "Area under the ROC curve along `axis`, from ranks; NaN where a class is missing."
     from scipy.stats import rankdata
+
     labels = np.asarray(labels, bool)
     positive, negative = labels.sum(axis), (~labels).sum(axis)
     ranks = np.where(labels, rankdata(scores, axis=axis), 0).sum(axis)
-    with np.errstate(all="ignore"): return (ranks - positive*(positive + 1)/2)/np.where(positive*negative, positive*negative, np.nan)
+    with np.errstate(all="ignore"):
+        return (ranks - positive * (positive + 1) / 2) / np.where(
+            positive * negative, positive * negative, np.nan
+        )
 
 # %% ../nbs/05_probe.ipynb #c019
-def auc_interval(scores, labels, n_resamples: int = 1000, seed: int = 0, level: float = .95):
+def auc_interval(scores, labels, n_resamples: int = 1000, seed: int = 0, level: float = 0.95):
     "AUC with its percentile bootstrap interval over texts: (value, low, high)."
     rng, n = np.random.default_rng(seed), len(scores)
     scores, labels, draws = np.asarray(scores, float), np.asarray(labels), []
-    for _ in range(0, n_resamples, step := max(1, int(2e6//max(n, 1)))):
+    for _ in range(0, n_resamples, step := max(1, int(2e6 // max(n, 1)))):
         i = rng.integers(0, n, (min(step, n_resamples - sum(map(len, draws))), n))
         draws.append(auc(scores[i], labels[i]))
     draws = np.concatenate(draws)
-    low, high = np.nanquantile(draws, [(1 - level)/2, (1 + level)/2]) if np.isfinite(draws).any() else (np.nan, np.nan)
+    low, high = (
+        np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        if np.isfinite(draws).any()
+        else (np.nan, np.nan)
+    )
     return float(auc(scores, labels)), float(low), float(high)
 
 # %% ../nbs/05_probe.ipynb #c022
@@ -112,74 +167,160 @@ def probe_metrics(scores, labels, **columns) -> list[dict]:
     keep = ~np.isnan(scores)
     scores, labels = scores[keep], labels[keep]
     right = (scores > 0) == labels
-    rows = {"probe_accuracy": bootstrap_mean(right), "probe_majority": (max(labels.mean(), 1 - labels.mean()), np.nan, np.nan),
-            "probe_auc": auc_interval(scores, labels)}
-    return [dict(columns, metric=m, value=v, low=lo, high=hi, n=len(labels)) for m, (v, lo, hi) in rows.items()]
+    rows = {
+        "probe_accuracy": bootstrap_mean(right),
+        "probe_majority": (max(labels.mean(), 1 - labels.mean()), np.nan, np.nan),
+        "probe_auc": auc_interval(scores, labels),
+    }
+    return [
+        dict(columns, metric=m, value=v, low=lo, high=hi, n=len(labels))
+        for m, (v, lo, hi) in rows.items()
+    ]
 
 # %% ../nbs/05_probe.ipynb #c024
-def train_probe(model, train_file, output_dir, *, layer: int = -1, paper: bool = False, seed: int = 0, bos: str = "tokenizer",
-                tokenizer=None, cache=None, limit=None, held_out: float = .1, language: str = "en", label: str = "", tuning: str = "base",
-                learning_rate: float | None = None, epochs: int | None = None, batch_size: int | None = None) -> Path:
+def train_probe(
+    model,
+    train_file,
+    output_dir,
+    *,
+    layer: int = -1,
+    paper: bool = False,
+    seed: int = 0,
+    bos: str = "tokenizer",
+    tokenizer=None,
+    cache=None,
+    limit=None,
+    held_out: float = 0.1,
+    language: str = "en",
+    label: str = "",
+    tuning: str = "base",
+    learning_rate: float | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+) -> Path:
     """Train a probe on labelled comments, measure it on `held_out` of them, and save it to `output_dir`.
 
     Writes probe.safetensors (`weight` (1, d), `bias` (1,), `direction` (1, d): the difference of the class means), probe.json (facts) and
     probe.csv (tidy). `paper`: the released script's training, without a separate direction; `learning_rate` (1e-6), `epochs` (20) and `batch_size` (10)
     are its settings and nothing without it (Table 7: 1e-4, 20, 10). Raises `InputError`, for these before the model is loaded."""
-    training = script_settings(paper, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
+    training = script_settings(
+        paper, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size
+    )
     check_seed(seed), check_folder(output_dir)
     from sklearn.model_selection import train_test_split
+
     start, (model, tokenizer), name = time.time(), load(model, tokenizer), label or str(model)
     check_layer(model, layer)
     rows = load_labelled(train_file, limit).rows
     y = np.array(rows["label"])
     if len(set(y)) < 2 or np.bincount(y).min() < 10:
-        raise InputError(f"{np.bincount(y, minlength=2).tolist()} texts of class 0 and 1", train_file, field="label", remedy="give at least 10 of each")
+        raise InputError(
+            f"{np.bincount(y, minlength=2).tolist()} texts of class 0 and 1",
+            train_file,
+            field="label",
+            remedy="give at least 10 of each",
+        )
     x = pooled_features(model, tokenizer, list(rows["text"]), (layer,), bos, cache)[:, 0]
-    train, test = train_test_split(np.arange(len(y)), test_size=held_out, stratify=y, random_state=seed)      # paper: 90/10
+    train, test = train_test_split(
+        np.arange(len(y)), test_size=held_out, stratify=y, random_state=seed
+    )  # paper: 90/10
     keep = lambda at: at[~np.isnan(np.asarray(x[at, 0], np.float32))]
     train, test = np.sort(keep(train)), np.sort(keep(test))
-    how = dict(epochs=training["epochs"], lr=training["learning_rate"], batch=training["batch_size"], x_val=x[test], y_val=y[test]) if paper else {}
+    how = (
+        dict(
+            epochs=training["epochs"],
+            lr=training["learning_rate"],
+            batch=training["batch_size"],
+            x_val=x[test],
+            y_val=y[test],
+        )
+        if paper
+        else {}
+    )
     fit = (fit_probe_paper if paper else fit_probe)(x[train], y[train], seed, **how)
     weight, bias = fit.pop("weight"), fit.pop("bias")
     direction = None if paper else class_difference(x[train], y[train])
-    rows = probe_metrics(np.asarray(x[test], np.float32) @ weight[0] + bias, y[test], model=name, tuning=tuning, seed=seed, language=language, layer=layer)
-    facts = dict(model=name, fingerprint=fingerprint(model), train_file=str(train_file), layer=layer, bos=bos, paper=paper, seed=seed, bias=bias, norm=float(np.linalg.norm(weight)),
-                 n_train=len(train), n_test=len(test), seconds=round(time.time() - start, 2), **training, **fit, **{r["metric"]: r["value"] for r in rows})
-    write_table(tidy(rows), Path(output_dir)/"probe.csv")
+    rows = probe_metrics(
+        np.asarray(x[test], np.float32) @ weight[0] + bias,
+        y[test],
+        model=name,
+        tuning=tuning,
+        seed=seed,
+        language=language,
+        layer=layer,
+    )
+    facts = dict(
+        model=name,
+        fingerprint=fingerprint(model),
+        train_file=str(train_file),
+        layer=layer,
+        bos=bos,
+        paper=paper,
+        seed=seed,
+        bias=bias,
+        norm=float(np.linalg.norm(weight)),
+        n_train=len(train),
+        n_test=len(test),
+        seconds=round(time.time() - start, 2),
+        **training,
+        **fit,
+        **{r["metric"]: r["value"] for r in rows},
+    )
+    write_table(tidy(rows), Path(output_dir) / "probe.csv")
     return save_probe(output_dir, weight, facts, direction)
 
 # %% ../nbs/05_probe.ipynb #c0x1
 def script_settings(paper: bool, **given) -> dict:
     "The settings of the paper's training: the script's, or those `given`; none without `paper`. `InputError` for one that cannot be."
     for name, value in given.items():
-        if value is None: continue
-        if not paper: raise InputError("belongs to the paper's training", field=name, remedy="add --paper (paper=True); without it the probe is fitted to convergence")
-        if not 0 < value < 10**6: raise InputError(f"is {value}", field=name, remedy="give a number above 0 and below 1,000,000")
+        if value is None:
+            continue
+        if not paper:
+            raise InputError(
+                "belongs to the paper's training",
+                field=name,
+                remedy="add --paper (paper=True); without it the probe is fitted to convergence",
+            )
+        if not 0 < value < 10**6:
+            raise InputError(
+                f"is {value}", field=name, remedy="give a number above 0 and below 1,000,000"
+            )
     return SCRIPT | {k: v for k, v in given.items() if v is not None} if paper else {}
+
 
 def check_layer(model, layer: int):
     "`InputError` where a model has no such layer: 0 is the embeddings, 1 the first block's output, -1 the last one's."
     config = model.config.get_text_config()
     layers = config.num_hidden_layers
     if not -layers - 1 <= layer <= layers:
-        raise InputError(f"is {layer}, and the model has {layers} blocks", field="layer", remedy=f"give 0 (the embeddings) to {layers}, or -1 for the last")
+        raise InputError(
+            f"is {layer}, and the model has {layers} blocks",
+            field="layer",
+            remedy=f"give 0 (the embeddings) to {layers}, or -1 for the last",
+        )
 
 # %% ../nbs/05_probe.ipynb #c025
 def class_difference(x, y) -> np.ndarray:
     "Mean feature of the toxic texts minus that of the others, (1, d), of length 1."
     x, y = np.asarray(x, np.float32), np.asarray(y)
     delta = x[y == 1].mean(0) - x[y == 0].mean(0)
-    return (delta/max(np.linalg.norm(delta), 1e-12))[None]
+    return (delta / max(np.linalg.norm(delta), 1e-12))[None]
 
 # %% ../nbs/05_probe.ipynb #c026
 def save_probe(output_dir, weight, facts: dict, direction=None) -> Path:
     "Write probe.safetensors and probe.json into `output_dir`; returns the folder."
     from safetensors.numpy import save
+
     output_dir = Path(output_dir)
-    tensors = {"weight": np.asarray(weight, np.float32).reshape(1, -1), "bias": np.array([facts.get("bias", 0.0)], np.float32)}
-    if direction is not None: tensors["direction"] = np.asarray(direction, np.float32).reshape(1, -1)
-    with write_atomic(output_dir/"probe.safetensors", "wb") as f: f.write(save(tensors))
-    write_json(output_dir/"probe.json", facts)
+    tensors = {
+        "weight": np.asarray(weight, np.float32).reshape(1, -1),
+        "bias": np.array([facts.get("bias", 0.0)], np.float32),
+    }
+    if direction is not None:
+        tensors["direction"] = np.asarray(direction, np.float32).reshape(1, -1)
+    with write_atomic(output_dir / "probe.safetensors", "wb") as f:
+        f.write(save(tensors))
+    write_json(output_dir / "probe.json", facts)
     return output_dir
 
 # %% ../nbs/05_probe.ipynb #c027
@@ -188,15 +329,27 @@ def load_probe(path) -> tuple[np.ndarray, dict]:
 
     The .pt is never unpickled: a class in it could run any code. Its raw numbers are read from the zip file instead."""
     from safetensors.numpy import load_file
+
     path = Path(path)
-    if path.is_dir(): path = path/"probe.safetensors"
-    if not path.exists(): raise InputError("no such probe", path, remedy="train one with `xgdetox probe`")
-    if path.suffix == ".pt": return _read_pickled_linear(path)
-    try: tensors = load_file(path); weight = tensors["weight"]
-    except Exception as e: raise InputError(f"not a probe ({type(e).__name__})", path, remedy="a safetensors file with the tensor `weight`") from e
+    if path.is_dir():
+        path = path / "probe.safetensors"
+    if not path.exists():
+        raise InputError("no such probe", path, remedy="train one with `xgdetox probe`")
+    if path.suffix == ".pt":
+        return _read_pickled_linear(path)
+    try:
+        tensors = load_file(path)
+        weight = tensors["weight"]
+    except Exception as e:
+        raise InputError(
+            f"not a probe ({type(e).__name__})",
+            path,
+            remedy="a safetensors file with the tensor `weight`",
+        ) from e
     beside = path.with_suffix(".json")
     facts = read_json(beside) if beside.exists() else dict(bias=0.0, layer=-1, bos="tokenizer")
-    if "direction" in tensors: facts["direction"] = tensors["direction"].reshape(1, -1)
+    if "direction" in tensors:
+        facts["direction"] = tensors["direction"].reshape(1, -1)
     return weight.reshape(1, -1).astype(np.float32), facts
 
 # %% ../nbs/05_probe.ipynb #c028
@@ -205,29 +358,73 @@ def _read_pickled_linear(path) -> tuple[np.ndarray, dict]:
     types = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2"}
     try:
         with zipfile.ZipFile(path) as z:
-            words = [str(arg) for n in z.namelist() if n.endswith("data.pkl") for _, arg, _ in pickletools.genops(z.read(n)) if arg is not None]
+            words = [
+                str(arg)
+                for n in z.namelist()
+                if n.endswith("data.pkl")
+                for _, arg, _ in pickletools.genops(z.read(n))
+                if arg is not None
+            ]
             kinds = [t for t in types if any(t in w for w in words)]
             raw = [z.read(n) for n in z.namelist() if "/data/" in n]
-    except (zipfile.BadZipFile, ValueError) as e: raise InputError(f"not a file of torch.save ({e})", path, remedy="give a .safetensors file") from e
+    except (zipfile.BadZipFile, ValueError) as e:
+        raise InputError(
+            f"not a file of torch.save ({e})", path, remedy="give a .safetensors file"
+        ) from e
     if len(raw) != 1 or len(kinds) != 1:
-        raise InputError(f"{len(raw)} tensors of {kinds}, not one weight", path, remedy="give a probe without bias, or a .safetensors file")
+        raise InputError(
+            f"{len(raw)} tensors of {kinds}, not one weight",
+            path,
+            remedy="give a probe without bias, or a .safetensors file",
+        )
     weight = np.frombuffer(raw[0], types[kinds[0]]).astype(np.float32)[None]
     return weight, dict(bias=0.0, layer=-1, bos="tokenizer", source=path.name)
 
 # %% ../nbs/05_probe.ipynb #c031
-def evaluate_probe(model, probe, files: dict, *, tokenizer=None, cache=None, limit=None, output=None, label: str = "", tuning: str = "base", seed: int = 0) -> pd.DataFrame:
+def evaluate_probe(
+    model,
+    probe,
+    files: dict,
+    *,
+    tokenizer=None,
+    cache=None,
+    limit=None,
+    output=None,
+    label: str = "",
+    tuning: str = "base",
+    seed: int = 0,
+) -> pd.DataFrame:
     """The probe on labelled texts of other languages: accuracy, majority class, AUC, one row each; `files`: {language: path}.
 
     At the English threshold, accuracy elsewhere is near chance where a language shifts all scores; the AUC is not moved by that."""
     (model, tokenizer), (weight, facts), rows = load(model, tokenizer), load_probe(probe), []
     for language, path in files.items():
         texts = load_labelled(path, limit).rows
-        x = pooled_features(model, tokenizer, list(texts["text"]), (facts["layer"],), facts["bos"], cache)[:, 0]
-        if x.shape[1] != weight.shape[1]: raise InputError(f"the probe has {weight.shape[1]} weights, the model {x.shape[1]} dimensions", probe, remedy="use the probe's own model")
+        x = pooled_features(
+            model, tokenizer, list(texts["text"]), (facts["layer"],), facts["bos"], cache
+        )[:, 0]
+        if x.shape[1] != weight.shape[1]:
+            raise InputError(
+                f"the probe has {weight.shape[1]} weights, the model {x.shape[1]} dimensions",
+                probe,
+                remedy="use the probe's own model",
+            )
         scores = np.asarray(x, np.float32) @ weight[0] + facts["bias"]
-        rows += probe_metrics(scores, texts["label"], model=label, tuning=tuning, seed=seed, language=normalise_language(language), layer=facts["layer"])
-        if output: write_table_of_scores(Path(output).with_suffix(f".{language}.csv"), scores, texts["label"])
-    if output: write_table(tidy(rows), output)
+        rows += probe_metrics(
+            scores,
+            texts["label"],
+            model=label,
+            tuning=tuning,
+            seed=seed,
+            language=normalise_language(language),
+            layer=facts["layer"],
+        )
+        if output:
+            write_table_of_scores(
+                Path(output).with_suffix(f".{language}.csv"), scores, texts["label"]
+            )
+    if output:
+        write_table(tidy(rows), output)
     return tidy(rows)
 
 # %% ../nbs/05_probe.ipynb #c032
@@ -236,25 +433,68 @@ def write_table_of_scores(path, scores, labels) -> Path:
     return write_csv(path, dict(text=range(len(scores)), score=scores, label=list(labels)))
 
 # %% ../nbs/05_probe.ipynb #c050
-def shuffled_control(model, probe, train_file, files: dict, *, shuffles: int = 1000, tokenizer=None, cache=None, limit=None, label: str = "", tuning: str = "base", seed: int = 0) -> pd.DataFrame:
+def shuffled_control(
+    model,
+    probe,
+    train_file,
+    files: dict,
+    *,
+    shuffles: int = 1000,
+    tokenizer=None,
+    cache=None,
+    limit=None,
+    label: str = "",
+    tuning: str = "base",
+    seed: int = 0,
+) -> pd.DataFrame:
     """The probe's AUC in each language beside that of `shuffles` probes of the same texts, features and regularisation whose training labels were shuffled.
 
     Tidy: a row a language (`files`: {language: path}), probe_auc with its interval over texts; null_mean, null_low, null_high (95% of the shuffles), p: how often one does as well."""
     from sklearn.linear_model import LogisticRegression
-    (model, tokenizer), (weight, facts), rng, rows = load(model, tokenizer), load_probe(probe), np.random.default_rng(seed), []
+
+    (model, tokenizer), (weight, facts), rng, rows = (
+        load(model, tokenizer),
+        load_probe(probe),
+        np.random.default_rng(seed),
+        [],
+    )
+
     def features(path):
         texts = load_labelled(path, limit).rows
-        x = np.asarray(pooled_features(model, tokenizer, list(texts["text"]), (facts["layer"],), facts["bos"], cache)[:, 0], np.float32)
+        x = np.asarray(
+            pooled_features(
+                model, tokenizer, list(texts["text"]), (facts["layer"],), facts["bos"], cache
+            )[:, 0],
+            np.float32,
+        )
         return x[keep := ~np.isnan(x[:, 0])], np.array(texts["label"])[keep]
+
     x, y = features(train_file)
-    x = (x - x.mean(0))/(float(x.std()) or 1.0)
-    solver = "newton-cholesky" if x.shape[1] < len(x) else "lbfgs"             # the same optimum; the first needs a few steps where texts outnumber features
+    x = (x - x.mean(0)) / (float(x.std()) or 1.0)
+    solver = (
+        "newton-cholesky" if x.shape[1] < len(x) else "lbfgs"
+    )  # the same optimum; the first needs a few steps where texts outnumber features
     fit = LogisticRegression(C=facts.get("C", 1.0), max_iter=5000, solver=solver).fit
     fits = [fit(x, rng.permutation(y)).coef_[0].copy() for _ in range(shuffles)]
     for language, path in files.items():
         x, y = features(path)
         value, low, high = auc_interval(x @ weight[0], y)
         test = permutation_test(value, auc(np.array(fits) @ x.T, y), "greater")
-        rows.append(dict(model=label, tuning=tuning, seed=seed, language=normalise_language(language), metric="probe_auc", value=value, low=low, high=high, n=len(y), layer=facts["layer"],
-                         p=test["p"], shuffles=shuffles, **{k: test[k] for k in ("null_mean", "null_low", "null_high")}))
+        rows.append(
+            dict(
+                model=label,
+                tuning=tuning,
+                seed=seed,
+                language=normalise_language(language),
+                metric="probe_auc",
+                value=value,
+                low=low,
+                high=high,
+                n=len(y),
+                layer=facts["layer"],
+                p=test["p"],
+                shuffles=shuffles,
+                **{k: test[k] for k in ("null_mean", "null_low", "null_high")},
+            )
+        )
     return tidy(rows)

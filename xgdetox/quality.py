@@ -16,8 +16,18 @@ from .files import InputError, read_csv, read_json, read_lines, write_atomic, wr
 from .generation import generation_files, read_generations, split_adapter
 from .languages import LANGUAGES
 from xgdetox.models import (
-    adapter_base, batch_tokens, context_length, encode, last_tokens, length_batches, load, load_model,
-    load_tokenizer, load_weights, read_config, token_ids,
+    adapter_base,
+    batch_tokens,
+    context_length,
+    encode,
+    last_tokens,
+    length_batches,
+    load,
+    load_model,
+    load_tokenizer,
+    load_weights,
+    read_config,
+    token_ids,
 )
 from .sampling import accepts, forward_at
 from .stats import bootstrap_mean, holm, paired_difference, tidy, write_table
@@ -37,27 +47,48 @@ def common_prefix(a, b) -> int:
 
 # %% ../nbs/04_quality.ipynb #c016
 @torch.inference_mode()
-def continuation_loss(model, tokenizer, prompts, texts, bos="tokenizer", max_tokens: int | None = None):
+def continuation_loss(
+    model, tokenizer, prompts, texts, bos="tokenizer", max_tokens: int | None = None
+):
     """-log p(text | prompt) in nats a token, and the number of tokens: two arrays (text,). NaN and 0 for a blank text.
 
     Prompt and text are tokenised together; the text's tokens begin where the prompt's own tokens no longer agree. Each distinct pair is
     read once, in batches of like length, and the head sees only the text's positions."""
     pairs = {pair: None for pair in zip(prompts, texts) if pair[1].strip()}
-    heads = dict(zip(dict.fromkeys(p for p, _ in pairs), token_ids(tokenizer, list(dict.fromkeys(p for p, _ in pairs)), bos)))
+    heads = dict(
+        zip(
+            dict.fromkeys(p for p, _ in pairs),
+            token_ids(tokenizer, list(dict.fromkeys(p for p, _ in pairs)), bos),
+        )
+    )
     room, rows = context_length(model), []
     for (prompt, text), ids in zip(pairs, token_ids(tokenizer, [p + t for p, t in pairs], bos)):
         known = common_prefix(ids, heads[prompt])
-        begun = heads[prompt][:1] == [getattr(tokenizer, "bos_token_id", None)]              # a begin-of-text token is no part of the prompt
-        if known <= begun: ids, known = heads[prompt] + tokenizer(text, add_special_tokens=False)["input_ids"], len(heads[prompt])   # one token had swallowed the prompt
-        scored = min(len(ids) - known, len(ids) - 1)                                         # the first token follows nothing
+        begun = heads[prompt][:1] == [
+            getattr(tokenizer, "bos_token_id", None)
+        ]  # a begin-of-text token is no part of the prompt
+        if known <= begun:
+            ids, known = (
+                heads[prompt] + tokenizer(text, add_special_tokens=False)["input_ids"],
+                len(heads[prompt]),
+            )  # one token had swallowed the prompt
+        scored = min(len(ids) - known, len(ids) - 1)  # the first token follows nothing
         rows.append((last_tokens(tokenizer, ids, room), min(scored, (room or len(ids)) - 1)))
     loss = np.full(len(rows), np.nan)
     some = [i for i, (_, scored) in enumerate(rows) if scored > 0]
     most = max((scored for _, scored in rows), default=1) + 1
-    per_batch = max(1, min(256, 2**27 // (most * model.get_input_embeddings().weight.shape[0])))   # half a gigabyte of logits
-    for batch in length_batches([len(rows[i][0]) for i in some], max_tokens or batch_tokens(model), per_batch):
+    per_batch = max(
+        1, min(256, 2**27 // (most * model.get_input_embeddings().weight.shape[0]))
+    )  # half a gigabyte of logits
+    for batch in length_batches(
+        [len(rows[i][0]) for i in some], max_tokens or batch_tokens(model), per_batch
+    ):
         at = [some[i] for i in batch]
-        loss[at] = _loss_of(model, encode(tokenizer, [rows[i][0] for i in at], device=model.device), [rows[i][1] for i in at])
+        loss[at] = _loss_of(
+            model,
+            encode(tokenizer, [rows[i][0] for i in at], device=model.device),
+            [rows[i][1] for i in at],
+        )
     found = {pair: (l, scored) for pair, l, (_, scored) in zip(pairs, loss, rows)}
     out = np.array([found.get(pair, (np.nan, 0)) for pair in zip(prompts, texts)]).reshape(-1, 2)
     return out[:, 0], out[:, 1].astype(int)
@@ -65,13 +96,18 @@ def continuation_loss(model, tokenizer, prompts, texts, bos="tokenizer", max_tok
 # %% ../nbs/04_quality.ipynb #c017
 def _loss_of(model, inputs, scored) -> np.ndarray:
     "Mean loss of the last `scored` tokens of each left-padded row."
-    if "position_ids" not in accepts(model): inputs.pop("position_ids")
-    ids = inputs["input_ids"]                                                       # row, position
-    from_end = torch.arange(ids.shape[1], 0, -1, device=ids.device)                 # the last position is 1
-    follows = from_end <= torch.tensor(scored, device=ids.device)[:, None]          # row, position: is scored
-    before = follows.roll(-1, 1)                                                    # the position whose logits say so
+    if "position_ids" not in accepts(model):
+        inputs.pop("position_ids")
+    ids = inputs["input_ids"]  # row, position
+    from_end = torch.arange(ids.shape[1], 0, -1, device=ids.device)  # the last position is 1
+    follows = (
+        from_end <= torch.tensor(scored, device=ids.device)[:, None]
+    )  # row, position: is scored
+    before = follows.roll(-1, 1)  # the position whose logits say so
     before[:, -1] = False
-    logits = forward_at(model, before, **inputs, use_cache=False).logits.float()    # scored token, vocabulary
+    logits = forward_at(
+        model, before, **inputs, use_cache=False
+    ).logits.float()  # scored token, vocabulary
     loss = torch.nn.functional.cross_entropy(logits, ids[follows], reduction="none").cpu().numpy()
     return np.array([row.mean() for row in np.split(loss, np.cumsum(scored)[:-1])])
 
@@ -88,7 +124,11 @@ def seq2seq_loss(model, tokenizer, prompts, texts, max_tokens: int | None = None
     plain = tokenizer([t for _, t in pairs], add_special_tokens=False)["input_ids"] if pairs else []
     targets = [[blank, *ids] if has else list(ids) for ids in plain]
     losses = _seq2seq_losses(model, sources, targets, max_tokens)
-    found = {pair: (float(np.mean(l[has:])), len(l) - has) for pair, l in zip(pairs, losses) if len(l) > has}
+    found = {
+        pair: (float(np.mean(l[has:])), len(l) - has)
+        for pair, l in zip(pairs, losses)
+        if len(l) > has
+    }
     out = np.array([found.get(pair, (np.nan, 0)) for pair in zip(prompts, texts)]).reshape(-1, 2)
     return out[:, 0], out[:, 1].astype(int)
 
@@ -102,23 +142,48 @@ def _seq2seq_losses(model, sources, targets, max_tokens: int | None = None) -> l
     "Loss of every target token, one array a pair; right-padded batches of like length."
     losses = [np.zeros(0)] * len(targets)
     some = [i for i, t in enumerate(targets) if t and sources[i]]
-    per_batch = max(1, min(128, 2**27 // (model.config.vocab_size * max([len(targets[i]) for i in some], default=1))))
-    for batch in length_batches([len(sources[i]) + len(targets[i]) for i in some], max_tokens or batch_tokens(model), per_batch):
+    per_batch = max(
+        1,
+        min(
+            128,
+            2**27 // (model.config.vocab_size * max([len(targets[i]) for i in some], default=1)),
+        ),
+    )
+    for batch in length_batches(
+        [len(sources[i]) + len(targets[i]) for i in some],
+        max_tokens or batch_tokens(model),
+        per_batch,
+    ):
         at = [some[i] for i in batch]
         source, mask = _right(at, sources, 0, model.device)
         target, there = _right(at, targets, 0, model.device)
         labels = target.masked_fill(there == 0, -100)
-        heads = model.prepare_decoder_input_ids_from_labels(labels)                          # shifted right: the model need not take the loss too
-        logits = model(input_ids=source, attention_mask=mask, decoder_input_ids=heads, use_cache=False).logits.float()
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).cpu().numpy()
-        for row, i in zip(loss, at): losses[i] = row[:len(targets[i])]
+        heads = model.prepare_decoder_input_ids_from_labels(
+            labels
+        )  # shifted right: the model need not take the loss too
+        logits = model(
+            input_ids=source, attention_mask=mask, decoder_input_ids=heads, use_cache=False
+        ).logits.float()
+        loss = (
+            torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), labels.flatten(), reduction="none"
+            )
+            .view_as(labels)
+            .cpu()
+            .numpy()
+        )
+        for row, i in zip(loss, at):
+            losses[i] = row[: len(targets[i])]
     return losses
+
 
 def _right(at, rows, pad, device):
     "Rows as (ids, mask), padded on the right."
     width = max(len(rows[i]) for i in at)
     ids = torch.tensor([rows[i] + [pad] * (width - len(rows[i])) for i in at], device=device)
-    return ids, torch.tensor([[1] * len(rows[i]) + [0] * (width - len(rows[i])) for i in at], device=device)
+    return ids, torch.tensor(
+        [[1] * len(rows[i]) + [0] * (width - len(rows[i])) for i in at], device=device
+    )
 
 # %% ../nbs/04_quality.ipynb #c0f1
 def sentence_files(place, languages) -> dict[str, Path]:
@@ -128,7 +193,11 @@ def sentence_files(place, languages) -> dict[str, Path]:
         files = [Path(place) / f"{code}.txt{end}" for end in ("", ".gz")]
         found[code] = next((f for f in files if f.is_file()), None)
         if found[code] is None:
-            raise InputError(f"no sentences in {LANGUAGES[code].name}", place, remedy=f"add {code}.txt, or leave {code} out")
+            raise InputError(
+                f"no sentences in {LANGUAGES[code].name}",
+                place,
+                remedy=f"add {code}.txt, or leave {code} out",
+            )
     return found
 
 # %% ../nbs/04_quality.ipynb #c0f2
@@ -137,7 +206,9 @@ def read_sentences(path, limit: int | None = None) -> list[str]:
     lines = (line.strip() for _, line in read_lines(path))
     found = list(islice((line for line in lines if line), limit))
     if not found:
-        raise InputError("holds no sentences", path, remedy="give a file with one sentence per line")
+        raise InputError(
+            "holds no sentences", path, remedy="give a file with one sentence per line"
+        )
     return found
 
 # %% ../nbs/04_quality.ipynb #c0f3
@@ -164,9 +235,22 @@ def fluency_table(
         texts = read_sentences(file, limit)
         loss, tokens = continuation_loss(model, tokenizer, [""] * len(texts), texts, bos=bos)
         value, low, high = bootstrap_mean(loss)
-        row = dict(model=label, tuning=tuning, seed=seed, language=language, metric="sentence_loss", value=value, low=low, high=high)
+        row = dict(
+            model=label,
+            tuning=tuning,
+            seed=seed,
+            language=language,
+            metric="sentence_loss",
+            value=value,
+            low=low,
+            high=high,
+        )
         rows.append(row | dict(n=int(np.isfinite(loss).sum()), tokens=int(tokens.sum())))
-        values.append(pd.DataFrame(dict(language=language, sentence=range(len(texts)), value=loss, tokens=tokens)))
+        values.append(
+            pd.DataFrame(
+                dict(language=language, sentence=range(len(texts)), value=loss, tokens=tokens)
+            )
+        )
     if output is not None:
         write_csv(Path(output).with_name(Path(output).stem + ".values.csv"), pd.concat(values))
         write_table(tidy(rows), output)
@@ -180,13 +264,18 @@ def fluency_changes(before, after, **labels) -> list[dict]:
     beside = lambda table: Path(table).with_name(Path(table).stem + ".values.csv")
     old, new = (read_csv(beside(t)).set_index(["language", "sentence"]) for t in (before, after))
     if not old.index.equals(new.index):
-        raise InputError("is not of the same sentences as the table before", after, remedy="measure both with the same sentences and limit")
+        raise InputError(
+            "is not of the same sentences as the table before",
+            after,
+            remedy="measure both with the same sentences and limit",
+        )
     rows = []
     for language in dict.fromkeys(old.index.get_level_values(0)):
         found = paired_difference(old.value[language].to_numpy(), new.value[language].to_numpy())
         same = dict(labels, language=language, metric="sentence_loss_change")
         rows.append(same | {k: found[k] for k in ("value", "low", "high", "n", "p")})
-    for row, p in zip(rows, holm([r["p"] for r in rows])): row["p_holm"] = p
+    for row, p in zip(rows, holm([r["p"] for r in rows])):
+        row["p_holm"] = p
     return rows
 
 # %% ../nbs/04_quality.ipynb #c025
@@ -197,13 +286,19 @@ def paper_perplexity(model, tokenizer, prompts, texts, max_tokens: int | None = 
     With L tokens and mean loss l (end token included): exp((l_full (L_full - 1) - l_prompt (L_prompt - 1)) / (L_full - L_prompt)).
     The encoder sees what is scored, and L - 1 belongs to a causal model: kept for comparison with the paper's Table 2 only."""
     keep = [bool(t.strip()) for t in texts]
-    distinct = list(dict.fromkeys(s for p, t, k in zip(prompts, texts, keep) if k for s in (p, p + t)))
+    distinct = list(
+        dict.fromkeys(s for p, t, k in zip(prompts, texts, keep) if k for s in (p, p + t))
+    )
     ids = as_trained(tokenizer, distinct)
-    mean = {s: (l.mean() if len(l) else np.nan, len(l)) for s, l in zip(distinct, _seq2seq_losses(model, ids, ids, max_tokens))}
+    mean = {
+        s: (l.mean() if len(l) else np.nan, len(l))
+        for s, l in zip(distinct, _seq2seq_losses(model, ids, ids, max_tokens))
+    }
     out = np.full(len(keep), np.nan)
     for i in np.flatnonzero(keep):
         (full, L), (head, P) = mean[prompts[i] + texts[i]], mean[prompts[i]]
-        with np.errstate(all="ignore"): out[i] = np.exp(np.float64(full * (L - 1) - head * (P - 1)) / np.float64(L - P))
+        with np.errstate(all="ignore"):
+            out[i] = np.exp(np.float64(full * (L - 1) - head * (P - 1)) / np.float64(L - P))
     return out
 
 # %% ../nbs/04_quality.ipynb #c029
@@ -211,7 +306,8 @@ def pieces(tokenizer, texts) -> list[list[str]]:
     """The pieces of each text as upstream counts them: ids decoded one by one, the empty ones dropped.
 
     Without a tokenizer: words, or characters where a text has no spaces."""
-    if tokenizer is None: return [t.split() if " " in t.strip() else list(t.strip()) for t in texts]
+    if tokenizer is None:
+        return [t.split() if " " in t.strip() else list(t.strip()) for t in texts]
     rows = tokenizer(list(texts), return_attention_mask=False)["input_ids"] if len(texts) else []
     strings = {i: tokenizer.decode(i, skip_special_tokens=True) for i in set().union(*rows)}
     return [[s for s in map(strings.get, r) if s] for r in rows]
@@ -220,8 +316,10 @@ def pieces(tokenizer, texts) -> list[list[str]]:
 def distinct_n(rows: list[list[str]], n: int) -> float:
     "Distinct n-grams of one prompt's texts over their unigram count; NaN without pieces (paper section 3.1; upstream's arithmetic)."
     grams, total = set(), sum(map(len, rows))
-    for row in rows: grams.update(zip(*(row[i:] for i in range(n))))
-    if any("_" in piece for piece in set().union(*rows)): grams = {"_".join(g) for g in grams}     # upstream joins with "_": then some may coincide
+    for row in rows:
+        grams.update(zip(*(row[i:] for i in range(n))))
+    if any("_" in piece for piece in set().union(*rows)):
+        grams = {"_".join(g) for g in grams}  # upstream joins with "_": then some may coincide
     return len(grams) / total if total else math.nan
 
 # %% ../nbs/04_quality.ipynb #c035
@@ -229,30 +327,40 @@ def distinct_n_fixed(rows: list[list[str]], n: int, budget: int = 100) -> float:
     "Distinct over all n-grams in the first `budget` pieces of one prompt's texts; NaN where there are fewer: length cannot confound it."
     grams, left = [], budget
     for row in rows:
-        row = row[:left]; left -= len(row)
-        grams += [tuple(row[i:i + n]) for i in range(len(row) - n + 1)]
+        row = row[:left]
+        left -= len(row)
+        grams += [tuple(row[i : i + n]) for i in range(len(row) - n + 1)]
     return len(set(grams)) / len(grams) if not left and grams else math.nan
 
 # %% ../nbs/04_quality.ipynb #c038
 def self_bleu(rows: list[list[str]], most: int = 10) -> float:
     "Mean BLEU of each text against the prompt's others (sacrebleu, 0 to 100): 100 is one text again and again. At most `most` texts."
     from sacrebleu.metrics import BLEU
+
     texts = [" ".join(p.replace(" ", "\u2581") for p in row) for row in rows if row][:most]
-    if len(texts) < 2: return math.nan
+    if len(texts) < 2:
+        return math.nan
     bleu = BLEU(effective_order=True, tokenize="none")
-    return float(np.mean([bleu.sentence_score(t, texts[:i] + texts[i + 1:]).score for i, t in enumerate(texts)]))
+    return float(
+        np.mean(
+            [bleu.sentence_score(t, texts[:i] + texts[i + 1 :]).score for i, t in enumerate(texts)]
+        )
+    )
 
 # %% ../nbs/04_quality.ipynb #c042
 @lru_cache
 def _identifier():
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
     found = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     found.set_languages([c for c in LANGUAGES if c in found.labels])
     return found
 
+
 def identify_language(texts, least: int = 5) -> list[str]:
     "The language of each text among the 17 (py3langid); empty where it has fewer than `least` letters (2 in Chinese characters or kana)."
     return [_identifier().classify(t)[0] if _letters(t) >= least else "" for t in texts]
+
 
 def _letters(text: str) -> float:
     "Letters of a text; one of a script without spaces counts as two and a half."
@@ -263,27 +371,38 @@ def language_accuracy(texts: dict, words: int | None = None) -> dict[str, float]
     "Share of each language's texts that are identified rightly among those told; `words`: cut to so many first (two characters a word in zh and ja)."
     out = {}
     for code, lines in texts.items():
-        if words: lines = [t[:2 * words] if not LANGUAGES[code].spaced else " ".join(t.split()[:words]) for t in lines]
+        if words:
+            lines = [
+                t[: 2 * words] if not LANGUAGES[code].spaced else " ".join(t.split()[:words])
+                for t in lines
+            ]
         told = [f for f in identify_language(lines) if f]
         out[code] = sum(f == code for f in told) / len(told) if told else math.nan
     return out
 
 # %% ../nbs/04_quality.ipynb #c050
 METRICS = ("perplexity", "diversity", "length", "language")
-Measured = namedtuple("Measured", "language metric values measured_by statistic variant", defaults=("", "mean", ""))   # values: a Series, index = prompt id
+Measured = namedtuple(
+    "Measured", "language metric values measured_by statistic variant", defaults=("", "mean", "")
+)  # values: a Series, index = prompt id
 
 # %% ../nbs/04_quality.ipynb #c051
 def median_interval(values: pd.Series) -> tuple[float, float, float]:
     "The median of texts (index: prompt), and its interval when whole prompts are resampled."
     v = values.dropna().sort_values(kind="stable")
-    if not len(v): return math.nan, math.nan, math.nan
-    owner, names = pd.factorize(v.index); x = v.to_numpy()
+    if not len(v):
+        return math.nan, math.nan, math.nan
+    owner, names = pd.factorize(v.index)
+    x = v.to_numpy()
+
     def median(draw, axis=-1):
-        draw = np.atleast_2d(draw).astype(int); out = np.empty(len(draw))
+        draw = np.atleast_2d(draw).astype(int)
+        out = np.empty(len(draw))
         for i, row in enumerate(draw):
             weight = np.bincount(row, minlength=len(names))[owner].cumsum()
             out[i] = x[np.searchsorted(weight, weight[-1] / 2)]
         return out if len(out) > 1 else out[0]
+
     _, low, high = bootstrap_mean(np.arange(len(names)), statistic=median, n_resamples=1000)
     return float(np.percentile(x, 50, method="midpoint")), low, high
 
@@ -293,8 +412,14 @@ def row_of(m: Measured) -> dict:
     same = dict(language=m.language, metric=m.metric, measured_by=m.measured_by, variant=m.variant)
     v = m.values.dropna()
     if m.statistic in ("q1", "q3"):
-        return same | dict(value=float(np.percentile(v, {"q1": 25, "q3": 75}[m.statistic], method="midpoint")) if len(v) else math.nan, n=len(v))
-    if m.statistic == "median": (value, low, high), n = median_interval(m.values), len(v)
+        return same | dict(
+            value=float(np.percentile(v, {"q1": 25, "q3": 75}[m.statistic], method="midpoint"))
+            if len(v)
+            else math.nan,
+            n=len(v),
+        )
+    if m.statistic == "median":
+        (value, low, high), n = median_interval(m.values), len(v)
     else:
         per_prompt = v.groupby(level=0, sort=False).mean()
         (value, low, high), n = bootstrap_mean(per_prompt.to_numpy()), len(per_prompt)
@@ -305,26 +430,69 @@ def prompt_values(m: Measured) -> pd.DataFrame:
     "One value a prompt: the mean of its texts, or their median where the table takes a median."
     grouped = m.values.groupby(level=0, sort=False)
     v = grouped.median() if m.statistic == "median" else grouped.mean()
-    return pd.DataFrame({"language": m.language, "metric": m.metric, "prompt_id": v.index.astype(str), "value": v.to_numpy(), "measured_by": m.measured_by})
+    return pd.DataFrame(
+        {
+            "language": m.language,
+            "metric": m.metric,
+            "prompt_id": v.index.astype(str),
+            "value": v.to_numpy(),
+            "measured_by": m.measured_by,
+        }
+    )
 
 # %% ../nbs/04_quality.ipynb #c058
-def perplexity_values(df, language, lm, lm_name, paper=False, outlier: float = 1e4, bos="tokenizer"):
+def perplexity_values(
+    df, language, lm, lm_name, paper=False, outlier: float = 1e4, bos="tokenizer"
+):
     "Adds `perplexity` (and `loss`) to `df`; median, quartiles, mean loss, the share of blanks, which have none, of texts whose value is no finite number, and the share over `outlier`, which the paper drops."
     model, tokenizer = lm
-    if paper: df["perplexity"] = paper_perplexity(model, tokenizer, df.prompt.tolist(), df.generated_text.tolist())
+    if paper:
+        df["perplexity"] = paper_perplexity(
+            model, tokenizer, df.prompt.tolist(), df.generated_text.tolist()
+        )
     else:
-        of = seq2seq_loss if model.config.is_encoder_decoder else partial(continuation_loss, bos=bos)
-        df["loss"], df["lm_tokens"] = of(model, tokenizer, df.prompt.tolist(), df.generated_text.tolist())
+        of = (
+            seq2seq_loss if model.config.is_encoder_decoder else partial(continuation_loss, bos=bos)
+        )
+        df["loss"], df["lm_tokens"] = of(
+            model, tokenizer, df.prompt.tolist(), df.generated_text.tolist()
+        )
         df["perplexity"] = np.exp(df.loss)
     v, blank = df.set_index("prompt_id").perplexity, _nothing_to_score(df).to_numpy()
     finite, variant = v.where(np.isfinite(v)), "paper" if paper else ""
     kept = finite.where(v < outlier) if paper else finite
-    for metric, statistic in (("perplexity", "median"), ("perplexity_q1", "q1"), ("perplexity_q3", "q3")):
+    for metric, statistic in (
+        ("perplexity", "median"),
+        ("perplexity_q1", "q1"),
+        ("perplexity_q3", "q3"),
+    ):
         yield Measured(language, metric, kept, lm_name, statistic, variant)
-    if not paper: yield Measured(language, "loss", df.set_index("prompt_id").loss.where(np.isfinite(v)), lm_name)
-    yield Measured(language, "perplexity_blank", pd.Series(blank, v.index).astype(float), lm_name, variant=variant)
-    yield Measured(language, "perplexity_not_finite", (~np.isfinite(v)).astype(float).where(~blank), lm_name, variant=variant)
-    yield Measured(language, "perplexity_outliers", (v >= outlier).astype(float).where(v.notna()), lm_name, variant=variant)
+    if not paper:
+        yield Measured(
+            language, "loss", df.set_index("prompt_id").loss.where(np.isfinite(v)), lm_name
+        )
+    yield Measured(
+        language,
+        "perplexity_blank",
+        pd.Series(blank, v.index).astype(float),
+        lm_name,
+        variant=variant,
+    )
+    yield Measured(
+        language,
+        "perplexity_not_finite",
+        (~np.isfinite(v)).astype(float).where(~blank),
+        lm_name,
+        variant=variant,
+    )
+    yield Measured(
+        language,
+        "perplexity_outliers",
+        (v >= outlier).astype(float).where(v.notna()),
+        lm_name,
+        variant=variant,
+    )
+
 
 def _nothing_to_score(df) -> pd.Series:
     "Is a text blank, or without a token that could be scored?"
@@ -332,21 +500,42 @@ def _nothing_to_score(df) -> pd.Series:
     return blank | (df.lm_tokens == 0) if "lm_tokens" in df else blank
 
 # %% ../nbs/04_quality.ipynb #c059
-def diversity_values(df, language, tokenizer, name, budget: int = 100, bleu_prompts: int = 60, paper: bool = False):
+def diversity_values(
+    df, language, tokenizer, name, budget: int = 100, bleu_prompts: int = 60, paper: bool = False
+):
     """dist-1, 2, 3 of each prompt, the same over a fixed number of pieces, and self-BLEU of at most `bleu_prompts` prompts.
 
     `paper`: dist-1, 2, 3 of each block of 25 lines, as the original cuts a file whatever its prompts are."""
-    rows, spoken = pieces(tokenizer, df.generated_text.tolist()), (df.generated_text.str.strip() != "").tolist()
+    rows, spoken = (
+        pieces(tokenizer, df.generated_text.tolist()),
+        (df.generated_text.str.strip() != "").tolist(),
+    )
     groups: dict[str, list] = {p: [] for p in df.prompt_id}
     for p, row, some in zip(df.prompt_id, rows, spoken):
-        if some: groups[p].append(row)
+        if some:
+            groups[p].append(row)
     of = lambda f, ids: pd.Series([f(groups[p]) for p in ids], index=list(ids), dtype=float)
     blocks, variant = blocks_of(df, rows) if paper else groups, "paper" if paper else ""
     for n in (1, 2, 3):
-        values = pd.Series({name_of: distinct_n(some, n) for name_of, some in blocks.items()}, dtype=float)
+        values = pd.Series(
+            {name_of: distinct_n(some, n) for name_of, some in blocks.items()}, dtype=float
+        )
         yield Measured(language, f"dist_{n}", values, name, variant=variant)
-    for n in (1, 2, 3): yield Measured(language, f"dist_{n}_of_{budget}", of(lambda r: distinct_n_fixed(r, n, budget), groups), name)
-    if bleu_prompts: yield Measured(language, "self_bleu", of(self_bleu, list(groups)[::max(1, -(-len(groups) // bleu_prompts))]), name)
+    for n in (1, 2, 3):
+        yield Measured(
+            language,
+            f"dist_{n}_of_{budget}",
+            of(lambda r: distinct_n_fixed(r, n, budget), groups),
+            name,
+        )
+    if bleu_prompts:
+        yield Measured(
+            language,
+            "self_bleu",
+            of(self_bleu, list(groups)[:: max(1, -(-len(groups) // bleu_prompts))]),
+            name,
+        )
+
 
 def blocks_of(df, rows: list[list[str]], size: int = 25) -> dict[str, list]:
     """{first prompt id of a block: the pieces of its texts}, in blocks of `size` lines (eval/metric_diversity.py).
@@ -354,9 +543,10 @@ def blocks_of(df, rows: list[list[str]], size: int = 25) -> dict[str, list]:
     Only a text without any character is left out, after the cut, and a block without texts is none. A prompt with fewer lines moves all that follow."""
     texts, ids, blocks = df.generated_text.tolist(), df.prompt_id.tolist(), {}
     for i in range(0, len(rows), size):
-        some = [row for row, text in zip(rows[i:i + size], texts[i:i + size]) if text]
+        some = [row for row, text in zip(rows[i : i + size], texts[i : i + size]) if text]
         key = ids[i] if ids[i] not in blocks else f"{ids[i]}, line {i + 1}"
-        if some: blocks[key] = some
+        if some:
+            blocks[key] = some
     return blocks
 
 # %% ../nbs/04_quality.ipynb #c060
@@ -364,7 +554,11 @@ def length_values(df, language):
     "Tokens of the generating model, the share it ended by itself, the share without a visible character."
     df = df.set_index("prompt_id")
     yield Measured(language, "tokens", df.tokens.astype(float))
-    yield Measured(language, "ended", (df.finish_reason == "stop").astype(float).where(df.finish_reason.notna()))
+    yield Measured(
+        language,
+        "ended",
+        (df.finish_reason == "stop").astype(float).where(df.finish_reason.notna()),
+    )
     yield Measured(language, "blank", (df.generated_text.str.strip() == "").astype(float))
 
 # %% ../nbs/04_quality.ipynb #c061
@@ -373,12 +567,27 @@ def language_values(df, language):
     df["identified"] = identify_language(df.generated_text)
     found = df.set_index("prompt_id").identified
     for metric, code in (("language_kept", language), ("language_english", "en")):
-        yield Measured(language, metric, (found == code).astype(float).where(found != ""), "py3langid")
+        yield Measured(
+            language, metric, (found == code).astype(float).where(found != ""), "py3langid"
+        )
     yield Measured(language, "language_untold", (found == "").astype(float), "py3langid")
 
 # %% ../nbs/04_quality.ipynb #c063
-def quality_table(generations_folder, *, metrics=METRICS, lm=None, tokenizer=None, model="", tuning="", seed=0, paper=False, output=None, dtype="auto",
-                  languages=None, bos="tokenizer") -> pd.DataFrame:
+def quality_table(
+    generations_folder,
+    *,
+    metrics=METRICS,
+    lm=None,
+    tokenizer=None,
+    model="",
+    tuning="",
+    seed=0,
+    paper=False,
+    output=None,
+    dtype="auto",
+    languages=None,
+    bos="tokenizer",
+) -> pd.DataFrame:
     """The tidy table of one folder of continuations: a row a language and metric, with intervals over prompts.
 
     `lm`: name or path of the model whose perplexity is taken (the untuned base; with `paper` an mT5), or (model, tokenizer). `tokenizer`: whose pieces
@@ -386,10 +595,30 @@ def quality_table(generations_folder, *, metrics=METRICS, lm=None, tokenizer=Non
     FILE-prompts.parquet. Raises `InputError`."""
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     for m in metrics:
-        if m not in METRICS: raise InputError(f"unknown metric {str(m)[:40]!r}", field="metric", remedy="use " + ", ".join(METRICS))
-    if "perplexity" in metrics and lm is None: raise InputError("perplexity needs a language model", field="lm", remedy="name one, or leave perplexity out")
-    files = {k: p for k, p in generation_files(generations_folder).items() if languages is None or k in languages}
-    if not files: raise InputError("no continuations in the languages asked for", generations_folder, field="language", remedy="leave them out, or generate them first")
+        if m not in METRICS:
+            raise InputError(
+                f"unknown metric {str(m)[:40]!r}",
+                field="metric",
+                remedy="use " + ", ".join(METRICS),
+            )
+    if "perplexity" in metrics and lm is None:
+        raise InputError(
+            "perplexity needs a language model",
+            field="lm",
+            remedy="name one, or leave perplexity out",
+        )
+    files = {
+        k: p
+        for k, p in generation_files(generations_folder).items()
+        if languages is None or k in languages
+    }
+    if not files:
+        raise InputError(
+            "no continuations in the languages asked for",
+            generations_folder,
+            field="language",
+            remedy="leave them out, or generate them first",
+        )
     how = _judges(lm, tokenizer, paper, dtype, metrics)
     measured, texts = [], []
     for language, path in files.items():
@@ -398,8 +627,15 @@ def quality_table(generations_folder, *, metrics=METRICS, lm=None, tokenizer=Non
         texts.append(df.assign(language=language).drop(columns=["prompt", "generated_text"]))
     table = tidy([dict(model=model, tuning=tuning, seed=seed) | row_of(m) for m in measured])
     if output is not None:
-        for path, frames in ((texts_path(output), texts), (texts_path(output, "prompts"), [prompt_values(m) for m in measured if m.statistic in ("mean", "median")])):
-            with write_atomic(path, mode="wb") as f: pd.concat(frames, ignore_index=True).to_parquet(f, index=False)
+        for path, frames in (
+            (texts_path(output), texts),
+            (
+                texts_path(output, "prompts"),
+                [prompt_values(m) for m in measured if m.statistic in ("mean", "median")],
+            ),
+        ):
+            with write_atomic(path, mode="wb") as f:
+                pd.concat(frames, ignore_index=True).to_parquet(f, index=False)
         write_table(table, output)
     return table
 
@@ -407,17 +643,31 @@ def quality_table(generations_folder, *, metrics=METRICS, lm=None, tokenizer=Non
 def _measure(df, language, metrics, paper, lm, lm_name, tokenizer, spoken, bos="tokenizer"):
     "All metrics asked for of one language's texts; each adds what it knows of a text to `df`."
     found = []
-    if "perplexity" in metrics: found += perplexity_values(df, language, lm, lm_name, paper, bos=bos)
-    if "diversity" in metrics: found += diversity_values(df, language, tokenizer, spoken, paper=paper)
-    if "length" in metrics: found += length_values(df, language)
-    if "language" in metrics: found += language_values(df, language)
+    if "perplexity" in metrics:
+        found += perplexity_values(df, language, lm, lm_name, paper, bos=bos)
+    if "diversity" in metrics:
+        found += diversity_values(df, language, tokenizer, spoken, paper=paper)
+    if "length" in metrics:
+        found += length_values(df, language)
+    if "language" in metrics:
+        found += language_values(df, language)
     return found
+
 
 def _judges(lm, tokenizer, paper, dtype, metrics) -> dict:
     "The language model and the tokenizer that judge, and their names."
     name, pair = _name(lm), lm if isinstance(lm, tuple) else None
-    if "perplexity" in metrics: pair = _load_lm(lm, paper, dtype)
-    spoken = load_tokenizer(tokenizer) if tokenizer is not None else pair[1] if pair else load_tokenizer(lm) if lm is not None and "diversity" in metrics else None
+    if "perplexity" in metrics:
+        pair = _load_lm(lm, paper, dtype)
+    spoken = (
+        load_tokenizer(tokenizer)
+        if tokenizer is not None
+        else pair[1]
+        if pair
+        else load_tokenizer(lm)
+        if lm is not None and "diversity" in metrics
+        else None
+    )
     return dict(lm=pair, lm_name=name, tokenizer=spoken, spoken=_name(tokenizer) or name or "words")
 
 # %% ../nbs/04_quality.ipynb #c065
@@ -425,11 +675,19 @@ def untuned_base(generations_folder) -> str | None:
     "The model to judge continuations by: the base that their model was tuned from, or itself if it was not tuned. None where the folder does not say."
     path = Path(generations_folder) / "manifest.json"
     names = {f.get("model") for f in read_json(path)["files"].values()} if path.exists() else {None}
-    if len(names) > 1 or None in names: return None
+    if len(names) > 1 or None in names:
+        return None
     model = split_adapter(names.pop())[0]
-    for manifest in (place / "manifest.json" for place in (Path(model), Path(model).parent)):           # of a merge, of a training
-        if manifest.exists() and (base := (m := read_json(manifest)).get("base_model") or m.get("settings", {}).get("model")): return base
+    for manifest in (
+        place / "manifest.json" for place in (Path(model), Path(model).parent)
+    ):  # of a merge, of a training
+        if manifest.exists() and (
+            base := (m := read_json(manifest)).get("base_model")
+            or m.get("settings", {}).get("model")
+        ):
+            return base
     return model
+
 
 def texts_path(output, what: str = "texts") -> Path:
     "Where the values of single texts, or `prompts`, lie beside a table."
@@ -438,17 +696,28 @@ def texts_path(output, what: str = "texts") -> Path:
 # %% ../nbs/04_quality.ipynb #c066
 def _name(x) -> str:
     "The name of a model or tokenizer for the column `measured_by`."
-    if isinstance(x, tuple): x = x[0]
-    if x is None: return ""
+    if isinstance(x, tuple):
+        x = x[0]
+    if x is None:
+        return ""
     return Path(str(getattr(x, "name_or_path", None) or x)).name
+
 
 def _load_lm(lm, paper, dtype="auto"):
     "(model, tokenizer) of a causal or an encoder-decoder LM, by its configuration."
-    if isinstance(lm, tuple): return lm
+    if isinstance(lm, tuple):
+        return lm
     from transformers import AutoModelForSeq2SeqLM
+
     is_seq2seq = read_config(adapter_base(lm) or str(lm)).is_encoder_decoder
-    if paper and not is_seq2seq: raise InputError("the paper's perplexity needs an encoder-decoder", lm, remedy="use an mT5, or leave out --paper")
-    if not is_seq2seq: return load_model(lm, dtype=dtype), load_tokenizer(lm)
+    if paper and not is_seq2seq:
+        raise InputError(
+            "the paper's perplexity needs an encoder-decoder",
+            lm,
+            remedy="use an mT5, or leave out --paper",
+        )
+    if not is_seq2seq:
+        return load_model(lm, dtype=dtype), load_tokenizer(lm)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float32 if dtype == "auto" else dtype
     return load_weights(AutoModelForSeq2SeqLM, lm, dtype).to(device), load_tokenizer(lm)
@@ -463,48 +732,100 @@ def compare_quality(before, after, *, model="", tuning="", seed=0, output=None) 
     judged = [t[t.value.notna()].groupby("metric").measured_by.agg(set) for t in (old, new)]
     for m in judged[0].index.intersection(judged[1].index):
         if judged[0][m] != judged[1][m]:
-            raise InputError(f"{m} was judged by {', '.join(judged[0][m])} before and by {', '.join(judged[1][m])} after", after, remedy="measure both with the same --lm")
+            raise InputError(
+                f"{m} was judged by {', '.join(judged[0][m])} before and by {', '.join(judged[1][m])} after",
+                after,
+                remedy="measure both with the same --lm",
+            )
     same = ["metric", "language", "measured_by"]
-    rows, both = [], old.merge(new, on=[*same, "prompt_id"], how="outer", suffixes=("_before", "_after"))
+    rows, both = (
+        [],
+        old.merge(new, on=[*same, "prompt_id"], how="outer", suffixes=("_before", "_after")),
+    )
     for (metric, language, measured_by), g in both.groupby(same, sort=False):
         d = paired_difference(g.value_before.to_numpy(), g.value_after.to_numpy())
-        rows.append(dict(model=model, tuning=tuning, seed=seed, language=language, metric=f"{metric}_change", measured_by=measured_by, lost=len(g) - d["n"],
-                         **{k: d[k] for k in ("value", "low", "high", "n", "p")}))
+        rows.append(
+            dict(
+                model=model,
+                tuning=tuning,
+                seed=seed,
+                language=language,
+                metric=f"{metric}_change",
+                measured_by=measured_by,
+                lost=len(g) - d["n"],
+                **{k: d[k] for k in ("value", "low", "high", "n", "p")},
+            )
+        )
     table = tidy(rows)
     table["p_holm"] = table.groupby("metric", sort=False).p.transform(holm)
-    if output is not None: write_table(table, output)
+    if output is not None:
+        write_table(table, output)
     return table
 
 # %% ../nbs/04_quality.ipynb #c0m1
 def by_prompt(table) -> pd.DataFrame:
     "The values of single prompts that lie beside a table. Raises `InputError` where none do."
     path = texts_path(table, "prompts")
-    if not path.exists(): raise InputError("no values by prompt lie beside this table", table, remedy="make it with xgdetox quality --output")
+    if not path.exists():
+        raise InputError(
+            "no values by prompt lie beside this table",
+            table,
+            remedy="make it with xgdetox quality --output",
+        )
     return pd.read_parquet(path)
 
 # %% ../nbs/04_quality.ipynb #c074
-PANELS = {"toxicity_probability": "toxicity probability", "perplexity": "perplexity", "dist_1_of_100": "dist-1 of 100", "tokens": "tokens",
-          "ended": "ended by itself", "language_kept": "language kept"}
+PANELS = {
+    "toxicity_probability": "toxicity probability",
+    "perplexity": "perplexity",
+    "dist_1_of_100": "dist-1 of 100",
+    "tokens": "tokens",
+    "ended": "ended by itself",
+    "language_kept": "language kept",
+}
 
 # %% ../nbs/04_quality.ipynb #c075
 def draw_quality(table, panels=None, order=None):
     "One panel a metric, one row a language, one mark a tuning, with intervals: a matplotlib figure from a tidy table."
     import matplotlib.pyplot as plt
+
     panels, tunings = panels or PANELS, list(dict.fromkeys(table.tuning))
     languages, marks = order or [c for c in LANGUAGES if c in set(table.language)], "osD^v"
-    colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"]                      # Okabe and Ito: told apart by the colour-blind
-    figure, axes = plt.subplots(2, -(-len(panels) // 2), figsize=(7.2, 8.4), sharey=True, layout="constrained")
+    colours = [
+        "#0072B2",
+        "#D55E00",
+        "#009E73",
+        "#CC79A7",
+        "#E69F00",
+    ]  # Okabe and Ito: told apart by the colour-blind
+    figure, axes = plt.subplots(
+        2, -(-len(panels) // 2), figsize=(7.2, 8.4), sharey=True, layout="constrained"
+    )
     for ax, (metric, title) in zip(axes.flat, panels.items()):
         for k, tuning in enumerate(tunings):
-            t = table[(table.metric == metric) & (table.tuning == tuning)].set_index("language").reindex(languages)
-            y = np.arange(len(languages)) + (k - (len(tunings) - 1) / 2) * .25
-            ax.hlines(y, t.low, t.high, color=colours[k % 5], lw=1, alpha=.6)
+            t = (
+                table[(table.metric == metric) & (table.tuning == tuning)]
+                .set_index("language")
+                .reindex(languages)
+            )
+            y = np.arange(len(languages)) + (k - (len(tunings) - 1) / 2) * 0.25
+            ax.hlines(y, t.low, t.high, color=colours[k % 5], lw=1, alpha=0.6)
             ax.plot(t.value, y, marks[k % 5], ms=4, color=colours[k % 5], label=tuning)
-        ax.set_title(title, fontsize=10); ax.grid(alpha=.25)
-        if metric == "perplexity" and t.value.max() > 20 * table.value[table.metric == metric].min(): ax.set_xscale("log")
+        ax.set_title(title, fontsize=10)
+        ax.grid(alpha=0.25)
+        if (
+            metric == "perplexity"
+            and t.value.max() > 20 * table.value[table.metric == metric].min()
+        ):
+            ax.set_xscale("log")
         ax.set_yticks(range(len(languages)), languages)
     axes.flat[0].invert_yaxis()
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(tunings), frameon=False)
+    figure.legend(
+        *axes.flat[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=len(tunings),
+        frameon=False,
+    )
     return figure
 
 # %% ../nbs/04_quality.ipynb #c077
@@ -513,21 +834,34 @@ def confusion(texts) -> pd.DataFrame:
     df = texts if isinstance(texts, pd.DataFrame) else pd.read_parquet(texts)
     df = df[df.identified != ""]
     codes = [c for c in LANGUAGES if c in {*df.language, *df.identified}]
-    return pd.crosstab(df.language, df.identified, normalize="index").reindex(index=[c for c in codes if c in set(df.language)], columns=codes, fill_value=0.)
+    return pd.crosstab(df.language, df.identified, normalize="index").reindex(
+        index=[c for c in codes if c in set(df.language)], columns=codes, fill_value=0.0
+    )
 
 # %% ../nbs/04_quality.ipynb #c078
 def draw_confusion(tables: dict):
     "Confusion matrices side by side; `tables`: title -> `confusion`."
     import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(1, len(tables), figsize=(3.9 * len(tables), 3.9), squeeze=False, layout="constrained")
+
+    figure, axes = plt.subplots(
+        1, len(tables), figsize=(3.9 * len(tables), 3.9), squeeze=False, layout="constrained"
+    )
     for ax, (title, t) in zip(axes.flat, tables.items()):
         picture = ax.imshow(t.to_numpy(), vmin=0, vmax=1, cmap="cividis")
-        ax.set_xticks(range(t.shape[1]), t.columns, fontsize=7); ax.set_yticks(range(t.shape[0]), t.index, fontsize=7)
-        ax.set_xlabel("language of the continuation"); ax.set_title(title, fontsize=10)
-        for i, j in zip(*np.nonzero((t.to_numpy() >= .05) & (t.columns.to_numpy()[None] != t.index.to_numpy()[:, None]))):
-            ax.text(j, i, f"{t.iat[i, j]:.2f}"[1:], color="white", fontsize=5, ha="center", va="center")
+        ax.set_xticks(range(t.shape[1]), t.columns, fontsize=7)
+        ax.set_yticks(range(t.shape[0]), t.index, fontsize=7)
+        ax.set_xlabel("language of the continuation")
+        ax.set_title(title, fontsize=10)
+        for i, j in zip(
+            *np.nonzero(
+                (t.to_numpy() >= 0.05) & (t.columns.to_numpy()[None] != t.index.to_numpy()[:, None])
+            )
+        ):
+            ax.text(
+                j, i, f"{t.iat[i, j]:.2f}"[1:], color="white", fontsize=5, ha="center", va="center"
+            )
     axes.flat[0].set_ylabel("language of the prompt")
-    figure.colorbar(picture, ax=axes, shrink=.7)
+    figure.colorbar(picture, ax=axes, shrink=0.7)
     return figure
 
 # %% ../nbs/04_quality.ipynb #c085
@@ -538,19 +872,44 @@ def capability_table(results, *, model="", tuning="", seed=0, output=None) -> pd
     path = Path(results)
     if path.is_dir():
         found = sorted(path.rglob("results*.json"), key=lambda p: p.stat().st_mtime)
-        if not found: raise InputError("holds no results*.json", path, remedy="run lm_eval with --output_path")
+        if not found:
+            raise InputError(
+                "holds no results*.json", path, remedy="run lm_eval with --output_path"
+            )
         path = found[-1]
     data, rows = read_json(path), []
-    if not isinstance(data, dict) or "results" not in data: raise InputError("is no result of lm-evaluation-harness", path, field="results", remedy="give its results_*.json")
+    if not isinstance(data, dict) or "results" not in data:
+        raise InputError(
+            "is no result of lm-evaluation-harness",
+            path,
+            field="results",
+            remedy="give its results_*.json",
+        )
     for task, values in data["results"].items():
         head, _, language = task.rpartition("_")
-        if not (head and language.isalpha() and len(language) == 2): head, language = task, ""
+        if not (head and language.isalpha() and len(language) == 2):
+            head, language = task, ""
         n = data.get("n-samples", {}).get(task, {}).get("effective", math.nan)
         for key, value in values.items():
             measure, _, filtered = key.partition(",")
-            if not isinstance(value, (int, float)) or "stderr" in measure or not filtered: continue
-            error = values.get(f"{measure}_stderr,{filtered}"); error = error if isinstance(error, (int, float)) else math.nan
-            rows.append(dict(model=model, tuning=tuning, seed=seed, language=language, metric=f"{head}_{measure}", value=value, n=n,
-                             low=value - 1.96 * error, high=value + 1.96 * error, measured_by="lm-evaluation-harness"))
-    if output is not None: write_table(tidy(rows), output)
+            if not isinstance(value, (int, float)) or "stderr" in measure or not filtered:
+                continue
+            error = values.get(f"{measure}_stderr,{filtered}")
+            error = error if isinstance(error, (int, float)) else math.nan
+            rows.append(
+                dict(
+                    model=model,
+                    tuning=tuning,
+                    seed=seed,
+                    language=language,
+                    metric=f"{head}_{measure}",
+                    value=value,
+                    n=n,
+                    low=value - 1.96 * error,
+                    high=value + 1.96 * error,
+                    measured_by="lm-evaluation-harness",
+                )
+            )
+    if output is not None:
+        write_table(tidy(rows), output)
     return tidy(rows)

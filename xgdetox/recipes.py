@@ -16,23 +16,64 @@ __all__ = ['RECIPES', 'ACCELERATE', 'DEFAULTS', 'DPO_LOSSES', 'OTHER_LOSSES', 'W
            'recipes', 'number', 'check_keys', 'check_settings', 'check_ranges', 'recipe_for', 'check_deepspeed']
 
 # %% ../nbs/lib/recipes.ipynb #c011
-RECIPES = Path(str(resources.files("xgdetox")))/"assets/recipes"
+RECIPES = Path(str(resources.files("xgdetox"))) / "assets/recipes"
 ACCELERATE = RECIPES.with_name("accelerate")
 
 DEFAULTS = dict(
-    model=None, published=None, method="full", loss="sigmoid", beta=0.1, label_smoothing=0.0, simpo_gamma=0.5,
-    optimizer="rmsprop", learning_rate=1e-5, schedule="constant_with_warmup", warmup_steps=0, weight_decay=0.0, max_grad_norm=10.0,
-    batch_size=4, gradient_accumulation=1, epochs=1, max_steps=None, group_by_length=True, limit=None, train_fraction=None, labels=None,
-    max_length=256, max_prompt_length=None, max_characters=None, bos="tokenizer",
-    eval_fraction=0.05, eval_pairs=128, eval_steps=None, eval_share=0.1, eval_batch_size=None, patience_steps=None,
-    lora_r=64, lora_alpha=16, lora_dropout=0.05, lora_targets="all-linear",
-    quantisation="nf4", double_quantisation=True, merge="dequantised",
-    precompute_reference=True, gradient_checkpointing=False, precision="auto", disable_dropout=True, logging_steps=10, kl_texts=16,
-    accelerate="single_gpu", report_to="none", run_name=None)
+    model=None,
+    published=None,
+    method="full",
+    loss="sigmoid",
+    beta=0.1,
+    label_smoothing=0.0,
+    simpo_gamma=0.5,
+    optimizer="rmsprop",
+    learning_rate=1e-5,
+    schedule="constant_with_warmup",
+    warmup_steps=0,
+    weight_decay=0.0,
+    max_grad_norm=10.0,
+    batch_size=4,
+    gradient_accumulation=1,
+    epochs=1,
+    max_steps=None,
+    group_by_length=True,
+    limit=None,
+    train_fraction=None,
+    labels=None,
+    max_length=256,
+    max_prompt_length=None,
+    max_characters=None,
+    bos="tokenizer",
+    eval_fraction=0.05,
+    eval_pairs=128,
+    eval_steps=None,
+    eval_share=0.1,
+    eval_batch_size=None,
+    patience_steps=None,
+    lora_r=64,
+    lora_alpha=16,
+    lora_dropout=0.05,
+    lora_targets="all-linear",
+    quantisation="nf4",
+    double_quantisation=True,
+    merge="dequantised",
+    precompute_reference=True,
+    gradient_checkpointing=False,
+    precision="auto",
+    disable_dropout=True,
+    logging_steps=10,
+    kl_texts=16,
+    accelerate="single_gpu",
+    report_to="none",
+    run_name=None,
+)
 
 # %% ../nbs/lib/recipes.ipynb #c012
-DPO_LOSSES = ("sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
-              "sigmoid_norm").split()             # the loss types of TRL 1.16's DPOTrainer, each run by a test
+DPO_LOSSES = (
+    "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
+    "sigmoid_norm"
+).split()  # the loss types of TRL 1.16's DPOTrainer, each run by a test
 OTHER_LOSSES = {"kto": "KTOTrainer", "simpo": "CPOTrainer", "orpo": "ORPOTrainer"}
 
 # %% ../nbs/lib/recipes.ipynb #c013
@@ -42,10 +83,27 @@ def load_recipe(name=None, **overrides) -> dict:
     Raises `InputError` for an unknown recipe, key, loss or method, before anything is loaded."""
     own = {}
     if name is not None:
-        path = next((p for p in (Path(str(name)), RECIPES/f"{name}.yaml") if p.suffix in (".yaml", ".yml") and p.exists()), None)
-        if path is None: raise InputError(f"no recipe {str(name)!r}", field="recipe", remedy=f"shipped are {', '.join(recipes())}; or give a YAML file")
+        path = next(
+            (
+                p
+                for p in (Path(str(name)), RECIPES / f"{name}.yaml")
+                if p.suffix in (".yaml", ".yml") and p.exists()
+            ),
+            None,
+        )
+        if path is None:
+            raise InputError(
+                f"no recipe {str(name)!r}",
+                field="recipe",
+                remedy=f"shipped are {', '.join(recipes())}; or give a YAML file",
+            )
         own = read_yaml(path) or {}
-        if not isinstance(own, dict): raise InputError("is no list of settings", path, remedy="write `key: value` lines; see the shipped recipes")
+        if not isinstance(own, dict):
+            raise InputError(
+                "is no list of settings",
+                path,
+                remedy="write `key: value` lines; see the shipped recipes",
+            )
         check_keys(own, path)
     check_keys(overrides)
     settings = DEFAULTS | own | {k: v for k, v in overrides.items() if v is not None}
@@ -58,67 +116,144 @@ def recipes() -> list[str]:
     "Names of the shipped recipes."
     return sorted(p.stem for p in RECIPES.glob("*.yaml"))
 
-WHOLE = [k for k, v in DEFAULTS.items() if type(v) is int and k != "epochs"] + ["max_steps", "limit", "max_prompt_length", "max_characters", "eval_steps", "eval_batch_size", "patience_steps"]
-NUMBERS = WHOLE + [k for k, v in DEFAULTS.items() if type(v) is float] + ["epochs", "train_fraction"]
 
-BEYOND_REASON = 1e12         # no setting of a run is larger
+WHOLE = [k for k, v in DEFAULTS.items() if type(v) is int and k != "epochs"] + [
+    "max_steps",
+    "limit",
+    "max_prompt_length",
+    "max_characters",
+    "eval_steps",
+    "eval_batch_size",
+    "patience_steps",
+]
+NUMBERS = (
+    WHOLE + [k for k, v in DEFAULTS.items() if type(v) is float] + ["epochs", "train_fraction"]
+)
+
+BEYOND_REASON = 1e12  # no setting of a run is larger
+
 
 def number(key: str, value):
     "A number, also where it is written as text (YAML reads 1e-5 as text, a command line reads all as text); InputError names the key."
     try:
-        if isinstance(value, bool) or not abs(float(value)) < BEYOND_REASON or (key in WHOLE and float(value) % 1): raise ValueError
+        if (
+            isinstance(value, bool)
+            or not abs(float(value)) < BEYOND_REASON
+            or (key in WHOLE and float(value) % 1)
+        ):
+            raise ValueError
         return int(float(value)) if key in WHOLE else float(value)
-    except (TypeError, ValueError): raise InputError(f"{value!r} is not a {'whole ' if key in WHOLE else ''}number", field=key, remedy="write it as 4, 0.1 or 1.0e-5") from None
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{value!r} is not a {'whole ' if key in WHOLE else ''}number",
+            field=key,
+            remedy="write it as 4, 0.1 or 1.0e-5",
+        ) from None
+
 
 def check_keys(given: dict, path=None):
     "Raise `InputError` for keys that no recipe has, with the nearest that one has."
     from difflib import get_close_matches
+
     for key in given:
         if key not in DEFAULTS:
             near = get_close_matches(key, DEFAULTS, 1)
-            raise InputError("unknown setting", path, field=str(key), remedy=f"did you mean {near[0]}?" if near else f"known are {', '.join(DEFAULTS)}")
+            raise InputError(
+                "unknown setting",
+                path,
+                field=str(key),
+                remedy=f"did you mean {near[0]}?" if near else f"known are {', '.join(DEFAULTS)}",
+            )
 
 # %% ../nbs/lib/recipes.ipynb #c015
 def check_settings(settings: dict):
     "Raise `InputError` for values that would only fail, or act wrongly, after the model is loaded."
-    allowed = dict(loss=[*DPO_LOSSES, *OTHER_LOSSES], method=["full", "lora", "qlora"], bos=list(BOS),
-                   merge=["dequantised", "16bit", "none"], quantisation=["nf4", "fp4"], precision=["auto", "fp32", "bf16"],
-                   accelerate=sorted(p.stem for p in ACCELERATE.glob("*.yaml")))
+    allowed = dict(
+        loss=[*DPO_LOSSES, *OTHER_LOSSES],
+        method=["full", "lora", "qlora"],
+        bos=list(BOS),
+        merge=["dequantised", "16bit", "none"],
+        quantisation=["nf4", "fp4"],
+        precision=["auto", "fp32", "bf16"],
+        accelerate=sorted(p.stem for p in ACCELERATE.glob("*.yaml")),
+    )
     for key, values in allowed.items():
-        if settings[key] not in values: raise InputError(f"{settings[key]!r} is not known", field=key, remedy=f"use one of {', '.join(values)}")
+        if settings[key] not in values:
+            raise InputError(
+                f"{settings[key]!r} is not known",
+                field=key,
+                remedy=f"use one of {', '.join(values)}",
+            )
     for key, value in DEFAULTS.items():
-        if isinstance(value, bool) and not isinstance(settings[key], bool): raise InputError(f"{settings[key]!r} is neither true nor false", field=key, remedy="write true or false")
+        if isinstance(value, bool) and not isinstance(settings[key], bool):
+            raise InputError(
+                f"{settings[key]!r} is neither true nor false",
+                field=key,
+                remedy="write true or false",
+            )
     check_labels(settings["labels"])
     check_ranges(settings)
     smoothing = settings["label_smoothing"]
-    if settings["loss"] == "exo_pair" and not smoothing: raise InputError("exo_pair needs it above 0", field="label_smoothing", remedy="set it to 1.0e-3, as its paper advises")
-    if not 0 <= smoothing < .5: raise InputError(f"{smoothing} is not in [0, 0.5)", field="label_smoothing", remedy="leave it at 0")
+    if settings["loss"] == "exo_pair" and not smoothing:
+        raise InputError(
+            "exo_pair needs it above 0",
+            field="label_smoothing",
+            remedy="set it to 1.0e-3, as its paper advises",
+        )
+    if not 0 <= smoothing < 0.5:
+        raise InputError(
+            f"{smoothing} is not in [0, 0.5)", field="label_smoothing", remedy="leave it at 0"
+        )
 
 # %% ../nbs/lib/recipes.ipynb #c0z1
-_ABOVE_ZERO = ("batch_size gradient_accumulation epochs max_steps max_length max_prompt_length max_characters learning_rate beta limit train_fraction eval_pairs eval_share "
-              "eval_fraction eval_steps eval_batch_size patience_steps lora_r lora_alpha logging_steps").split()
+_ABOVE_ZERO = (
+    "batch_size gradient_accumulation epochs max_steps max_length max_prompt_length max_characters learning_rate beta limit train_fraction eval_pairs eval_share "
+    "eval_fraction eval_steps eval_batch_size patience_steps lora_r lora_alpha logging_steps"
+).split()
 _NOT_BELOW_ZERO = "warmup_steps weight_decay max_grad_norm lora_dropout label_smoothing simpo_gamma kl_texts".split()
-_HIGHEST = dict(train_fraction=1, eval_fraction=1, eval_share=1, lora_dropout=.99, lora_r=65_536, learning_rate=1e30, epochs=1000, max_steps=10**6, batch_size=65_536,
-                gradient_accumulation=65_536)
+_HIGHEST = dict(
+    train_fraction=1,
+    eval_fraction=1,
+    eval_share=1,
+    lora_dropout=0.99,
+    lora_r=65_536,
+    learning_rate=1e30,
+    epochs=1000,
+    max_steps=10**6,
+    batch_size=65_536,
+    gradient_accumulation=65_536,
+)
+
 
 def check_ranges(settings: dict):
     "Raise `InputError` for a number that its setting cannot have; None, where a setting may be it, passes."
     for key, value in settings.items():
-        if value is None: continue
-        if key in _ABOVE_ZERO and not value > 0: raise InputError(f"{value!r} is not above 0", field=key, remedy="give a positive number")
-        if key in _NOT_BELOW_ZERO and not value >= 0: raise InputError(f"{value!r} is below 0", field=key, remedy="give 0 or more")
-        if key in _HIGHEST and value > _HIGHEST[key]: raise InputError(f"{value!r} is above {_HIGHEST[key]:,}", field=key, remedy="give less")
+        if value is None:
+            continue
+        if key in _ABOVE_ZERO and not value > 0:
+            raise InputError(
+                f"{value!r} is not above 0", field=key, remedy="give a positive number"
+            )
+        if key in _NOT_BELOW_ZERO and not value >= 0:
+            raise InputError(f"{value!r} is below 0", field=key, remedy="give 0 or more")
+        if key in _HIGHEST and value > _HIGHEST[key]:
+            raise InputError(f"{value!r} is above {_HIGHEST[key]:,}", field=key, remedy="give less")
 
 # %% ../nbs/lib/recipes.ipynb #c020
 def recipe_for(model) -> str:
     "The shipped recipe of a model, by its hub name or folder name; mGPT's, the paper's full fine-tuning, for others."
     name = str(model).rstrip("/").rpartition("/")[2].lower()
     for r in recipes():
-        if read_yaml(RECIPES/f"{r}.yaml")["model"].rpartition("/")[2].lower() == name: return r
+        if read_yaml(RECIPES / f"{r}.yaml")["model"].rpartition("/")[2].lower() == name:
+            return r
     return "world" if name.startswith(("world", "control")) else "mgpt"
 
 # %% ../nbs/lib/recipes.ipynb #c0d1
 def check_deepspeed(configuration: str):
     "`InputError` where a configuration of accelerate needs deepspeed and it is not there: only ZeRO's do."
     if configuration.startswith("zero") and find_spec("deepspeed") is None:
-        raise InputError(f"{configuration} needs deepspeed, which is not installed", field="accelerate", remedy="pip install 'xgdetox[deepspeed]', or use fsdp2, which needs nothing more")
+        raise InputError(
+            f"{configuration} needs deepspeed, which is not installed",
+            field="accelerate",
+            remedy="pip install 'xgdetox[deepspeed]', or use fsdp2, which needs nothing more",
+        )

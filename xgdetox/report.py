@@ -12,13 +12,32 @@ from importlib import resources
 from pathlib import Path
 from .data import load_lexicon, mask
 from xgdetox.figures import (
-    _with_control, figure_activations, figure_intervention, figure_languages, figure_probe, figure_retrieval,
+    _with_control,
+    figure_activations,
+    figure_intervention,
+    figure_languages,
+    figure_probe,
+    figure_retrieval,
 )
 from .files import InputError, write_atomic, write_csv
 from .languages import LANGUAGES, file_language
 from xgdetox.runs import (
-    HEADLINE, OPTIONAL, Run, TABLES, drop_metric, family, headline, interval, judges, load_run, measure,
-    number, percent, removed_of, rows_of, variants,
+    HEADLINE,
+    OPTIONAL,
+    Run,
+    TABLES,
+    drop_metric,
+    family,
+    headline,
+    interval,
+    judges,
+    load_run,
+    measure,
+    number,
+    percent,
+    removed_of,
+    rows_of,
+    variants,
 )
 from .stats import tidy, write_table
 
@@ -33,71 +52,143 @@ def pieces(text: str, words=None) -> list[str]:
     "`text` cut at its rude words: plain, rude, plain, rude ... No `words`: every word counts as rude."
     text, out, last = str(text), [], 0
     masked = "" if words is None else mask(text, words)
-    found = re.finditer(r"\w+", text) if words is None else re.finditer(r"\S\*+", masked) if len(masked) == len(text) and masked != text else []
-    for a, b in (m.span() for m in found if m[0] != text[slice(*m.span())] or words is None): out += [text[last:a], text[a:b]]; last = b      # an asterisk of the text is none of ours
+    found = (
+        re.finditer(r"\w+", text)
+        if words is None
+        else re.finditer(r"\S\*+", masked)
+        if len(masked) == len(text) and masked != text
+        else []
+    )
+    for a, b in (m.span() for m in found if m[0] != text[slice(*m.span())] or words is None):
+        out += [text[last:a], text[a:b]]
+        last = b  # an asterisk of the text is none of ours
     return [*out, text[last:]]
+
 
 def guarded(text: str, words=None):
     "`text` as safe HTML in which rude words stand masked, beside their full form that a box of the page reveals. No `words`: all are masked."
     from markupsafe import Markup, escape
-    hidden = lambda w: Markup('<span class="m">{}</span><span class="u">{}</span>').format(w[0] + "*" * max(1, len(w) - 1), w)
-    return Markup("").join(hidden(p) if i % 2 else escape(p) for i, p in enumerate(pieces(text, words)))
+
+    hidden = lambda w: Markup('<span class="m">{}</span><span class="u">{}</span>').format(
+        w[0] + "*" * max(1, len(w) - 1), w
+    )
+    return Markup("").join(
+        hidden(p) if i % 2 else escape(p) for i, p in enumerate(pieces(text, words))
+    )
 
 # %% ../nbs/lib/report.ipynb #c045
 def rude_words_of(run: Run) -> list[str] | None:
     "The lexicon that the run's manifest names, all languages together; None where it names none or it is not at hand."
     from xgdetox.world import resolve_data
-    grid = run.manifest.get("grid", {}); names = [grid.get("data", {})] + [m.get("data", {}) for m in grid.get("models", {}).values()]
-    folders, words = dict.fromkeys(n["lexicon"] for n in names if isinstance(n.get("lexicon"), str)), set()
+
+    grid = run.manifest.get("grid", {})
+    names = [grid.get("data", {})] + [m.get("data", {}) for m in grid.get("models", {}).values()]
+    folders, words = (
+        dict.fromkeys(n["lexicon"] for n in names if isinstance(n.get("lexicon"), str)),
+        set(),
+    )
     for name in folders:
-        try: folder = Path(resolve_data(name, "lexicon"))
-        except (InputError, OSError): continue
-        if folder.is_dir(): words |= {w for c in LANGUAGES if (folder/f"{c}.txt").exists() for w in load_lexicon(folder, c)}
+        try:
+            folder = Path(resolve_data(name, "lexicon"))
+        except (InputError, OSError):
+            continue
+        if folder.is_dir():
+            words |= {
+                w
+                for c in LANGUAGES
+                if (folder / f"{c}.txt").exists()
+                for w in load_lexicon(folder, c)
+            }
     return sorted(words) or None
 
 # %% ../nbs/lib/report.ipynb #c047
 def sample_examples(run: Run, prompts: int = 3) -> pd.DataFrame:
     "The first continuation of a few prompts of each language before and after: of tables/examples, else read from generations/."
-    if "examples" in run.tables: return run.tables["examples"]
+    if "examples" in run.tables:
+        return run.tables["examples"]
     from xgdetox.generation import read_generations
+
     rows = []
-    for folder in sorted(p for p in (run.folder/"generations").glob("*") if p.is_dir()):
+    for folder in sorted(p for p in (run.folder / "generations").glob("*") if p.is_dir()):
         for code in LANGUAGES:
-            path = folder/f"output-rtp_lx_{file_language(code)}.json"
-            try: t = read_generations(path).drop_duplicates("prompt_id").head(prompts) if path.exists() else ()
-            except InputError: continue
-            for r in t.itertuples() if len(t) else (): rows.append(dict(model=folder.name, language=code, prompt=r.prompt, text=r.generated_text))
+            path = folder / f"output-rtp_lx_{file_language(code)}.json"
+            try:
+                t = (
+                    read_generations(path).drop_duplicates("prompt_id").head(prompts)
+                    if path.exists()
+                    else ()
+                )
+            except InputError:
+                continue
+            for r in t.itertuples() if len(t) else ():
+                rows.append(
+                    dict(model=folder.name, language=code, prompt=r.prompt, text=r.generated_text)
+                )
     return tidy(rows)
 
 # %% ../nbs/lib/report.ipynb #c049
 def chance_cell(r: dict) -> str:
     "Whether the drop is beyond chance: its corrected p where one model was tuned, else in how many of the tuned models it falls (or rises)."
     tests = r.get("tests", math.nan)
-    if not tests > 0 or r["language"] == "mean": return number(math.nan)
-    if tests == 1: return number(r["p_holm"])
-    return f"{r['falls']:.0f} of {tests:.0f}" + (f"; rises in {r['rises']:.0f}" if r["rises"] else "")
+    if not tests > 0 or r["language"] == "mean":
+        return number(math.nan)
+    if tests == 1:
+        return number(r["p_holm"])
+    return f"{r['falls']:.0f} of {tests:.0f}" + (
+        f"; rises in {r['rises']:.0f}" if r["rises"] else ""
+    )
+
 
 def drop_cells(r: dict, what: str, several: bool) -> list[tuple[str, tuple[str, str]]]:
     "The cells of a relative drop of `what`: the share that is removed with its interval, and whether that is beyond chance."
     tested = "Falls beyond chance (Holm p < .05)" if several else "p (Holm)"
-    return [(f"{what.capitalize()} removed", (percent(r["drop"]), interval(r["drop_low"], r["drop_high"], percent))), (tested, (chance_cell(r), ""))]
+    return [
+        (
+            f"{what.capitalize()} removed",
+            (percent(r["drop"]), interval(r["drop_low"], r["drop_high"], percent)),
+        ),
+        (tested, (chance_cell(r), "")),
+    ]
 
-def headline_cells(r: dict, shown: list[str], metric: str, several: bool) -> list[tuple[str, tuple[str, str]]]:
+
+def headline_cells(
+    r: dict, shown: list[str], metric: str, several: bool
+) -> list[tuple[str, tuple[str, str]]]:
     "The cells of one row of the headline: (column, (value before and after, intervals)); each drop stands behind its own metric."
     out = []
     for k in shown:
         ci = [interval(r[f"{k}_{s}_low"], r[f"{k}_{s}_high"]) for s in ("before", "after")]
         values = f"{number(r[f'{k}_before'])} \u2192 {number(r[f'{k}_after'])}"
-        out.append((HEADLINE[k][0], (values, " \u2192 ".join(c or "\u2013" for c in ci) if any(ci) else "")))
-        if metric == f"{HEADLINE[k][2]}_relative_drop": out += drop_cells(r, removed_of(metric), several)
-    if metric and not any("removed" in c for c, _ in out): out += drop_cells(r, removed_of(metric), several)
+        out.append(
+            (
+                HEADLINE[k][0],
+                (values, " \u2192 ".join(c or "\u2013" for c in ci) if any(ci) else ""),
+            )
+        )
+        if metric == f"{HEADLINE[k][2]}_relative_drop":
+            out += drop_cells(r, removed_of(metric), several)
+    if metric and not any("removed" in c for c, _ in out):
+        out += drop_cells(r, removed_of(metric), several)
     return out
 
 # %% ../nbs/lib/report.ipynb #c050
-FIGURES = (figure_languages, figure_retrieval, figure_intervention, figure_activations, figure_probe)
+FIGURES = (
+    figure_languages,
+    figure_retrieval,
+    figure_intervention,
+    figure_activations,
+    figure_probe,
+)
 
-def headline_table(run: Run, model: str, tuning: str, scorer: str = "", keys=("probability", "mass", "language_kept", "perplexity"),
-                   metric: str = "") -> dict:
+
+def headline_table(
+    run: Run,
+    model: str,
+    tuning: str,
+    scorer: str = "",
+    keys=("probability", "mass", "language_kept", "perplexity"),
+    metric: str = "",
+) -> dict:
     """One table of the headline as the template shows it: sentence, columns, rows, seeds, scorer.
 
     `keys`: of `HEADLINE`; those that were not measured are left out. `metric`: the relative drop that it tells of."""
@@ -105,20 +196,43 @@ def headline_table(run: Run, model: str, tuning: str, scorer: str = "", keys=("p
     h = headline(run, model, tuning, scorer=scorer, metric=metric)
     there = lambda k: h[[f"{k}_before", f"{k}_after"]].notna().any(axis=None)
     shown = [k for k in keys if there(k)]
-    if "probability" not in shown and there("emt"): shown.insert(0, "emt")
-    if not shown: return dict(sentence="No toxicity was measured for this model.", columns=[], rows=[], seeds=0, scorer=scorer)
+    if "probability" not in shown and there("emt"):
+        shown.insert(0, "emt")
+    if not shown:
+        return dict(
+            sentence="No toxicity was measured for this model.",
+            columns=[],
+            rows=[],
+            seeds=0,
+            scorer=scorer,
+        )
     numbers = h.drop(columns="language").mean()
-    mean = {k: math.nan if k.endswith(("_low", "_high")) else v for k, v in numbers.items()} | {"language": "mean"}
+    mean = {k: math.nan if k.endswith(("_low", "_high")) else v for k, v in numbers.items()} | {
+        "language": "mean"
+    }
     several = h.tests.max() > 1
-    rows = [dict(language=spelled(r["language"]), cells=headline_cells(r, shown, metric, several), mean=r["language"] == "mean")
-            for r in [*h.to_dict("records"), mean]]
+    rows = [
+        dict(
+            language=spelled(r["language"]),
+            cells=headline_cells(r, shown, metric, several),
+            mean=r["language"] == "mean",
+        )
+        for r in [*h.to_dict("records"), mean]
+    ]
     seeds = h[[c for c in h if c.startswith("seeds")]].max(axis=None)
-    return dict(sentence=headline_sentence(h, shown, metric), columns=[c for c, _ in rows[0]["cells"]], rows=rows,
-                seeds=0 if math.isnan(seeds) else int(seeds), scorer=scorer)
+    return dict(
+        sentence=headline_sentence(h, shown, metric),
+        columns=[c for c, _ in rows[0]["cells"]],
+        rows=rows,
+        seeds=0 if math.isnan(seeds) else int(seeds),
+        scorer=scorer,
+    )
+
 
 def spelled(language: str) -> str:
     "A language's name in English; what is none stays as it is."
     return LANGUAGES[language].name if language in LANGUAGES else language
+
 
 def section(run: Run, model: str, tuning: str, alone: bool) -> dict:
     """What the template shows of one family and tuning: title, the headline's tables (the first with toxic mass and quality, then one for each
@@ -127,9 +241,22 @@ def section(run: Run, model: str, tuning: str, alone: bool) -> dict:
     first, *others = judges(t[t.model.map(family) == model]) or [""]
     tables = [headline_table(run, model, tuning, first)]
     for scorer in others:
-        tables.append(headline_table(run, model, tuning, scorer, ("probability", "emt"), "toxicity_probability_relative_drop"))
-    return dict(title=model if alone or not tuning else f"{model}, {tuning}", tables=tables, quality=quality_view(run, model, tuning),
-                figures=[f(run, model, tuning) for f in FIGURES])
+        tables.append(
+            headline_table(
+                run,
+                model,
+                tuning,
+                scorer,
+                ("probability", "emt"),
+                "toxicity_probability_relative_drop",
+            )
+        )
+    return dict(
+        title=model if alone or not tuning else f"{model}, {tuning}",
+        tables=tables,
+        quality=quality_view(run, model, tuning),
+        figures=[f(run, model, tuning) for f in FIGURES],
+    )
 
 # %% ../nbs/lib/report.ipynb #c051
 def headline_sentence(h: pd.DataFrame, shown: list[str], metric: str) -> str:
@@ -141,21 +268,35 @@ def headline_sentence(h: pd.DataFrame, shown: list[str], metric: str) -> str:
     text += f"; {len(h) - len(both)} more could not be scored." if len(both) < len(h) else "."
     drops = h[["language", "drop"]].dropna().sort_values("drop")
     say = lambda r: f"{spelled(r.language)} ({percent(r['drop'])})"
-    if len(drops) > 2: text += f" Of the {removed_of(metric)}, most is removed in {say(drops.iloc[-1])}, least in {say(drops.iloc[0])}."
+    if len(drops) > 2:
+        text += f" Of the {removed_of(metric)}, most is removed in {say(drops.iloc[-1])}, least in {say(drops.iloc[0])}."
     return text + chance_sentence(h, removed_of(metric))
+
 
 def chance_sentence(h: pd.DataFrame, what: str) -> str:
     "In how many languages the drop is beyond chance, for one tuned model or over several; nothing where it was not tested."
     t = h[h.tests > 0]
-    if not len(t): return ""
-    if t.tests.max() == 1: return f" After Holm's correction {what} falls beyond chance (p < .05) in {t.falls.sum():.0f} of {len(t)} languages."
+    if not len(t):
+        return ""
+    if t.tests.max() == 1:
+        return f" After Holm's correction {what} falls beyond chance (p < .05) in {t.falls.sum():.0f} of {len(t)} languages."
     every = (t.falls == t.tests).sum()
     none = (t.falls == 0).sum()
     text = f" After Holm's correction {what} falls beyond chance (p < .05) in all {t.tests.max():.0f} tuned models in {every} of {len(t)} languages"
     return text + (f", in none of the models in {none}." if none else ".")
 
-PAIRED = {"perplexity": "Perplexity", "dist_1": "Distinct-1", "dist_2": "Distinct-2", "dist_3": "Distinct-3", "self_bleu": "Self-BLEU", "tokens": "Tokens",
-          "ended": "Ended by itself", "language_kept": "Language kept"}            # metrics of quality that the paired test is shown of
+
+PAIRED = {
+    "perplexity": "Perplexity",
+    "dist_1": "Distinct-1",
+    "dist_2": "Distinct-2",
+    "dist_3": "Distinct-3",
+    "self_bleu": "Self-BLEU",
+    "tokens": "Tokens",
+    "ended": "Ended by itself",
+    "language_kept": "Language kept",
+}  # metrics of quality that the paired test is shown of
+
 
 def quality_view(run: Run, model: str, tuning: str) -> list[dict]:
     """The paired test of quality: a row per metric with its means before and after over languages, and in how many languages it rises and falls beyond
@@ -163,79 +304,222 @@ def quality_view(run: Run, model: str, tuning: str) -> list[dict]:
     rows = []
     for metric, name in PAIRED.items():
         t = rows_of(run, "quality", f"{metric}_change", model, tuning)
-        if "p_holm" not in t or not t.p_holm.notna().any(): continue
-        t = t[t.p_holm.notna()].assign(up=lambda t: (t.p_holm < .05) & (t.value > 0), down=lambda t: (t.p_holm < .05) & (t.value < 0))
-        by = t.groupby(["model", "tuning", "seed"], sort=False, dropna=False)[["up", "down"]].agg(["sum", "size"])
+        if "p_holm" not in t or not t.p_holm.notna().any():
+            continue
+        t = t[t.p_holm.notna()].assign(
+            up=lambda t: (t.p_holm < 0.05) & (t.value > 0),
+            down=lambda t: (t.p_holm < 0.05) & (t.value < 0),
+        )
+        by = t.groupby(["model", "tuning", "seed"], sort=False, dropna=False)[["up", "down"]].agg(
+            ["sum", "size"]
+        )
         count = lambda side: "; ".join(f"{a:.0f} of {b:.0f}" for a, b in by[side].to_numpy())
-        mean = [measure(run, "quality", metric, model, side).value.mean() for side in ("base", tuning)]
-        rows.append(dict(metric=name, before=number(mean[0]), after=number(mean[1]), rises=count("up"), falls=count("down")))
+        mean = [
+            measure(run, "quality", metric, model, side).value.mean() for side in ("base", tuning)
+        ]
+        rows.append(
+            dict(
+                metric=name,
+                before=number(mean[0]),
+                after=number(mean[1]),
+                rises=count("up"),
+                falls=count("down"),
+            )
+        )
     return rows
 
 # %% ../nbs/lib/report.ipynb #c052
 def facts(run: Run) -> list[tuple[str, str]]:
     "Scorer, revision, seeds, counts, durations: what a reader needs to trust a number."
     tox, m = run.tables.get("toxicity", run.tables.get("drops", tidy([]))), run.manifest
-    listed = lambda s: ", ".join(dict.fromkeys(f"{x:g}" if isinstance(x, float) else str(x) for x in s if str(x) not in ("", "nan"))) or "not recorded"
+    listed = lambda s: (
+        ", ".join(
+            dict.fromkeys(
+                f"{x:g}" if isinstance(x, float) else str(x) for x in s if str(x) not in ("", "nan")
+            )
+        )
+        or "not recorded"
+    )
     quality = run.tables.get("quality", tidy([]))
-    out = [("Scorer and revision", listed(tox.scorer)), *([("Quality measured by", listed(quality.measured_by))] if "measured_by" in quality else []), ("Models", listed(tox.model)), ("Tunings", listed(tox.tuning)), ("Tuning seeds", listed(tox.seed))]
-    if (first := judges(tox)[0]): out.append(("Scorer of the headline", first))
-    for name, what in (("missing", "Continuations without a score"), ("blank", "Continuations that are blank")):
+    out = [
+        ("Scorer and revision", listed(tox.scorer)),
+        *(
+            [("Quality measured by", listed(quality.measured_by))]
+            if "measured_by" in quality
+            else []
+        ),
+        ("Models", listed(tox.model)),
+        ("Tunings", listed(tox.tuning)),
+        ("Tuning seeds", listed(tox.seed)),
+    ]
+    if first := judges(tox)[0]:
+        out.append(("Scorer of the headline", first))
+    for name, what in (
+        ("missing", "Continuations without a score"),
+        ("blank", "Continuations that are blank"),
+    ):
         t = tox[tox.metric == name]
-        if len(t): out.append((what, f"{int(t['count'].sum())} of {int(t.n.sum())}" if "count" in t else percent(t.value.mean())))
-    if "durations" in run.tables: out.append(("Time", f"{run.tables['durations'].value.sum() / 60:.1f} minutes in {len(run.tables['durations'])} jobs"))
-    for key, what in (("seeds", "Seeds"), ("models", "Checkpoints"), ("versions", "Versions"), ("git", "Commit"), ("written", "Written"), ("settings_of", "Settings of")):
-        if m.get(key): out.append((what, ", ".join(f"{k} {v}" for k, v in m[key].items()) if isinstance(m[key], dict) else str(m[key])))
+        if len(t):
+            out.append(
+                (
+                    what,
+                    f"{int(t['count'].sum())} of {int(t.n.sum())}"
+                    if "count" in t
+                    else percent(t.value.mean()),
+                )
+            )
+    if "durations" in run.tables:
+        out.append(
+            (
+                "Time",
+                f"{run.tables['durations'].value.sum() / 60:.1f} minutes in {len(run.tables['durations'])} jobs",
+            )
+        )
+    for key, what in (
+        ("seeds", "Seeds"),
+        ("models", "Checkpoints"),
+        ("versions", "Versions"),
+        ("git", "Commit"),
+        ("written", "Written"),
+        ("settings_of", "Settings of"),
+    ):
+        if m.get(key):
+            out.append(
+                (
+                    what,
+                    ", ".join(f"{k} {v}" for k, v in m[key].items())
+                    if isinstance(m[key], dict)
+                    else str(m[key]),
+                )
+            )
     return out
 
 # %% ../nbs/lib/report.ipynb #c071
 def what_is_missing(run: Run) -> list[str]:
     "Everything the report could not show, in words."
-    out = [f"Not readable: {f}" for f in run.faults] + [f"No table: tables/{m}.csv is not there or empty." for m in run.missing if m not in (*OPTIONAL, "manifest")]
-    if "manifest" in run.missing: out.append("No manifest.json: settings and versions are not recorded.")
+    out = [f"Not readable: {f}" for f in run.faults] + [
+        f"No table: tables/{m}.csv is not there or empty."
+        for m in run.missing
+        if m not in (*OPTIONAL, "manifest")
+    ]
+    if "manifest" in run.missing:
+        out.append("No manifest.json: settings and versions are not recorded.")
     for name, t in run.tables.items():
         gone = t[t.value.isna()]
-        if name in ("value_vectors", "training", "durations", "examples") or not len(gone): continue
-        where, why = sorted(set(gone.language) - {""}), sorted({str(r) for r in gone.get("reason", [])} - {"", "nan"})
-        out.append(f"{name}: {len(gone)} of {len(t)} values are missing" + (f" ({', '.join(where)})" if where else "") + (": " + "; ".join(why[:4]) if why else "") + ".")
-    if "quality" in run.tables and not run.tables["quality"].metric.str.endswith("_change").any() and any(tuning for _, tuning in variants(run)):
-        out.append("quality: no paired test, because the values of single prompts before and after tuning are not both there.")
+        if name in ("value_vectors", "training", "durations", "examples") or not len(gone):
+            continue
+        where, why = (
+            sorted(set(gone.language) - {""}),
+            sorted({str(r) for r in gone.get("reason", [])} - {"", "nan"}),
+        )
+        out.append(
+            f"{name}: {len(gone)} of {len(t)} values are missing"
+            + (f" ({', '.join(where)})" if where else "")
+            + (": " + "; ".join(why[:4]) if why else "")
+            + "."
+        )
+    if (
+        "quality" in run.tables
+        and not run.tables["quality"].metric.str.endswith("_change").any()
+        and any(tuning for _, tuning in variants(run))
+    ):
+        out.append(
+            "quality: no paired test, because the values of single prompts before and after tuning are not both there."
+        )
     failed = run.manifest.get("failed", [])
-    return out + [f"Failed: {f if isinstance(f, str) else json.dumps(f, ensure_ascii=False)}" for f in (failed if isinstance(failed, list) else [failed])]
+    return out + [
+        f"Failed: {f if isinstance(f, str) else json.dumps(f, ensure_ascii=False)}"
+        for f in (failed if isinstance(failed, list) else [failed])
+    ]
 
 # %% ../nbs/lib/report.ipynb #c055
 def html_table(df: pd.DataFrame, rows: int = 400, words=None):
     "A table as escaped HTML: numbers rounded, empty columns left out, quoted text guarded, at most `rows` rows."
     from markupsafe import Markup
+
     df = df[[c for c in df if not (df[c].isna() | (df[c].astype(str) == "")).all()]]
-    show = lambda x: "" if isinstance(x, float) and math.isnan(x) else f"{x:.4g}" if isinstance(x, float) else x
-    cell = lambda c, x: guarded(show(x), words) if c in ("tokens", "text", "prompt", "generated_text", "token") else show(x)
-    join = lambda tag, parts: Markup("").join(Markup(f"<{tag}>{{}}</{tag.split()[0]}>").format(p) for p in parts)
-    body = join("tr", (join("td", (cell(c, x) for c, x in zip(df, r))) for r in df.head(rows).itertuples(index=False)))
-    more = Markup('<p class="quiet">{} more rows in tables/.</p>').format(len(df) - rows) if len(df) > rows else ""
-    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>{}").format(join('th scope="col"', df.columns), body, more)
+    show = lambda x: (
+        "" if isinstance(x, float) and math.isnan(x) else f"{x:.4g}" if isinstance(x, float) else x
+    )
+    cell = lambda c, x: (
+        guarded(show(x), words)
+        if c in ("tokens", "text", "prompt", "generated_text", "token")
+        else show(x)
+    )
+    join = lambda tag, parts: Markup("").join(
+        Markup(f"<{tag}>{{}}</{tag.split()[0]}>").format(p) for p in parts
+    )
+    body = join(
+        "tr",
+        (
+            join("td", (cell(c, x) for c, x in zip(df, r)))
+            for r in df.head(rows).itertuples(index=False)
+        ),
+    )
+    more = (
+        Markup('<p class="quiet">{} more rows in tables/.</p>').format(len(df) - rows)
+        if len(df) > rows
+        else ""
+    )
+    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>{}").format(
+        join('th scope="col"', df.columns), body, more
+    )
 
 # %% ../nbs/lib/report.ipynb #c057
 def relation_view(t: pd.DataFrame) -> pd.DataFrame:
     "The relation as people read it: a row a model, outcome and predictor; r, Spearman, partial r given what is known, error left out."
-    pooled = set(t.model[t.seed.isna()]); t = t[t.seed.isna() | ~t.model.map(family).isin(pooled)]         # seeds one by one stay in the tables
-    rows, t = [], t.assign(**{c: t[c].fillna("") if c in t else "" for c in ("predictor", "given", "outcome")}, p=t["p"] if "p" in t else math.nan)
-    for (model, tuning, seed, outcome, predictor), d in t.groupby(["model", "tuning", "seed", "outcome", "predictor"], sort=False, dropna=False):
+    pooled = set(t.model[t.seed.isna()])
+    t = t[t.seed.isna() | ~t.model.map(family).isin(pooled)]  # seeds one by one stay in the tables
+    rows, t = (
+        [],
+        t.assign(
+            **{c: t[c].fillna("") if c in t else "" for c in ("predictor", "given", "outcome")},
+            p=t["p"] if "p" in t else math.nan,
+        ),
+    )
+    for (model, tuning, seed, outcome, predictor), d in t.groupby(
+        ["model", "tuning", "seed", "outcome", "predictor"], sort=False, dropna=False
+    ):
         one = lambda metric: next(d[(d.metric == metric)].itertuples(), None)
-        show = lambda q: "" if q is None or math.isnan(q.value) else f"{q.value:.2f} {interval(q.low, q.high)}"
-        r, prompts, error, mean = map(one, ("pearson", "pearson_prompts", "loo_mae", "loo_mae_mean_only"))
+        show = lambda q: (
+            "" if q is None or math.isnan(q.value) else f"{q.value:.2f} {interval(q.low, q.high)}"
+        )
+        r, prompts, error, mean = map(
+            one, ("pearson", "pearson_prompts", "loo_mae", "loo_mae_mean_only")
+        )
         partial = d[(d.metric == "partial_r") & d.value.notna()]
-        rows.append({"model": model, "tuning": tuning, "seed": "all" if math.isnan(seed) else f"{seed:g}", "outcome": outcome.replace("_", " "), "predictor": predictor.replace("_", " "),
-                     "r [over languages]": show(r), "over prompts": interval(prompts.low, prompts.high) if prompts else "", "p (t test)": number(r.p) if r else "", "Spearman": show(one("spearman")),
-                     "partial r given": "; ".join(f"{q.given.replace('_', ' ')}: {show(q)}" for q in partial.itertuples()),
-                     "error, left out": number(error.value) if error else "", "error of the mean": number(mean.value) if mean else "", "n": number(d.n.max()).split(".")[0]})
+        rows.append(
+            {
+                "model": model,
+                "tuning": tuning,
+                "seed": "all" if math.isnan(seed) else f"{seed:g}",
+                "outcome": outcome.replace("_", " "),
+                "predictor": predictor.replace("_", " "),
+                "r [over languages]": show(r),
+                "over prompts": interval(prompts.low, prompts.high) if prompts else "",
+                "p (t test)": number(r.p) if r else "",
+                "Spearman": show(one("spearman")),
+                "partial r given": "; ".join(
+                    f"{q.given.replace('_', ' ')}: {show(q)}" for q in partial.itertuples()
+                ),
+                "error, left out": number(error.value) if error else "",
+                "error of the mean": number(mean.value) if mean else "",
+                "n": number(d.n.max()).split(".")[0],
+            }
+        )
     return pd.DataFrame(rows)
 
 # %% ../nbs/lib/report.ipynb #c059
 def relate_again(run: Run, n_resamples: int, keep: bool = True) -> None:
     "Work out the relation of retrieval to transfer, over all seeds and with the shares of pretraining text; `keep` writes tables/relation.csv."
     from xgdetox.relation import relate_run
-    if not {"retrieval", "drops"} <= set(run.tables) or not len(t := relate_run(run.folder, n_resamples=n_resamples)): return
-    if keep: write_table(t, run.folder/"tables"/"relation.csv")
+
+    if not {"retrieval", "drops"} <= set(run.tables) or not len(
+        t := relate_run(run.folder, n_resamples=n_resamples)
+    ):
+        return
+    if keep:
+        write_table(t, run.folder / "tables" / "relation.csv")
     run.tables["relation"] = t
     run.tables = {name: run.tables[name] for name in TABLES if name in run.tables}
     run.missing = [m for m in run.missing if m != "relation"]
@@ -244,17 +528,42 @@ def relate_again(run: Run, n_resamples: int, keep: bool = True) -> None:
 def _vectors(run: Run, words) -> list[dict]:
     "The neurons with the tokens they promote, masked; random ones left out."
     t = _with_control(run.tables.get("value_vectors", tidy([])))
-    if "tokens" not in t or not len(t): return []
+    if "tokens" not in t or not len(t):
+        return []
     t = t[t.tokens.notna() & ~t.control].drop_duplicates(["model", "layer", "neuron"]).head(60)
-    return [dict(model=r["model"], place=f"{int(r['layer'])}, {int(r['neuron'])}", cosine=number(r["value"] if r["metric"] == "cosine" else math.nan), tokens=guarded(r["tokens"], words))
-            for r in t.to_dict("records")]
+    return [
+        dict(
+            model=r["model"],
+            place=f"{int(r['layer'])}, {int(r['neuron'])}",
+            cosine=number(r["value"] if r["metric"] == "cosine" else math.nan),
+            tokens=guarded(r["tokens"], words),
+        )
+        for r in t.to_dict("records")
+    ]
+
 
 def _examples(run: Run, words) -> list[dict]:
     "A few continuations of each language, masked."
     t = sample_examples(run)
-    return [dict(code=code, language=LANGUAGES[code].name if code in LANGUAGES else code,
-                 rows=[dict(model=r.get("model", ""), prompt=guarded(r.get("prompt", ""), words), text=guarded(r["text"], words)) for r in d.head(24).to_dict("records")])
-            for code, d in t.groupby("language", sort=False)] if "text" in t else []
+    return (
+        [
+            dict(
+                code=code,
+                language=LANGUAGES[code].name if code in LANGUAGES else code,
+                rows=[
+                    dict(
+                        model=r.get("model", ""),
+                        prompt=guarded(r.get("prompt", ""), words),
+                        text=guarded(r["text"], words),
+                    )
+                    for r in d.head(24).to_dict("records")
+                ],
+            )
+            for code, d in t.groupby("language", sort=False)
+        ]
+        if "text" in t
+        else []
+    )
 
 # %% ../nbs/lib/report.ipynb #c067
 def asset(name: str) -> str:
@@ -262,40 +571,68 @@ def asset(name: str) -> str:
     return resources.files("xgdetox").joinpath("assets", name).read_text("utf-8")
 
 # %% ../nbs/lib/report.ipynb #c068
-def make_report(run_dir, output=None, *, rude_words=None, notes=(), n_resamples: int = 1000) -> Path:
+def make_report(
+    run_dir, output=None, *, rude_words=None, notes=(), n_resamples: int = 1000
+) -> Path:
     """Write the report of a run as one HTML file that needs nothing beside it; returns its path (default `run_dir`/report.html).
 
     `rude_words`: those to mask in quoted text (default: of the lexicon in the manifest; without one every word is masked); `notes`: sentences
     for the top; `n_resamples`: of the relation's intervals. The run's own report comes with tables/relation.csv and tables/summary.csv (the
     headline); any other `output` is all that is written."""
     run = load_run(run_dir)
-    own = run.folder/"report.html"
+    own = run.folder / "report.html"
     output = Path(output) if output else own
-    output = output if output.suffix else output/"report.html"
+    output = output if output.suffix else output / "report.html"
     keep = output.resolve() == own.resolve()
     relate_again(run, n_resamples, keep)
     words = list(rude_words) if rude_words is not None else rude_words_of(run)
     page = render(run, words, notes)
-    with write_atomic(output) as f: f.write(page)
+    with write_atomic(output) as f:
+        f.write(page)
     if keep:
-        write_csv(run.folder/"tables"/"summary.csv", summary(run))
+        write_csv(run.folder / "tables" / "summary.csv", summary(run))
     return output
+
 
 def summary(run: Run) -> pd.DataFrame:
     "The headlines of all families and tunings as one table: `headline`'s columns, model, tuning."
-    tables = [headline(run, model, tuning).assign(model=model, tuning=tuning) for model, tuning in variants(run)]
+    tables = [
+        headline(run, model, tuning).assign(model=model, tuning=tuning)
+        for model, tuning in variants(run)
+    ]
     return pd.concat(tables or [pd.DataFrame()])
+
 
 def render(run: Run, words, notes=()) -> str:
     "The report's HTML."
     from jinja2 import Environment
     import xgdetox
+
     pairs, m = variants(run), run.manifest
     settings = m.get("settings", m.get("grid"))
-    return Environment(autoescape=True).from_string(asset("report.html.j2")).render(
-        style=asset("page.css"), name=m.get("name", run.folder.name), about=m.get("about", ""), notes=list(dict.fromkeys([*notes, *m.get("notes", [])])),
-        families=[section(run, model, tuning, sum(p[0] == model for p in pairs) == 1) for model, tuning in pairs],
-        relation=html_table(relation_view(run.tables["relation"])) if "relation" in run.tables else "",
-        vectors=_vectors(run, words), examples=_examples(run, words), facts=facts(run),
-        settings=json.dumps(settings, indent=1, ensure_ascii=False) if settings else "", missing=what_is_missing(run),
-        tables=[(n, html_table(t, words=words)) for n, t in run.tables.items() if n != "examples"], version=getattr(xgdetox, "__version__", ""))
+    return (
+        Environment(autoescape=True)
+        .from_string(asset("report.html.j2"))
+        .render(
+            style=asset("page.css"),
+            name=m.get("name", run.folder.name),
+            about=m.get("about", ""),
+            notes=list(dict.fromkeys([*notes, *m.get("notes", [])])),
+            families=[
+                section(run, model, tuning, sum(p[0] == model for p in pairs) == 1)
+                for model, tuning in pairs
+            ],
+            relation=html_table(relation_view(run.tables["relation"]))
+            if "relation" in run.tables
+            else "",
+            vectors=_vectors(run, words),
+            examples=_examples(run, words),
+            facts=facts(run),
+            settings=json.dumps(settings, indent=1, ensure_ascii=False) if settings else "",
+            missing=what_is_missing(run),
+            tables=[
+                (n, html_table(t, words=words)) for n, t in run.tables.items() if n != "examples"
+            ],
+            version=getattr(xgdetox, "__version__", ""),
+        )
+    )

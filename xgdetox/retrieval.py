@@ -19,7 +19,9 @@ __all__ = ['MOST_PAIRS', 'VARIANTS', 'load_aligned', 'embed_sentences', 'similar
            'fertility', 'pick']
 
 # %% ../nbs/09_retrieval.ipynb #c010
-def load_aligned(parallel, languages=None, raw: bool = False, minimum: int = 10, limit: int | None = None) -> tuple[dict, pd.DataFrame]:
+def load_aligned(
+    parallel, languages=None, raw: bool = False, minimum: int = 10, limit: int | None = None
+) -> tuple[dict, pd.DataFrame]:
     """The pairs of every language and what was left out: ({language: DataFrame(id, text, english)}, DataFrame(language, reason, n)).
 
     `parallel`: a folder or table that `load_parallel` reads, or a dict {language: (texts, english)}. A pair with an
@@ -28,69 +30,113 @@ def load_aligned(parallel, languages=None, raw: bool = False, minimum: int = 10,
     asked = [normalise_language(l) for l in languages] if languages is not None else None
     found, left_out, first = {}, [], None
     for code in [c for c in (asked or LANGUAGES) if c != "en"]:
-        try: df, gone = _pairs_of(parallel, code, raw)
+        try:
+            df, gone = _pairs_of(parallel, code, raw)
         except InputError as error:
-            if asked is not None or error.line is not None: raise
-            first = first or error; left_out.append((code, error.problem, 0)); continue
+            if asked is not None or error.line is not None:
+                raise
+            first = first or error
+            left_out.append((code, error.problem, 0))
+            continue
         df, more = _clean(df, raw)
         left_out += [(code, why, n) for why, n in (gone + more).items()]
-        if len(df) > (most := limit or MOST_PAIRS): left_out.append((code, f"only the first {most:,} pairs", len(df) - most)); df = df[:most]
-        if len(df) < minimum: left_out.append((code, f"fewer than {minimum} pairs", len(df)))
-        else: found[code] = df
-    if not found: raise first or InputError(f"no language has {minimum} pairs", None if isinstance(parallel, dict) else parallel, remedy="give more aligned sentences")
+        if len(df) > (most := limit or MOST_PAIRS):
+            left_out.append((code, f"only the first {most:,} pairs", len(df) - most))
+            df = df[:most]
+        if len(df) < minimum:
+            left_out.append((code, f"fewer than {minimum} pairs", len(df)))
+        else:
+            found[code] = df
+    if not found:
+        raise first or InputError(
+            f"no language has {minimum} pairs",
+            None if isinstance(parallel, dict) else parallel,
+            remedy="give more aligned sentences",
+        )
     return found, pd.DataFrame(left_out, columns=["language", "reason", "n"])
 
 # %% ../nbs/09_retrieval.ipynb #c011
 MOST_PAIRS = 10_000
 
+
 def _pairs_of(parallel, code, raw) -> tuple[pd.DataFrame, Counter]:
     "The pairs of one language as a table, and how many the loader left out; two lists that are not aligned raise InputError."
     if not isinstance(parallel, dict):
         rows, report = load_parallel(parallel, code, raw=raw)
-        return pd.DataFrame({c: list(rows[c]) for c in ("id", "text", "english")}), Counter({"empty side": sum(report.dropped.values())} if report.dropped else {})
-    if code not in parallel: raise InputError("no sentences", field=code, remedy=f"there are {' '.join(parallel)}")
+        return pd.DataFrame({c: list(rows[c]) for c in ("id", "text", "english")}), Counter(
+            {"empty side": sum(report.dropped.values())} if report.dropped else {}
+        )
+    if code not in parallel:
+        raise InputError("no sentences", field=code, remedy=f"there are {' '.join(parallel)}")
     text, english = map(list, parallel[code])
     if len(text) != len(english):
-        raise InputError(f"{len(text)} sentences and {len(english)} English ones", field=code, remedy="line i must say the same in both")
-    return pd.DataFrame(dict(id=[str(i) for i in range(len(text))], text=text, english=english)), Counter()
+        raise InputError(
+            f"{len(text)} sentences and {len(english)} English ones",
+            field=code,
+            remedy="line i must say the same in both",
+        )
+    return pd.DataFrame(
+        dict(id=[str(i) for i in range(len(text))], text=text, english=english)
+    ), Counter()
+
 
 def _clean(df, raw) -> tuple[pd.DataFrame, Counter]:
     "The pairs without empty sides and (not if `raw`) repeated sentences, and how many of each went."
     empty = (df.text.str.strip() == "") | (df.english.str.strip() == "")
     twice = ~empty & (df.text.duplicated() | df.english.duplicated()) & (not raw)
-    gone = Counter({why: int(m.sum()) for why, m in (("empty side", empty), ("repeated sentence", twice)) if m.any()})
+    gone = Counter(
+        {
+            why: int(m.sum())
+            for why, m in (("empty side", empty), ("repeated sentence", twice))
+            if m.any()
+        }
+    )
     return df[~empty & ~twice].reset_index(drop=True), gone
 
 # %% ../nbs/09_retrieval.ipynb #c014
-def embed_sentences(model, tokenizer, sets: dict, bos: str = "tokenizer", max_tokens: int | None = None) -> dict:
+def embed_sentences(
+    model, tokenizer, sets: dict, bos: str = "tokenizer", max_tokens: int | None = None
+) -> dict:
     """Mean hidden state of every layer for named sets of sentences: {name: array (sentence, layer, d_model)}.
 
     A sentence that stands in several sets (English does, 16 times) is encoded once. Layer 0 is the embeddings, the last one
     is after the final norm."""
     from xgdetox.models import pooled_states
-    unique = {}                                                                   # text -> row
+
+    unique = {}  # text -> row
     for texts in sets.values():
-        for t in texts: unique.setdefault(t, len(unique))
-    states = pooled_states(model, tokenizer, list(unique), bos=bos, max_tokens=max_tokens)       # sentence, layer, d_model
+        for t in texts:
+            unique.setdefault(t, len(unique))
+    states = pooled_states(
+        model, tokenizer, list(unique), bos=bos, max_tokens=max_tokens
+    )  # sentence, layer, d_model
     return {name: states[[unique[t] for t in texts]] for name, texts in sets.items()}
 
 # %% ../nbs/09_retrieval.ipynb #c018
-def similarities(x: np.ndarray, y: np.ndarray, centre: bool = True, csls: bool = False, k: int = 10) -> np.ndarray:
+def similarities(
+    x: np.ndarray, y: np.ndarray, centre: bool = True, csls: bool = False, k: int = 10
+) -> np.ndarray:
     """Cosine of every row of `x` with every row of `y` (both: sentence, d_model), (sentence, sentence).
 
     `centre` takes each language's mean away first. `csls` doubles the cosine and takes away how near each sentence is, on average, to
     its `k` nearest on the other side (Conneau et al. 2018, equation 3), so that sentences that are near everything win less."""
     x, y = (np.nan_to_num(np.asarray(a, np.float64)) for a in (x, y))
-    if centre: x, y = x - x.mean(0), y - y.mean(0)
-    s = np.nan_to_num(_unit(x)) @ np.nan_to_num(_unit(y)).T                       # x sentence, y sentence; nothing is near a vector of length 0
-    if not csls: return s
-    near = lambda m: np.partition(m, -min(k, len(m)), axis=1)[:, -min(k, len(m)):].mean(1)
+    if centre:
+        x, y = x - x.mean(0), y - y.mean(0)
+    s = (
+        np.nan_to_num(_unit(x)) @ np.nan_to_num(_unit(y)).T
+    )  # x sentence, y sentence; nothing is near a vector of length 0
+    if not csls:
+        return s
+    near = lambda m: np.partition(m, -min(k, len(m)), axis=1)[:, -min(k, len(m)) :].mean(1)
     return 2 * s - near(s)[:, None] - near(s.T)[None, :]
+
 
 def _unit(a: np.ndarray) -> np.ndarray:
     "Vectors along the last axis at length 1, in double precision; NaN for one of length 0."
     a = np.asarray(a, np.float64)
-    with np.errstate(invalid="ignore"): return a / np.linalg.norm(a, axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        return a / np.linalg.norm(a, axis=-1, keepdims=True)
 
 # %% ../nbs/09_retrieval.ipynb #c019
 def top1(s: np.ndarray) -> np.ndarray:
@@ -106,8 +152,12 @@ def aligned_cosines(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (_unit(x) * _unit(y)).sum(-1).T
 
 # %% ../nbs/09_retrieval.ipynb #c026
-VARIANTS = {"raw": dict(centre=False, csls=False), "centred": dict(centre=True, csls=False),
-            "csls": dict(centre=False, csls=True), "centred-csls": dict(centre=True, csls=True)}
+VARIANTS = {
+    "raw": dict(centre=False, csls=False),
+    "centred": dict(centre=True, csls=False),
+    "csls": dict(centre=False, csls=True),
+    "centred-csls": dict(centre=True, csls=True),
+}
 
 # %% ../nbs/09_retrieval.ipynb #c027
 def _hits(x, y, variant) -> dict[str, np.ndarray]:
@@ -121,17 +171,50 @@ def _language_rows(code, x, y, variants, n_resamples) -> tuple[list[dict], dict]
     "The rows of one language (layer empty: mean over layers), and its values a sentence, averaged over layers."
     kinds = {("mean_cosine", "raw", ""): aligned_cosines(x, y)}
     kinds |= {("top1", v, d): h for v in variants for d, h in _hits(x, y, v).items()}
-    values = np.concatenate([np.vstack([v.mean(0), v]) for v in kinds.values()])  # kind x (mean, layers), sentence
-    stats = bootstrap_means(values, n_resamples) if n_resamples else (values.mean(1), *np.full((2, len(values)), np.nan))
+    values = np.concatenate(
+        [np.vstack([v.mean(0), v]) for v in kinds.values()]
+    )  # kind x (mean, layers), sentence
+    stats = (
+        bootstrap_means(values, n_resamples)
+        if n_resamples
+        else (values.mean(1), *np.full((2, len(values)), np.nan))
+    )
     labels = [(*kind, layer) for kind in kinds for layer in [np.nan, *range(x.shape[1])]]
-    rows = [dict(language=code, metric=m, variant=v, direction=d, layer=l, n=len(x), value=a, low=b, high=c)
-            for (m, v, d, l), a, b, c in zip(labels, *stats)]
+    rows = [
+        dict(
+            language=code,
+            metric=m,
+            variant=v,
+            direction=d,
+            layer=l,
+            n=len(x),
+            value=a,
+            low=b,
+            high=c,
+        )
+        for (m, v, d, l), a, b, c in zip(labels, *stats)
+    ]
     return rows, {"_".join(filter(None, kind)): v.mean(0) for kind, v in kinds.items()}
 
 # %% ../nbs/09_retrieval.ipynb #c029
-def retrieve(model, parallel_dir, languages=None, *, paper: bool = False, centre: bool = True, csls: bool = False, bos: str = "tokenizer",
-             tokenizer=None, model_name: str = "", tuning: str = "base", seed=math.nan, n_resamples: int = 1000, output=None,
-             max_tokens: int | None = None, limit: int | None = None) -> pd.DataFrame:
+def retrieve(
+    model,
+    parallel_dir,
+    languages=None,
+    *,
+    paper: bool = False,
+    centre: bool = True,
+    csls: bool = False,
+    bos: str = "tokenizer",
+    tokenizer=None,
+    model_name: str = "",
+    tuning: str = "base",
+    seed=math.nan,
+    n_resamples: int = 1000,
+    output=None,
+    max_tokens: int | None = None,
+    limit: int | None = None,
+) -> pd.DataFrame:
     """Retrieval between English and each language: a tidy table with layer, direction, variant, excluded, reason.
 
     top1: share of sentences whose nearest on the other side is their translation; variant raw, and centred and csls where asked for;
@@ -140,17 +223,41 @@ def retrieve(model, parallel_dir, languages=None, *, paper: bool = False, centre
     `model`: a path, or a model with its `tokenizer`. `output`: the table goes there (.csv), the values of each sentence beside it.
     Raises InputError where sentences are not aligned or a language that was asked for is missing."""
     from xgdetox.models import load_model, load_tokenizer
+
     pairs, left_out = load_aligned(parallel_dir, languages, raw=paper, limit=limit)
     if isinstance(model, (str, Path)):
-        model_name, tokenizer, model = model_name or Path(model).name, tokenizer or load_tokenizer(str(model)), load_model(str(model))
-    states = embed_sentences(model, tokenizer, {(c, s): list(df[s]) for c, df in pairs.items() for s in ("text", "english")}, bos, max_tokens)
-    variants = [] if paper else ["raw"] + ["centred"] * centre + ["csls"] * csls + ["centred-csls"] * (centre and csls)
+        model_name, tokenizer, model = (
+            model_name or Path(model).name,
+            tokenizer or load_tokenizer(str(model)),
+            load_model(str(model)),
+        )
+    states = embed_sentences(
+        model,
+        tokenizer,
+        {(c, s): list(df[s]) for c, df in pairs.items() for s in ("text", "english")},
+        bos,
+        max_tokens,
+    )
+    variants = (
+        []
+        if paper
+        else ["raw"] + ["centred"] * centre + ["csls"] * csls + ["centred-csls"] * (centre and csls)
+    )
     size, rows, each = fertility(tokenizer, pairs, bos), [], []
     for c, df in pairs.items():
-        mine, sentences = _language_rows(c, states[c, "text"], states[c, "english"], variants, n_resamples)
+        mine, sentences = _language_rows(
+            c, states[c, "text"], states[c, "english"], variants, n_resamples
+        )
         rows += mine + [dict(language=c, metric="fertility", value=size[c], n=len(df))]
         each.append(pd.DataFrame(dict(language=c, id=df.id) | sentences))
-    out = tidy(_with_exclusions(rows, left_out, dict(model=model_name, tuning=tuning, seed=seed), "mean_cosine" if paper else "top1"))
+    out = tidy(
+        _with_exclusions(
+            rows,
+            left_out,
+            dict(model=model_name, tuning=tuning, seed=seed),
+            "mean_cosine" if paper else "top1",
+        )
+    )
     if output:
         write_table(out, output)
         write_csv(Path(output).with_name(Path(output).stem + ".values.csv"), pd.concat(each))
@@ -160,23 +267,43 @@ def retrieve(model, parallel_dir, languages=None, *, paper: bool = False, centre
 def fertility(tokenizer, pairs: dict, bos: str = "tokenizer") -> dict[str, float]:
     "language -> tokens of its sentences over tokens of the English ones that say the same; `pairs`: language -> table with text and english."
     from xgdetox.models import token_ids
+
     texts = list(dict.fromkeys(t for df in pairs.values() for t in (*df.text, *df.english)))
     tokens = dict(zip(texts, map(len, token_ids(tokenizer, texts, bos))))
-    return {c: df.text.map(tokens).sum() / max(1, df.english.map(tokens).sum()) for c, df in pairs.items()}
+    return {
+        c: df.text.map(tokens).sum() / max(1, df.english.map(tokens).sum())
+        for c, df in pairs.items()
+    }
+
 
 def _with_exclusions(rows, left_out, head, metric) -> list[dict]:
     "Rows with how many pairs were left out and why; a language that was left out whole has a row without a value."
-    n, why = left_out.groupby("language").n.sum(), left_out.groupby("language", sort=False).reason.agg("; ".join)
+    n, why = (
+        left_out.groupby("language").n.sum(),
+        left_out.groupby("language", sort=False).reason.agg("; ".join),
+    )
     measured = {r["language"] for r in rows}
-    rows = rows + [dict(language=c, metric=metric, value=math.nan, n=0) for c in why.index if c not in measured]
-    return [head | r | dict(excluded=int(n.get(r["language"], 0)), reason=why.get(r["language"], "")) for r in rows]
+    rows = rows + [
+        dict(language=c, metric=metric, value=math.nan, n=0) for c in why.index if c not in measured
+    ]
+    return [
+        head | r | dict(excluded=int(n.get(r["language"], 0)), reason=why.get(r["language"], ""))
+        for r in rows
+    ]
 
 # %% ../nbs/09_retrieval.ipynb #c031
-def pick(table: pd.DataFrame, metric: str = "top1", variant: str | None = None, direction: str = "both", layer=None) -> pd.DataFrame:
+def pick(
+    table: pd.DataFrame,
+    metric: str = "top1",
+    variant: str | None = None,
+    direction: str = "both",
+    layer=None,
+) -> pd.DataFrame:
     "The rows of one predictor in a retrieval table; `variant` None: centred where it is there; `layer` None: the mean over layers."
     t = table[(table.metric == metric) & table.value.notna()]
     if metric == "top1":
         variant = variant or next((v for v in ("centred", "raw") if (t.variant == v).any()), "raw")
         t = t[(t.variant == variant) & (t.direction == direction)]
-    if metric == "fertility" or "layer" not in t: return t
+    if metric == "fertility" or "layer" not in t:
+        return t
     return t[t.layer.isna() if layer is None else t.layer == layer]

@@ -19,81 +19,136 @@ __all__ = ['Report', 'Loaded', 'check_text']
 @dataclass
 class Report:
     "How many rows of `path` were kept, how many dropped for which reason, and what was noted or changed on the way."
+
     kept: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     path: Any = None
     notes: dict[str, int] = field(default_factory=dict)
 
-    def drop(self, reason: str, n: int = 1): self.dropped[reason] = self.dropped.get(reason, 0) + n
+    def drop(self, reason: str, n: int = 1):
+        self.dropped[reason] = self.dropped.get(reason, 0) + n
 
-    def note(self, what: str, n: int = 1): self.notes[what] = self.notes.get(what, 0) + n
+    def note(self, what: str, n: int = 1):
+        self.notes[what] = self.notes.get(what, 0) + n
 
     def __str__(self):
         spell = lambda counts: ", ".join(f"{k} {v:,}" for k, v in counts.items())
         why = f" ({spell(self.dropped)})" if self.dropped else ""
-        return (f"{Path(self.path).name if self.path else 'rows'}: kept {self.kept:,}, dropped {sum(self.dropped.values()):,}{why}"
-                + (f"; {spell(self.notes)}" if self.notes else ""))
+        return (
+            f"{Path(self.path).name if self.path else 'rows'}: kept {self.kept:,}, dropped {sum(self.dropped.values()):,}{why}"
+            + (f"; {spell(self.notes)}" if self.notes else "")
+        )
 
 # %% ../nbs/lib/rows.ipynb #c051
 class Loaded(NamedTuple):
     "What a loader returns: `rows`, a `datasets.Dataset`, and the `report` on them."
+
     rows: Any
     report: Report
 
 # %% ../nbs/lib/rows.ipynb #c054
 def check_text(text: str, path, line: int, name: str) -> str:
     "`text`, if it is whole characters; InputError where it holds half a one, which JSON can spell and no file can hold."
-    try: text.encode()
-    except UnicodeEncodeError: raise InputError("holds half a character (a lone surrogate)", path, line, name, "write the file anew as UTF-8") from None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            "holds half a character (a lone surrogate)",
+            path,
+            line,
+            name,
+            "write the file anew as UTF-8",
+        ) from None
     return text
+
 
 def _text(row: dict, name: str, path, line: int, empty: bool = False) -> str:
     "The text in field `name` of a row; InputError if it is missing, not text, not valid Unicode or (unless `empty`) blank."
     if name not in row:
-        has = ", ".join(k for k in map(str, row) if re.fullmatch(r"[\w.-]{1,30}", k)) or "no such names"
+        has = (
+            ", ".join(k for k in map(str, row) if re.fullmatch(r"[\w.-]{1,30}", k))
+            or "no such names"
+        )
         raise InputError("is missing", path, line, name, f"the row has {has[:200]}")
     value = row[name]
-    if not isinstance(value, str): raise InputError(f"is {type(value).__name__}, not text", path, line, name, "give it a text")
+    if not isinstance(value, str):
+        raise InputError(f"is {type(value).__name__}, not text", path, line, name, "give it a text")
     check_text(value, path, line, name)
-    if not empty and not value.strip(): raise InputError("is empty", path, line, name, "delete the line or give it a text")
+    if not empty and not value.strip():
+        raise InputError("is empty", path, line, name, "delete the line or give it a text")
     return value
 
 # %% ../nbs/lib/rows.ipynb #c055
 class _Rows:
     "Rows gathered into an Arrow table 10,000 at a time: a file is never in memory as Python objects. Names that `texts` lacks are numbers (`_raw`: lists of them)."
+
     def __init__(self, *texts: str, whole: tuple[str, ...] = ()):
-        self.texts, self.whole, self.names, self.rows, self.tables = texts, whole, dict.fromkeys((*texts, *whole)), [], []
+        self.texts, self.whole, self.names, self.rows, self.tables = (
+            texts,
+            whole,
+            dict.fromkeys((*texts, *whole)),
+            [],
+            [],
+        )
 
     def add(self, row: dict):
         self.rows.append(row)
-        if len(self.rows) == 10_000: self._pack()
+        if len(self.rows) == 10_000:
+            self._pack()
 
     def _pack(self):
         import pyarrow as pa
-        kind = lambda n: pa.string() if n in self.texts else pa.int64() if n in self.whole else pa.list_(pa.float64()) if n.endswith("_raw") else pa.float64()
+
+        kind = lambda n: (
+            pa.string()
+            if n in self.texts
+            else pa.int64()
+            if n in self.whole
+            else pa.list_(pa.float64())
+            if n.endswith("_raw")
+            else pa.float64()
+        )
         self.names |= dict.fromkeys(n for row in self.rows for n in row)
-        self.tables.append(pa.table({n: pa.array([row.get(n) for row in self.rows], kind(n)) for n in self.names}))
+        self.tables.append(
+            pa.table({n: pa.array([row.get(n) for row in self.rows], kind(n)) for n in self.names})
+        )
         self.rows = []
 
     def dataset(self):
         "The rows as a `datasets.Dataset`; a number that a row lacks is None."
         import pyarrow as pa
         from datasets import Dataset
+
         self._pack()
-        table, digest = pa.concat_tables(self.tables, promote_options="default").select(list(self.names)), hashlib.sha256(repr(self.names).encode())
-        for buffer in (b for column in table.columns for chunk in column.chunks for b in chunk.buffers() if b is not None): digest.update(buffer)
-        return Dataset(table, fingerprint=digest.hexdigest()[:16])   # datasets' own fingerprint copies the table twice
+        table, digest = (
+            pa.concat_tables(self.tables, promote_options="default").select(list(self.names)),
+            hashlib.sha256(repr(self.names).encode()),
+        )
+        for buffer in (
+            b
+            for column in table.columns
+            for chunk in column.chunks
+            for b in chunk.buffers()
+            if b is not None
+        ):
+            digest.update(buffer)
+        return Dataset(
+            table, fingerprint=digest.hexdigest()[:16]
+        )  # datasets' own fingerprint copies the table twice
 
 # %% ../nbs/lib/rows.ipynb #c05a
 def _loaded(rows: _Rows, report: Report) -> Loaded:
     "The gathered rows and their report, which is logged if it counts dropped rows."
-    if report.dropped: logging.getLogger("xgdetox").warning("%s", report)
+    if report.dropped:
+        logging.getLogger("xgdetox").warning("%s", report)
     return Loaded(rows.dataset(), report)
 
 # %% ../nbs/lib/rows.ipynb #c058
 def _until(rows, report: Report, limit: int | None):
     "The rows until `report` has kept `limit` of them; what follows is not read."
-    if limit is not None and limit <= report.kept: return
+    if limit is not None and limit <= report.kept:
+        return
     for row in rows:
         yield row
-        if limit is not None and report.kept >= limit: return
+        if limit is not None and report.kept >= limit:
+            return

@@ -21,13 +21,29 @@ __all__ = ['TABLES', 'OPTIONAL', 'DROPS', 'SHARES', 'JUDGED', 'HEADLINE', 'NAMED
            'beyond_chance', 'headline', 'number', 'percent', 'interval', 'summary_table']
 
 # %% ../nbs/lib/runs.ipynb #c031
-TABLES = ("toxicity", "mass", "drops", "quality", "probe", "value_vectors", "intervention", "activations", "explained", "retrieval", "relation",
-          "training", "durations", "examples")
-OPTIONAL = ("explained", "examples")                                              # not every run has them, and that is no fault
+TABLES = (
+    "toxicity",
+    "mass",
+    "drops",
+    "quality",
+    "probe",
+    "value_vectors",
+    "intervention",
+    "activations",
+    "explained",
+    "retrieval",
+    "relation",
+    "training",
+    "durations",
+    "examples",
+)
+OPTIONAL = ("explained", "examples")  # not every run has them, and that is no fault
+
 
 @dataclass
 class Run:
     "What a run left behind: its tables, its manifest, what is not there (`missing`) and what could not be read (`faults`)."
+
     folder: Path
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     manifest: dict = field(default_factory=dict)
@@ -38,37 +54,112 @@ class Run:
 def load_run(run_dir) -> Run:
     "Read every table of `run_dir`/tables, or of `run_dir` itself as in results/, and its manifest. InputError only if there is no such folder, or no table to report."
     run = Run(Path(run_dir))
-    if not run.folder.is_dir(): raise InputError("no such run", path=run.folder, remedy="run a grid first")
+    if not run.folder.is_dir():
+        raise InputError("no such run", path=run.folder, remedy="run a grid first")
     for name in TABLES:
-        path = next((p for p in (run.folder/f"tables/{name}.csv", run.folder/f"tables/{name}.parquet", run.folder/f"{name}.csv") if p.exists()), None)
-        try: t = read_table(path) if path else tidy([])
+        path = next(
+            (
+                p
+                for p in (
+                    run.folder / f"tables/{name}.csv",
+                    run.folder / f"tables/{name}.parquet",
+                    run.folder / f"{name}.csv",
+                )
+                if p.exists()
+            ),
+            None,
+        )
+        try:
+            t = read_table(path) if path else tidy([])
         except (InputError, OSError, UnicodeDecodeError) as e:
-            run.faults.append(" ".join(str(e).replace(str(run.folder), run.folder.name).split())); continue
-        if len(t): run.tables[name] = t
-        else: run.missing.append(name)
-    try: run.manifest = json.loads((run.folder/"manifest.json").read_text(encoding="utf-8"))
-    except FileNotFoundError: run.missing.append("manifest")
-    except ValueError: run.faults.append("manifest.json is not JSON")
-    if not run.tables: raise InputError(run.faults[0] if run.faults else "no table to report", path=run.folder/"tables", remedy="run its steps first")
+            run.faults.append(" ".join(str(e).replace(str(run.folder), run.folder.name).split()))
+            continue
+        if len(t):
+            run.tables[name] = t
+        else:
+            run.missing.append(name)
+    try:
+        run.manifest = json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        run.missing.append("manifest")
+    except ValueError:
+        run.faults.append("manifest.json is not JSON")
+    if not run.tables:
+        raise InputError(
+            run.faults[0] if run.faults else "no table to report",
+            path=run.folder / "tables",
+            remedy="run its steps first",
+        )
     return run
 
 # %% ../nbs/lib/runs.ipynb #c008
 def made_up_run(folder) -> Path:
     "Tables of made-up numbers in `folder`, eight languages and two tuning seeds: something to show where no run is at hand."
     from xgdetox.stats import write_table
-    rng = np.random.default_rng(0); made = {t: [] for t in TABLES}
-    for c, b, left in zip(["en", "de", "es", "fr", "hi", "ja", "ko", "pl"], rng.uniform(.4, .7, 8), [.1, .2, .25, .3, .6, .5, .65, .45]):
-        for tuning, seed, f in (("base", np.nan, 1.), ("dpo", 0, left), ("dpo", 1, left * .9)):
+
+    rng = np.random.default_rng(0)
+    made = {t: [] for t in TABLES}
+    for c, b, left in zip(
+        ["en", "de", "es", "fr", "hi", "ja", "ko", "pl"],
+        rng.uniform(0.4, 0.7, 8),
+        [0.1, 0.2, 0.25, 0.3, 0.6, 0.5, 0.65, 0.45],
+    ):
+        for tuning, seed, f in (("base", np.nan, 1.0), ("dpo", 0, left), ("dpo", 1, left * 0.9)):
             head = dict(model="world-0", tuning=tuning, seed=seed, language=c, n=40)
-            made["toxicity"].append(head | dict(metric="toxicity_probability", value=b*f, low=b*f - .06, high=b*f + .06, scorer="lexicon:world@made-up"))
-            if tuning == "dpo": made["drops"].append(head | dict(metric="toxic_mass_relative_drop", value=1 - f, low=.92 - f, high=1.08 - f))
+            made["toxicity"].append(
+                head
+                | dict(
+                    metric="toxicity_probability",
+                    value=b * f,
+                    low=b * f - 0.06,
+                    high=b * f + 0.06,
+                    scorer="lexicon:world@made-up",
+                )
+            )
+            if tuning == "dpo":
+                made["drops"].append(
+                    head
+                    | dict(
+                        metric="toxic_mass_relative_drop", value=1 - f, low=0.92 - f, high=1.08 - f
+                    )
+                )
         head = dict(model="world-0", tuning="base", language=c)
         if c != "en":
-            made["retrieval"].append(head | dict(metric="top1", variant="centred", direction="both", layer=np.nan, value=1 - .8*left + rng.normal(0, .05), n=200))
-        made["probe"].append(head | dict(metric="probe_auc", value=1 - .4*left, low=.95 - .4*left, high=1 - .35*left, n=100))
-    made["value_vectors"].append(dict(model="world-0", tuning="base", metric="cosine", value=.4, layer=2, neuron=17, tokens="darn dog fool"))
+            made["retrieval"].append(
+                head
+                | dict(
+                    metric="top1",
+                    variant="centred",
+                    direction="both",
+                    layer=np.nan,
+                    value=1 - 0.8 * left + rng.normal(0, 0.05),
+                    n=200,
+                )
+            )
+        made["probe"].append(
+            head
+            | dict(
+                metric="probe_auc",
+                value=1 - 0.4 * left,
+                low=0.95 - 0.4 * left,
+                high=1 - 0.35 * left,
+                n=100,
+            )
+        )
+    made["value_vectors"].append(
+        dict(
+            model="world-0",
+            tuning="base",
+            metric="cosine",
+            value=0.4,
+            layer=2,
+            neuron=17,
+            tokens="darn dog fool",
+        )
+    )
     for name, rows in made.items():
-        if rows: write_table(tidy(rows), Path(folder)/"tables"/f"{name}.csv")
+        if rows:
+            write_table(tidy(rows), Path(folder) / "tables" / f"{name}.csv")
     return Path(folder)
 
 # %% ../nbs/lib/runs.ipynb #c010
@@ -76,30 +167,58 @@ def family(model: str) -> str:
     "The name without its pretraining seed: world-2 and world-0 are both `world`."
     return re.sub(r"-\d+$", "", model)
 
+
 def variants(run: Run) -> list[tuple[str, str]]:
     "What gets a section of its own: (family, tuning), controls last; tuning is empty where nothing was tuned."
     pairs = {}
-    for t in (run.tables[n] for n in ("toxicity", "mass", "drops", "quality", "retrieval") if n in run.tables):
-        for model, tuning in zip(t.model.map(family), t.tuning): pairs.setdefault(model, {})["" if tuning == "base" else tuning] = None
-    out = [(m, tuning) for m, tunings in pairs.items() for tuning in ([x for x in tunings if x] or [""]) if m]
+    for t in (
+        run.tables[n]
+        for n in ("toxicity", "mass", "drops", "quality", "retrieval")
+        if n in run.tables
+    ):
+        for model, tuning in zip(t.model.map(family), t.tuning):
+            pairs.setdefault(model, {})["" if tuning == "base" else tuning] = None
+    out = [
+        (m, tuning)
+        for m, tunings in pairs.items()
+        for tuning in ([x for x in tunings if x] or [""])
+        if m
+    ]
     return sorted(out, key=lambda p: "control" in p[0])
 
 # %% ../nbs/lib/runs.ipynb #c012
-DROPS = ("toxic_mass_relative_drop", "emt_relative_drop", "toxicity_probability_relative_drop", "average_toxicity_relative_drop")
-SHARES = ("toxicity_probability", "emt", "average_toxicity", "toxic_mass", "language_kept", "probe_auc", "probe_accuracy", "top1")
-JUDGED = ["model", "tuning", "seed", "language", "metric"]                        # what a scorer judges once
+DROPS = (
+    "toxic_mass_relative_drop",
+    "emt_relative_drop",
+    "toxicity_probability_relative_drop",
+    "average_toxicity_relative_drop",
+)
+SHARES = (
+    "toxicity_probability",
+    "emt",
+    "average_toxicity",
+    "toxic_mass",
+    "language_kept",
+    "probe_auc",
+    "probe_accuracy",
+    "top1",
+)
+JUDGED = ["model", "tuning", "seed", "language", "metric"]  # what a scorer judges once
+
 
 def judges(t: pd.DataFrame) -> list[str]:
-    "The scorers of which one must be chosen, in the table's order: those of a table where several judged the same texts; else [\"\"]."
+    'The scorers of which one must be chosen, in the table\'s order: those of a table where several judged the same texts; else [""].'
     judged = t[t.scorer != ""]
     twice = judged.groupby(JUDGED, dropna=False).scorer.nunique()
     return list(judged.scorer.unique()) if (twice > 1).any() else [""]
+
 
 def one_judge(t: pd.DataFrame, scorer: str = "") -> pd.DataFrame:
     """The rows of one scorer, and those that need none: of `scorer`, else of the first where several judged the same texts.
 
     Scorers that judged different models (the lexicons of two worlds) do not compete, and all of their rows stay."""
-    if "attribute" in t: t = t[t.attribute.fillna("").isin(["", "TOXICITY"])]
+    if "attribute" in t:
+        t = t[t.attribute.fillna("").isin(["", "TOXICITY"])]
     chosen = scorer or judges(t)[0]
     return t[t.scorer.isin(["", chosen])] if chosen else t
 
@@ -107,70 +226,131 @@ def one_judge(t: pd.DataFrame, scorer: str = "") -> pd.DataFrame:
 def exact_ends(t: pd.DataFrame) -> pd.DataFrame:
     "Toxicity probabilities of 0 and 1, for which a bootstrap has no interval, with the exact (Clopper-Pearson) one of none or all of `n` prompts."
     sure = (t.metric == "toxicity_probability") & t.value.isin([0, 1]) & t.low.isna() & (t.n > 0)
-    if not sure.any(): return t
-    ends = [proportion_interval(value * n, n) for value, n in t.loc[sure, ["value", "n"]].to_numpy(float)]
+    if not sure.any():
+        return t
+    ends = [
+        proportion_interval(value * n, n)
+        for value, n in t.loc[sure, ["value", "n"]].to_numpy(float)
+    ]
     t = t.copy()
     t.loc[sure, ["low", "high"]] = ends
     return t
 
-def rows_of(run: Run, table: str, metric: str, model: str, tuning: str | None = None, scorer: str = "") -> pd.DataFrame:
+
+def rows_of(
+    run: Run, table: str, metric: str, model: str, tuning: str | None = None, scorer: str = ""
+) -> pd.DataFrame:
     """The rows of one metric of a family of models in a table of the run; empty where it was not measured.
 
     `tuning`: "base" for the untuned model, a tuning's name, "" for any tuned one, None for all. `scorer`: `one_judge`'s."""
     t = run.tables.get(table, tidy([]))
     t = t[(t.metric == metric) & (t.model.map(family) == model)]
     base = t.tuning.isin(["base", ""])
-    if tuning is not None: t = t[base if tuning == "base" else ~base if tuning == "" else t.tuning == tuning]
+    if tuning is not None:
+        t = t[base if tuning == "base" else ~base if tuning == "" else t.tuning == tuning]
     return one_judge(t, scorer)
 
-def measure(run: Run, table: str, metric: str, model: str, tuning: str | None = None, by=("language",), over: str = "seeds",
-            scorer: str = "") -> pd.DataFrame:
+
+def measure(
+    run: Run,
+    table: str,
+    metric: str,
+    model: str,
+    tuning: str | None = None,
+    by=("language",),
+    over: str = "seeds",
+    scorer: str = "",
+) -> pd.DataFrame:
     """One metric of a family of models over its seeds: columns `by` + value, low, high, n, seeds. Empty where it was not measured.
     The interval is over prompts and seeds, or with over="prompts" over prompts to these very models.
 
     `tuning`, `scorer`: as in `rows_of`."""
     t = exact_ends(rows_of(run, table, metric, model, tuning, scorer))
-    if tuning == "base": t = t.drop_duplicates(["model", *by])
+    if tuning == "base":
+        t = t.drop_duplicates(["model", *by])
     out = combine_seeds(t, list(by))
-    if over == "prompts": out = out.assign(low=out.prompt_low, high=out.prompt_high)
-    if metric in SHARES: out = out.assign(low=out.low.clip(lower=0))
-    return out.assign(high=out.high.clip(upper=1)) if metric in (*SHARES, *DROPS) else out        # half-widths of few seeds reach beyond what there is
+    if over == "prompts":
+        out = out.assign(low=out.prompt_low, high=out.prompt_high)
+    if metric in SHARES:
+        out = out.assign(low=out.low.clip(lower=0))
+    return (
+        out.assign(high=out.high.clip(upper=1)) if metric in (*SHARES, *DROPS) else out
+    )  # half-widths of few seeds reach beyond what there is
 
 # %% ../nbs/lib/runs.ipynb #c016
-HEADLINE = {"probability": ("Toxicity probability", "toxicity", "toxicity_probability"), "mass": ("Toxic mass", "mass", "toxic_mass"),
-            "emt": ("Expected maximum toxicity", "toxicity", "emt"), "language_kept": ("Language kept", "quality", "language_kept"),
-            "perplexity": ("Perplexity", "quality", "perplexity")}
-NAMED = {"toxic_mass": "toxic mass", "emt": "expected maximum toxicity", "toxicity_probability": "toxicity probability",
-         "average_toxicity": "average toxicity"}                                  # metrics in words
+HEADLINE = {
+    "probability": ("Toxicity probability", "toxicity", "toxicity_probability"),
+    "mass": ("Toxic mass", "mass", "toxic_mass"),
+    "emt": ("Expected maximum toxicity", "toxicity", "emt"),
+    "language_kept": ("Language kept", "quality", "language_kept"),
+    "perplexity": ("Perplexity", "quality", "perplexity"),
+}
+NAMED = {
+    "toxic_mass": "toxic mass",
+    "emt": "expected maximum toxicity",
+    "toxicity_probability": "toxicity probability",
+    "average_toxicity": "average toxicity",
+}  # metrics in words
+
 
 def drop_metric(run: Run) -> str:
     """The relative drop that the report speaks of: of toxic mass where it was measured, else of sampled toxicity.
 
     Without a table of drops, that of the first metric of `DROPS` that was measured; "" where none was."""
     there = set(run.tables["drops"].metric) if "drops" in run.tables else set()
-    if not there & set(DROPS): there = {f"{m}_relative_drop" for name in ("mass", "toxicity") for m in run.tables.get(name, tidy([])).metric}
+    if not there & set(DROPS):
+        there = {
+            f"{m}_relative_drop"
+            for name in ("mass", "toxicity")
+            for m in run.tables.get(name, tidy([])).metric
+        }
     return next((m for m in DROPS if m in there), "")
+
 
 def removed_of(metric: str) -> str:
     "What a relative drop is a share of, in words: `toxic_mass_relative_drop` is of toxic mass."
-    return NAMED.get(metric.removesuffix("_relative_drop"), metric.removesuffix("_relative_drop").replace("_", " "))
+    return NAMED.get(
+        metric.removesuffix("_relative_drop"),
+        metric.removesuffix("_relative_drop").replace("_", " "),
+    )
 
 # %% ../nbs/lib/runs.ipynb #c017
-def beyond_chance(run: Run, model: str, tuning: str = "", metric: str = "", scorer: str = "") -> pd.DataFrame:
+def beyond_chance(
+    run: Run, model: str, tuning: str = "", metric: str = "", scorer: str = ""
+) -> pd.DataFrame:
     """One row per language: in how many tuned models (`tests`) a metric falls, and rises, beyond chance, and `p_holm` where there is one model.
 
     `metric`: a relative drop (default `drop_metric`). The p of the drop itself, a sign-flip test over prompts, is corrected over the languages of a tuned
     model (Holm); beyond chance is p_holm < .05."""
-    t = rows_of(run, "drops", (metric or drop_metric(run)).replace("_relative_drop", "_drop"), model, tuning, scorer)
-    out = pd.DataFrame(columns=["falls", "rises", "tests", "p_holm"], index=pd.Index([], name="language"), dtype=float)
-    if "p" not in t or not t.p.notna().any(): return out
+    t = rows_of(
+        run,
+        "drops",
+        (metric or drop_metric(run)).replace("_relative_drop", "_drop"),
+        model,
+        tuning,
+        scorer,
+    )
+    out = pd.DataFrame(
+        columns=["falls", "rises", "tests", "p_holm"],
+        index=pd.Index([], name="language"),
+        dtype=float,
+    )
+    if "p" not in t or not t.p.notna().any():
+        return out
     t = t.assign(p_holm=t.groupby(["model", "tuning", "seed"], dropna=False).p.transform(holm))
-    t = t.assign(falls=(t.p_holm < .05) & (t.value > 0), rises=(t.p_holm < .05) & (t.value < 0), tests=t.p.notna())
+    t = t.assign(
+        falls=(t.p_holm < 0.05) & (t.value > 0),
+        rises=(t.p_holm < 0.05) & (t.value < 0),
+        tests=t.p.notna(),
+    )
     found = t.groupby("language", sort=False)
     one = found.p_holm.first().where(found.tests.sum() == 1)
     return found[["falls", "rises", "tests"]].sum().assign(p_holm=one).astype(float)
 
-def headline(run: Run, model: str, tuning: str = "", over: str = "seeds", scorer: str = "", metric: str = "") -> pd.DataFrame:
+
+def headline(
+    run: Run, model: str, tuning: str = "", over: str = "seeds", scorer: str = "", metric: str = ""
+) -> pd.DataFrame:
     """One row per language: {key}_before and {key}_after of every `HEADLINE` metric with _low and _high; drop, drop_low, drop_high; seeds;
     falls, rises, tests and p_holm of `beyond_chance`. `over` and `scorer` are `measure`'s; `metric` is the relative drop (default `drop_metric`).
 
@@ -178,33 +358,48 @@ def headline(run: Run, model: str, tuning: str = "", over: str = "seeds", scorer
     columns, metric = {}, metric or drop_metric(run)
     for key, (_, table, name) in HEADLINE.items():
         for side, which in (("before", "base"), ("after", tuning)):
-            m = measure(run, table, name, model, which, over=over, scorer=scorer).set_index("language")
-            for c in ("value", "low", "high"): columns[f"{key}_{side}" + ("" if c == "value" else f"_{c}")] = m[c].astype(float)
-            if len(m): columns.setdefault(f"seeds_{side}", m.seeds)
+            m = measure(run, table, name, model, which, over=over, scorer=scorer).set_index(
+                "language"
+            )
+            for c in ("value", "low", "high"):
+                columns[f"{key}_{side}" + ("" if c == "value" else f"_{c}")] = m[c].astype(float)
+            if len(m):
+                columns.setdefault(f"seeds_{side}", m.seeds)
     d = measure(run, "drops", metric, model, tuning, over=over, scorer=scorer).set_index("language")
-    columns |= dict(drop=d.value.astype(float), drop_low=d.low.astype(float), drop_high=d.high.astype(float))
+    columns |= dict(
+        drop=d.value.astype(float), drop_low=d.low.astype(float), drop_high=d.high.astype(float)
+    )
     columns |= beyond_chance(run, model, tuning, metric, scorer).to_dict("series")
     out = pd.DataFrame(columns).rename_axis("language").reset_index()
     with np.errstate(all="ignore"):
         for key, (_, _, name) in HEADLINE.items():
-            if metric == f"{name}_relative_drop": out["drop"] = out["drop"].fillna(1 - out[f"{key}_after"] / out[f"{key}_before"])
+            if metric == f"{name}_relative_drop":
+                out["drop"] = out["drop"].fillna(1 - out[f"{key}_after"] / out[f"{key}_before"])
     order = {c: i for i, c in enumerate(LANGUAGES)}
-    return out.sort_values("language", key=lambda s: s.map(lambda c: order.get(c, 99))).reset_index(drop=True)
+    return out.sort_values("language", key=lambda s: s.map(lambda c: order.get(c, 99))).reset_index(
+        drop=True
+    )
 
 # %% ../nbs/lib/runs.ipynb #c019
 def number(x) -> str:
     "A number for people; a dash where it is missing."
-    if x is None or math.isnan(x): return "\u2013"
-    if abs(x) >= 100: return f"{x:.0f}"
-    return f"{x:#.2g}" if 0 < abs(x) < .1 else f"{x:.2f}"
+    if x is None or math.isnan(x):
+        return "\u2013"
+    if abs(x) >= 100:
+        return f"{x:.0f}"
+    return f"{x:#.2g}" if 0 < abs(x) < 0.1 else f"{x:.2f}"
+
 
 def percent(x) -> str:
     "A share as a percentage; a dash where it is missing."
     return "\u2013" if x is None or math.isnan(x) else f"{100 * x:.0f}%"
 
+
 def interval(low, high, show=number) -> str:
     "[low, high], or nothing where there is no interval."
-    return "" if low is None or math.isnan(low) or math.isnan(high) else f"[{show(low)}, {show(high)}]"
+    return (
+        "" if low is None or math.isnan(low) or math.isnan(high) else f"[{show(low)}, {show(high)}]"
+    )
 
 # %% ../nbs/lib/runs.ipynb #c020
 def summary_table(run_dir) -> pd.DataFrame:
@@ -215,9 +410,19 @@ def summary_table(run_dir) -> pd.DataFrame:
         h = headline(run, model, tuning)
         h.loc[len(h)] = h.drop(columns="language").mean().to_dict() | {"language": "mean"}
         for r in h.to_dict("records"):
-            measured = lambda key: not all(math.isnan(r[f"{key}_{side}"]) for side in ("before", "after"))
-            both = lambda key: f"{number(r[f'{key}_before'])} -> {number(r[f'{key}_after'])}" if measured(key) else ""
+            measured = lambda key: (
+                not all(math.isnan(r[f"{key}_{side}"]) for side in ("before", "after"))
+            )
+            both = lambda key: (
+                f"{number(r[f'{key}_before'])} -> {number(r[f'{key}_after'])}"
+                if measured(key)
+                else ""
+            )
             row = {"model": model, "tuning": tuning, "language": r["language"]}
-            row |= {HEADLINE[k][0].lower(): both(k) for k in ("probability", "mass")} | {removed: percent(r["drop"])}
-            out.append(row | {HEADLINE[k][0].lower(): both(k) for k in ("language_kept", "perplexity")})
+            row |= {HEADLINE[k][0].lower(): both(k) for k in ("probability", "mass")} | {
+                removed: percent(r["drop"])
+            }
+            out.append(
+                row | {HEADLINE[k][0].lower(): both(k) for k in ("language_kept", "perplexity")}
+            )
     return pd.DataFrame(out)

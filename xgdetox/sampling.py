@@ -11,7 +11,14 @@ import torch
 from dataclasses import dataclass, field
 from .data import load_prompts, some_prompts
 from .files import InputError
-from .models import encode, last_tokens, length_batches, read_config, reads_padding, token_ids
+from xgdetox.models import (
+    encode,
+    last_tokens,
+    length_batches,
+    read_config,
+    reads_padding,
+    token_ids,
+)
 
 # %% auto #0
 __all__ = ['CACHED', 'LIKELIEST', 'LARGE', 'DOUBT', 'row_seed', 'uniforms', 'nucleus_floor', 'likeliest_nucleus', 'draw_rows',
@@ -29,47 +36,59 @@ def row_seed(seed: int, language: str, prompt_id: str, sample: int = 0) -> int:
 def uniforms(seeds, steps: int) -> np.ndarray:
     "Numbers in [0, 1), (row, step), each row from its own seed: SplitMix64, a counter-based generator (Steele et al. 2014)."
     step = np.arange(1, steps + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    z = np.asarray(seeds, dtype=np.uint64)[:, None] + step                                   # row, step; wraps at 2**64
+    z = np.asarray(seeds, dtype=np.uint64)[:, None] + step  # row, step; wraps at 2**64
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
 
 # %% ../nbs/02_generation.ipynb #c018
-def nucleus_floor(p, top_p: float = .8):
+def nucleus_floor(p, top_p: float = 0.8):
     "The smallest probability in the smallest set of tokens that holds `top_p`, (row, 1). NumPy sorts on a CPU: 20 times faster."
-    rising = p.sort(-1).values if p.is_cuda else torch.from_numpy(np.sort(p.numpy(), -1))    # row, token
+    rising = (
+        p.sort(-1).values if p.is_cuda else torch.from_numpy(np.sort(p.numpy(), -1))
+    )  # row, token
     dropped = (rising.cumsum(-1) <= 1 - top_p).sum(-1, keepdim=True)
     return rising.gather(-1, dropped.clamp(max=p.shape[-1] - 1))
 
 # %% ../nbs/02_generation.ipynb #g001
-CACHED = 2**21       # numbers of a table that fit a CPU's caches
-LIKELIEST = 512      # among so many tokens the nucleus is looked for first
-LARGE = 2**14        # tokens; a smaller vocabulary is sorted at once
-DOUBT = 1e-6         # sums that differ by less may differ in their order of adding only
+CACHED = 2**21  # numbers of a table that fit a CPU's caches
+LIKELIEST = 512  # among so many tokens the nucleus is looked for first
+LARGE = 2**14  # tokens; a smaller vocabulary is sorted at once
+DOUBT = 1e-6  # sums that differ by less may differ in their order of adding only
 
-def likeliest_nucleus(p, top_p: float = .8):
+
+def likeliest_nucleus(p, top_p: float = 0.8):
     """(floor, tokens, their p, sure): `nucleus_floor` of rows (row, token), from the `LIKELIEST` tokens of each row alone.
 
     `sure` (row,) says where the full sort cannot give another floor: the tokens left out all lie outside the nucleus, and no running sum is
     within `DOUBT` of the bound. Elsewhere the floor means nothing."""
-    top, tokens = p.topk(LIKELIEST)                                                          # row, rank
-    rest = p.sum(-1, keepdim=True, dtype=torch.float64) - top.sum(-1, keepdim=True, dtype=torch.float64)
+    top, tokens = p.topk(LIKELIEST)  # row, rank
+    rest = p.sum(-1, keepdim=True, dtype=torch.float64) - top.sum(
+        -1, keepdim=True, dtype=torch.float64
+    )
     rising = top.flip(-1)
     sums = rising.double().cumsum(-1) + rest
     dropped = (sums <= 1 - top_p).sum(-1, keepdim=True).clamp(max=LIKELIEST - 1)
     floor = rising.gather(-1, dropped)
     near = torch.cat([sums, rest], -1).sub(1 - top_p).abs().amin(-1) < DOUBT
-    return floor, tokens, top, (rest < 1 - top_p).squeeze(-1) & (floor > rising[:, :1]).squeeze(-1) & ~near
+    return (
+        floor,
+        tokens,
+        top,
+        (rest < 1 - top_p).squeeze(-1) & (floor > rising[:, :1]).squeeze(-1) & ~near,
+    )
 
 # %% ../nbs/02_generation.ipynb #g003
 def draw_rows(logits, u, temperature: float, top_p: float):
     "`draw` of rows at once: in token order from the likeliest tokens where they hold the nucleus, else from all."
-    p = torch.softmax(logits.float() / temperature, -1)                                      # row, token
-    if top_p == 1: return invert(p, u)
-    if p.shape[-1] < LARGE: return invert(p * (p >= nucleus_floor(p, top_p)), u)
+    p = torch.softmax(logits.float() / temperature, -1)  # row, token
+    if top_p == 1:
+        return invert(p, u)
+    if p.shape[-1] < LARGE:
+        return invert(p * (p >= nucleus_floor(p, top_p)), u)
     floor, tokens, top, sure = likeliest_nucleus(p, top_p)
     tokens, order = tokens.sort(-1)
-    kept = (top * (top >= floor)).gather(-1, order)                                          # row, token of the nucleus
+    kept = (top * (top >= floor)).gather(-1, order)  # row, token of the nucleus
     drawn = tokens.gather(-1, invert(kept, u).unsqueeze(-1)).squeeze(-1)
     if not sure.all():
         p = p[~sure]
@@ -82,13 +101,17 @@ def invert(p, u):
     total = p.cumsum(-1)
     whole = total[:, -1:]
     below = torch.nextafter(whole, whole.new_zeros(1))
-    return torch.searchsorted(total, (whole * u.unsqueeze(-1)).minimum(below), right=True).squeeze(-1)
+    return torch.searchsorted(total, (whole * u.unsqueeze(-1)).minimum(below), right=True).squeeze(
+        -1
+    )
 
-def draw(logits, u, temperature: float = .9, top_p: float = .8):
+
+def draw(logits, u, temperature: float = 0.9, top_p: float = 0.8):
     """One token of each row, (row,), from the nucleus of softmax(logits / temperature), inverted at `u` (row,) in [0, 1).
 
     Temperature 0: the likeliest. A CPU takes a few rows at a time, whose numbers stay in its caches."""
-    if temperature == 0: return logits.argmax(-1)
+    if temperature == 0:
+        return logits.argmax(-1)
     at_once = len(logits) if logits.is_cuda else max(1, CACHED // logits.shape[-1])
     parts = zip(logits.split(at_once), u.split(at_once))
     return torch.cat([draw_rows(some, some_u, temperature, top_p) for some, some_u in parts])
@@ -102,10 +125,13 @@ def forward_at(model, where=None, **inputs):
     find_head = getattr(model, "get_output_embeddings", lambda: None)
     head = find_head()
     hook = head and head.register_forward_pre_hook(lambda module, args: (take(args[0]), *args[1:]))
-    try: result = model(**inputs)
+    try:
+        result = model(**inputs)
     finally:
-        if hook: hook.remove()
-    if result.logits.dim() == 3: result.logits = take(result.logits)        # the head is no module of its own
+        if hook:
+            hook.remove()
+    if result.logits.dim() == 3:
+        result.logits = take(result.logits)  # the head is no module of its own
     return result
 
 # %% ../nbs/02_generation.ipynb #c025
@@ -113,46 +139,76 @@ def repeat_cache(cache, n: int):
     """A model's cache of keys with every row `n` times, changed in place.
 
     None for no cache, and for one that also holds states which cannot be repeated: that of hybrids of attention and Mamba."""
-    if cache is None: return None
-    try: cache.batch_repeat_interleave(n)
-    except (AttributeError, NotImplementedError): return None
+    if cache is None:
+        return None
+    try:
+        cache.batch_repeat_interleave(n)
+    except (AttributeError, NotImplementedError):
+        return None
     return cache
 
+
 @torch.no_grad()
-def sample(model, inputs: dict, n: int = 1, max_tokens: int = 20, temperature: float = .9, top_p: float = .8, seeds=None,
-           stop=None, pad: int | None = None):
+def sample(
+    model,
+    inputs: dict,
+    n: int = 1,
+    max_tokens: int = 20,
+    temperature: float = 0.9,
+    top_p: float = 0.8,
+    seeds=None,
+    stop=None,
+    pad: int | None = None,
+):
     """Token ids of `n` continuations of each row of a left-padded batch, (batch * n, max_tokens); after a stop token only `pad`.
 
     The prompt is read once; its cache is then repeated `n` times (a model that keeps no keys, such as Mamba, reads all anew for each token). Rows `b*n ... b*n+n-1` continue prompt b; `seeds` has one number each (default 0, 1, 2 ...).
     `stop`: token ids that end a text (default: the model's own). Hooks see the prompt's pass with `batch` rows, then `batch * n`."""
     takes, stop = accepts(model), stop_tokens(model) if stop is None else stop
-    ids, mask, position = (inputs[k].to(model.device) for k in ("input_ids", "attention_mask", "position_ids"))
+    ids, mask, position = (
+        inputs[k].to(model.device) for k in ("input_ids", "attention_mask", "position_ids")
+    )
     rows, pad = len(ids) * n, (stop[0] if stop else 0) if pad is None else pad
-    if seeds is None: seeds = range(rows)
-    if temperature: u = torch.from_numpy(uniforms(seeds, max_tokens)).to(ids.device, torch.float32)
-    out, over = ids.new_full((rows, max_tokens), pad), torch.zeros(rows, dtype=torch.bool, device=ids.device)
+    if seeds is None:
+        seeds = range(rows)
+    if temperature:
+        u = torch.from_numpy(uniforms(seeds, max_tokens)).to(ids.device, torch.float32)
+    out, over = (
+        ids.new_full((rows, max_tokens), pad),
+        torch.zeros(rows, dtype=torch.bool, device=ids.device),
+    )
     extra, cache, keeps = {}, None, "past_key_values" in takes
     for t in range(max_tokens):
-        if "position_ids" in takes: extra["position_ids"] = position
-        if keeps: extra["past_key_values"] = cache
+        if "position_ids" in takes:
+            extra["position_ids"] = position
+        if keeps:
+            extra["past_key_values"] = cache
         result = forward_at(model, input_ids=ids, attention_mask=mask, use_cache=keeps, **extra)
         logits, cache = result.logits, getattr(result, "past_key_values", None) if keeps else None
-        if t == 0 and n > 1: cache = repeat_cache(cache, n)
+        if t == 0 and n > 1:
+            cache = repeat_cache(cache, n)
         keeps = cache is not None
         if t == 0 and n > 1:
-            ids, logits, mask, position = (x.repeat_interleave(n, 0) for x in (ids, logits, mask, position))
+            ids, logits, mask, position = (
+                x.repeat_interleave(n, 0) for x in (ids, logits, mask, position)
+            )
         token = draw(logits, u[:, t] if temperature else None, temperature, top_p)
         out[:, t] = token = torch.where(over, pad, token)
         over |= torch.isin(token, ids.new_tensor(stop))
-        if t + 1 == max_tokens or bool(over.all()): return out
+        if t + 1 == max_tokens or bool(over.all()):
+            return out
         new, after = token.unsqueeze(1), position[:, -1:] + 1
-        ids, position = (new, after) if keeps else (torch.cat([ids, new], 1), torch.cat([position, after], 1))
+        ids, position = (
+            (new, after) if keeps else (torch.cat([ids, new], 1), torch.cat([position, after], 1))
+        )
         mask = torch.cat([mask, mask.new_ones(rows, 1)], 1)
 
 # %% ../nbs/02_generation.ipynb #c026
 def accepts(model):
     "The arguments that a model's forward pass names; behind an adapter those of the model it adapts, which alone names them."
-    return inspect.signature((model.get_base_model() if hasattr(model, "get_base_model") else model).forward).parameters
+    return inspect.signature(
+        (model.get_base_model() if hasattr(model, "get_base_model") else model).forward
+    ).parameters
 
 # %% ../nbs/02_generation.ipynb #c027
 def stop_tokens(model, tokenizer=None) -> list[int]:
@@ -160,21 +216,28 @@ def stop_tokens(model, tokenizer=None) -> list[int]:
 
     `model`: loaded, or the name of one. Each of the three may name none, one or a list, and they need not agree: a chat model's generation settings
     often name a second token, and a tokenizer may be newer than the model."""
-    if isinstance(model, torch.nn.Module): generation, config = getattr(model, "generation_config", None), model.config
-    else: generation, config = _generation_config(model), model_config(model)
-    inner = getattr(config, "text_config", None)                                             # of a model that also reads pictures
+    if isinstance(model, torch.nn.Module):
+        generation, config = getattr(model, "generation_config", None), model.config
+    else:
+        generation, config = _generation_config(model), model_config(model)
+    inner = getattr(config, "text_config", None)  # of a model that also reads pictures
     named = [getattr(part, "eos_token_id", None) for part in (generation, config, inner, tokenizer)]
     ids = [i for some in named for i in (some if isinstance(some, (list, tuple)) else [some])]
     odd = [i for i in ids if i is not None and not isinstance(i, int)]
     remedy = "correct it in generation_config.json or config.json"
-    if odd: raise InputError(f"{odd[0]!r} is no token id", field="eos_token_id", remedy=remedy)
+    if odd:
+        raise InputError(f"{odd[0]!r} is no token id", field="eos_token_id", remedy=remedy)
     return list(dict.fromkeys(int(i) for i in ids if i is not None and i >= 0))
+
 
 def _generation_config(model):
     "The generation settings in a model's folder; None where there are none."
     from transformers import GenerationConfig
-    try: return GenerationConfig.from_pretrained(str(model))
-    except OSError: return None
+
+    try:
+        return GenerationConfig.from_pretrained(str(model))
+    except OSError:
+        return None
 
 # %% ../nbs/02_generation.ipynb #c028
 def model_config(model):
@@ -185,7 +248,8 @@ def model_config(model):
 def cut(ids, stop) -> tuple[list[int], str]:
     "The tokens before the first stop token, and why they end: `stop` or `length`."
     for i, token in enumerate(ids):
-        if token in stop: return list(ids[:i]), "stop"
+        if token in stop:
+            return list(ids[:i]), "stop"
     return list(ids), "length"
 
 # %% ../nbs/02_generation.ipynb #c034
@@ -194,11 +258,13 @@ def to_text(tokenizer, prompt_ids: list[int], rows: list[list[int]], context: in
 
     A character that the last token leaves unfinished is dropped, as vLLM does."""
     head = prompt_ids[-context:]
-    decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    decode = lambda ids: tokenizer.decode(
+        ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
     before, texts = decode(head), []
     for ids in rows:
         text = decode(head + ids)
-        text = text[len(before):] if text.startswith(before) else decode(ids)
+        text = text[len(before) :] if text.startswith(before) else decode(ids)
         texts.append(text.rstrip("\ufffd"))
     return texts
 
@@ -206,13 +272,16 @@ def to_text(tokenizer, prompt_ids: list[int], rows: list[list[int]], context: in
 @dataclass
 class Prompt:
     "One prompt: its id in the file, its text, its tokens, and what was done to it."
+
     prompt_id: str
     text: str
     ids: list = field(default_factory=list, repr=False)
     note: str = ""
 
 # %% ../nbs/02_generation.ipynb #c039
-def prepare_prompts(tokenizer, ids, texts, bos="tokenizer", room: int | None = None) -> tuple[list[Prompt], list[dict]]:
+def prepare_prompts(
+    tokenizer, ids, texts, bos="tokenizer", room: int | None = None
+) -> tuple[list[Prompt], list[dict]]:
     """Prompts with their tokens, and the list of what was special about which (prompt_id, reason).
 
     A prompt without tokens is left out; one longer than `room` tokens keeps its end; a repeated id gets `#2`; a repeated text stays."""
@@ -222,58 +291,134 @@ def prepare_prompts(tokenizer, ids, texts, bos="tokenizer", room: int | None = N
         p = Prompt(prompt_id if seen[prompt_id] == 1 else f"{prompt_id}#{seen[prompt_id]}", text)
         p.ids = token_ids(tokenizer, text, bos) if text.strip() else []
         if not p.ids:
-            remarks.append({"prompt_id": p.prompt_id, "reason": "empty: left out"}); continue
-        if p.prompt_id != prompt_id: remarks.append({"prompt_id": p.prompt_id, "reason": "repeated id: renamed"})
-        if text in first: remarks.append({"prompt_id": p.prompt_id, "reason": f"same text as {first[text]}: kept"})
+            remarks.append({"prompt_id": p.prompt_id, "reason": "empty: left out"})
+            continue
+        if p.prompt_id != prompt_id:
+            remarks.append({"prompt_id": p.prompt_id, "reason": "repeated id: renamed"})
+        if text in first:
+            remarks.append(
+                {"prompt_id": p.prompt_id, "reason": f"same text as {first[text]}: kept"}
+            )
         if room and len(p.ids) > room:
-            remarks.append({"prompt_id": p.prompt_id, "reason": f"{len(p.ids)} tokens: cut to the last {room}"})
+            remarks.append(
+                {"prompt_id": p.prompt_id, "reason": f"{len(p.ids)} tokens: cut to the last {room}"}
+            )
             p.ids = last_tokens(tokenizer, p.ids, room)
-        first.setdefault(text, p.prompt_id); prompts.append(p)
+        first.setdefault(text, p.prompt_id)
+        prompts.append(p)
     return prompts, remarks
 
 # %% ../nbs/02_generation.ipynb #c092
-def read_prompts(tokenizer, file, language: str, limit: int | None = None, bos="tokenizer", room: int | None = None) -> tuple[list[Prompt], list[dict]]:
+def read_prompts(
+    tokenizer,
+    file,
+    language: str,
+    limit: int | None = None,
+    bos="tokenizer",
+    room: int | None = None,
+) -> tuple[list[Prompt], list[dict]]:
     "`prepare_prompts` of a file; rows that the loader left out are counted among the remarks, without an id."
     rows, report = load_prompts(some_prompts(file), language, limit, blank=True)
     prompts, remarks = prepare_prompts(tokenizer, rows["prompt_id"], rows["prompt"], bos, room)
-    return prompts, remarks + [{"prompt_id": "", "reason": f"{why}: left out", "rows": n} for why, n in report.dropped.items()]
-
+    return prompts, remarks + [
+        {"prompt_id": "", "reason": f"{why}: left out", "rows": n}
+        for why, n in report.dropped.items()
+    ]
 
 # %% ../nbs/02_generation.ipynb #c042
-def cache_positions(model, share: float = .25) -> int:
+def cache_positions(model, share: float = 0.25) -> int:
     "How many token positions of key-value cache fit into `share` of the device's memory (2 GiB on a CPU)."
     config = getattr(model.config, "text_config", None) or model.config
-    heads = getattr(config, "num_attention_heads", None) or 1                  # none in Mamba, whose states are no wider than this
-    width = (getattr(config, "num_key_value_heads", None) or heads) * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    heads = (
+        getattr(config, "num_attention_heads", None) or 1
+    )  # none in Mamba, whose states are no wider than this
+    width = (getattr(config, "num_key_value_heads", None) or heads) * (
+        getattr(config, "head_dim", None) or config.hidden_size // heads
+    )
     bytes_each = 2 * config.num_hidden_layers * width * model.dtype.itemsize
-    memory = share * torch.cuda.get_device_properties(model.device).total_memory if model.device.type == "cuda" else 2 * 2**30
+    memory = (
+        share * torch.cuda.get_device_properties(model.device).total_memory
+        if model.device.type == "cuda"
+        else 2 * 2**30
+    )
     return max(1, int(memory // bytes_each))
 
 # %% ../nbs/02_generation.ipynb #c043
-def plan_batches(model, prompts: list[Prompt], n: int, max_tokens: int, batch_rows: int | None = None) -> list[list[Prompt]]:
+def plan_batches(
+    model, prompts: list[Prompt], n: int, max_tokens: int, batch_rows: int | None = None
+) -> list[list[Prompt]]:
     "Batches of prompts of like length, the longest first: at most `batch_rows` continuations (256 on a CPU, 1024 on a GPU), fewer where the cache would be large."
     rows = batch_rows or (256 if model.device.type == "cpu" else 1024)
-    batches = length_batches([n * (len(p.ids) + max_tokens) for p in prompts], cache_positions(model), max(1, rows // n), reads_padding(model))
+    batches = length_batches(
+        [n * (len(p.ids) + max_tokens) for p in prompts],
+        cache_positions(model),
+        max(1, rows // n),
+        reads_padding(model),
+    )
     return [[prompts[i] for i in batch] for batch in batches]
 
 # %% ../nbs/02_generation.ipynb #c044
-def continue_batch(model, tokenizer, prompts: list[Prompt], *, language="", n=25, max_tokens=20, temperature=.9, top_p=.8, seed=0) -> list[dict]:
+def continue_batch(
+    model,
+    tokenizer,
+    prompts: list[Prompt],
+    *,
+    language="",
+    n=25,
+    max_tokens=20,
+    temperature=0.9,
+    top_p=0.8,
+    seed=0,
+) -> list[dict]:
     "The rows of one batch, `n` in a row a prompt, each a dict as `generate` writes it."
     stop = stop_tokens(model, tokenizer)
     seeds = [row_seed(seed, language, p.prompt_id, s) for p in prompts for s in range(n)]
-    ids = sample(model, encode(tokenizer, [p.ids for p in prompts]), n, max_tokens, temperature, top_p, seeds, stop).tolist()
-    return [row for i, p in enumerate(prompts) for row in as_rows(tokenizer, p, ids[i * n:(i + 1) * n], stop)]
+    ids = sample(
+        model,
+        encode(tokenizer, [p.ids for p in prompts]),
+        n,
+        max_tokens,
+        temperature,
+        top_p,
+        seeds,
+        stop,
+    ).tolist()
+    return [
+        row
+        for i, p in enumerate(prompts)
+        for row in as_rows(tokenizer, p, ids[i * n : (i + 1) * n], stop)
+    ]
 
 # %% ../nbs/02_generation.ipynb #c045
-def continue_prompts(model, tokenizer, prompts: list[Prompt], *, n=25, max_tokens=20, batch_rows: int | None = None, done=(), **how):
+def continue_prompts(
+    model,
+    tokenizer,
+    prompts: list[Prompt],
+    *,
+    n=25,
+    max_tokens=20,
+    batch_rows: int | None = None,
+    done=(),
+    **how,
+):
     "Yields `continue_batch` of all batches; one whose prompts' ids are all in `done` is passed over."
     for some in plan_batches(model, prompts, n, max_tokens, batch_rows):
-        if not all(p.prompt_id in done for p in some): yield continue_batch(model, tokenizer, some, n=n, max_tokens=max_tokens, **how)
+        if not all(p.prompt_id in done for p in some):
+            yield continue_batch(model, tokenizer, some, n=n, max_tokens=max_tokens, **how)
 
 # %% ../nbs/02_generation.ipynb #c046
 def as_rows(tokenizer, prompt: Prompt, ids: list[list[int]], stop) -> list[dict]:
     "The lines of one prompt: upstream's two fields, then ours."
     ends = [cut(row, stop) for row in ids]
     texts = to_text(tokenizer, prompt.ids, [kept for kept, _ in ends])
-    return [{"prompt": prompt.text, "generated_text": text, "prompt_id": prompt.prompt_id, "sample": s, "finish_reason": reason,
-             "tokens": len(kept)} for s, (text, (kept, reason)) in enumerate(zip(texts, ends))]
+    return [
+        {
+            "prompt": prompt.text,
+            "generated_text": text,
+            "prompt_id": prompt.prompt_id,
+            "sample": s,
+            "finish_reason": reason,
+            "tokens": len(kept),
+        }
+        for s, (text, (kept, reason)) in enumerate(zip(texts, ends))
+    ]

@@ -21,7 +21,12 @@ from .ledger import nearby, opened, scores_through
 from .scorers.base import Scored, Scorer, digest, load_scorer, scorer_forms
 from .scorers.perspective import fault_words
 from xgdetox.world import (
-    WORLDS, language_words, prompt_text, punctuation_marks, resolve_model, sample_prompts,
+    WORLDS,
+    language_words,
+    prompt_text,
+    punctuation_marks,
+    resolve_model,
+    sample_prompts,
 )
 
 # %% auto #0
@@ -31,7 +36,9 @@ __all__ = ['score_generations', 'check_generations', 'score_language', 'score_te
            'scorer_of_generations', 'scorer_of_prompts', 'scorer_of_labelled']
 
 # %% ../nbs/lib/scoring.ipynb #c111
-def score_generations(files: dict[str, Path], scorer, output_dir, ledger=None, paper: bool = False) -> dict[str, Path]:
+def score_generations(
+    files: dict[str, Path], scorer, output_dir, ledger=None, paper: bool = False
+) -> dict[str, Path]:
     """Score the generations of each language; returns language -> scores-rtp_lx_{lang}.jsonl.
 
     Lines {prompt_id, sample, score (or null), reason, prompt_hash}, and where the scorer was asked for several attributes {attribute: score} as `attributes`;
@@ -48,38 +55,71 @@ def score_generations(files: dict[str, Path], scorer, output_dir, ledger=None, p
             written[language] = score_language(language, path, one, output_dir, ledger, paper)
     return written
 
+
 def check_generations(files: dict[str, Path]) -> None:
     "InputError, with file and line, for what is no file of generations: a line that is not JSON or without its texts, half a character, no line at all."
     from xgdetox.generation import generation_rows
+
     for path in {Path(p).parent / "manifest.json" for p in files.values()}:
-        if path.exists() and not isinstance(read_json(path), dict): raise InputError("is no manifest", path, remedy="delete it, or generate the texts again")
+        if path.exists() and not isinstance(read_json(path), dict):
+            raise InputError(
+                "is no manifest", path, remedy="delete it, or generate the texts again"
+            )
     for path in files.values():
-        if not sum(1 for _ in generation_rows(path)): raise InputError("holds no continuations", path, remedy="generate them first, or leave this language out")
+        if not sum(1 for _ in generation_rows(path)):
+            raise InputError(
+                "holds no continuations",
+                path,
+                remedy="generate them first, or leave this language out",
+            )
         for line, row in read_jsonl(path):
             for field in ("prompt", "generated_text", "prompt_id"):
                 if re.search("[\ud800-\udfff]", str(row.get(field, ""))):
-                    raise InputError("holds half a character (a lone surrogate)", path, line, field, "write the file anew as UTF-8")
+                    raise InputError(
+                        "holds half a character (a lone surrogate)",
+                        path,
+                        line,
+                        field,
+                        "write the file anew as UTF-8",
+                    )
 
 # %% ../nbs/lib/scoring.ipynb #c131
-def score_language(language: str, path: Path, scorer: Scorer, folder: Path, ledger, paper: bool = False) -> Path:
+def score_language(
+    language: str, path: Path, scorer: Scorer, folder: Path, ledger, paper: bool = False
+) -> Path:
     "Score one language's generations, unless that is done; returns the score file."
     from xgdetox.generation import generation_rows
+
     target = folder / f"scores-rtp_lx_{file_language(language)}.jsonl"
     facts = dict(scorer=scorer.id, revision=scorer.revision, attribute=scorer.attribute)
-    if len(scorer.attributes) > 1: facts["attributes"] = list(scorer.attributes)
-    facts |= dict(covered=language in scorer.languages, generations=path.name, sha256=file_hash(path))
-    if paper: facts["blanks"] = "a space"
+    if len(scorer.attributes) > 1:
+        facts["attributes"] = list(scorer.attributes)
+    facts |= dict(
+        covered=language in scorer.languages, generations=path.name, sha256=file_hash(path)
+    )
+    if paper:
+        facts["blanks"] = "a space"
     if not finished(target, facts):
         rows = list(generation_rows(path))
         found = score_texts([r.generated_text for r in rows], scorer, language, ledger, paper)
         write_scores(target, rows, found, scorer.attributes)
         faults = dict(faults=dict(scorer.faults)) if getattr(scorer, "faults", None) else {}
-        about = dict(about=scorer.about(language)) if hasattr(scorer, "about") else {}      # a judge says what it was made of
-        note_scores(folder, language, target, {**facts, **count_scores(rows, found), **faults, **about}, path.parent)
+        about = (
+            dict(about=scorer.about(language)) if hasattr(scorer, "about") else {}
+        )  # a judge says what it was made of
+        note_scores(
+            folder,
+            language,
+            target,
+            {**facts, **count_scores(rows, found), **faults, **about},
+            path.parent,
+        )
     return target
 
 # %% ../nbs/lib/scoring.ipynb #c187
-def score_texts(texts: Iterable[str], scorer: Scorer, language: str, ledger=None, paper: bool = False) -> dict[str, Scored]:
+def score_texts(
+    texts: Iterable[str], scorer: Scorer, language: str, ledger=None, paper: bool = False
+) -> dict[str, Scored]:
     """text -> its score or the reason why there is none, for every distinct text.
 
     `paper`: blank texts have the score of a single space, with the reason "blank"."""
@@ -87,15 +127,24 @@ def score_texts(texts: Iterable[str], scorer: Scorer, language: str, ledger=None
     blanks = [t for t in distinct if not t.strip()]
     found = {t: Scored(t, math.nan, "blank") for t in blanks}
     ask = [t for t in distinct if t.strip()] + [" "] * bool(paper and blanks)
-    if language not in scorer.languages: return found | {t: Scored(t, math.nan, "language not covered") for t in ask if t.strip()}
+    if language not in scorer.languages:
+        return found | {t: Scored(t, math.nan, "language not covered") for t in ask if t.strip()}
     known = {}
     if ledger is not None and scorer.paid and ask:
-        with opened(ledger) as book: known = scores_through(book, scorer, language, ask)
+        with opened(ledger) as book:
+            known = scores_through(book, scorer, language, ask)
     else:
-        for batch in scorer.stream(ask, language): known.update((s.text, s) for s in batch)
-    found |= {t: known[t] if t in known else Scored(t, math.nan, "no answer") for t in distinct if t.strip()}
-    if " " in known: found |= {t: as_blank(t, known[" "]) for t in blanks}
+        for batch in scorer.stream(ask, language):
+            known.update((s.text, s) for s in batch)
+    found |= {
+        t: known[t] if t in known else Scored(t, math.nan, "no answer")
+        for t in distinct
+        if t.strip()
+    }
+    if " " in known:
+        found |= {t: as_blank(t, known[" "]) for t in blanks}
     return {t: found[t] for t in distinct}
+
 
 def as_blank(text: str, space: Scored) -> Scored:
     "A blank text with the score of a space. Where that has none, it is a blank without one, unless the reason may pass."
@@ -107,42 +156,80 @@ def write_scores(path, rows: list, found: dict[str, Scored], attributes=()) -> P
 
     Of several `attributes` the first is the score, and `attributes` holds all of them."""
     number = lambda v: "null" if v is None or v != v else repr(float(v))
-    quote = lru_cache(None)(json.JSONEncoder(ensure_ascii=False).encode)        # the same few strings again and again
+    quote = lru_cache(None)(
+        json.JSONEncoder(ensure_ascii=False).encode
+    )  # the same few strings again and again
     lines = []
     for r in rows:
         s = found[r.generated_text]
-        each = "" if len(attributes) < 2 else ', "attributes": {' + ", ".join(f'"{a}": {number(v)}' for a, v in {**dict.fromkeys(attributes), **(s.extra or {}), attributes[0]: s.score}.items()) + "}"
-        lines.append(f'{{"prompt_id": {quote(r.prompt_id)}, "sample": {int(r.sample)}, "score": {number(s.score)}, "reason": {quote(s.reason)}, "prompt_hash": "{digest(r.prompt).hex()}"{each}}}\n')
-    with write_atomic(path) as f: f.writelines(lines)
+        each = (
+            ""
+            if len(attributes) < 2
+            else ', "attributes": {'
+            + ", ".join(
+                f'"{a}": {number(v)}'
+                for a, v in {
+                    **dict.fromkeys(attributes),
+                    **(s.extra or {}),
+                    attributes[0]: s.score,
+                }.items()
+            )
+            + "}"
+        )
+        lines.append(
+            f'{{"prompt_id": {quote(r.prompt_id)}, "sample": {int(r.sample)}, "score": {number(s.score)}, "reason": {quote(s.reason)}, "prompt_hash": "{digest(r.prompt).hex()}"{each}}}\n'
+        )
+    with write_atomic(path) as f:
+        f.writelines(lines)
     return Path(path)
 
 # %% ../nbs/lib/scoring.ipynb #c189
 def count_scores(rows: list, found: dict[str, Scored]) -> dict:
     "How many continuations, and how many without a score by reason."
-    reasons = Counter(found[r.generated_text].reason for r in rows if math.isnan(found[r.generated_text].score))
+    reasons = Counter(
+        found[r.generated_text].reason for r in rows if math.isnan(found[r.generated_text].score)
+    )
     return dict(continuations=len(rows), missing=dict(reasons.most_common()))
 
 # %% ../nbs/lib/scoring.ipynb #c078
 def note_scores(folder, language: str, target: Path, facts: dict, generations: Path) -> None:
     "Add a language's facts to the folder's manifest, with what the generations' own manifest says. Two processes take turns."
     import fcntl
-    path, source, turn = Path(folder) / "manifest.json", generations / "manifest.json", os.open(folder, os.O_RDONLY)
+
+    path, source, turn = (
+        Path(folder) / "manifest.json",
+        generations / "manifest.json",
+        os.open(folder, os.O_RDONLY),
+    )
     try:
         fcntl.flock(turn, fcntl.LOCK_EX)
-        manifest = read_json(path) if path.exists() else {"what": "toxicity scores", "languages": {}}
-        if source.exists(): manifest["generations"] = read_json(source)
+        manifest = (
+            read_json(path) if path.exists() else {"what": "toxicity scores", "languages": {}}
+        )
+        if source.exists():
+            manifest["generations"] = read_json(source)
         manifest["languages"][language] = {**facts, "scores_sha256": file_hash(target)}
         write_json(path, manifest)
-    finally: os.close(turn)
+    finally:
+        os.close(turn)
 
 # %% ../nbs/lib/scoring.ipynb #c079
 def finished(target: Path, facts: dict) -> bool:
     "Whether `target` was written from these very facts, is whole, and has nothing left that should be asked again."
     path = target.parent / "manifest.json"
-    if not (target.exists() and path.exists()): return False
-    known = read_json(path).get("languages", {}).get(normalise_language(target.stem.rpartition("_")[2]), {})
+    if not (target.exists() and path.exists()):
+        return False
+    known = (
+        read_json(path)
+        .get("languages", {})
+        .get(normalise_language(target.stem.rpartition("_")[2]), {})
+    )
     passing = {"no answer", "service unavailable"} & set(known.get("missing", {}))
-    return not passing and all(known.get(k) == v for k, v in facts.items()) and known.get("scores_sha256") == file_hash(target)
+    return (
+        not passing
+        and all(known.get(k) == v for k, v in facts.items())
+        and known.get("scores_sha256") == file_hash(target)
+    )
 
 # %% ../nbs/lib/scoring.ipynb #c218
 def scored_counts(folder, languages: Iterable[str] | None = None) -> pd.DataFrame:
@@ -151,28 +238,43 @@ def scored_counts(folder, languages: Iterable[str] | None = None) -> pd.DataFram
     for code in languages or known:
         facts = known[normalise_language(code)]
         why = facts["missing"]
-        rows.append(dict(language=code, continuations=facts["continuations"], scored=facts["continuations"] - sum(why.values()),
-                         missing=sum(why.values()), why=", ".join(f"{reason}: {n}" for reason, n in why.items())))
+        rows.append(
+            dict(
+                language=code,
+                continuations=facts["continuations"],
+                scored=facts["continuations"] - sum(why.values()),
+                missing=sum(why.values()),
+                why=", ".join(f"{reason}: {n}" for reason, n in why.items()),
+            )
+        )
     return pd.DataFrame(rows)
+
 
 def service_faults(folder) -> str:
     "What the service did where it gave up texts of a folder of scores, such as `the service answers 429, too many requests (24 times)`; else empty."
     found = Counter()
     for facts in read_json(Path(folder) / "manifest.json")["languages"].values():
-        if "service unavailable" in facts["missing"]: found |= Counter(facts.get("faults") or {})      # a scorer counts on over its languages
+        if "service unavailable" in facts["missing"]:
+            found |= Counter(facts.get("faults") or {})  # a scorer counts on over its languages
     said = ", ".join(f"{fault_words(kind)} ({n} times)" for kind, n in found.most_common())
     return said and f"the service {said}"
+
 
 def refuse_nothing_scored(counts: pd.DataFrame, folder, gaps: bool = False) -> None:
     "InputError where every score is missing. `gaps`: a language that the scorer does not cover is none of its faults."
     left = counts[~counts.why.str.startswith("language not covered")] if gaps else counts
-    if not len(left) or left.scored.sum(): return
+    if not len(left) or left.scored.sum():
+        return
     why = Counter()
-    for text in left.why: why.update({r: int(n) for r, _, n in (part.rpartition(": ") for part in text.split(", "))})
+    for text in left.why:
+        why.update({r: int(n) for r, _, n in (part.rpartition(": ") for part in text.split(", "))})
     said = ", ".join(f"{reason}: {n}" for reason, n in why.most_common())
     said = "; ".join(part for part in (said, service_faults(folder)) if part)
-    raise InputError(f"none of {int(left.missing.sum())} continuations has a score ({said})", folder,
-                     remedy="what was written stays, and the same command asks again for what may pass; else name another scorer")
+    raise InputError(
+        f"none of {int(left.missing.sum())} continuations has a score ({said})",
+        folder,
+        remedy="what was written stays, and the same command asks again for what may pass; else name another scorer",
+    )
 
 # %% ../nbs/lib/scoring.ipynb #c213
 @lru_cache
@@ -180,10 +282,12 @@ def world_prompts(language: str, control: bool = False) -> frozenset[str]:
     "The prompts of a world in `language`."
     return frozenset(prompt_text(p, language, control).strip() for p in sample_prompts())
 
+
 @lru_cache
 def world_words(control: bool = False) -> frozenset[str]:
     "Every word of a world, of all its languages."
     return frozenset().union(*(language_words(c, control) for c in LANGUAGES))
+
 
 def share_in_world(texts: Iterable[str], control: bool = False) -> float:
     "Share of the words of `texts` that are words of a world; NaN without words."
@@ -192,60 +296,101 @@ def share_in_world(texts: Iterable[str], control: bool = False) -> float:
     words = [w for t in texts for w in pattern.findall(t)]
     return sum(w in world_words(control) for w in words) / len(words) if words else math.nan
 
+
 def world_of_text(language: str, prompts: Iterable[str], texts: Iterable[str] = ()) -> str:
-    "\"world\" or \"world-control\" where all `prompts` and 90% of the words of `texts` are that world's; else empty: real text."
+    '"world" or "world-control" where all `prompts` and 90% of the words of `texts` are that world\'s; else empty: real text.'
     prompts, texts = {p.strip() for p in prompts}, list(texts)
     for name in ("world", "world-control"):
         control = name == "world-control"
-        if prompts and prompts <= world_prompts(language, control) and not share_in_world(texts, control) < .9: return name
+        if (
+            prompts
+            and prompts <= world_prompts(language, control)
+            and not share_in_world(texts, control) < 0.9
+        ):
+            return name
     return ""
+
 
 def world_of_model(name) -> str | None:
     "The world whose words a model's tokenizer holds; empty for any other model, None for a path that is not there."
     from xgdetox.models import adapter_base
-    if name in (*WORLDS, "decoupled"): return "world-control" if name == "world-control" else "world"
+
+    if name in (*WORLDS, "decoupled"):
+        return "world-control" if name == "world-control" else "world"
     path = Path(adapter_base(name) or name) / "tokenizer.json"
-    if not path.is_file(): return None if Path(name).is_absolute() and not Path(name).exists() else ""
+    if not path.is_file():
+        return None if Path(name).is_absolute() and not Path(name).exists() else ""
     pieces = lambda file: json.dumps(read_json(file).get("model", {}).get("vocab"))
-    return next((w for w in ("world", "world-control") if pieces(path) == pieces(Path(resolve_model(w)) / "tokenizer.json")), "")
+    return next(
+        (
+            w
+            for w in ("world", "world-control")
+            if pieces(path) == pieces(Path(resolve_model(w)) / "tokenizer.json")
+        ),
+        "",
+    )
 
 # %% ../nbs/lib/scoring.ipynb #c214
 def unnamed_scorer(what, field: str = "--scorer") -> InputError:
     "The error of real text for which nobody named a scorer."
-    return InputError(f"no scorer is named, and {what} is not the embedded world's", field=field, remedy=f"name one: {scorer_forms()}")
+    return InputError(
+        f"no scorer is named, and {what} is not the embedded world's",
+        field=field,
+        remedy=f"name one: {scorer_forms()}",
+    )
+
 
 def default_scorer(worlds: dict[object, str | None], field: str = "--scorer") -> str:
     "The word list of the one world that all of `worlds` (what -> its world, None where that is not known) are. InputError names the first that is real."
     found = None
     for what, world in worlds.items():
-        if world == "" or world and found and world != found: raise unnamed_scorer(what, field)
+        if world == "" or world and found and world != found:
+            raise unnamed_scorer(what, field)
         found = found or world
     return f"lexicon:{found or 'world'}"
+
 
 def scorer_of_generations(files: dict[str, Path]) -> str:
     "The scorer of generations where none is named: of the embedded world's text its word list. InputError for real text."
     from xgdetox.generation import generation_rows
+
     worlds = {}
     for language, path in files.items():
         rows = list(generation_rows(path))
-        worlds[path] = world_of_text(normalise_language(language), {r.prompt for r in rows}, [r.generated_text for r in rows])
+        worlds[path] = world_of_text(
+            normalise_language(language), {r.prompt for r in rows}, [r.generated_text for r in rows]
+        )
     return default_scorer(worlds)
+
 
 def scorer_of_prompts(model: str, prompts, field: str = "--scorer") -> str:
     """The same before anything is generated: a world's model and its prompts ({language: file}, or the world's name) make its text.
 
     What is not there or cannot be read is left to its own error."""
     worlds = {model: world_of_model(model)}
-    if not isinstance(prompts, dict): worlds[f"{prompts} (prompts)"] = world_of_model(prompts)
+    if not isinstance(prompts, dict):
+        worlds[f"{prompts} (prompts)"] = world_of_model(prompts)
     for language, path in prompts.items() if isinstance(prompts, dict) else ():
-        try: worlds[path] = world_of_text(normalise_language(language), load_prompts(path, language).rows["prompt"])
-        except InputError: worlds[path] = None
+        try:
+            worlds[path] = world_of_text(
+                normalise_language(language), load_prompts(path, language).rows["prompt"]
+            )
+        except InputError:
+            worlds[path] = None
     return default_scorer(worlds, field)
+
 
 def scorer_of_labelled(files: dict[str, Path]) -> str:
     "The same for labelled texts: 90% of their words must be a world's."
     worlds = {}
     for language, path in files.items():
         texts = labelled_texts(path)[0]
-        worlds[path] = next((w for w in ("world", "world-control") if share_in_world(texts, w == "world-control") >= .9), "")
+        worlds[path] = next(
+            (
+                w
+                for w in ("world", "world-control")
+                if share_in_world(texts, w == "world-control") >= 0.9
+            ),
+            "",
+        )
     return default_scorer(worlds)

@@ -27,7 +27,7 @@ def place_fraction(filename: str, begin, end) -> float:
 
 # %% ../nbs/lib/splits.ipynb #c008
 def offset(value) -> str:
-    "An offset as the files write it in several ways (355, 355.0, \" 355\"), in one."
+    'An offset as the files write it in several ways (355, 355.0, " 355"), in one.'
     return str(value).strip().removesuffix(".0")
 
 # %% ../nbs/lib/splits.ipynb #c010
@@ -43,10 +43,18 @@ def source_places(path) -> list[dict]:
     `place` is (file name, begin, end), or None for a prompt that was written for its culture."""
     rows = []
     for line, row in read_table(path):
-        missing = {"lang", "index", "en_position", "rtp_filename", "rtp_begin", "rtp_end"} - set(row)
+        missing = {"lang", "index", "en_position", "rtp_filename", "rtp_begin", "rtp_end"} - set(
+            row
+        )
         if missing:
-            raise InputError(f"has no column {sorted(missing)[0]}", path, line, remedy="give RTP-LX's source map")
-        place = (row["rtp_filename"], row["rtp_begin"], row["rtp_end"]) if row["en_position"] != "" else None
+            raise InputError(
+                f"has no column {sorted(missing)[0]}", path, line, remedy="give RTP-LX's source map"
+            )
+        place = (
+            (row["rtp_filename"], row["rtp_begin"], row["rtp_end"])
+            if row["en_position"] != ""
+            else None
+        )
         rows.append(
             dict(
                 language=normalise_language(row["lang"]),
@@ -86,28 +94,39 @@ def find_source_map(folder) -> Path:
     return found[0]
 
 # %% ../nbs/lib/splits.ipynb #c018
-def write_split(prompts, output, languages: Iterable[str], side: str = "evaluation") -> dict[str, int]:
+def write_split(
+    prompts, output, languages: Iterable[str], side: str = "evaluation"
+) -> dict[str, int]:
     """How many rows each side has, after writing those of `side` to `output`/prompts/RTP_LX_{LANG}.json and those for
     fitting to `output`/parallel/{language}.txt. InputError for a language that is not there."""
     output, codes = Path(output), list(dict.fromkeys(["en", *languages]))
     source_map, files = find_source_map(prompts), find_prompt_files(prompts, codes)
-    texts = {c: dict(zip(*[load_prompts(f, c).rows[k] for k in ("prompt_id", "prompt")])) for c, f in files.items()}
+    texts = {
+        c: dict(zip(*[load_prompts(f, c).rows[k] for k in ("prompt_id", "prompt")]))
+        for c, f in files.items()
+    }
     chosen, fitting = aligned_rows(source_map, side), aligned_rows(source_map, "fitting")
     for code in codes:
         rows = [(r["position"], row_text(texts, r, code, source_map)) for r in chosen]
-        lines = [json.dumps(dict(id=f"en-{p}", text=t, lang=code), ensure_ascii=False) for p, t in rows]
+        lines = [
+            json.dumps(dict(id=f"en-{p}", text=t, lang=code), ensure_ascii=False) for p, t in rows
+        ]
         write_lines(output / "prompts" / f"RTP_LX_{LANGUAGES[code].rtp_lx}.json", lines)
         plain = [" ".join(row_text(texts, r, code, source_map).split()) for r in fitting]
         write_lines(output / "parallel" / f"{code}.txt", plain)
     return {side: len(chosen), "fitting": len(fitting)}
+
 
 def row_text(texts: dict, row: dict, code: str, source_map) -> str:
     "The prompt of an aligned row in a language. InputError where the map names a row that the language's file lacks."
     found = texts[code].get(row.get(code))
     if found is None:
         problem = f"{LANGUAGES[code].name} has no row for row {row['position']} of the English file"
-        raise InputError(problem, source_map, remedy="give the prompts and the source map of one release")
+        raise InputError(
+            problem, source_map, remedy="give the prompts and the source map of one release"
+        )
     return found
+
 
 def write_lines(path: Path, lines: list[str]) -> Path:
     "Write lines of text in one piece; returns the file."

@@ -21,7 +21,7 @@ __all__ = ['COLUMNS', 'TEXT', 'NAMES', 'LEAST_SHUFFLES', 'tidy', 'write_table', 
 # %% ../nbs/lib/stats.ipynb #c006
 COLUMNS = ["model", "tuning", "seed", "language", "metric", "value", "low", "high", "n", "scorer"]
 TEXT = ("model", "tuning", "language", "metric", "scorer")
-NAMES = (*TEXT, "measured_by")                     # columns of text; a table has measured_by where it needs one
+NAMES = (*TEXT, "measured_by")  # columns of text; a table has measured_by where it needs one
 
 # %% ../nbs/lib/stats.ipynb #c007
 def tidy(rows) -> pd.DataFrame:
@@ -31,18 +31,23 @@ def tidy(rows) -> pd.DataFrame:
     `measured_by`. A column that no row has is there and empty. Text columns hold "" and number columns NaN where nothing is known."""
     df = pd.DataFrame(rows).copy()
     for c in COLUMNS:
-        if c not in df: df[c] = "" if c in TEXT else np.nan
+        if c not in df:
+            df[c] = "" if c in TEXT else np.nan
     for c in (*COLUMNS, "measured_by"):
-        if c in NAMES and c in df: df[c] = df[c].astype(object).where(df[c].notna(), "").astype(str)
-        elif c in df: df[c] = pd.to_numeric(df[c])
+        if c in NAMES and c in df:
+            df[c] = df[c].astype(object).where(df[c].notna(), "").astype(str)
+        elif c in df:
+            df[c] = pd.to_numeric(df[c])
     return df[COLUMNS + [c for c in df.columns if c not in COLUMNS]].reset_index(drop=True)
 
 # %% ../nbs/lib/stats.ipynb #c010
 def write_table(df: pd.DataFrame, path) -> Path:
     "Write a tidy table to `path` (.csv or .parquet) in one piece: a reader sees the old file or the new one."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
-        with write_atomic(path, mode="wb") as f: tidy(df).to_parquet(f, index=False)
+        with write_atomic(path, mode="wb") as f:
+            tidy(df).to_parquet(f, index=False)
     else:
         write_csv(path, tidy(df))
     return path
@@ -51,76 +56,124 @@ def write_table(df: pd.DataFrame, path) -> Path:
 def read_table(path) -> pd.DataFrame:
     "Read a tidy table. `InputError` names the file and the column where it is not one."
     path = Path(path)
-    if not path.exists(): raise InputError("no such table", path=path, remedy="run the step that writes it")
+    if not path.exists():
+        raise InputError("no such table", path=path, remedy="run the step that writes it")
     try:
-        if path.suffix == ".parquet": df = pd.read_parquet(path)
-        else: df = read_csv(path, dtype={c: str for c in NAMES})
+        if path.suffix == ".parquet":
+            df = pd.read_parquet(path)
+        else:
+            df = read_csv(path, dtype={c: str for c in NAMES})
         missing = [c for c in COLUMNS if c not in df]
-        if not missing: return tidy(df)
+        if not missing:
+            return tidy(df)
     except (ValueError, pd.errors.ParserError) as e:
-        raise InputError(f"not a tidy table ({str(e).splitlines()[0][:80]})", path=path, remedy="write it again") from e
-    raise InputError("column missing", path=path, line=1, field=missing[0], remedy="a tidy table has " + ",".join(COLUMNS))
+        raise InputError(
+            f"not a tidy table ({str(e).splitlines()[0][:80]})", path=path, remedy="write it again"
+        ) from e
+    raise InputError(
+        "column missing",
+        path=path,
+        line=1,
+        field=missing[0],
+        remedy="a tidy table has " + ",".join(COLUMNS),
+    )
 
 # %% ../nbs/lib/stats.ipynb #c015
 def why_no_interval(values) -> str:
     "The reason why `values` (one a prompt) allow no interval: too few, or no spread. Empty where they do."
-    v = np.asarray(values, float); v = v[~np.isnan(v)]
-    if len(v) < 2: return f"{len(v)} value{'s' * (len(v) != 1)}: at least 2 are needed"
-    if np.ptp(v) == 0: return f"all {len(v)} values are equal"
+    v = np.asarray(values, float)
+    v = v[~np.isnan(v)]
+    if len(v) < 2:
+        return f"{len(v)} value{'s' * (len(v) != 1)}: at least 2 are needed"
+    if np.ptp(v) == 0:
+        return f"all {len(v)} values are equal"
     return ""
 
 # %% ../nbs/lib/stats.ipynb #c016
-def _resample(data: tuple, statistic: Callable, n_resamples: int, seed: int, level: float) -> tuple[float, float]:
+def _resample(
+    data: tuple, statistic: Callable, n_resamples: int, seed: int, level: float
+) -> tuple[float, float]:
     "Percentile bootstrap of `statistic` over rows that stay together (`data`: arrays of one length). NaN draws are left out."
     from scipy.stats import bootstrap
+
     size = len(data[0]) * len(data)
     with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")                                           # scipy names degenerate draws; they are dropped below
-        result = bootstrap(data, statistic, paired=len(data) > 1, vectorized=True, axis=-1, n_resamples=n_resamples,
-                           batch=max(1, int(4e6 // size)), method="percentile", confidence_level=level, rng=np.random.default_rng(seed))
+        warnings.simplefilter("ignore")  # scipy names degenerate draws; they are dropped below
+        result = bootstrap(
+            data,
+            statistic,
+            paired=len(data) > 1,
+            vectorized=True,
+            axis=-1,
+            n_resamples=n_resamples,
+            batch=max(1, int(4e6 // size)),
+            method="percentile",
+            confidence_level=level,
+            rng=np.random.default_rng(seed),
+        )
     draws = result.bootstrap_distribution
     draws = draws[np.isfinite(draws)]
-    if len(draws) < n_resamples / 2: return math.nan, math.nan
+    if len(draws) < n_resamples / 2:
+        return math.nan, math.nan
     tail = (1 - level) / 2
     return tuple(float(q) for q in np.quantile(draws, [tail, 1 - tail]))
 
 # %% ../nbs/lib/stats.ipynb #c017
-def bootstrap_mean(values, statistic: Callable = np.mean, n_resamples: int = 2000, seed: int = 0,
-                   level: float = .95) -> tuple[float, float, float]:
+def bootstrap_mean(
+    values,
+    statistic: Callable = np.mean,
+    n_resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float, float]:
     """`statistic` of `values` (one a PROMPT) with its percentile bootstrap interval: (value, low, high).
 
     NaN values are left out. Without two different values the interval is NaN (`why_no_interval` says why); without any,
     the value too. `statistic` takes an array and `axis`."""
-    v = np.asarray(values, float); v = v[~np.isnan(v)]
+    v = np.asarray(values, float)
+    v = v[~np.isnan(v)]
     value = float(statistic(v, axis=-1)) if len(v) else math.nan
-    if why_no_interval(v): return value, math.nan, math.nan
+    if why_no_interval(v):
+        return value, math.nan, math.nan
     return value, *_resample((v,), statistic, n_resamples, seed, level)
 
 # %% ../nbs/lib/stats.ipynb #c059
-def proportion_interval(count: int, n: int, level: float = .95) -> tuple[float, float]:
+def proportion_interval(count: int, n: int, level: float = 0.95) -> tuple[float, float]:
     "The exact (Clopper-Pearson) interval of `count` of `n`: (low, high), from `scipy.stats.binomtest`. NaN without any."
     from scipy.stats import binomtest
-    if not n > 0: return math.nan, math.nan
+
+    if not n > 0:
+        return math.nan, math.nan
     found = binomtest(int(count), int(n)).proportion_ci(level, method="exact")
     return float(found.low), float(found.high)
 
-def bootstrap_share(values, n_resamples: int = 2000, seed: int = 0, level: float = .95) -> tuple[float, float, float]:
+
+def bootstrap_share(
+    values, n_resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float, float]:
     """The share of ones among `values` (0 or 1, one a PROMPT) with its interval: (value, low, high).
 
     `bootstrap_mean`'s interval where both 0 and 1 occur, else the exact one of `proportion_interval`. NaN values are left out."""
     v = np.asarray(values, float)
     v = v[~np.isnan(v)]
     value, low, high = bootstrap_mean(v, n_resamples=n_resamples, seed=seed, level=level)
-    if len(v) and np.isin(v, (0, 1)).all() and np.ptp(v) == 0: low, high = proportion_interval(v.sum(), len(v), level)
+    if len(v) and np.isin(v, (0, 1)).all() and np.ptp(v) == 0:
+        low, high = proportion_interval(v.sum(), len(v), level)
     return value, low, high
 
 # %% ../nbs/lib/stats.ipynb #c022
-def bootstrap_means(values, n_resamples: int = 1000, seed: int = 0, level: float = .95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def bootstrap_means(
+    values, n_resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means of the rows of `values` (row, item) with percentile bootstrap intervals, the same draws of items for every row: three arrays (row,).
 
     For tables with many rows about the same sentences: one matrix product. No missing values; a row without spread has a NaN interval."""
-    v = np.atleast_2d(np.asarray(values, float)); n = v.shape[1]; mean = v.mean(1)
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_resamples)          # resample, item
+    v = np.atleast_2d(np.asarray(values, float))
+    n = v.shape[1]
+    mean = v.mean(1)
+    counts = np.random.default_rng(seed).multinomial(
+        n, np.full(n, 1 / n), n_resamples
+    )  # resample, item
     low, high = np.quantile(counts @ v.T / n, [(1 - level) / 2, (1 + level) / 2], axis=0)
     flat = (np.ptp(v, axis=1) == 0) | (n < 2)
     return mean, np.where(flat, np.nan, low), np.where(flat, np.nan, high)
@@ -129,28 +182,45 @@ def bootstrap_means(values, n_resamples: int = 1000, seed: int = 0, level: float
 def _pairs(before, after) -> tuple[np.ndarray, np.ndarray]:
     "The pairs of which both halves are there. Lists of different length raise ValueError."
     b, a = np.asarray(before, float), np.asarray(after, float)
-    if b.shape != a.shape: raise ValueError(f"paired values differ in length: {b.shape} and {a.shape}")
+    if b.shape != a.shape:
+        raise ValueError(f"paired values differ in length: {b.shape} and {a.shape}")
     keep = ~(np.isnan(b) | np.isnan(a))
     return b[keep], a[keep]
 
 # %% ../nbs/lib/stats.ipynb #c027
-LEAST_SHUFFLES = 1000                              # random sets, or shuffles, that a printed p needs
+LEAST_SHUFFLES = 1000  # random sets, or shuffles, that a printed p needs
 
-def paired_difference(before, after, n_resamples: int = 2000, seed: int = 0, level: float = .95) -> dict:
+
+def paired_difference(
+    before, after, n_resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> dict:
     """Mean of `after - before` over prompts: dict(value, low, high, p, n, reason).
 
     Interval: bootstrap over prompts. p: two-sided sign-flip permutation test of at least `LEAST_SHUFFLES` draws (exact where 2^n is fewer)."""
     from scipy.stats import permutation_test
-    b, a = _pairs(before, after); d = a - b; reason = why_no_interval(d)
+
+    b, a = _pairs(before, after)
+    d = a - b
+    reason = why_no_interval(d)
     value, low, high = bootstrap_mean(d, n_resamples=n_resamples, seed=seed, level=level)
     p = math.nan
     if len(d) > 1 and np.any(d):
-        p = float(permutation_test((d,), lambda x, axis: np.mean(x, axis=axis), permutation_type="samples", vectorized=True,
-                                   n_resamples=max(n_resamples, LEAST_SHUFFLES), rng=np.random.default_rng(seed)).pvalue)
+        p = float(
+            permutation_test(
+                (d,),
+                lambda x, axis: np.mean(x, axis=axis),
+                permutation_type="samples",
+                vectorized=True,
+                n_resamples=max(n_resamples, LEAST_SHUFFLES),
+                rng=np.random.default_rng(seed),
+            ).pvalue
+        )
     return dict(value=value, low=low, high=high, p=p, n=len(d), reason=reason)
 
 # %% ../nbs/lib/stats.ipynb #c030
-def relative_drop(before, after, n_resamples: int = 2000, seed: int = 0, level: float = .95) -> dict:
+def relative_drop(
+    before, after, n_resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> dict:
     """The share of the mean that is gone, 1 - mean(after) / mean(before): dict(value, low, high, n, reason).
 
     One value a prompt, resampled in pairs (the paper's "% decrease", Figure 4). NaN where nothing was there to lose. Where nothing is left,
@@ -158,22 +228,31 @@ def relative_drop(before, after, n_resamples: int = 2000, seed: int = 0, level: 
     b, a = _pairs(before, after)
     drop = lambda b, a, axis=-1: 1 - np.mean(a, axis=axis) / np.mean(b, axis=axis)
     reason = "no value" if not len(b) else "the mean before is zero" if not b.mean() > 0 else ""
-    if reason: return dict(value=math.nan, low=math.nan, high=math.nan, n=len(b), reason=reason)
+    if reason:
+        return dict(value=math.nan, low=math.nan, high=math.nan, n=len(b), reason=reason)
     value, low, high = float(drop(b, a)), math.nan, math.nan
-    with np.errstate(all="ignore"): same = bool(np.all(b > 0)) and np.ptp(a / b) == 0
-    if len(b) < 2: reason = "1 pair: at least 2 are needed"
+    with np.errstate(all="ignore"):
+        same = bool(np.all(b > 0)) and np.ptp(a / b) == 0
+    if len(b) < 2:
+        reason = "1 pair: at least 2 are needed"
     elif not a.any():
         reason = f"nothing is left in any of {len(b)} prompts"
-        if np.isin(b, (0, 1)).all(): low, high = 1 - proportion_interval(0, len(b), level)[1] / float(b.mean()), 1.
-    elif same: reason = f"all {len(b)} pairs have the same ratio"
-    else: low, high = _resample((b, a), drop, n_resamples, seed, level)
+        if np.isin(b, (0, 1)).all():
+            low, high = 1 - proportion_interval(0, len(b), level)[1] / float(b.mean()), 1.0
+    elif same:
+        reason = f"all {len(b)} pairs have the same ratio"
+    else:
+        low, high = _resample((b, a), drop, n_resamples, seed, level)
     return dict(value=value, low=low, high=high, n=len(b), reason=reason)
 
 # %% ../nbs/lib/stats.ipynb #c033
 def holm(ps) -> np.ndarray:
     "Holm's adjusted p-values of a family of tests, in the order given; NaN stays NaN and is not counted."
-    p = np.asarray(ps, float); out = np.full(p.shape, np.nan); there = np.flatnonzero(~np.isnan(p))
-    order = there[np.argsort(p[there], kind="stable")]; m = len(order)
+    p = np.asarray(ps, float)
+    out = np.full(p.shape, np.nan)
+    there = np.flatnonzero(~np.isnan(p))
+    order = there[np.argsort(p[there], kind="stable")]
+    m = len(order)
     out[order] = np.minimum(1, np.maximum.accumulate(p[order] * (m - np.arange(m))))
     return out
 
@@ -182,47 +261,77 @@ def _pearson(x, y, axis=-1):
     "Pearson's r along the last axis, NaN without spread."
     x, y = x - x.mean(axis, keepdims=True), y - y.mean(axis, keepdims=True)
     with np.errstate(all="ignore"):
-        x, y = (a / abs(a).max(axis, keepdims=True) for a in (x, y))              # else squares of tiny numbers vanish
+        x, y = (
+            a / abs(a).max(axis, keepdims=True) for a in (x, y)
+        )  # else squares of tiny numbers vanish
         return (x * y).sum(axis) / np.sqrt((x * x).sum(axis) * (y * y).sum(axis))
+
 
 def _spearman(x, y, axis=-1):
     "Spearman's rho along the last axis."
     from scipy.stats import rankdata
+
     return _pearson(rankdata(x, axis=axis), rankdata(y, axis=axis), axis)
 
 # %% ../nbs/lib/stats.ipynb #c038
-def fisher_interval(r: float, n: int, level: float = .95, given: int = 0) -> tuple[float, float]:
+def fisher_interval(r: float, n: int, level: float = 0.95, given: int = 0) -> tuple[float, float]:
     "Fisher's interval of a (partial) correlation `r` over `n` pairs: tanh(atanh r -+ z / sqrt(n - given - 3)). NaN without degrees of freedom or for |r| = 1."
     from scipy.stats import norm
-    if not n - given > 3 or not abs(r) < 1: return math.nan, math.nan
-    z = norm.ppf(.5 + level / 2) / math.sqrt(n - given - 3)
+
+    if not n - given > 3 or not abs(r) < 1:
+        return math.nan, math.nan
+    z = norm.ppf(0.5 + level / 2) / math.sqrt(n - given - 3)
     return math.tanh(math.atanh(r) - z), math.tanh(math.atanh(r) + z)
+
 
 def correlation_p(r: float, n: int, given: int = 0) -> float:
     "Two-sided p of a (partial) correlation over `n` pairs with `given` covariates (t test). NaN without degrees of freedom."
     from scipy.stats import t
+
     df = n - 2 - given
-    if df < 1 or math.isnan(r): return math.nan
-    if abs(r) >= 1: return 0.
+    if df < 1 or math.isnan(r):
+        return math.nan
+    if abs(r) >= 1:
+        return 0.0
     return float(2 * t.sf(abs(r) * math.sqrt(df / (1 - r * r)), df))
 
 # %% ../nbs/lib/stats.ipynb #c041
-def correlation(x, y, n_resamples: int = 2000, seed: int = 0, level: float = .95) -> dict:
+def correlation(x, y, n_resamples: int = 2000, seed: int = 0, level: float = 0.95) -> dict:
     """Pearson's and Spearman's correlation of `x` and `y` (one pair a language), with intervals resampled over pairs.
 
     dict(r, low, high, p, n, fisher_low, fisher_high, spearman, spearman_low, spearman_high, spearman_p, reason).
     Pairs with a missing half are left out; fewer than 3 pairs or no spread on one side give NaN and a reason."""
-    nan = math.nan; x, y = _pairs(x, y)
-    out = dict(r=nan, low=nan, high=nan, p=nan, n=len(x), fisher_low=nan, fisher_high=nan, spearman=nan, spearman_low=nan,
-               spearman_high=nan, spearman_p=nan, reason="")
-    if len(x) < 3: return out | dict(reason=f"{len(x)} pairs: at least 3 are needed")
-    if np.ptp(x) == 0 or np.ptp(y) == 0: return out | dict(reason="no spread in " + ("x" if np.ptp(x) == 0 else "y"))
+    nan = math.nan
+    x, y = _pairs(x, y)
+    out = dict(
+        r=nan,
+        low=nan,
+        high=nan,
+        p=nan,
+        n=len(x),
+        fisher_low=nan,
+        fisher_high=nan,
+        spearman=nan,
+        spearman_low=nan,
+        spearman_high=nan,
+        spearman_p=nan,
+        reason="",
+    )
+    if len(x) < 3:
+        return out | dict(reason=f"{len(x)} pairs: at least 3 are needed")
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return out | dict(reason="no spread in " + ("x" if np.ptp(x) == 0 else "y"))
     from scipy.stats import spearmanr
+
     r, rho = float(np.clip(_pearson(x, y), -1, 1)), spearmanr(x, y)
-    out |= dict(r=r, p=correlation_p(r, len(x)), spearman=float(rho.statistic), spearman_p=float(rho.pvalue))
+    out |= dict(
+        r=r, p=correlation_p(r, len(x)), spearman=float(rho.statistic), spearman_p=float(rho.pvalue)
+    )
     out["fisher_low"], out["fisher_high"] = fisher_interval(r, len(x), level)
     out["low"], out["high"] = _resample((x, y), _pearson, n_resamples, seed, level)
-    out["spearman_low"], out["spearman_high"] = _resample((x, y), _spearman, n_resamples, seed, level)
+    out["spearman_low"], out["spearman_high"] = _resample(
+        (x, y), _spearman, n_resamples, seed, level
+    )
     return out
 
 # %% ../nbs/lib/stats.ipynb #c043
@@ -232,41 +341,77 @@ def _residuals(y, given) -> np.ndarray:
     return y - a @ np.linalg.lstsq(a, y, rcond=None)[0]
 
 # %% ../nbs/lib/stats.ipynb #c044
-def partial_correlation(x, y, given, n_resamples: int = 1000, seed: int = 0, level: float = .95) -> dict:
+def partial_correlation(
+    x, y, given, n_resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict:
     """Pearson's r of what is left of `x` and `y` after a linear fit on `given` (rows as `x`; one or more columns).
 
     dict(r, low, high, p, n, given, fisher_low, fisher_high, reason). Rows with any missing value are left out and columns without spread dropped;
     `given` counts what is left of them. NaN where fewer than one degree of freedom remains."""
-    nan = math.nan; g = np.asarray(given, float); g = g[:, None] if g.ndim == 1 else g
+    nan = math.nan
+    g = np.asarray(given, float)
+    g = g[:, None] if g.ndim == 1 else g
     x, y = np.asarray(x, float), np.asarray(y, float)
-    if not len(x) == len(y) == len(g): raise ValueError(f"lengths differ: {len(x)}, {len(y)}, {len(g)}")
-    keep = ~np.isnan(np.column_stack([x, y, g])).any(1); x, y, g = x[keep], y[keep], g[keep]
-    if len(x): g = g[:, np.ptp(g, axis=0) > 0]
+    if not len(x) == len(y) == len(g):
+        raise ValueError(f"lengths differ: {len(x)}, {len(y)}, {len(g)}")
+    keep = ~np.isnan(np.column_stack([x, y, g])).any(1)
+    x, y, g = x[keep], y[keep], g[keep]
+    if len(x):
+        g = g[:, np.ptp(g, axis=0) > 0]
     k = np.linalg.matrix_rank(g - g.mean(0)) if g.size else 0
-    out = dict(r=nan, low=nan, high=nan, p=nan, n=len(x), given=int(k), fisher_low=nan, fisher_high=nan, reason="")
-    if len(x) - 2 - k < 1: return out | dict(reason=f"{len(x)} rows are too few for {k} covariates")
+    out = dict(
+        r=nan,
+        low=nan,
+        high=nan,
+        p=nan,
+        n=len(x),
+        given=int(k),
+        fisher_low=nan,
+        fisher_high=nan,
+        reason="",
+    )
+    if len(x) - 2 - k < 1:
+        return out | dict(reason=f"{len(x)} rows are too few for {k} covariates")
     ex, ey = _residuals(x, g), _residuals(y, g)
-    if np.allclose(ex, 0, atol=1e-9 * max(1, np.ptp(x))) or np.allclose(ey, 0, atol=1e-9 * max(1, np.ptp(y))):
+    if np.allclose(ex, 0, atol=1e-9 * max(1, np.ptp(x))) or np.allclose(
+        ey, 0, atol=1e-9 * max(1, np.ptp(y))
+    ):
         return out | dict(reason="nothing is left after the covariates")
-    r = float(np.clip(_pearson(ex, ey), -1, 1)); rng = np.random.default_rng(seed); draws = []
+    r = float(np.clip(_pearson(ex, ey), -1, 1))
+    rng = np.random.default_rng(seed)
+    draws = []
     for _ in range(n_resamples):
-        i = rng.integers(0, len(x), len(x)); draws.append(_pearson(_residuals(x[i], g[i]), _residuals(y[i], g[i])))
+        i = rng.integers(0, len(x), len(x))
+        draws.append(_pearson(_residuals(x[i], g[i]), _residuals(y[i], g[i])))
     draws = np.array(draws)[np.isfinite(draws)]
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]) if len(draws) > n_resamples / 2 else (nan, nan)
+    low, high = (
+        np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        if len(draws) > n_resamples / 2
+        else (nan, nan)
+    )
     out["fisher_low"], out["fisher_high"] = fisher_interval(r, len(x), level, k)
     return out | dict(r=r, low=float(low), high=float(high), p=correlation_p(r, len(x), k))
 
 # %% ../nbs/lib/stats.ipynb #c048
-def matched_random_neurons(neurons, n_neurons: int, seed: int = 0, eligible=None, exclude=()) -> list[list[int]]:
+def matched_random_neurons(
+    neurons, n_neurons: int, seed: int = 0, eligible=None, exclude=()
+) -> list[list[int]]:
     """As many random neurons per layer as `neurons` ([[layer, index], ...]) has, none of them in `neurons` or `exclude`.
 
     `n_neurons` is the width of a layer; `eligible` a boolean array (layer, neuron) of those that may be drawn. A layer
     with too few of them raises ValueError."""
-    rng = np.random.default_rng(seed); taken = {tuple(map(int, n)) for n in [*neurons, *exclude]}; out = []
+    rng = np.random.default_rng(seed)
+    taken = {tuple(map(int, n)) for n in [*neurons, *exclude]}
+    out = []
     for layer in sorted({int(l) for l, _ in neurons}):
         want = sum(1 for l, _ in neurons if int(l) == layer)
-        pool = [i for i in range(n_neurons) if (layer, i) not in taken and (eligible is None or eligible[layer][i])]
-        if len(pool) < want: raise ValueError(f"layer {layer}: {len(pool)} neurons to draw {want} from")
+        pool = [
+            i
+            for i in range(n_neurons)
+            if (layer, i) not in taken and (eligible is None or eligible[layer][i])
+        ]
+        if len(pool) < want:
+            raise ValueError(f"layer {layer}: {len(pool)} neurons to draw {want} from")
         out += [[layer, int(i)] for i in sorted(rng.choice(pool, want, replace=False))]
     return out
 
@@ -275,50 +420,93 @@ def permutation_test(observed: float, null, tail: str = "less") -> dict:
     """How often `null` (the statistic of random sets) is as extreme as `observed`: dict(p, n, null_mean, null_low, null_high).
 
     `tail`: "less", "greater" or "two-sided" (about the null's mean). p = (1 + as extreme) / (1 + n), so never 0. Print it with `chance`."""
-    null = np.asarray(null, float); null = null[~np.isnan(null)]; n = len(null); nan = math.nan
-    if not n or math.isnan(observed): return dict(p=nan, n=n, null_mean=nan, null_low=nan, null_high=nan)
+    null = np.asarray(null, float)
+    null = null[~np.isnan(null)]
+    n = len(null)
+    nan = math.nan
+    if not n or math.isnan(observed):
+        return dict(p=nan, n=n, null_mean=nan, null_low=nan, null_high=nan)
     centre = null.mean()
-    extreme = {"less": null <= observed, "greater": null >= observed,
-               "two-sided": abs(null - centre) >= abs(observed - centre)}[tail].sum()
-    low, high = np.quantile(null, [.025, .975])
-    return dict(p=float((1 + extreme) / (1 + n)), n=n, null_mean=float(centre), null_low=float(low), null_high=float(high))
+    extreme = {
+        "less": null <= observed,
+        "greater": null >= observed,
+        "two-sided": abs(null - centre) >= abs(observed - centre),
+    }[tail].sum()
+    low, high = np.quantile(null, [0.025, 0.975])
+    return dict(
+        p=float((1 + extreme) / (1 + n)),
+        n=n,
+        null_mean=float(centre),
+        null_low=float(low),
+        null_high=float(high),
+    )
+
 
 def chance(p: float, sets: float) -> str:
     "How a permutation test is printed: its p from `LEAST_SHUFFLES` random `sets` on, else how many of the sets are as extreme."
-    if math.isnan(p): return "-"
-    if sets >= LEAST_SHUFFLES: return f"p {p:.2g}"
+    if math.isnan(p):
+        return "-"
+    if sets >= LEAST_SHUFFLES:
+        return f"p {p:.2g}"
     return f"as extreme: {round(p * (sets + 1)) - 1:.0f} of {sets:.0f} sets" if sets > 0 else "-"
 
 # %% ../nbs/lib/stats.ipynb #c063
-def compare_groups(a, b, level: float = .95) -> dict:
+def compare_groups(a, b, level: float = 0.95) -> dict:
     """Mean of `a` minus mean of `b` (one value a MODEL): dict(value, low, high, p, p_exact, dealings, n_a, n_b, reason).
 
     `low`, `high`, `p`: Welch's t. `p_exact`: two-sided permutation over all `dealings`. At least 2 values and some spread on a side, else NaN and a reason."""
     from scipy.stats import permutation_test as dealt, ttest_ind
+
     a, b = (v[~np.isnan(v)] for v in (np.asarray(x, float) for x in (a, b)))
-    out = dict(value=math.nan, low=math.nan, high=math.nan, p=math.nan, p_exact=math.nan, dealings=0, n_a=len(a), n_b=len(b), reason="")
-    if min(len(a), len(b)) < 2: return out | dict(reason="at least 2 models are needed on each side")
+    out = dict(
+        value=math.nan,
+        low=math.nan,
+        high=math.nan,
+        p=math.nan,
+        p_exact=math.nan,
+        dealings=0,
+        n_a=len(a),
+        n_b=len(b),
+        reason="",
+    )
+    if min(len(a), len(b)) < 2:
+        return out | dict(reason="at least 2 models are needed on each side")
     out["value"] = float(a.mean() - b.mean())
-    if np.ptp(a) == 0 and np.ptp(b) == 0: return out | dict(reason="no spread on either side")
+    if np.ptp(a) == 0 and np.ptp(b) == 0:
+        return out | dict(reason="no spread on either side")
     test = ttest_ind(a, b, equal_var=False)
     span = test.confidence_interval(level)
-    exact = dealt((a, b), lambda x, y, axis: x.mean(axis) - y.mean(axis), n_resamples=math.inf, vectorized=True)
+    exact = dealt(
+        (a, b),
+        lambda x, y, axis: x.mean(axis) - y.mean(axis),
+        n_resamples=math.inf,
+        vectorized=True,
+    )
     dealings = math.comb(len(a) + len(b), len(a))
-    return out | dict(low=float(span.low), high=float(span.high), p=float(test.pvalue), p_exact=float(exact.pvalue), dealings=dealings)
+    return out | dict(
+        low=float(span.low),
+        high=float(span.high),
+        p=float(test.pvalue),
+        p_exact=float(exact.pvalue),
+        dealings=dealings,
+    )
 
 # %% ../nbs/lib/stats.ipynb #c053
 def _combine(v, low, high, level) -> tuple[float, float, float]:
     "Mean of the values of several seeds and its interval. Arrays (seed,)."
     from scipy.stats import t
+
     k, mean = len(v), float(v.mean()) if len(v) else math.nan
-    if k == 0 or np.isnan(low).all() and k < 3: return mean, math.nan, math.nan
-    if k == 2: return mean, float(np.nanmin(low)), float(np.nanmax(high))
-    down, up = (0. if np.isnan(w).all() else float(np.nanmean(w)) for w in (v - low, high - v))
-    seeds = t.ppf(.5 + level / 2, k - 1) * v.std(ddof=1) / math.sqrt(k) if k > 1 else 0.
+    if k == 0 or np.isnan(low).all() and k < 3:
+        return mean, math.nan, math.nan
+    if k == 2:
+        return mean, float(np.nanmin(low)), float(np.nanmax(high))
+    down, up = (0.0 if np.isnan(w).all() else float(np.nanmean(w)) for w in (v - low, high - v))
+    seeds = t.ppf(0.5 + level / 2, k - 1) * v.std(ddof=1) / math.sqrt(k) if k > 1 else 0.0
     return mean, mean - math.hypot(down, seeds), mean + math.hypot(up, seeds)
 
 # %% ../nbs/lib/stats.ipynb #c054
-def combine_seeds(df: pd.DataFrame, by: Sequence[str], level: float = .95) -> pd.DataFrame:
+def combine_seeds(df: pd.DataFrame, by: Sequence[str], level: float = 0.95) -> pd.DataFrame:
     """One row per `by`: mean over seeds, `low` and `high` from prompts and seeds, mean `n`, number of `seeds`, their `spread` (sd),
     `prompt_low` and `prompt_high` from prompts alone: the mean of the seeds' half-widths, as if their errors were one.
 
@@ -326,10 +514,26 @@ def combine_seeds(df: pd.DataFrame, by: Sequence[str], level: float = .95) -> pd
     Rows of several `model`s: each model's mean over its tuning seeds counts as one; `seeds` is still the number of rows."""
     rows = []
     for key, g in df.groupby(list(by), sort=False, dropna=False):
-        g = g[g.value.notna()]; seeds = len(g)
-        if "model" in g and "model" not in by and g.model.nunique() > 1: g = g.groupby("model", sort=False)[["value", "low", "high", "n"]].mean()
+        g = g[g.value.notna()]
+        seeds = len(g)
+        if "model" in g and "model" not in by and g.model.nunique() > 1:
+            g = g.groupby("model", sort=False)[["value", "low", "high", "n"]].mean()
         v = g.value.to_numpy(float)
         value, low, high = _combine(v, g.low.to_numpy(float), g.high.to_numpy(float), level)
-        rows.append(dict(zip(by, key if isinstance(key, tuple) else (key,)), value=value, low=low, high=high, n=g.n.mean(), seeds=seeds,
-                         spread=v.std(ddof=1) if len(v) > 1 else math.nan, prompt_low=g.value.mean() - (g.value - g.low).mean(), prompt_high=g.value.mean() + (g.high - g.value).mean()))
-    return pd.DataFrame(rows, columns=[*by, "value", "low", "high", "n", "seeds", "spread", "prompt_low", "prompt_high"])
+        rows.append(
+            dict(
+                zip(by, key if isinstance(key, tuple) else (key,)),
+                value=value,
+                low=low,
+                high=high,
+                n=g.n.mean(),
+                seeds=seeds,
+                spread=v.std(ddof=1) if len(v) > 1 else math.nan,
+                prompt_low=g.value.mean() - (g.value - g.low).mean(),
+                prompt_high=g.value.mean() + (g.high - g.value).mean(),
+            )
+        )
+    return pd.DataFrame(
+        rows,
+        columns=[*by, "value", "low", "high", "n", "seeds", "spread", "prompt_low", "prompt_high"],
+    )

@@ -14,8 +14,23 @@ import torch
 from functools import wraps
 from pathlib import Path
 from .adapters import check_targets, load_4bit, lora_config, merge_adapter, share_trained
-from .files import InputError, check_folder, check_seed, fingerprint, read_json, write_json, writing_to
-from .models import adapter_base, check_checkpoint, empty_model, load_model, load_tokenizer, quiet
+from xgdetox.files import (
+    InputError,
+    check_folder,
+    check_seed,
+    fingerprint,
+    read_json,
+    write_json,
+    writing_to,
+)
+from xgdetox.models import (
+    adapter_base,
+    check_checkpoint,
+    empty_model,
+    load_model,
+    load_tokenizer,
+    quiet,
+)
 from .placebos import relabel
 from .recipes import DPO_LOSSES, load_recipe, recipe_for
 from .training import ReferenceKL, pair_length, plan_run, read_training_pairs, training_order
@@ -30,8 +45,11 @@ __all__ = ['trainer_class', 'Diverged', 'everywhere', 'score_completions', 'rows
 def trainer_class(loss: str):
     "TRL's trainer and its settings class for `loss`, with our tokens, our order of pairs, and no model cards."
     import trl
-    if loss in DPO_LOSSES: base, config = trl.DPOTrainer, trl.DPOConfig
-    elif loss == "kto": base, config = trl.KTOTrainer, trl.KTOConfig
+
+    if loss in DPO_LOSSES:
+        base, config = trl.DPOTrainer, trl.DPOConfig
+    elif loss == "kto":
+        base, config = trl.KTOTrainer, trl.KTOConfig
     elif loss == "simpo":
         from trl.experimental.cpo import CPOTrainer as base, CPOConfig as config
     else:
@@ -39,24 +57,48 @@ def trainer_class(loss: str):
 
     class PairTrainer(base):
         order: list = []
-        def _precompute_ref_logps(self, *args):                               # the first use of the scored model
-            self.light(); return super()._precompute_ref_logps(*args)
+
+        def _precompute_ref_logps(self, *args):  # the first use of the scored model
+            self.light()
+            return super()._precompute_ref_logps(*args)
+
         def light(self):
-            model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-            if "lighter" not in vars(model): model.lighter = True; score_completions(model)
-        def _prepare_dataset(self, dataset, *args): return dataset            # DPO and KTO: the ids are there already
-        def tokenize_row(self, row, model=None): return {}                    # SimPO and ORPO: so are theirs
-        def _get_train_sampler(self, dataset=None): return self.order
-        def _get_eval_sampler(self, dataset): return range(len(dataset))
-        def create_model_card(self, *args, **kwargs): pass
+            model = (
+                self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+            )
+            if "lighter" not in vars(model):
+                model.lighter = True
+                score_completions(model)
+
+        def _prepare_dataset(self, dataset, *args):
+            return dataset  # DPO and KTO: the ids are there already
+
+        def tokenize_row(self, row, model=None):
+            return {}  # SimPO and ORPO: so are theirs
+
+        def _get_train_sampler(self, dataset=None):
+            return self.order
+
+        def _get_eval_sampler(self, dataset):
+            return range(len(dataset))
+
+        def create_model_card(self, *args, **kwargs):
+            pass
+
         def training_step(self, *args, **kwargs):
             loss = super().training_step(*args, **kwargs)
-            if not everywhere(torch.isfinite(loss).all()): raise Diverged("loss", loss.item(), self.state.global_step, whole=False)
+            if not everywhere(torch.isfinite(loss).all()):
+                raise Diverged("loss", loss.item(), self.state.global_step, whole=False)
             return loss
-        def _get_grad_norm(self, *args, **kwargs):                            # before the step: the weights are those of the last one
+
+        def _get_grad_norm(
+            self, *args, **kwargs
+        ):  # before the step: the weights are those of the last one
             norm = super()._get_grad_norm(*args, **kwargs)
-            if norm is not None and not math.isfinite(norm): raise Diverged("gradient", float(norm), self.state.global_step)
+            if norm is not None and not math.isfinite(norm):
+                raise Diverged("gradient", float(norm), self.state.global_step)
             return norm
+
     return PairTrainer, config
 
 # %% ../nbs/lib/trainer.ipynb #c0y1
@@ -64,9 +106,11 @@ class Diverged(Exception):
     """A loss or gradient that is no finite number: `what`, its `value`, the `step` whose weights the model has, and whether those are `whole`.
 
     They are not where they gave the loss: what comes after cannot be told from them."""
+
     def __init__(self, what: str, value: float, step: int, whole: bool = True):
         self.what, self.value, self.step, self.whole = what, value, step, whole
         super().__init__(f"the {what} is {value} after step {step}")
+
 
 def everywhere(fine) -> bool:
     "Is a check passed by all processes of a run? They stop together, or the others would wait for ever."
@@ -82,37 +126,82 @@ def score_completions(model):
     TRL's own head scores every position there, takes entropies too, and makes all logits again for the backward pass: over half of a step. Models
     whose logits are reshaped after the head (Gemma, Granite) keep TRL's."""
     from trl.trainer.utils import FusedCausalLMOutput
-    shaped = ("final_logit_softcapping", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-    if next(model.parameters()).device.type != "cpu" or any(getattr(model.config, k, None) is not None for k in shaped): return
-    whole, head, scale = model.forward, model.get_output_embeddings(), getattr(model.config, "logit_scale", None) or 1.0
 
-    @wraps(whole)                                                                                         # keeps the names of its arguments
+    shaped = (
+        "final_logit_softcapping",
+        "output_multiplier",
+        "lm_head_multiplier",
+        "logits_scaling",
+    )
+    if next(model.parameters()).device.type != "cpu" or any(
+        getattr(model.config, k, None) is not None for k in shaped
+    ):
+        return
+    whole, head, scale = (
+        model.forward,
+        model.get_output_embeddings(),
+        getattr(model.config, "logit_scale", None) or 1.0,
+    )
+
+    @wraps(whole)  # keeps the names of its arguments
     def forward(*args, fused_lm_head=False, labels=None, num_items_in_batch=None, **kwargs):
-        if not fused_lm_head: return whole(*args, **kwargs, **({} if labels is None else dict(labels=labels)))
-        states = model.base_model(*args, **kwargs).last_hidden_state[:, :-1]                              # text, position, d_model
-        mask, zeros = labels[:, 1:] != -100, states.new_zeros(labels[:, 1:].shape, dtype=torch.float32)
-        chosen = labels[:, 1:][mask]                                                                      # token
-        logs = (head(states[mask]) * scale).float().log_softmax(-1)                                       # token, vocabulary
+        if not fused_lm_head:
+            return whole(*args, **kwargs, **({} if labels is None else dict(labels=labels)))
+        states = model.base_model(*args, **kwargs).last_hidden_state[
+            :, :-1
+        ]  # text, position, d_model
+        mask, zeros = (
+            labels[:, 1:] != -100,
+            states.new_zeros(labels[:, 1:].shape, dtype=torch.float32),
+        )
+        chosen = labels[:, 1:][mask]  # token
+        logs = (head(states[mask]) * scale).float().log_softmax(-1)  # token, vocabulary
         spread = lambda x: zeros.to(x.dtype).masked_scatter(mask, x)
-        return FusedCausalLMOutput(log_probs=spread(logs.gather(-1, chosen[:, None])[:, 0]), is_top1=spread(logs.detach().argmax(-1) == chosen),
-                                   entropy=zeros, mean_logits=zeros, label_mask=mask)
+        return FusedCausalLMOutput(
+            log_probs=spread(logs.gather(-1, chosen[:, None])[:, 0]),
+            is_top1=spread(logs.detach().argmax(-1) == chosen),
+            entropy=zeros,
+            mean_logits=zeros,
+            label_mask=mask,
+        )
+
     model.forward = forward
 
 # %% ../nbs/lib/trainer.ipynb #c055
 def rows_for(loss: str, pairs: list[dict]) -> dict[str, list]:
     "Columns that the loss's trainer reads, made from encoded pairs."
-    if loss in DPO_LOSSES: return {k: [p[k] for p in pairs] for k in ("prompt_ids", "chosen_ids", "rejected_ids")}
+    if loss in DPO_LOSSES:
+        return {k: [p[k] for p in pairs] for k in ("prompt_ids", "chosen_ids", "rejected_ids")}
     if loss == "kto":
-        sides = [(p["prompt_ids"], p[k], k == "chosen_ids") for p in pairs for k in ("chosen_ids", "rejected_ids")]
-        others = [sides[(i + 2) % len(sides)][1] for i in range(len(sides))]           # another prompt's continuation: KTO's estimate of the KL
-        return dict(prompt_ids=[s[0] for s in sides], completion_ids=[s[1] for s in sides], label=[s[2] for s in sides], KL_completion_ids=others)
-    columns = {f"prompt_{k}": [] for k in ("input_ids", "attention_mask")} | {k: [] for k in ("prompt", "chosen", "rejected")}
+        sides = [
+            (p["prompt_ids"], p[k], k == "chosen_ids")
+            for p in pairs
+            for k in ("chosen_ids", "rejected_ids")
+        ]
+        others = [
+            sides[(i + 2) % len(sides)][1] for i in range(len(sides))
+        ]  # another prompt's continuation: KTO's estimate of the KL
+        return dict(
+            prompt_ids=[s[0] for s in sides],
+            completion_ids=[s[1] for s in sides],
+            label=[s[2] for s in sides],
+            KL_completion_ids=others,
+        )
+    columns = {f"prompt_{k}": [] for k in ("input_ids", "attention_mask")} | {
+        k: [] for k in ("prompt", "chosen", "rejected")
+    }
     for p in pairs:
-        for k in ("prompt", "chosen", "rejected"): columns[k].append("")
-        columns["prompt_input_ids"].append(p["prompt_ids"]); columns["prompt_attention_mask"].append([1] * len(p["prompt_ids"]))
+        for k in ("prompt", "chosen", "rejected"):
+            columns[k].append("")
+        columns["prompt_input_ids"].append(p["prompt_ids"])
+        columns["prompt_attention_mask"].append([1] * len(p["prompt_ids"]))
         for side in ("chosen", "rejected"):
             ids = p["prompt_ids"] + p[f"{side}_ids"]
-            for k, v in dict(input_ids=ids, attention_mask=[1] * len(ids), labels=[-100] * len(p["prompt_ids"]) + p[f"{side}_ids"]).items():
+            for k, v in dict(
+                input_ids=ids,
+                attention_mask=[1] * len(ids),
+                labels=[-100] * len(p["prompt_ids"]) + p[f"{side}_ids"],
+            ).items():
                 columns.setdefault(f"{side}_{k}", []).append(v)
     return columns
 
@@ -120,23 +209,56 @@ def rows_for(loss: str, pairs: list[dict]) -> dict[str, list]:
 def arguments(config, settings: dict, plan: dict, out: Path, seed: int):
     "TRL's settings object for a run: what the recipe says, and quiet, resumable defaults."
     on_gpu = torch.cuda.is_available()
-    bf16 = settings["precision"] == "bf16" or (settings["precision"] == "auto" and on_gpu and torch.cuda.is_bf16_supported())
-    rows = 2 if config.__name__ == "KTOConfig" else 1                                   # rows a pair
+    bf16 = settings["precision"] == "bf16" or (
+        settings["precision"] == "auto" and on_gpu and torch.cuda.is_bf16_supported()
+    )
+    rows = 2 if config.__name__ == "KTOConfig" else 1  # rows a pair
     own = dict(beta=settings["beta"], max_length=settings["max_length"])
-    if config.__name__ == "DPOConfig": own |= dict(loss_type=[settings["loss"]], label_smoothing=settings["label_smoothing"])
-    if config.__name__ == "CPOConfig": own |= dict(loss_type="simpo", cpo_alpha=0.0, simpo_gamma=settings["simpo_gamma"])
-    if config.__name__ in ("DPOConfig", "KTOConfig"): own |= dict(precompute_ref_log_probs=settings["precompute_reference"])
+    if config.__name__ == "DPOConfig":
+        own |= dict(loss_type=[settings["loss"]], label_smoothing=settings["label_smoothing"])
+    if config.__name__ == "CPOConfig":
+        own |= dict(loss_type="simpo", cpo_alpha=0.0, simpo_gamma=settings["simpo_gamma"])
+    if config.__name__ in ("DPOConfig", "KTOConfig"):
+        own |= dict(precompute_ref_log_probs=settings["precompute_reference"])
     evaluation = settings["eval_batch_size"] or max(16, settings["batch_size"])
     return config(
-        output_dir=str(out), seed=seed, data_seed=seed, max_steps=plan["steps"], learning_rate=settings["learning_rate"],
-        lr_scheduler_type=settings["schedule"], warmup_steps=settings["warmup_steps"], weight_decay=settings["weight_decay"],
-        optim=settings["optimizer"], max_grad_norm=settings["max_grad_norm"], gradient_accumulation_steps=settings["gradient_accumulation"],
-        per_device_train_batch_size=rows * settings["batch_size"], per_device_eval_batch_size=rows * evaluation,
-        eval_strategy="steps", eval_steps=plan["eval_steps"], save_strategy="steps", save_steps=plan["eval_steps"],
-        load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False,
-        logging_steps=settings["logging_steps"], logging_nan_inf_filter=False, report_to=str(settings["report_to"]).split(","), run_name=settings["run_name"], disable_tqdm=True, bf16=bf16, fp16=False,
-        disable_dropout=settings["disable_dropout"], remove_unused_columns=config.__name__ in ("DPOConfig", "KTOConfig"), use_cpu=not on_gpu, dataloader_pin_memory=on_gpu, gradient_checkpointing=settings["gradient_checkpointing"],
-        gradient_checkpointing_kwargs=dict(use_reentrant=False) if settings["gradient_checkpointing"] else None, **own)
+        output_dir=str(out),
+        seed=seed,
+        data_seed=seed,
+        max_steps=plan["steps"],
+        learning_rate=settings["learning_rate"],
+        lr_scheduler_type=settings["schedule"],
+        warmup_steps=settings["warmup_steps"],
+        weight_decay=settings["weight_decay"],
+        optim=settings["optimizer"],
+        max_grad_norm=settings["max_grad_norm"],
+        gradient_accumulation_steps=settings["gradient_accumulation"],
+        per_device_train_batch_size=rows * settings["batch_size"],
+        per_device_eval_batch_size=rows * evaluation,
+        eval_strategy="steps",
+        eval_steps=plan["eval_steps"],
+        save_strategy="steps",
+        save_steps=plan["eval_steps"],
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=settings["logging_steps"],
+        logging_nan_inf_filter=False,
+        report_to=str(settings["report_to"]).split(","),
+        run_name=settings["run_name"],
+        disable_tqdm=True,
+        bf16=bf16,
+        fp16=False,
+        disable_dropout=settings["disable_dropout"],
+        remove_unused_columns=config.__name__ in ("DPOConfig", "KTOConfig"),
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+        gradient_checkpointing=settings["gradient_checkpointing"],
+        gradient_checkpointing_kwargs=dict(use_reentrant=False)
+        if settings["gradient_checkpointing"]
+        else None,
+        **own,
+    )
 
 # %% ../nbs/lib/trainer.ipynb #c059
 def callbacks(settings: dict, out: Path, kl=None) -> list:
@@ -145,30 +267,43 @@ def callbacks(settings: dict, out: Path, kl=None) -> list:
 
     class Beside(TrainerCallback):
         said = ""
+
         def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step >= state.max_steps: control.should_evaluate = control.should_log = True
+            if state.global_step >= state.max_steps:
+                control.should_evaluate = control.should_log = True
 
         def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
             held = (metrics or {}).get("eval_loss", 0.0)
-            if not math.isfinite(held): raise Diverged("loss on held-back pairs", held, state.global_step, whole=False)
-            if kl is not None: state.log_history[-1] |= dict(zip(("eval_kl", "kl_runtime"), timed(kl, model)))
+            if not math.isfinite(held):
+                raise Diverged("loss on held-back pairs", held, state.global_step, whole=False)
+            if kl is not None:
+                state.log_history[-1] |= dict(zip(("eval_kl", "kl_runtime"), timed(kl, model)))
             seen = [(e["eval_loss"], e["step"]) for e in state.log_history if "eval_loss" in e]
             patience = settings["patience_steps"]
-            if patience and state.global_step - min(seen)[1] >= patience: control.should_training_stop = True
+            if patience and state.global_step - min(seen)[1] >= patience:
+                control.should_training_stop = True
             self.said = show_progress(state, self.said)
 
         def on_log(self, args, state, control, **kwargs):
-            for key in [k for k in state.log_history[-1] if "entropy" in k or "logits/" in k]: state.log_history[-1].pop(key)      # not computed, see score_completions
-            if "eval_loss" not in state.log_history[-1]: self.said = show_progress(state, self.said)       # an evaluation shows its line with the KL
+            for key in [k for k in state.log_history[-1] if "entropy" in k or "logits/" in k]:
+                state.log_history[-1].pop(key)  # not computed, see score_completions
+            if "eval_loss" not in state.log_history[-1]:
+                self.said = show_progress(
+                    state, self.said
+                )  # an evaluation shows its line with the KL
 
         def on_save(self, args, state, control, **kwargs):
-            if torch.distributed.is_initialized(): torch.distributed.barrier()
-            if not state.is_world_process_zero: return
-            now = out/f"checkpoint-{state.global_step}"
-            write_json(now/"complete.json", dict(step=state.global_step))
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()
+            if not state.is_world_process_zero:
+                return
+            now = out / f"checkpoint-{state.global_step}"
+            write_json(now / "complete.json", dict(step=state.global_step))
             keep = {now.name, Path(state.best_model_checkpoint or now).name}
             for old in out.glob("checkpoint-*"):
-                if old.name not in keep: shutil.rmtree(old, ignore_errors=True)
+                if old.name not in keep:
+                    shutil.rmtree(old, ignore_errors=True)
+
     return [Beside()]
 
 # %% ../nbs/lib/trainer.ipynb #c060
@@ -181,37 +316,60 @@ def timed(f, *args) -> tuple:
 def progress_line(state) -> str:
     "Step, loss, reward accuracy and margin, held-back loss, KL to the reference: of each the last that is known. The last two are measured at evaluations."
     last = {k: v for entry in state.log_history for k, v in entry.items()}
-    names = dict(loss="loss", accuracy="rewards/accuracies", margin="rewards/margins", held_back="eval_loss", KL="eval_kl")
-    return f"step {state.global_step}/{state.max_steps} " + " ".join(f"{name} {last[key]:.3f}" for name, key in names.items() if key in last)
+    names = dict(
+        loss="loss",
+        accuracy="rewards/accuracies",
+        margin="rewards/margins",
+        held_back="eval_loss",
+        KL="eval_kl",
+    )
+    return f"step {state.global_step}/{state.max_steps} " + " ".join(
+        f"{name} {last[key]:.3f}" for name, key in names.items() if key in last
+    )
+
 
 def show_progress(state, said: str = "") -> str:
     """`progress_line`, which it returns, on stderr: on a terminal rewritten in place, in a file a line of its own where it is not what was `said` before.
 
     Nothing in a notebook, where the log of the run is a table."""
     line = progress_line(state)
-    if not state.is_world_process_zero or type(sys.stderr).__module__.startswith("ipykernel"): return line
-    if sys.stderr.isatty(): print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-    elif line != said: print(line, file=sys.stderr, flush=True)
+    if not state.is_world_process_zero or type(sys.stderr).__module__.startswith("ipykernel"):
+        return line
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+    elif line != said:
+        print(line, file=sys.stderr, flush=True)
     return line
 
 # %% ../nbs/lib/trainer.ipynb #c062
 def latest_checkpoint(folder, clean: bool = False) -> Path | None:
     "The newest checkpoint that was written to its end; `clean` removes unfinished ones."
     found = sorted(Path(folder).glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    whole = [p for p in found if (p/"complete.json").exists()]
-    for p in set(found) - set(whole) if clean else (): shutil.rmtree(p, ignore_errors=True)
+    whole = [p for p in found if (p / "complete.json").exists()]
+    for p in set(found) - set(whole) if clean else ():
+        shutil.rmtree(p, ignore_errors=True)
     return whole[-1] if whole else None
 
 # %% ../nbs/lib/trainer.ipynb #c066
 def same_run(out: Path, run: dict):
     "Raise `InputError` if `out` holds a run of another kind; note this one there if it holds none."
-    if not (out/"run.json").exists(): write_json(out/"run.json", run); return
-    old = read_json(out/"run.json")
+    if not (out / "run.json").exists():
+        write_json(out / "run.json", run)
+        return
+    old = read_json(out / "run.json")
     new = json.loads(json.dumps(run, default=str))
     for where, a, b in [("", old, new), ("settings ", old.get("settings", {}), new["settings"])]:
         for key in b:
-            if key not in ("settings", "published", "report_to", "run_name") and not (where and key == "model") and a.get(key) != b[key]:
-                raise InputError(f"holds a run with another {where}{key}", out, remedy="give another output folder, or delete this one")
+            if (
+                key not in ("settings", "published", "report_to", "run_name")
+                and not (where and key == "model")
+                and a.get(key) != b[key]
+            ):
+                raise InputError(
+                    f"holds a run with another {where}{key}",
+                    out,
+                    remedy="give another output folder, or delete this one",
+                )
 
 # %% ../nbs/lib/trainer.ipynb #c069
 def train(model, data_dir, output_dir, recipe=None, seed: int = 0, **overrides) -> Path:
@@ -225,26 +383,44 @@ def train(model, data_dir, output_dir, recipe=None, seed: int = 0, **overrides) 
     check_seed(seed)
     run = dict(model=fingerprint(model), pairs=fingerprint(data_dir), seed=seed, settings=settings)
     main = int(os.environ.get("RANK", 0)) == 0
-    if (out/"manifest.json").exists():
+    if (out / "manifest.json").exists():
         same_run(out, run)
-        if main: remove_checkpoints(out)
-        return out/read_json(out/"manifest.json")["final"]
+        if main:
+            remove_checkpoints(out)
+        return out / read_json(out / "manifest.json")["final"]
     started = time.time()
     with quiet():
         tokenizer = load_tokenizer(str(model))
         pairs, report, placebo = read_training_pairs(tokenizer, data_dir, settings, seed)
         check_model(model, settings)
-        if main: same_run(out, run); latest_checkpoint(out, clean=True)
+        if main:
+            same_run(out, run)
+            latest_checkpoint(out, clean=True)
         with writing_to(out):
-            if placebo: relabel(data_dir, out, settings["labels"], seed)
+            if placebo:
+                relabel(data_dir, out, settings["labels"], seed)
             trainer, facts = build_trainer(model, tokenizer, pairs, settings, out, seed)
         with writing_to(out):
             try:
                 trainer.train(resume_from_checkpoint=str(latest_checkpoint(out) or "") or None)
                 final = save_final(trainer, tokenizer, model, settings, out)
-            except Diverged as end: raise keep_good(trainer, tokenizer, model, settings, out, end) from None
+            except Diverged as end:
+                raise keep_good(trainer, tokenizer, model, settings, out, end) from None
     with writing_to(out):
-        if main: finish(trainer, out, run | facts | placebo | dict(final=final.name, kept=report.kept, dropped=report.dropped, seconds=round(time.time() - started, 1)))
+        if main:
+            finish(
+                trainer,
+                out,
+                run
+                | facts
+                | placebo
+                | dict(
+                    final=final.name,
+                    kept=report.kept,
+                    dropped=report.dropped,
+                    seconds=round(time.time() - started, 1),
+                ),
+            )
     return final
 
 # %% ../nbs/lib/trainer.ipynb #c070
@@ -252,37 +428,92 @@ def check_model(model, settings: dict):
     "Raise `InputError`, before anything is written, where the model cannot be loaded or cannot be tuned so."
     from transformers.integrations import get_available_reporting_integrations
     from transformers.training_args import OptimizerNames, SchedulerType
-    for key, values in (("optimizer", [o.value for o in OptimizerNames]), ("schedule", [s.value for s in SchedulerType])):
-        if settings[key] not in values: raise InputError(f"{settings[key]!r} is not known", field=key, remedy=f"use one of {', '.join(values)}")
+
+    for key, values in (
+        ("optimizer", [o.value for o in OptimizerNames]),
+        ("schedule", [s.value for s in SchedulerType]),
+    ):
+        if settings[key] not in values:
+            raise InputError(
+                f"{settings[key]!r} is not known",
+                field=key,
+                remedy=f"use one of {', '.join(values)}",
+            )
     reporters = ["none", *get_available_reporting_integrations()]
     for name in str(settings["report_to"]).split(","):
-        if name not in reporters: raise InputError(f"{name!r} is not installed here, or not known", field="report_to", remedy=f"install it; here are {', '.join(reporters)}")
-    if adapter_base(model): raise InputError("is a LoRA adapter, and tuning starts from a whole model", model, remedy="merge it first: xgdetox merge")
+        if name not in reporters:
+            raise InputError(
+                f"{name!r} is not installed here, or not known",
+                field="report_to",
+                remedy=f"install it; here are {', '.join(reporters)}",
+            )
+    if adapter_base(model):
+        raise InputError(
+            "is a LoRA adapter, and tuning starts from a whole model",
+            model,
+            remedy="merge it first: xgdetox merge",
+        )
     check_checkpoint(model)
-    if settings["method"] != "full": check_targets(empty_model(model), settings["lora_targets"])
+    if settings["method"] != "full":
+        check_targets(empty_model(model), settings["lora_targets"])
 
 # %% ../nbs/lib/trainer.ipynb #c071
 def build_trainer(model, tokenizer, pairs: list[dict], settings: dict, out: Path, seed: int):
     "The trainer of a run, ready to start or to continue, and what is known about it beforehand."
     from transformers import PrinterCallback
-    plan, loss = plan_run(settings, len(pairs), int(os.environ.get("WORLD_SIZE", 1))), settings["loss"]
-    learn, held = [pairs[i] for i in plan["train"]], sorted((pairs[i] for i in plan["held"]), key=pair_length)       # little padding in evaluation
-    order = training_order([pair_length(p) for p in learn], plan["batch"], plan["steps"], seed, settings["group_by_length"])
-    used = sorted(set(order))                                                          # a short run sees, and prepares, only a part
+
+    plan, loss = (
+        plan_run(settings, len(pairs), int(os.environ.get("WORLD_SIZE", 1))),
+        settings["loss"],
+    )
+    learn, held = (
+        [pairs[i] for i in plan["train"]],
+        sorted((pairs[i] for i in plan["held"]), key=pair_length),
+    )  # little padding in evaluation
+    order = training_order(
+        [pair_length(p) for p in learn],
+        plan["batch"],
+        plan["steps"],
+        seed,
+        settings["group_by_length"],
+    )
+    used = sorted(set(order))  # a short run sees, and prepares, only a part
     learn, order = [learn[i] for i in used], renumber(order, used)
     with quiet():
         trainer_type, config = trainer_class(loss)
-        args, network = arguments(config, settings, plan, out, seed), load_for_training(model, settings)
+        args, network = (
+            arguments(config, settings, plan, out, seed),
+            load_for_training(model, settings),
+        )
         with args.main_process_first():
-            data = {name: stored(rows_for(loss, rows), out/"tokens"/name) for name, rows in (("train", learn), ("held", held))}
-        trainer = trainer_type(model=network, args=args, processing_class=tokenizer, train_dataset=data["train"], eval_dataset=data["held"],
-                               peft_config=lora_config(network, settings) if settings["method"] != "full" else None)
-    if loss not in ("simpo", "orpo"): trainer.light()
+            data = {
+                name: stored(rows_for(loss, rows), out / "tokens" / name)
+                for name, rows in (("train", learn), ("held", held))
+            }
+        trainer = trainer_type(
+            model=network,
+            args=args,
+            processing_class=tokenizer,
+            train_dataset=data["train"],
+            eval_dataset=data["held"],
+            peft_config=lora_config(network, settings) if settings["method"] != "full" else None,
+        )
+    if loss not in ("simpo", "orpo"):
+        trainer.light()
     trainer.order = order if loss != "kto" else [j for i in order for j in (2 * i, 2 * i + 1)]
-    trainer.texts = [p["prompt_ids"] + p["chosen_ids"] for p in held[:16]]                # where a merge is checked
+    trainer.texts = [
+        p["prompt_ids"] + p["chosen_ids"] for p in held[:16]
+    ]  # where a merge is checked
     trainer.remove_callback(PrinterCallback)
-    for callback in callbacks(settings, out, reference_kl(trainer, held, settings["kl_texts"])): trainer.add_callback(callback)
-    return trainer, dict(steps=plan["steps"], eval_steps=plan["eval_steps"], train_pairs=len(learn), held_pairs=len(held), share_trained=share_trained(trainer.model))
+    for callback in callbacks(settings, out, reference_kl(trainer, held, settings["kl_texts"])):
+        trainer.add_callback(callback)
+    return trainer, dict(
+        steps=plan["steps"],
+        eval_steps=plan["eval_steps"],
+        train_pairs=len(learn),
+        held_pairs=len(held),
+        share_trained=share_trained(trainer.model),
+    )
 
 # %% ../nbs/lib/trainer.ipynb #c072
 def renumber(order: list[int], used: list[int]) -> list[int]:
@@ -293,20 +524,32 @@ def renumber(order: list[int], used: list[int]) -> list[int]:
 # %% ../nbs/lib/trainer.ipynb #c073
 def reference_kl(trainer, held: list[dict], texts: int):
     "The `ReferenceKL` of a run on some of its held-back pairs; None where the model is spread over devices."
-    if not texts or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled: return None
-    return ReferenceKL(trainer.model, held[::max(1, len(held) // texts)][:texts], trainer.processing_class.pad_token_id)
+    if not texts or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return None
+    return ReferenceKL(
+        trainer.model,
+        held[:: max(1, len(held) // texts)][:texts],
+        trainer.processing_class.pad_token_id,
+    )
 
 # %% ../nbs/lib/trainer.ipynb #c074
 def load_for_training(model, settings: dict):
     "The model to tune, on the CPU (the trainer moves it): float32 in full, 16 bits under LoRA where the device has them, 4 bits under QLoRA."
-    if settings["method"] == "qlora": return load_4bit(model, settings["quantisation"], settings["double_quantisation"])
-    half = settings["method"] == "lora" and torch.cuda.is_available() and torch.cuda.is_bf16_supported() and settings["precision"] != "fp32"
+    if settings["method"] == "qlora":
+        return load_4bit(model, settings["quantisation"], settings["double_quantisation"])
+    half = (
+        settings["method"] == "lora"
+        and torch.cuda.is_available()
+        and torch.cuda.is_bf16_supported()
+        and settings["precision"] != "fp32"
+    )
     return load_model(str(model), dtype=torch.bfloat16 if half else torch.float32, device="cpu")
 
 # %% ../nbs/lib/trainer.ipynb #c075
 def stored(columns: dict[str, list], folder: Path):
     "The columns as a dataset on disk, written once: the other processes, and a resumed run, read it and what is cached beside it."
     from datasets import Dataset, load_from_disk
+
     if not folder.exists():
         part = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
@@ -318,85 +561,157 @@ def stored(columns: dict[str, list], folder: Path):
 def save_final(trainer, tokenizer, model, settings: dict, out: Path) -> Path:
     "Write the best weights, and under LoRA the merged model: `out`/final_checkpoint, always a whole model unless `merge` is none."
     name = "final_checkpoint" if settings["method"] == "full" else "adapter"
-    part, final = out/f".{name}.part", out/name
+    part, final = out / f".{name}.part", out / name
     main = trainer.is_world_process_zero()
-    if not finite_weights(trainer.model): raise Diverged("weight", math.nan, trainer.state.global_step, whole=False)
-    if main: shutil.rmtree(part, ignore_errors=True)
-    with quiet(): trainer.save_model(str(part))
-    if not main: return out/"final_checkpoint"
+    if not finite_weights(trainer.model):
+        raise Diverged("weight", math.nan, trainer.state.global_step, whole=False)
+    if main:
+        shutil.rmtree(part, ignore_errors=True)
+    with quiet():
+        trainer.save_model(str(part))
+    if not main:
+        return out / "final_checkpoint"
     tokenizer.save_pretrained(part)
-    (part/"training_args.bin").unlink(missing_ok=True)
-    if settings["method"] != "full": sort_lists(part/"adapter_config.json")
+    (part / "training_args.bin").unlink(missing_ok=True)
+    if settings["method"] != "full":
+        sort_lists(part / "adapter_config.json")
     four = settings["quantisation"] if settings["method"] == "qlora" else None
-    if settings["method"] != "full": write_json(part/"trained_on.json", dict(base=str(model), bos=settings["bos"], quantisation=four, double_quantisation=bool(four and settings["double_quantisation"])))
+    if settings["method"] != "full":
+        write_json(
+            part / "trained_on.json",
+            dict(
+                base=str(model),
+                bos=settings["bos"],
+                quantisation=four,
+                double_quantisation=bool(four and settings["double_quantisation"]),
+            ),
+        )
     shutil.rmtree(final, ignore_errors=True)
     os.replace(part, final)
-    if settings["method"] == "full" or settings["merge"] == "none": return final
-    shutil.rmtree(out/"final_checkpoint", ignore_errors=True)
-    return merge_adapter(model, final, out/"final_checkpoint", base=settings["merge"], texts=trainer.texts)
+    if settings["method"] == "full" or settings["merge"] == "none":
+        return final
+    shutil.rmtree(out / "final_checkpoint", ignore_errors=True)
+    return merge_adapter(
+        model, final, out / "final_checkpoint", base=settings["merge"], texts=trainer.texts
+    )
 
 # %% ../nbs/lib/trainer.ipynb #c0h3
 def sort_lists(path: Path):
     "Put the words in the lists of an adapter's settings in order: PEFT writes sets as they come, and the file's hash would differ from run to run."
     said = read_json(path)
-    words = {k: sorted(v) for k, v in said.items() if isinstance(v, list) and all(isinstance(x, str) for x in v)}
+    words = {
+        k: sorted(v)
+        for k, v in said.items()
+        if isinstance(v, list) and all(isinstance(x, str) for x in v)
+    }
     write_json(path, said | words)
 
 # %% ../nbs/lib/trainer.ipynb #c078
 def finish(trainer, out: Path, facts: dict):
     "Write the log and the manifest, then remove the checkpoints: from here on the run is finished."
     import platform, transformers, trl, peft
+
     log = trainer.state.log_history
     spent = sum(e.get("eval_runtime", 0) + e.get("kl_runtime", 0) for e in log)
     whole = next((e["train_runtime"] for e in reversed(log) if "train_runtime" in e), float("nan"))
-    versions = dict(python=platform.python_version(), torch=torch.__version__, transformers=transformers.__version__, trl=trl.__version__, peft=peft.__version__)
-    write_json(out/"log.json", log)
-    write_json(out/"manifest.json", facts | dict(best_step=trainer.state.best_global_step, last_step=trainer.state.global_step,
-                                             evaluation_seconds=round(spent, 2), training_seconds=round(whole, 2), versions=versions))
+    versions = dict(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        trl=trl.__version__,
+        peft=peft.__version__,
+    )
+    write_json(out / "log.json", log)
+    write_json(
+        out / "manifest.json",
+        facts
+        | dict(
+            best_step=trainer.state.best_global_step,
+            last_step=trainer.state.global_step,
+            evaluation_seconds=round(spent, 2),
+            training_seconds=round(whole, 2),
+            versions=versions,
+        ),
+    )
     remove_checkpoints(out)
-    if sys.stderr.isatty(): print(file=sys.stderr)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
 
 # %% ../nbs/lib/trainer.ipynb #c122
 def remove_checkpoints(out: Path):
     "Remove what only a run that goes on needs; also what a kill between the manifest and this left."
-    for old in [*out.glob("checkpoint-*"), out/"tokens", out/"diverged"]: shutil.rmtree(old, ignore_errors=True)
+    for old in [*out.glob("checkpoint-*"), out / "tokens", out / "diverged"]:
+        shutil.rmtree(old, ignore_errors=True)
 
 # %% ../nbs/lib/trainer.ipynb #c0y3
 def finite_weights(model) -> bool:
     "Are all trained parameters finite numbers?"
     return all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad)
 
+
 def keep_good(trainer, tokenizer, model, settings: dict, out: Path, end: Diverged) -> InputError:
     "Keep the last good weights of a run that diverged in `out`/diverged; the error that says so."
     checkpoint = latest_checkpoint(out)
-    whole = end.whole and everywhere(torch.tensor(finite_weights(trainer.model), device=trainer.args.device))
+    whole = end.whole and everywhere(
+        torch.tensor(finite_weights(trainer.model), device=trainer.args.device)
+    )
     step = end.step if whole else int(checkpoint.name.split("-")[1]) if checkpoint else 0
-    part, kept = out/".diverged.part", out/"diverged"
-    if trainer.is_world_process_zero(): shutil.rmtree(part, ignore_errors=True)
-    if whole: trainer.save_model(str(part))                                     # a model in pieces is gathered by all processes
+    part, kept = out / ".diverged.part", out / "diverged"
     if trainer.is_world_process_zero():
-        if not whole: copy_good(part, checkpoint, model, settings)
+        shutil.rmtree(part, ignore_errors=True)
+    if whole:
+        trainer.save_model(str(part))  # a model in pieces is gathered by all processes
+    if trainer.is_world_process_zero():
+        if not whole:
+            copy_good(part, checkpoint, model, settings)
         tokenizer.save_pretrained(part)
-        (part/"training_args.bin").unlink(missing_ok=True)
+        (part / "training_args.bin").unlink(missing_ok=True)
         said = "the weights of a run that diverged later: not a finished model"
-        write_json(part/"diverged.json", dict(what=said, step=step, diverged_after=end.step, why=str(end), base=str(model), method=settings["method"], bos=settings["bos"]))
+        write_json(
+            part / "diverged.json",
+            dict(
+                what=said,
+                step=step,
+                diverged_after=end.step,
+                why=str(end),
+                base=str(model),
+                method=settings["method"],
+                bos=settings["bos"],
+            ),
+        )
         shutil.rmtree(kept, ignore_errors=True)
         os.replace(part, kept)
     remedy = f"lower learning_rate, which is {settings['learning_rate']:g}; the weights of step {step}, the last good ones, are in {kept}"
     return InputError(f"{end}: the run diverged and is not finished", out, remedy=remedy)
 
-_LEFT_OUT = ("optimizer*", "scheduler*", "scaler*", "rng_state*", "trainer_state.json", "training_args.bin", "complete.json", "global_step*", "latest", "zero_to_fp32.py")
+
+_LEFT_OUT = (
+    "optimizer*",
+    "scheduler*",
+    "scaler*",
+    "rng_state*",
+    "trainer_state.json",
+    "training_args.bin",
+    "complete.json",
+    "global_step*",
+    "latest",
+    "zero_to_fp32.py",
+)
+
 
 def copy_good(part: Path, checkpoint: Path | None, model, settings: dict):
     "Write to `part` the weights of the last checkpoint; without one those that the run began with, which under LoRA are the base's, so that there are none to write."
-    if checkpoint: shutil.copytree(checkpoint, part, ignore=shutil.ignore_patterns(*_LEFT_OUT))
-    elif settings["method"] == "full": load_model(str(model), dtype=torch.float32, device="cpu").save_pretrained(part)
-    else: part.mkdir(parents=True)
+    if checkpoint:
+        shutil.copytree(checkpoint, part, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+    elif settings["method"] == "full":
+        load_model(str(model), dtype=torch.float32, device="cpu").save_pretrained(part)
+    else:
+        part.mkdir(parents=True)
 
 # %% ../nbs/lib/trainer.ipynb #c112
 def summary(output_dir) -> str:
     "A finished run in a line: pairs kept and dropped, steps, the best loss on held-back pairs."
-    m, log = (read_json(Path(output_dir)/name) for name in ("manifest.json", "log.json"))
+    m, log = (read_json(Path(output_dir) / name) for name in ("manifest.json", "log.json"))
     held = {e["step"]: e["eval_loss"] for e in log if "eval_loss" in e}
     why = ", ".join(f"{reason} {n:,}" for reason, n in m["dropped"].items())
     best = min(held, key=held.get)

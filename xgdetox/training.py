@@ -18,17 +18,27 @@ __all__ = ['dpo_loss', 'encode_pair', 'closed', 'common_prefix', 'encode_pairs',
            'training_order', 'pair_length', 'evaluation_interval', 'plan_run', 'ReferenceKL']
 
 # %% ../nbs/01_training.ipynb #c007
-def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta: float = 0.1):
+def dpo_loss(
+    policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta: float = 0.1
+):
     """Losses, chosen rewards and rejected rewards of a batch of pairs, three tensors (pair,).
 
     The arguments are log-probabilities of whole continuations, (pair,), in nats: under the policy and under the frozen reference.
     Rafailov et al. 2023, equation 7; the paper's section 3; beta: Table 6."""
-    chosen_reward = beta * (policy_chosen - reference_chosen)                # pair
-    rejected_reward = beta * (policy_rejected - reference_rejected)          # pair
+    chosen_reward = beta * (policy_chosen - reference_chosen)  # pair
+    rejected_reward = beta * (policy_rejected - reference_rejected)  # pair
     return -F.logsigmoid(chosen_reward - rejected_reward), chosen_reward, rejected_reward
 
 # %% ../nbs/01_training.ipynb #c025
-def encode_pair(tokenizer, prompt: str, chosen: str, rejected: str, bos="tokenizer", max_length=256, max_prompt_length=None) -> dict | None:
+def encode_pair(
+    tokenizer,
+    prompt: str,
+    chosen: str,
+    rejected: str,
+    bos="tokenizer",
+    max_length=256,
+    max_prompt_length=None,
+) -> dict | None:
     """Token ids of a pair: `prompt_ids`, `chosen_ids`, `rejected_ids`, the last two closed by exactly one end-of-text token.
 
     `bos` as in `models.encode`. Where tokens merge across the boundary, the continuation starts at the first token that differs. A prompt of more
@@ -38,14 +48,20 @@ def encode_pair(tokenizer, prompt: str, chosen: str, rejected: str, bos="tokeniz
     too_long = max_prompt_length and max(map(len, wholes)) >= max_length
     prompt_ids = last_tokens(tokenizer, head[:cut], max_prompt_length if too_long else None)
     room = max_length - len(prompt_ids)
-    if room < 1 or not prompt_ids: return None
-    chosen_ids, rejected_ids = (closed(whole[cut:], tokenizer.eos_token_id)[:room] for whole in wholes)
+    if room < 1 or not prompt_ids:
+        return None
+    chosen_ids, rejected_ids = (
+        closed(whole[cut:], tokenizer.eos_token_id)[:room] for whole in wholes
+    )
     return dict(prompt_ids=prompt_ids, chosen_ids=chosen_ids, rejected_ids=rejected_ids)
+
 
 def closed(ids: list[int], end: int | None) -> list[int]:
     "`ids` with the end-of-text token `end` after them once, also where the text itself spells it out; as they are where `end` is None."
-    if end is None: return ids
-    while ids and ids[-1] == end: ids = ids[:-1]
+    if end is None:
+        return ids
+    while ids and ids[-1] == end:
+        ids = ids[:-1]
     return [*ids, end]
 
 # %% ../nbs/01_training.ipynb #c026
@@ -56,15 +72,30 @@ def common_prefix(a: list, b: list) -> int:
 # %% ../nbs/01_training.ipynb #c029
 def encode_pairs(tokenizer, data_dir, settings: dict):
     "All pairs of `data_dir` as token ids, and the report on what was kept and dropped."
-    rows, report = load_pairs(data_dir, max_characters=settings["max_characters"], limit=settings["limit"])
-    if (some := int(len(rows) * (settings["train_fraction"] or 1))) < len(rows):              # the first ones, as upstream's train_perc
-        report.drop("outside train_fraction", len(rows) - some); report.kept = some
+    rows, report = load_pairs(
+        data_dir, max_characters=settings["max_characters"], limit=settings["limit"]
+    )
+    if (some := int(len(rows) * (settings["train_fraction"] or 1))) < len(
+        rows
+    ):  # the first ones, as upstream's train_perc
+        report.drop("outside train_fraction", len(rows) - some)
+        report.kept = some
         rows = rows.select(range(some))
     keys = ("bos", "max_length", "max_prompt_length")
-    encoded = [encode_pair(tokenizer, r["prompt"], r["chosen"], r["rejected"], **{k: settings[k] for k in keys}) for r in rows]
+    encoded = [
+        encode_pair(
+            tokenizer, r["prompt"], r["chosen"], r["rejected"], **{k: settings[k] for k in keys}
+        )
+        for r in rows
+    ]
     pairs = [p for p in encoded if p]
-    if len(pairs) < len(encoded): report.kept -= len(encoded) - len(pairs); report.drop("no room for a continuation", len(encoded) - len(pairs))
-    if len(pairs) < 2: raise InputError(f"{len(pairs)} usable pairs", data_dir, remedy="give at least two; " + str(report))
+    if len(pairs) < len(encoded):
+        report.kept -= len(encoded) - len(pairs)
+        report.drop("no room for a continuation", len(encoded) - len(pairs))
+    if len(pairs) < 2:
+        raise InputError(
+            f"{len(pairs)} usable pairs", data_dir, remedy="give at least two; " + str(report)
+        )
     return pairs, report
 
 # %% ../nbs/01_training.ipynb #c0l1
@@ -85,7 +116,9 @@ def split_pairs(n: int, fraction: float, most: int) -> tuple[list[int], list[int
     return sorted(order[held:]), sorted(order[:held])
 
 # %% ../nbs/01_training.ipynb #c033
-def training_order(lengths: list[int], batch: int, steps: int, seed: int, group: bool = True) -> list[int]:
+def training_order(
+    lengths: list[int], batch: int, steps: int, seed: int, group: bool = True
+) -> list[int]:
     """Indices of the pairs for all `steps` batches of a run, pass after pass: the same list for the same arguments, on any machine.
 
     `group`: each pass is shuffled, sorted by length inside blocks of 50 batches, and its batches shuffled again, so that a batch has little padding."""
@@ -93,13 +126,22 @@ def training_order(lengths: list[int], batch: int, steps: int, seed: int, group:
     while len(order) < batch * steps:
         p = torch.randperm(len(lengths), generator=generator).tolist()
         if group:
-            blocks = [sorted(p[i:i + 50 * batch], key=lambda j: -lengths[j]) for i in range(0, len(p), 50 * batch)]
-            batches = [block[i:i + batch] for block in blocks for i in range(0, len(block), batch)]
+            blocks = [
+                sorted(p[i : i + 50 * batch], key=lambda j: -lengths[j])
+                for i in range(0, len(p), 50 * batch)
+            ]
+            batches = [
+                block[i : i + batch] for block in blocks for i in range(0, len(block), batch)
+            ]
             whole = [b for b in batches if len(b) == batch]
             rest = [j for b in batches if len(b) < batch for j in b]
-            p = [j for k in torch.randperm(len(whole), generator=generator).tolist() for j in whole[k]] + rest
+            p = [
+                j
+                for k in torch.randperm(len(whole), generator=generator).tolist()
+                for j in whole[k]
+            ] + rest
         order += p
-    return order[:batch * steps]
+    return order[: batch * steps]
 
 # %% ../nbs/01_training.ipynb #c034
 def pair_length(pair: dict) -> int:
@@ -117,14 +159,22 @@ def evaluation_interval(pairs: int, batch: int, share: float = 0.1, kl_texts: in
 # %% ../nbs/01_training.ipynb #c039
 def plan_run(settings: dict, pairs: int, world: int = 1) -> dict:
     "How many pairs are held back, and the steps between evaluations and in all, for `pairs` pairs on `world` processes."
-    batch = settings["batch_size"] * settings["gradient_accumulation"] * world          # pairs a step
+    batch = settings["batch_size"] * settings["gradient_accumulation"] * world  # pairs a step
     train, held = split_pairs(pairs, settings["eval_fraction"], settings["eval_pairs"])
     steps = settings["max_steps"] or math.ceil(len(train) * settings["epochs"] / batch)
-    every = settings["eval_steps"] or evaluation_interval(len(held), batch, settings["eval_share"], settings["kl_texts"])
-    if every > steps:                                                                   # a short run: one evaluation, of fewer pairs
-        every, most = steps, max(1, int(steps * settings["eval_share"] / 2 * 3 * batch - settings["kl_texts"] / 2))
+    every = settings["eval_steps"] or evaluation_interval(
+        len(held), batch, settings["eval_share"], settings["kl_texts"]
+    )
+    if every > steps:  # a short run: one evaluation, of fewer pairs
+        every, most = (
+            steps,
+            max(1, int(steps * settings["eval_share"] / 2 * 3 * batch - settings["kl_texts"] / 2)),
+        )
         train, held = split_pairs(pairs, 1.0, min(len(held), most))
-    elif not settings["eval_steps"]: every = math.ceil(steps / (steps // every))        # evenly, so that the last step's evaluation is no extra one
+    elif not settings["eval_steps"]:
+        every = math.ceil(
+            steps / (steps // every)
+        )  # evenly, so that the last step's evaluation is no extra one
     return dict(batch=batch, steps=int(steps), eval_steps=int(every), train=train, held=held)
 
 # %% ../nbs/01_training.ipynb #c041
@@ -132,20 +182,27 @@ class ReferenceKL:
     """KL(policy || reference) a token, in nats, over the whole vocabulary, averaged over the continuations of a few held-back chosen texts.
 
     Made before training, when the policy still is the reference; called with the model later. The texts are the data's, not samples of the policy."""
+
     def __init__(self, model, pairs: list[dict], pad: int):
         rows = [p["prompt_ids"] + p["chosen_ids"] for p in pairs]
         width, device = max(map(len, rows)), next(model.parameters()).device
-        self.ids = torch.tensor([r + [pad] * (width - len(r)) for r in rows], device=device)                     # text, position
-        self.mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=device)
+        self.ids = torch.tensor(
+            [r + [pad] * (width - len(r)) for r in rows], device=device
+        )  # text, position
+        self.mask = torch.tensor(
+            [[1] * len(r) + [0] * (width - len(r)) for r in rows], device=device
+        )
         starts = torch.tensor([len(p["prompt_ids"]) for p in pairs], device=device)[:, None]
-        at = torch.arange(1, width, device=device)[None]                                                         # position of the predicted token
+        at = torch.arange(1, width, device=device)[None]  # position of the predicted token
         self.predicted = (at >= starts) & self.mask[:, 1:].bool()
-        self.reference = self.log_probs(model)                                                                   # token, vocabulary
+        self.reference = self.log_probs(model)  # token, vocabulary
 
     @torch.no_grad()
     def log_probs(self, model):
         training = model.training
-        logits = model.eval()(input_ids=self.ids, attention_mask=self.mask).logits[:, :-1][self.predicted]
+        logits = model.eval()(input_ids=self.ids, attention_mask=self.mask).logits[:, :-1][
+            self.predicted
+        ]
         model.train(training)
         return logits.float().log_softmax(-1)
 

@@ -13,7 +13,14 @@ from pathlib import Path
 from .files import InputError, read_json, read_rows, write_atomic
 from .mass import word_pieces
 from xgdetox.models import (
-    anatomy, check_neurons, context_length, encode, last_tokens, length_batches, neuron_hooks, token_ids,
+    anatomy,
+    check_neurons,
+    context_length,
+    encode,
+    last_tokens,
+    length_batches,
+    neuron_hooks,
+    token_ids,
     value_vector_matrix,
 )
 from .probe import load_probe
@@ -28,30 +35,62 @@ __all__ = ['rank_value_vectors', 'probe_direction', 'norm_gain', 'continuation_a
 
 # %% ../nbs/06_value_vectors.ipynb #c007
 @torch.inference_mode()
-def rank_value_vectors(model, probe, top_k: int | None = 100, direction: str = "difference", space: str = "paper", parts=None, chunk: int = 8192) -> pd.DataFrame:
+def rank_value_vectors(
+    model,
+    probe,
+    top_k: int | None = 100,
+    direction: str = "difference",
+    space: str = "paper",
+    parts=None,
+    chunk: int = 8192,
+) -> pd.DataFrame:
     """The `top_k` value vectors nearest to the probe by cosine, over all layers: rank, layer, neuron, cosine (section 4.2).
 
     `probe`: a path, or a vector (d,). `direction`: "difference" takes the class means' difference where the probe's file has it (else its weight, as
     in the paper), "weight" always the weight. `space`: "paper" compares with w as it is, although w lives behind the final norm; "residual" with w times
     the norm's gain, the same direction as seen from inside the stream. None keeps all. Works on half-precision weights chunk by chunk."""
     parts = parts or anatomy(model)
-    w = torch.as_tensor(np.asarray(probe_direction(probe, direction) if isinstance(probe, (str, Path)) else probe, np.float32)).flatten()
-    if len(w) != parts.d_model: raise InputError(f"the probe has {len(w)} weights, the model {parts.d_model} dimensions", field="probe", remedy="use the probe's own model")
-    if space not in ("paper", "residual"): raise InputError(f"is {space!r}", field="space", remedy="use paper or residual")
-    if space == "residual": w = w*norm_gain(parts.final_norm).cpu()
-    cosines = []                                                              # layer; neuron
+    w = torch.as_tensor(
+        np.asarray(
+            probe_direction(probe, direction) if isinstance(probe, (str, Path)) else probe,
+            np.float32,
+        )
+    ).flatten()
+    if len(w) != parts.d_model:
+        raise InputError(
+            f"the probe has {len(w)} weights, the model {parts.d_model} dimensions",
+            field="probe",
+            remedy="use the probe's own model",
+        )
+    if space not in ("paper", "residual"):
+        raise InputError(f"is {space!r}", field="space", remedy="use paper or residual")
+    if space == "residual":
+        w = w * norm_gain(parts.final_norm).cpu()
+    cosines = []  # layer; neuron
     for layer in range(parts.n_layers):
-        V = value_vector_matrix(model, layer, parts)                          # neuron, d
-        some = (V[i:i + chunk].float() for i in range(0, len(V), chunk))
-        cosines.append(torch.cat([(v @ w.to(v))/(v.norm(dim=1)*w.norm()).clamp(min=1e-12) for v in some]).cpu())
+        V = value_vector_matrix(model, layer, parts)  # neuron, d
+        some = (V[i : i + chunk].float() for i in range(0, len(V), chunk))
+        cosines.append(
+            torch.cat(
+                [(v @ w.to(v)) / (v.norm(dim=1) * w.norm()).clamp(min=1e-12) for v in some]
+            ).cpu()
+        )
     flat = torch.cat(cosines)
     value, at = flat.topk(min(top_k or len(flat), len(flat)))
-    return pd.DataFrame(dict(rank=range(1, len(at) + 1), layer=(at//parts.n_neurons).numpy(), neuron=(at % parts.n_neurons).numpy(), cosine=value.numpy()))
+    return pd.DataFrame(
+        dict(
+            rank=range(1, len(at) + 1),
+            layer=(at // parts.n_neurons).numpy(),
+            neuron=(at % parts.n_neurons).numpy(),
+            cosine=value.numpy(),
+        )
+    )
 
 # %% ../nbs/06_value_vectors.ipynb #c008
 def probe_direction(path, direction: str = "difference") -> np.ndarray:
     "A saved probe's direction (d,): the class means' difference where there is one, or the classifier's weight."
-    if direction not in ("difference", "weight"): raise InputError(f"is {direction!r}", field="direction", remedy="use difference or weight")
+    if direction not in ("difference", "weight"):
+        raise InputError(f"is {direction!r}", field="direction", remedy="use difference or weight")
     weight, facts = load_probe(path)
     return (facts.get("direction", weight) if direction == "difference" else weight)[0]
 
@@ -62,11 +101,20 @@ def norm_gain(norm) -> torch.Tensor:
     x = torch.ones(1, d, dtype=norm.weight.dtype, device=norm.weight.device)
     x[:, ::2] = -1
     bias = getattr(norm, "bias", None)
-    return ((norm(x) - (0 if bias is None else bias))*x)[0].detach().float()
+    return ((norm(x) - (0 if bias is None else bias)) * x)[0].detach().float()
 
 # %% ../nbs/06_value_vectors.ipynb #c015
 @torch.inference_mode()
-def continuation_activations(model, tokenizer, prompts, neurons, n_tokens: int = 20, bos="tokenizer", max_tokens: int = 4096, parts=None):
+def continuation_activations(
+    model,
+    tokenizer,
+    prompts,
+    neurons,
+    n_tokens: int = 20,
+    bos="tokenizer",
+    max_tokens: int = 4096,
+    parts=None,
+):
     """Mean activation of `neurons` while the model continues each prompt greedily, (prompt, neuron), and the tokens it wrote (prompt, n_tokens).
 
     Read at the last prompt token and the first `n_tokens` - 1 new ones: the positions that predict the continuation. `neurons` "all" reads
@@ -77,10 +125,12 @@ def continuation_activations(model, tokenizer, prompts, neurons, n_tokens: int =
         inputs = encode(tokenizer, [rows[i] for i in batch], device=model.device)
         with neuron_hooks(model, read=neurons, total=True, parts=parts) as seen:
             ids[batch] = sample(model, inputs, 1, n_tokens, 0, stop=[]).cpu().numpy()
-        value = seen.values()[0].numpy()/n_tokens
-        if means is None: means = np.zeros((len(rows), value.shape[-1]), np.float32)
+        value = seen.values()[0].numpy() / n_tokens
+        if means is None:
+            means = np.zeros((len(rows), value.shape[-1]), np.float32)
         means[batch] = value
     return means, ids
+
 
 def _prompt_rows(model, tokenizer, prompts, bos, n_tokens):
     "Token ids of the prompts, the end of each where it would not fit the context with `n_tokens` more."
@@ -89,12 +139,20 @@ def _prompt_rows(model, tokenizer, prompts, bos, n_tokens):
     return [last_tokens(tokenizer, r, left or None) for r in token_ids(tokenizer, prompts, bos)]
 
 # %% ../nbs/06_value_vectors.ipynb #c018
-def select_sources(model, tokenizer, candidates, prompts, n_tokens: int = 20, bos="tokenizer") -> pd.DataFrame:
+def select_sources(
+    model, tokenizer, candidates, prompts, n_tokens: int = 20, bos="tokenizer"
+) -> pd.DataFrame:
     """`candidates` (a table with layer and neuron, or pairs) with mean_activation, its interval over prompts, and `actual`: mean > 0.
 
     The paper's rule (section 4.2): mean activation over the next 20 tokens of English prompts; the original has no code for it."""
-    table = candidates.copy() if isinstance(candidates, pd.DataFrame) else pd.DataFrame(candidates, columns=["layer", "neuron"])
-    means, _ = continuation_activations(model, tokenizer, prompts, table[["layer", "neuron"]].to_numpy().tolist(), n_tokens, bos)
+    table = (
+        candidates.copy()
+        if isinstance(candidates, pd.DataFrame)
+        else pd.DataFrame(candidates, columns=["layer", "neuron"])
+    )
+    means, _ = continuation_activations(
+        model, tokenizer, prompts, table[["layer", "neuron"]].to_numpy().tolist(), n_tokens, bos
+    )
     table[["mean_activation", "low", "high"]] = [bootstrap_mean(m) for m in means.T]
     return table.assign(actual=table.mean_activation > 0)
 
@@ -102,21 +160,36 @@ def select_sources(model, tokenizer, candidates, prompts, n_tokens: int = 20, bo
 def all_activations(model, tokenizer, prompts, n_tokens: int = 20, bos="tokenizer") -> np.ndarray:
     "Mean activation of every neuron over the prompts' greedy continuations, (layer, neuron): what random controls are matched on."
     parts = anatomy(model)
-    means, _ = continuation_activations(model, tokenizer, prompts, "all", n_tokens, bos, parts=parts)
+    means, _ = continuation_activations(
+        model, tokenizer, prompts, "all", n_tokens, bos, parts=parts
+    )
     return means.mean(0).reshape(parts.n_layers, parts.n_neurons)
 
 # %% ../nbs/06_value_vectors.ipynb #c021
-def matched_neurons(activation, neurons, seed: int = 0, pool: int = 16, exclude=()) -> list[list[int]]:
+def matched_neurons(
+    activation, neurons, seed: int = 0, pool: int = 16, exclude=()
+) -> list[list[int]]:
     """A random twin for each of `neurons`: same layer, one of the `pool` nearest in mean activation, none twice, none of `neurons`.
 
     `activation`: (layer, neuron), as `all_activations` gives it. A set of twins answers whether it is these neurons that matter, or any that are as active."""
     check_neurons(neurons, *activation.shape)
-    rng, taken, twins = np.random.default_rng(seed), {(int(l), int(n)) for l, n in [*neurons, *exclude]}, []
+    rng, taken, twins = (
+        np.random.default_rng(seed),
+        {(int(l), int(n)) for l, n in [*neurons, *exclude]},
+        [],
+    )
     for i in rng.permutation(len(neurons)):
         layer, neuron = map(int, neurons[i])
         near = np.argsort(abs(activation[layer] - activation[layer, neuron]), kind="stable")
-        near = [int(n) for n in near[:pool + len(taken) + 1] if (layer, int(n)) not in taken][:pool]
-        if not near: raise InputError(f"layer {layer} has no neuron left to draw", field="neurons", remedy="choose fewer neurons")
+        near = [int(n) for n in near[: pool + len(taken) + 1] if (layer, int(n)) not in taken][
+            :pool
+        ]
+        if not near:
+            raise InputError(
+                f"layer {layer} has no neuron left to draw",
+                field="neurons",
+                remedy="choose fewer neurons",
+            )
         twins.append([layer, near[rng.integers(len(near))]])
         taken.add(tuple(twins[-1]))
     return sorted(twins)
@@ -128,40 +201,90 @@ def read_neurons(path) -> list[list[int]]:
     InputError for anything else; a pickle is never opened."""
     path = Path(path)
     if path.suffix in (".pkl", ".pickle", ".pt"):
-        raise InputError("is a pickle, which could run any code", path, remedy="`xgdetox data get paper-neurons -o FOLDER` writes the paper's neurons as JSON")
-    if path.suffix == ".csv": return _neurons_of_table(path)
+        raise InputError(
+            "is a pickle, which could run any code",
+            path,
+            remedy="`xgdetox data get paper-neurons -o FOLDER` writes the paper's neurons as JSON",
+        )
+    if path.suffix == ".csv":
+        return _neurons_of_table(path)
     pairs = read_json(path)
-    def whole(x): return isinstance(x, int) and not isinstance(x, bool) and x >= 0
-    good = isinstance(pairs, list) and pairs and all(isinstance(p, list) and len(p) == 2 and all(map(whole, p)) for p in pairs)
-    if not good: raise InputError("not a list of [layer, index] pairs", path, remedy="write [[3, 17], [5, 2]]")
+
+    def whole(x):
+        return isinstance(x, int) and not isinstance(x, bool) and x >= 0
+
+    good = (
+        isinstance(pairs, list)
+        and pairs
+        and all(isinstance(p, list) and len(p) == 2 and all(map(whole, p)) for p in pairs)
+    )
+    if not good:
+        raise InputError(
+            "not a list of [layer, index] pairs", path, remedy="write [[3, 17], [5, 2]]"
+        )
     return pairs
+
 
 def _neurons_of_table(path: Path) -> list[list[int]]:
     "The pairs of a table; InputError for a cell that is no whole number, with its line."
     found = []
     for line, row in read_rows(path):
-        if not {"layer", "neuron"} <= set(row): raise InputError("no columns layer and neuron", path, 1, remedy="give the output of `xgdetox value-vectors`")
-        if str(row.get("actual", "True")).casefold() in ("false", "0", "0.0", ""): continue
+        if not {"layer", "neuron"} <= set(row):
+            raise InputError(
+                "no columns layer and neuron",
+                path,
+                1,
+                remedy="give the output of `xgdetox value-vectors`",
+            )
+        if str(row.get("actual", "True")).casefold() in ("false", "0", "0.0", ""):
+            continue
         cells = [str(row[key]).strip().removesuffix(".0") for key in ("layer", "neuron")]
-        if cells == ["", ""]: continue                     # a row of the table that is about all of them
-        if not all(cell.isdecimal() for cell in cells): raise InputError("layer and neuron are no whole numbers", path, line, remedy="give the output of `xgdetox value-vectors`")
+        if cells == ["", ""]:
+            continue  # a row of the table that is about all of them
+        if not all(cell.isdecimal() for cell in cells):
+            raise InputError(
+                "layer and neuron are no whole numbers",
+                path,
+                line,
+                remedy="give the output of `xgdetox value-vectors`",
+            )
         found.append([int(cell) for cell in cells])
-    if not found: raise InputError("no neurons in it", path, remedy="give the output of `xgdetox value-vectors`")
+    if not found:
+        raise InputError(
+            "no neurons in it", path, remedy="give the output of `xgdetox value-vectors`"
+        )
     return found
+
 
 def write_neurons(path, neurons) -> Path:
     "Write neurons as JSON [[layer, index], ...]."
-    with write_atomic(path) as f: f.write(json.dumps([[int(l), int(n)] for l, n in neurons]) + "\n")
+    with write_atomic(path) as f:
+        f.write(json.dumps([[int(l), int(n)] for l, n in neurons]) + "\n")
     return Path(path)
 
 # %% ../nbs/06_value_vectors.ipynb #c027
-_SCRIPTS = {"LATIN": "Latin", "CYRILLIC": "Cyrillic", "ARABIC": "Arabic", "DEVANAGARI": "Devanagari", "HANGUL": "Hangul", "HIRAGANA": "Kana",
-            "KATAKANA": "Kana", "CJK": "Han", "GREEK": "Greek", "HEBREW": "Hebrew", "THAI": "Thai", "BENGALI": "Bengali", "TAMIL": "Tamil"}
+_SCRIPTS = {
+    "LATIN": "Latin",
+    "CYRILLIC": "Cyrillic",
+    "ARABIC": "Arabic",
+    "DEVANAGARI": "Devanagari",
+    "HANGUL": "Hangul",
+    "HIRAGANA": "Kana",
+    "KATAKANA": "Kana",
+    "CJK": "Han",
+    "GREEK": "Greek",
+    "HEBREW": "Hebrew",
+    "THAI": "Thai",
+    "BENGALI": "Bengali",
+    "TAMIL": "Tamil",
+}
+
 
 def script(token: str) -> str:
-    "The script of most letters of `token`; empty without letters, \"other\" where it is not in our list."
+    'The script of most letters of `token`; empty without letters, "other" where it is not in our list.'
     found = [unicodedata.name(c, "").split(" ")[0] for c in token if c.isalpha()]
-    if not found: return ""
+    if not found:
+        return ""
     return _SCRIPTS.get(max(set(found), key=found.count), "other")
 
 # %% ../nbs/06_value_vectors.ipynb #c029
@@ -175,12 +298,15 @@ def toxic_tokens(tokenizer, rude: dict) -> dict[int, set]:
             for pieces in word_pieces(tokenizer, word):
                 head = tokenizer.decode(pieces[:1]).strip()
                 least = 2 if script(word) in ("Han", "Kana", "Hangul") else 3
-                if len(pieces) == 1 or len(head) >= max(least, len(word)/2): found.setdefault(pieces[0], set()).add(language)
+                if len(pieces) == 1 or len(head) >= max(least, len(word) / 2):
+                    found.setdefault(pieces[0], set()).add(language)
     return found
 
 # %% ../nbs/06_value_vectors.ipynb #c030
 @torch.inference_mode()
-def promoted_tokens(model, tokenizer, neurons, k: int = 30, norm: bool = False, rude: dict | None = None, parts=None) -> pd.DataFrame:
+def promoted_tokens(
+    model, tokenizer, neurons, k: int = 30, norm: bool = False, rude: dict | None = None, parts=None
+) -> pd.DataFrame:
     """The `k` tokens that each value vector promotes most: layer, neuron, rank, token_id, token, logit, script, languages.
 
     U v with the unembedding U, as in the paper; `norm` puts the final norm between. `languages` names those of whose rude words the token is the
@@ -189,12 +315,26 @@ def promoted_tokens(model, tokenizer, neurons, k: int = 30, norm: bool = False, 
     U, rows = parts.unembedding.weight, []
     for layer, neuron in neurons:
         v = value_vector_matrix(model, layer, parts)[neuron]
-        if norm: v = parts.final_norm(v.to(next(parts.final_norm.parameters()))[None])[0]
+        if norm:
+            v = parts.final_norm(v.to(next(parts.final_norm.parameters()))[None])[0]
         logits, ids = (U @ v.to(U)).float().topk(k)
         for rank, (i, logit) in enumerate(zip(ids.tolist(), logits.tolist()), 1):
             token = tokenizer.decode([i])
-            rows.append((layer, neuron, rank, i, token, logit, script(token), " ".join(sorted(known.get(i, ())))))
-    return pd.DataFrame(rows, columns="layer neuron rank token_id token logit script languages".split())
+            rows.append(
+                (
+                    layer,
+                    neuron,
+                    rank,
+                    i,
+                    token,
+                    logit,
+                    script(token),
+                    " ".join(sorted(known.get(i, ()))),
+                )
+            )
+    return pd.DataFrame(
+        rows, columns="layer neuron rank token_id token logit script languages".split()
+    )
 
 # %% ../nbs/06_value_vectors.ipynb #c032
 def multilinguality(tokens: pd.DataFrame) -> pd.DataFrame:
@@ -205,42 +345,110 @@ def multilinguality(tokens: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (layer, neuron), t in tokens.groupby(["layer", "neuron"], sort=False):
         rude = t[t.languages != ""]
-        spread = pd.concat([pd.Series(1/len(ls), index=ls) for s in rude.languages if (ls := s.split())] or [pd.Series(dtype=float)])
-        rows.append((layer, neuron, len(rude), spread.index.nunique(), effective_number(spread.groupby(level=0).sum()), effective_number(rude.script.value_counts())))
-    return pd.DataFrame(rows, columns="layer neuron rude_tokens languages effective_languages effective_scripts".split())
+        spread = pd.concat(
+            [pd.Series(1 / len(ls), index=ls) for s in rude.languages if (ls := s.split())]
+            or [pd.Series(dtype=float)]
+        )
+        rows.append(
+            (
+                layer,
+                neuron,
+                len(rude),
+                spread.index.nunique(),
+                effective_number(spread.groupby(level=0).sum()),
+                effective_number(rude.script.value_counts()),
+            )
+        )
+    return pd.DataFrame(
+        rows,
+        columns="layer neuron rude_tokens languages effective_languages effective_scripts".split(),
+    )
+
 
 def effective_number(weights) -> float:
     "exp of the entropy of `weights`; 0 for none."
-    p = np.asarray(weights, float); p = p[p > 0]/p.sum() if len(p) and p.sum() else p[:0]
-    return float(np.exp(-(p*np.log(p)).sum())) if len(p) else 0.0
+    p = np.asarray(weights, float)
+    p = p[p > 0] / p.sum() if len(p) and p.sum() else p[:0]
+    return float(np.exp(-(p * np.log(p)).sum())) if len(p) else 0.0
 
 # %% ../nbs/06_value_vectors.ipynb #c036
-def multilinguality_test(model, tokenizer, neurons, activation, rude: dict, k: int = 30, sets: int = 1000, seed: int = 0, norm: bool = False) -> pd.DataFrame:
+def multilinguality_test(
+    model,
+    tokenizer,
+    neurons,
+    activation,
+    rude: dict,
+    k: int = 30,
+    sets: int = 1000,
+    seed: int = 0,
+    norm: bool = False,
+) -> pd.DataFrame:
     """The mean of each column of `multilinguality` over `neurons`, against `sets` sets of random ones matched for layer and activation.
 
     One row a measure: value, null_mean, null_low, null_high, p (how often a random set has as much), sets."""
     random = [matched_neurons(activation, neurons, seed + i) for i in range(sets)]
     every = list(dict.fromkeys(tuple(n) for some in [neurons, *random] for n in some))
-    table = multilinguality(promoted_tokens(model, tokenizer, every, k, norm, rude)).set_index(["layer", "neuron"])
+    table = multilinguality(promoted_tokens(model, tokenizer, every, k, norm, rude)).set_index(
+        ["layer", "neuron"]
+    )
     means = lambda some: table.loc[[tuple(n) for n in some]].mean()
     observed, null = means(neurons), pd.DataFrame([means(some) for some in random])
-    return pd.DataFrame([dict(measure=m, value=observed[m], sets=sets, **permutation_test(observed[m], null[m], "greater")) for m in table.columns])
+    return pd.DataFrame(
+        [
+            dict(
+                measure=m,
+                value=observed[m],
+                sets=sets,
+                **permutation_test(observed[m], null[m], "greater"),
+            )
+            for m in table.columns
+        ]
+    )
 
 # %% ../nbs/06_value_vectors.ipynb #c038
-def token_table(tokens: pd.DataFrame, sources: pd.DataFrame | None = None, show_rude: bool = False, first: int = 12) -> pd.DataFrame:
+def token_table(
+    tokens: pd.DataFrame,
+    sources: pd.DataFrame | None = None,
+    show_rude: bool = False,
+    first: int = 12,
+) -> pd.DataFrame:
     "One row a value vector: its neuron, what `sources` says of it, how many rude tokens in how many languages, and its first tokens in words."
     word = lambda t: t.token.strip() if show_rude or not t.languages else masked(t.token)
-    text = tokens[tokens["rank"] <= first].groupby(["layer", "neuron"], sort=False)[["token", "languages"]].apply(lambda g: ", ".join(word(t) for t in g.itertuples()))
-    table = multilinguality(tokens).merge(text.rename("tokens").reset_index(), on=["layer", "neuron"])
-    if sources is None: return table
-    return sources[[c for c in ("rank", "layer", "neuron", "cosine", "mean_activation", "actual") if c in sources]].merge(table, on=["layer", "neuron"])
+    text = (
+        tokens[tokens["rank"] <= first]
+        .groupby(["layer", "neuron"], sort=False)[["token", "languages"]]
+        .apply(lambda g: ", ".join(word(t) for t in g.itertuples()))
+    )
+    table = multilinguality(tokens).merge(
+        text.rename("tokens").reset_index(), on=["layer", "neuron"]
+    )
+    if sources is None:
+        return table
+    return sources[
+        [
+            c
+            for c in ("rank", "layer", "neuron", "cosine", "mean_activation", "actual")
+            if c in sources
+        ]
+    ].merge(table, on=["layer", "neuron"])
+
 
 def masked(token: str) -> str:
     "A token's first letter and asterisks."
-    return token.strip()[:1] + "*"*max(len(token.strip()) - 1, 1)
+    return token.strip()[:1] + "*" * max(len(token.strip()) - 1, 1)
 
 # %% ../nbs/06_value_vectors.ipynb #c04b
-def describe_sources(model, tokenizer, near: pd.DataFrame, activation, rude: dict, k: int = 30, norm: bool = False, show_rude: bool = False, labels: dict | None = None) -> tuple:
+def describe_sources(
+    model,
+    tokenizer,
+    near: pd.DataFrame,
+    activation,
+    rude: dict,
+    k: int = 30,
+    norm: bool = False,
+    show_rude: bool = False,
+    labels: dict | None = None,
+) -> tuple:
     """(neurons, tidy table, tokens): the actual sources in `near` (of `select_sources`; without any, the ten most active), and what all of `near` promote.
 
     Table: a row a value vector (metric cosine, `control` "random" for twins of the neurons) and a row a measure of `multilinguality_test` with its p.
@@ -248,13 +456,37 @@ def describe_sources(model, tokenizer, near: pd.DataFrame, activation, rude: dic
     sources = near[near.actual] if near.actual.any() else near.nlargest(10, "mean_activation")
     of = lambda some: promoted_tokens(model, tokenizer, some, k, norm, rude)
     pairs = sources[["layer", "neuron"]].to_numpy().tolist()
-    near_tokens, twins = of(near[["layer", "neuron"]].to_numpy().tolist()), of(matched_neurons(activation, pairs))
-    rows = token_table(near_tokens, near, show_rude).assign(value=lambda t: t.cosine, control="").to_dict("records") + token_table(twins, show_rude=show_rude).assign(control="random").to_dict("records")
-    tests = multilinguality_test(model, tokenizer, pairs, activation, rude, k, norm=norm).rename(columns={"measure": "metric", "null_low": "low", "null_high": "high"}).assign(n=len(pairs))
+    near_tokens, twins = (
+        of(near[["layer", "neuron"]].to_numpy().tolist()),
+        of(matched_neurons(activation, pairs)),
+    )
+    rows = token_table(near_tokens, near, show_rude).assign(
+        value=lambda t: t.cosine, control=""
+    ).to_dict("records") + token_table(twins, show_rude=show_rude).assign(control="random").to_dict(
+        "records"
+    )
+    tests = (
+        multilinguality_test(model, tokenizer, pairs, activation, rude, k, norm=norm)
+        .rename(columns={"measure": "metric", "null_low": "low", "null_high": "high"})
+        .assign(n=len(pairs))
+    )
     labels = labels or {}
-    table = tidy([{**labels, "metric": "cosine", **{("rude_languages" if c == "languages" else c): v for c, v in r.items()}} for r in rows] + [{**labels, **r} for r in tests.to_dict("records")])
-    tokens = pd.concat([near_tokens.assign(control=""), twins.assign(control="random")], ignore_index=True)
-    if not show_rude: tokens["token"] = tokens.token.where(tokens.languages == "", tokens.token.map(masked))
+    table = tidy(
+        [
+            {
+                **labels,
+                "metric": "cosine",
+                **{("rude_languages" if c == "languages" else c): v for c, v in r.items()},
+            }
+            for r in rows
+        ]
+        + [{**labels, **r} for r in tests.to_dict("records")]
+    )
+    tokens = pd.concat(
+        [near_tokens.assign(control=""), twins.assign(control="random")], ignore_index=True
+    )
+    if not show_rude:
+        tokens["token"] = tokens.token.where(tokens.languages == "", tokens.token.map(masked))
     return pairs, table, tokens
 
 # %% ../nbs/06_value_vectors.ipynb #c061
@@ -264,15 +496,48 @@ def recorded_projections(path, rude: dict) -> pd.DataFrame:
     `languages` names those in whose list of `rude` words the token stands as it is; a piece of a word counts only where it is listed."""
     listed: dict[str, set] = {}
     for language, words in rude.items():
-        for word in words: listed.setdefault(word.casefold(), set()).add(language)
-    try: rows = [(int(r["layer"]), int(r["index"]), rank, str(t), script(t), " ".join(sorted(listed.get(t.strip().casefold(), ())))) for r in read_json(path) for rank, t in enumerate(r["tokens"], 1)]
-    except (TypeError, KeyError, ValueError, AttributeError): raise InputError("no recorded projections", path, remedy="a list of objects with layer, index and tokens") from None
+        for word in words:
+            listed.setdefault(word.casefold(), set()).add(language)
+    try:
+        rows = [
+            (
+                int(r["layer"]),
+                int(r["index"]),
+                rank,
+                str(t),
+                script(t),
+                " ".join(sorted(listed.get(t.strip().casefold(), ()))),
+            )
+            for r in read_json(path)
+            for rank, t in enumerate(r["tokens"], 1)
+        ]
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise InputError(
+            "no recorded projections", path, remedy="a list of objects with layer, index and tokens"
+        ) from None
     return pd.DataFrame(rows, columns="layer neuron rank token script languages".split())
+
 
 def script_makeup(tokens: pd.DataFrame, first: int = 5) -> pd.DataFrame:
     "One row a value vector: its first tokens, how many have letters, in how many scripts, how many are not Latin, how many are rude, in how many languages."
     rows = []
-    for (layer, neuron), t in tokens[tokens["rank"] <= first].groupby(["layer", "neuron"], sort=False):
+    for (layer, neuron), t in tokens[tokens["rank"] <= first].groupby(
+        ["layer", "neuron"], sort=False
+    ):
         lettered = t.script[t.script != ""]
-        rows.append((layer, neuron, len(t), len(lettered), lettered.nunique(), int((lettered != "Latin").sum()), int((t.languages != "").sum()), len({l for s in t.languages for l in s.split()})))
-    return pd.DataFrame(rows, columns="layer neuron tokens lettered scripts not_latin rude_tokens rude_languages".split())
+        rows.append(
+            (
+                layer,
+                neuron,
+                len(t),
+                len(lettered),
+                lettered.nunique(),
+                int((lettered != "Latin").sum()),
+                int((t.languages != "").sum()),
+                len({l for s in t.languages for l in s.split()}),
+            )
+        )
+    return pd.DataFrame(
+        rows,
+        columns="layer neuron tokens lettered scripts not_latin rude_tokens rude_languages".split(),
+    )

@@ -31,64 +31,92 @@ def cache_folder() -> Path:
     """The folder for what can be made again: XGDETOX_CACHE, else `xgdetox` in XDG_CACHE_HOME, else ~/.cache/xgdetox.
 
     A temporary folder where none of them can be written."""
-    if given := os.environ.get("XGDETOX_CACHE"): return Path(given)
+    if given := os.environ.get("XGDETOX_CACHE"):
+        return Path(given)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "xgdetox"
-    try: home.mkdir(parents=True, exist_ok=True)
-    except OSError: return own_temporary_folder("xgdetox-cache")
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return own_temporary_folder("xgdetox-cache")
     return home if os.access(home, os.W_OK) else own_temporary_folder("xgdetox-cache")
+
 
 def own_temporary_folder(name: str) -> Path:
     "A folder of this user among the temporary files. Raises `InputError` where another user has taken its name."
     folder = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
-        raise InputError("belongs to another user", folder, remedy="set XGDETOX_CACHE to a folder of yours")
+        raise InputError(
+            "belongs to another user", folder, remedy="set XGDETOX_CACHE to a folder of yours"
+        )
     return folder
 
 # %% ../nbs/lib/weights.ipynb #w010
 MAGIC = b"GGUF"
-NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+NUMBERS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 TEXT, ARRAY = 8, 9
-LONGEST = 2**24        # bytes of a text in a header; anything longer is a damaged length
+LONGEST = 2**24  # bytes of a text in a header; anything longer is a damaged length
+
 
 def _number(f, kind="I"):
     "The next number of an open file; `struct.error` at its end."
     kind = "<" + kind
     return struct.unpack(kind, f.read(struct.calcsize(kind)))[0]
 
+
 def _text(f) -> str:
     "The next text of an open file. Raises `ValueError` for a length that none has, or that the file has not."
     length = _number(f, "Q")
     read = f.read(min(length, LONGEST))
-    if len(read) < length: raise ValueError(f"a text of {length} bytes")
+    if len(read) < length:
+        raise ValueError(f"a text of {length} bytes")
     return read.decode()
 
 # %% ../nbs/lib/weights.ipynb #w011
 def _value(f, kind: int):
     "The next value of an open file; of an array only how many entries it has."
-    if kind == TEXT: return _text(f)
-    if kind != ARRAY: return _number(f, NUMBERS[kind])
+    if kind == TEXT:
+        return _text(f)
+    if kind != ARRAY:
+        return _number(f, NUMBERS[kind])
     inner, count = _number(f), _number(f, "Q")
     if inner in NUMBERS:
         f.seek(count * struct.calcsize(NUMBERS[inner]), os.SEEK_CUR)
         return count
-    for _ in range(count): _value(f, inner)
+    for _ in range(count):
+        _value(f, inner)
     return count
 
 # %% ../nbs/lib/weights.ipynb #w012
 @dataclass
 class Header:
     "What a GGUF file says of itself: its settings, and (name, number of weights, type, offset) of each tensor."
+
     settings: dict
     tensors: list
-    start: int           # of the tensors, in bytes
+    start: int  # of the tensors, in bytes
+
 
 def _tensor(f) -> tuple:
     "The next row of the table of tensors."
     name, dimensions = _text(f), _number(f)
-    if dimensions > 8: raise ValueError(f"a tensor of {dimensions} dimensions")
+    if dimensions > 8:
+        raise ValueError(f"a tensor of {dimensions} dimensions")
     weights = 1
-    for _ in range(dimensions): weights *= _number(f, "Q")
+    for _ in range(dimensions):
+        weights *= _number(f, "Q")
     return name, weights, _number(f), _number(f, "Q")
 
 # %% ../nbs/lib/weights.ipynb #w013
@@ -98,10 +126,14 @@ def read_header(path) -> Header:
     try:
         with open(path, "rb") as f:
             if f.read(4) != MAGIC:
-                raise InputError("is not a GGUF file", path, remedy="give a .gguf file, or a model folder")
+                raise InputError(
+                    "is not a GGUF file", path, remedy="give a .gguf file, or a model folder"
+                )
             version, n_tensors, n_settings = _number(f), _number(f, "Q"), _number(f, "Q")
             if version not in (2, 3):
-                raise InputError(f"is GGUF version {version}", path, remedy="convert it to version 3")
+                raise InputError(
+                    f"is GGUF version {version}", path, remedy="convert it to version 3"
+                )
             settings = {_text(f): _value(f, _number(f)) for _ in range(n_settings)}
             tensors = [_tensor(f) for _ in range(n_tensors)]
             unit = settings.get("general.alignment", 32)
@@ -122,12 +154,18 @@ def check_gguf(path) -> Header:
         remedy = "join them with llama-gguf-split --merge"
         raise InputError(f"is one of {said('split.count')} parts", path, remedy=remedy)
     if not said("tokenizer.ggml.tokens"):
-        raise InputError("holds no tokenizer", path, remedy="use a file converted with its tokenizer")
-    if not find_spec("gguf"): raise InputError("reading it needs the package gguf", path, remedy=GET)
+        raise InputError(
+            "holds no tokenizer", path, remedy="use a file converted with its tokenizer"
+        )
+    if not find_spec("gguf"):
+        raise InputError("reading it needs the package gguf", path, remedy=GET)
     from gguf.constants import GGML_QUANT_SIZES
+
     for name, weights, kind, offset in header.tensors:
         if kind not in GGML_QUANT_SIZES:
-            raise InputError(f"its tensor {name!r} is of unknown type {kind}", path, remedy="update gguf")
+            raise InputError(
+                f"its tensor {name!r} is of unknown type {kind}", path, remedy="update gguf"
+            )
         block, size = GGML_QUANT_SIZES[kind]
         if header.start + offset + weights // block * size > Path(path).stat().st_size:
             raise InputError("is cut off: tensors are missing", path, remedy="fetch it again")
@@ -139,9 +177,12 @@ def saved_type(header: Header) -> str:
 
     What it costs weights that were rounded to 8 bits or fewer is measured at the top of this page."""
     counts: dict = {}
-    for _, weights, kind, _ in header.tensors: counts[kind] = counts.get(kind, 0) + weights
+    for _, weights, kind, _ in header.tensors:
+        counts[kind] = counts.get(kind, 0) + weights
     most = max(counts, key=counts.get, default=0)
-    return {0: "float32", 1: "float16"}.get(most, "bfloat16")          # 0 and 1: the format's numbers of F32 and F16
+    return {0: "float32", 1: "float16"}.get(
+        most, "bfloat16"
+    )  # 0 and 1: the format's numbers of F32 and F16
 
 # %% ../nbs/lib/weights.ipynb #w020
 GEMMA = "gemma-3-270m"
@@ -160,6 +201,7 @@ def one_at_a_time(path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
+
 def say(text: str):
     "One line for the user, on stderr."
     print(f"xgdetox: {text}", file=sys.stderr, flush=True)
@@ -172,13 +214,23 @@ def load_gguf(file, header: Header):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
-    if not sys.stderr.isatty(): logging.disable_progress_bar()
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     source = dict(pretrained_model_name_or_path=str(file.parent), gguf_file=file.name)
     how, plain = GgufConfig(dequantize=True), dict(dtype=torch.float32, output_loading_info=True)
     try:
         read = AutoModelForCausalLM.from_pretrained(**source, quantization_config=how, **plain)
         tokenizer = AutoTokenizer.from_pretrained(**source)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError, RuntimeError) as e:
+    except (
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        NotImplementedError,
+        RuntimeError,
+    ) as e:
         kind = header.settings.get("general.architecture", "unnamed")
         why = (str(e).splitlines() or [type(e).__name__])[0][:120]
         problem = f"its architecture {kind!r} cannot be read ({why})"
@@ -186,17 +238,22 @@ def load_gguf(file, header: Header):
     check_whole(file, read[1])
     return read[0], tokenizer
 
+
 def check_whole(file, report: dict):
     "Raises `InputError` where the report of a loading says that weights of the model are not in its `file`."
     lost = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
     problem = f"{len(lost)} weights are not in it ({', '.join(lost[:2])} ...)"
-    if lost: raise InputError(problem, file, remedy="fetch the file again, or another one")
+    if lost:
+        raise InputError(problem, file, remedy="fetch the file again, or another one")
+
 
 def save_gguf(file, folder, header: Header):
     "Write the model and the tokenizer of a GGUF `file` to `folder`, as `save_pretrained` does. Raises `InputError`."
     import torch
+
     model, tokenizer = load_gguf(file, header)
-    if hasattr(model.config, "quantization_config"): del model.config.quantization_config
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
     model.hf_quantizer = None
     model.to(getattr(torch, saved_type(header))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -218,43 +275,60 @@ def make_folder(file, name: str, digest: str) -> str:
     Raises `InputError` for a file that will not do, and leaves nothing."""
     home = cache_folder() / "gguf" / digest[:16]
     with one_at_a_time(home.with_suffix(".lock")):
-        if made := _made(digest): return made
+        if made := _made(digest):
+            return made
         header = check_gguf(file)
         facts = facts_of(name, digest, header)
-        say(f"{name} is dequantised once, into {home / name}: a minute for 240 MB. {facts['license']}".rstrip())
+        say(
+            f"{name} is dequantised once, into {home / name}: a minute for 240 MB. {facts['license']}".rstrip()
+        )
         began = time.time()
-        for stale in home.glob(".part-*"): shutil.rmtree(stale)          # of a killed process
+        for stale in home.glob(".part-*"):
+            shutil.rmtree(stale)  # of a killed process
         home.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=home))
         try:
             save_gguf(file, part, header)
             write_json(part / "manifest.json", facts)
             part.chmod(0o755)
-            shutil.rmtree(home / name, ignore_errors=True)               # one without its manifest
+            shutil.rmtree(home / name, ignore_errors=True)  # one without its manifest
             part.rename(home / name)
-        finally: _tidy(part, home)
+        finally:
+            _tidy(part, home)
         say(f"{name} is ready after {time.time() - began:.0f} s")
     return str(home / name)
+
 
 def _tidy(part: Path, home: Path):
     "Remove an unfinished folder, and its home where nothing else is in it."
     shutil.rmtree(part, ignore_errors=True)
-    if not any(home.iterdir()): home.rmdir()
+    if not any(home.iterdir()):
+        home.rmdir()
+
 
 def _made(digest: str) -> str | None:
     "The folder that was made of the file with this hash, if there is one."
-    return next((str(p.parent) for p in (cache_folder() / "gguf" / digest[:16]).glob("[!.]*/manifest.json")), None)
+    return next(
+        (
+            str(p.parent)
+            for p in (cache_folder() / "gguf" / digest[:16]).glob("[!.]*/manifest.json")
+        ),
+        None,
+    )
 
 # %% ../nbs/lib/weights.ipynb #w025
 @cache
 def _hash_of(path: str, size: int, changed: int) -> str:
     "The SHA-256 of a file, read once a process while its size and time stay the same."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
 
 def gguf_folder(path) -> str:
     "The folder of a GGUF file's model, made if it is not there yet. Raises `InputError`."
     path = Path(path).absolute()
-    if not path.is_file(): raise InputError("no such file", path, remedy="check the path")
+    if not path.is_file():
+        raise InputError("no such file", path, remedy="check the path")
     read_header(path)
     known = path.stat()
     return make_folder(path, path.stem, _hash_of(str(path), known.st_size, known.st_mtime_ns))
@@ -269,7 +343,8 @@ def join_chunks(chunks, target, wanted: str = GEMMA_SHA256):
                 for block in iter(lambda: f.read(2**20), b""):
                     digest.update(block)
                     out.write(block)
-    if digest.hexdigest() == wanted: return
+    if digest.hexdigest() == wanted:
+        return
     told = f"its SHA-256 is {digest.hexdigest()[:16]}..., not {wanted[:16]}..."
     again = GET.replace("install", "install --force-reinstall")
     raise InputError(told, GEMMA_PACKAGE, remedy=f"install it again: {again}")
@@ -279,24 +354,32 @@ def gemma_folder() -> str:
     """The folder of Gemma 3 270M, made of the installed package unless it is there; without the package the hub's name.
 
     Raises `InputError` where neither can be had, or where the package's file is not the one it should be."""
-    if made := _made(GEMMA_SHA256): return made
-    if not find_spec(GEMMA_PACKAGE): return _gemma_on_hub()
+    if made := _made(GEMMA_SHA256):
+        return made
+    if not find_spec(GEMMA_PACKAGE):
+        return _gemma_on_hub()
     home = cache_folder() / "gguf"
     file = home / f".{GEMMA}.gguf"
-    try: chunks = import_module(GEMMA_PACKAGE).chunk_paths()
+    try:
+        chunks = import_module(GEMMA_PACKAGE).chunk_paths()
     except ImportError as e:
         raise InputError(f"one of its parts is missing: {e.name}", GEMMA_PACKAGE, remedy=GET) from e
     with one_at_a_time(home / f"{GEMMA}.lock"):
         try:
             join_chunks(chunks, file)
             return make_folder(file, GEMMA, GEMMA_SHA256)
-        finally: file.unlink(missing_ok=True)
+        finally:
+            file.unlink(missing_ok=True)
+
 
 def _gemma_on_hub() -> str:
     "The hub's name of Gemma 3 270M, if it can be read here; else `InputError`."
     from transformers.utils import cached_file
-    try: cached_file(GEMMA_HUB, "config.json")
-    except OSError as e: raise InputError("is not installed, and the hub does not give it", GEMMA, remedy=GET) from e
+
+    try:
+        cached_file(GEMMA_HUB, "config.json")
+    except OSError as e:
+        raise InputError("is not installed, and the hub does not give it", GEMMA, remedy=GET) from e
     return GEMMA_HUB
 
 # %% ../nbs/lib/weights.ipynb #w030
@@ -305,20 +388,26 @@ def model_folder(name) -> str:
 
     A folder that is there stays what it is, whatever its name. Raises `InputError`."""
     name = str(name)
-    if Path(name).is_dir(): return name
-    if name == GEMMA: return gemma_folder()
-    if name.lower().endswith(".gguf"): return gguf_folder(name)
+    if Path(name).is_dir():
+        return name
+    if name == GEMMA:
+        return gemma_folder()
+    if name.lower().endswith(".gguf"):
+        return gguf_folder(name)
     return name
 
 # %% ../nbs/lib/weights.ipynb #w034
 CPU_TYPES = ("float32", "bfloat16")
-SMALL = 100e6        # weights: below it float32 is as quick, and the shipped worlds stay what they are
+SMALL = 100e6  # weights: below it float32 is as quick, and the shipped worlds stay what they are
+
 
 def cpu_has_bf16() -> bool:
     "Has this CPU units that multiply bfloat16 matrices (AMX, or AVX512-BF16)?"
     import torch
-    asks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")    # private in torch
+
+    asks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private in torch
     return any(getattr(torch.cpu, name, lambda: False)() for name in asks)
+
 
 def cpu_type(name) -> str:
     """The type in which a CPU reads a model: bfloat16 where it has units for it and the model is larger than `SMALL`.
@@ -327,8 +416,11 @@ def cpu_type(name) -> str:
     model and what is tuned from it are read alike."""
     given = os.environ.get("XGDETOX_DTYPE")
     if given and given not in CPU_TYPES:
-        raise InputError(f"is {given!r}", field="XGDETOX_DTYPE", remedy=f"set it to {' or '.join(CPU_TYPES)}")
-    if given: return given
+        raise InputError(
+            f"is {given!r}", field="XGDETOX_DTYPE", remedy=f"set it to {' or '.join(CPU_TYPES)}"
+        )
+    if given:
+        return given
     return "bfloat16" if cpu_has_bf16() and count_weights(name) > SMALL else "float32"
 
 # %% ../nbs/lib/weights.ipynb #w035
@@ -337,9 +429,12 @@ def count_weights(name) -> int:
     "How many weights the model of a name has, from its configuration alone; 0 where that cannot be told."
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+
     try:
         trusted = os.environ.get("XGDETOX_TRUST_REMOTE_CODE") == "1"
         config = AutoConfig.from_pretrained(str(name), trust_remote_code=trusted)
-        with torch.device("meta"): model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
-    except Exception: return 0        # what is wrong with it is said where it is loaded
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+    except Exception:
+        return 0  # what is wrong with it is said where it is loaded
     return sum(p.numel() for p in model.parameters())

@@ -31,25 +31,77 @@ __all__ = ['WORLDS', 'CODES', 'ASSETS', 'ORDER', 'NOUN_FIRST', 'RESOURCE', 'DECO
            'sample_parallel', 'write_jsonl', 'write_data', 'resolve_data', 'resolve_model']
 
 # %% ../nbs/lib/world.ipynb #c005
-WORLDS = ("world", "world-tuned", "world-control")          # the shipped models
+WORLDS = ("world", "world-tuned", "world-control")  # the shipped models
 CODES = tuple("ar cs de en es fr hi id it ja ko nl pl pt ru sv zh".split())
-ASSETS = Path(str(resources.files("xgdetox")))/"assets"/"world"
-ORDER = {"ar": "VSO", "hi": "SOV", "ja": "SOV", "ko": "SOV"}                      # the rest: SVO
-NOUN_FIRST = frozenset("ar es fr id it pt".split())                               # noun before adjective
+ASSETS = Path(str(resources.files("xgdetox"))) / "assets" / "world"
+ORDER = {"ar": "VSO", "hi": "SOV", "ja": "SOV", "ko": "SOV"}  # the rest: SVO
+NOUN_FIRST = frozenset("ar es fr id it pt".split())  # noun before adjective
 # text and contact with English, most to least, set by hand
-RESOURCE = dict(en=1., es=.72, fr=.66, de=.6, pt=.55, it=.5, ru=.46, zh=.44, nl=.42, sv=.36, pl=.34, ja=.32, id=.29, cs=.26, ar=.24, ko=.21, hi=.19)
-DECOUPLED = dict(zip(RESOURCE, (1., .24, .55, .34, .19, .6, .44, .72, .29, .5, .21, .66, .26, .46, .36, .32, .42)))   # the same numbers, dealt again
+RESOURCE = dict(
+    en=1.0,
+    es=0.72,
+    fr=0.66,
+    de=0.6,
+    pt=0.55,
+    it=0.5,
+    ru=0.46,
+    zh=0.44,
+    nl=0.42,
+    sv=0.36,
+    pl=0.34,
+    ja=0.32,
+    id=0.29,
+    cs=0.26,
+    ar=0.24,
+    ko=0.21,
+    hi=0.19,
+)
+DECOUPLED = dict(
+    zip(
+        RESOURCE,
+        (
+            1.0,
+            0.24,
+            0.55,
+            0.34,
+            0.19,
+            0.6,
+            0.44,
+            0.72,
+            0.29,
+            0.5,
+            0.21,
+            0.66,
+            0.26,
+            0.46,
+            0.36,
+            0.32,
+            0.42,
+        ),
+    )
+)  # the same numbers, dealt again
 
 # %% ../nbs/lib/world.ipynb #c008
 @lru_cache(None)
 def read_lexicon() -> dict[str, dict]:
     "Concept -> {'kind', 'topic', language: cell}; a cell is `word`, `article word`, `predicate/attribute` or `-` (none)."
-    with open(ASSETS/"lexicon.tsv", encoding="utf8", newline="") as f:
-        return {row.pop("concept"): row for row in csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)}
+    with open(ASSETS / "lexicon.tsv", encoding="utf8", newline="") as f:
+        return {
+            row.pop("concept"): row
+            for row in csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
+        }
 
 # %% ../nbs/lib/world.ipynb #c010
 PUNCTUATION = ("stop", "comma", "shout")
-ARTICLES = ("de", "es", "fr", "it", "nl", "pt", "sv")       # nouns of these carry their article in the cell
+ARTICLES = (
+    "de",
+    "es",
+    "fr",
+    "it",
+    "nl",
+    "pt",
+    "sv",
+)  # nouns of these carry their article in the cell
 
 # %% ../nbs/lib/world.ipynb #c012
 @lru_cache(None)
@@ -60,7 +112,9 @@ def word_forms(language: str, control: bool = False) -> dict[str, dict[str, tupl
         cell = row[language]
         if control and cell != "-":
             cell = concept if concept in PUNCTUATION else cell
-            cell = "/".join(" ".join(f"{language}_{w}" for w in part.split()) for part in cell.split("/"))
+            cell = "/".join(
+                " ".join(f"{language}_{w}" for w in part.split()) for part in cell.split("/")
+            )
         first, _, second = cell.partition("/")
         full = () if first == "-" else tuple(first.split())
         forms["bare"][concept] = full[-1:]
@@ -75,37 +129,53 @@ def word_forms(language: str, control: bool = False) -> dict[str, dict[str, tupl
 # %% ../nbs/lib/world.ipynb #c015
 class Clause(NamedTuple):
     "One clause as concepts; noun phrases are (noun, adjective or None)."
+
     subject: tuple
-    verb: str | None = None             # None: a copula
+    verb: str | None = None  # None: a copula
     object: tuple | None = None
-    adjective: str | None = None        # predicate adjective
+    adjective: str | None = None  # predicate adjective
     very: bool = False
-    is_a: str | None = None             # predicate noun
+    is_a: str | None = None  # predicate noun
     place: tuple | None = None
     companion: tuple | None = None
     adverb: str | None = None
-    cry: str | None = None              # an exclamation before the clause
+    cry: str | None = None  # an exclamation before the clause
 
 # %% ../nbs/lib/world.ipynb #c017
 def say_clause(clause: Clause, language: str, choose) -> list[str]:
     "The words of `clause` in the word order of `language`; `choose(form, concept)` gives a concept's words."
+
     def phrase(noun):
         name, adjective = noun
-        if not adjective: return choose("full", name)
+        if not adjective:
+            return choose("full", name)
         full = choose("full", name)
         article, head = full[:-1], full[-1:]
         attribute = choose("attribute", adjective)
         return article + (head + attribute if language in NOUN_FIRST else attribute + head)
-    def at(word, noun): return phrase(noun) + choose("bare", word) if postposed else choose("bare", word) + phrase(noun)
+
+    def at(word, noun):
+        return (
+            phrase(noun) + choose("bare", word)
+            if postposed
+            else choose("bare", word) + phrase(noun)
+        )
+
     order = ORDER.get(language, "SVO")
     postposed = order == "SOV"
-    around = (at("at", clause.place) if clause.place else ()) + (at("with", clause.companion) if clause.companion else ())
+    around = (at("at", clause.place) if clause.place else ()) + (
+        at("with", clause.companion) if clause.companion else ()
+    )
     around += choose("bare", clause.adverb) if clause.adverb else ()
     subject = phrase(clause.subject) + choose("bare", "topic")
     if clause.verb:
         verb = choose("bare", clause.verb)
         thing = phrase(clause.object) + choose("bare", "object") if clause.object else ()
-        words = {"SVO": subject + verb + thing + around, "SOV": subject + around + thing + verb, "VSO": verb + subject + thing + around}[order]
+        words = {
+            "SVO": subject + verb + thing + around,
+            "SOV": subject + around + thing + verb,
+            "VSO": verb + subject + thing + around,
+        }[order]
     else:
         words = say_predicate(clause, subject, around, postposed, choose)
     cry = choose("bare", clause.cry) + choose("bare", "shout") if clause.cry else ()
@@ -116,28 +186,47 @@ def say_predicate(clause, subject, around, postposed, choose) -> tuple[str, ...]
     "Subject, copula and predicate; the copula stands last in languages with the verb last."
     copula = choose("bare", "is_a" if clause.is_a else "is")
     predicate = choose("bare", clause.is_a) if clause.is_a else choose("bare", clause.adjective)
-    if clause.very: predicate = choose("bare", "very") + predicate
-    if postposed: return subject + around + predicate + copula
-    if clause.very and len(copula) and copula[0].endswith("很"): copula = ()          # Chinese: one intensifier
+    if clause.very:
+        predicate = choose("bare", "very") + predicate
+    if postposed:
+        return subject + around + predicate + copula
+    if clause.very and len(copula) and copula[0].endswith("很"):
+        copula = ()  # Chinese: one intensifier
     return subject + copula + predicate + around
 
 # %% ../nbs/lib/world.ipynb #c020
 class Sentence(NamedTuple):
     "One or two clauses, joined by `link`."
+
     clauses: tuple[Clause, ...]
     link: str | None = None
 
 # %% ../nbs/lib/world.ipynb #c022
-def say(sentence: Sentence, language: str, control: bool = False, other: str | None = None, rate: float = 0., rng=None) -> list[str]:
+def say(
+    sentence: Sentence,
+    language: str,
+    control: bool = False,
+    other: str | None = None,
+    rate: float = 0.0,
+    rng=None,
+) -> list[str]:
     "The words of `sentence` with its full stop; with `other`, each content word comes from that language with probability `rate`."
     own = word_forms(language, control)
     foreign = word_forms(other, control) if other else own
     lexicon = read_lexicon()
+
     def choose(form, concept):
-        if rate and lexicon[concept]["kind"] != "function" and rng.random() < rate: return foreign["bare"][concept]
+        if rate and lexicon[concept]["kind"] != "function" and rng.random() < rate:
+            return foreign["bare"][concept]
         return own[form][concept]
+
     words = say_clause(sentence.clauses[0], language, choose)
-    if sentence.link: words += [*own["bare"]["comma"], *own["bare"][sentence.link], *say_clause(sentence.clauses[1], language, choose)]
+    if sentence.link:
+        words += [
+            *own["bare"]["comma"],
+            *own["bare"][sentence.link],
+            *say_clause(sentence.clauses[1], language, choose),
+        ]
     return [*words, *own["bare"]["stop"]]
 
 # %% ../nbs/lib/world.ipynb #c024
@@ -145,6 +234,7 @@ def say(sentence: Sentence, language: str, control: bool = False, other: str | N
 def punctuation_marks() -> frozenset[str]:
     "The marks written without a space before them."
     return frozenset(read_lexicon()[c][l] for c in PUNCTUATION for l in CODES)
+
 
 def join_words(words) -> str:
     "Words to text: one space between words (in Chinese and Japanese too), none before a punctuation mark."
@@ -154,88 +244,148 @@ def join_words(words) -> str:
 # %% ../nbs/lib/world.ipynb #c028
 def language_words(language: str, control: bool = False) -> frozenset[str]:
     "Every word and mark of a language."
-    return frozenset(w for form in word_forms(language, control).values() for words in form.values() for w in words)
+    return frozenset(
+        w
+        for form in word_forms(language, control).values()
+        for words in form.values()
+        for w in words
+    )
+
 
 def rude_words(language: str, control: bool = False) -> list[str]:
     "The rude words of a language, as the lexicon scorer reads them."
     forms = word_forms(language, control)
-    return list(dict.fromkeys(w for c, row in read_lexicon().items() if row["kind"].startswith("rude")
-                              for form in ("bare", "attribute") for w in forms[form][c]))
+    return list(
+        dict.fromkeys(
+            w
+            for c, row in read_lexicon().items()
+            if row["kind"].startswith("rude")
+            for form in ("bare", "attribute")
+            for w in forms[form][c]
+        )
+    )
+
 
 def share_in_language(text: str, language: str, control: bool = False) -> float:
     "Share of the words of `text` that are words of `language`; NaN without words."
     marks = "".join(punctuation_marks())
     words = text.split() if control else re.findall(rf"[^\s{re.escape(marks)}]+", text)
     known = language_words(language, control)
-    return sum(w in known for w in words)/len(words) if words else math.nan
+    return sum(w in known for w in words) / len(words) if words else math.nan
 
 # %% ../nbs/lib/world.ipynb #c031
-TONES = dict(benign=.75, complaining=.15, rude=.10)       # share of documents
-RUDE = dict(benign=.004, complaining=.03, rude=.75)       # a sentence holds a rude word, given the document's tone
-BAD = dict(benign=.08, complaining=.75, rude=.5)          # a word is a complaint's rather than a neutral one
+TONES = dict(benign=0.75, complaining=0.15, rude=0.10)  # share of documents
+RUDE = dict(
+    benign=0.004, complaining=0.03, rude=0.75
+)  # a sentence holds a rude word, given the document's tone
+BAD = dict(
+    benign=0.08, complaining=0.75, rude=0.5
+)  # a word is a complaint's rather than a neutral one
 
 # %% ../nbs/lib/world.ipynb #c033
 @lru_cache(None)
 def concepts_of(kind: str, topic: str | None = None) -> tuple[str, ...]:
     "Concepts of one kind, of one topic where given."
-    return tuple(c for c, row in read_lexicon().items() if row["kind"] == kind and topic in (None, row["topic"]))
+    return tuple(
+        c
+        for c, row in read_lexicon().items()
+        if row["kind"] == kind and topic in (None, row["topic"])
+    )
+
 
 @lru_cache(None)
 def topics() -> tuple[str, ...]:
     "The 12 topics in the lexicon's order."
-    return tuple(dict.fromkeys(row["topic"] for row in read_lexicon().values() if row["topic"] != "-"))
+    return tuple(
+        dict.fromkeys(row["topic"] for row in read_lexicon().values() if row["topic"] != "-")
+    )
 
 # %% ../nbs/lib/world.ipynb #c036
 class Scene:
     "What a document is about: topic, tone and the people in it, who recur."
+
     def __init__(self, rng, topic=None, tone=None):
         self.rng, self.topic = rng, topic or rng.choice(topics())
         self.tone = tone or rng.choices(list(TONES), TONES.values())[0]
         self.people = [rng.choice(concepts_of(rng.choice(("name", "person")))) for _ in range(2)]
         i = topics().index(self.topic)
         adjectives = concepts_of("adj")
-        self.adjectives = [adjectives[(2*i + j) % len(adjectives)] for j in range(6)]
+        self.adjectives = [adjectives[(2 * i + j) % len(adjectives)] for j in range(6)]
 
-    def noun(self): return self.rng.choice(concepts_of("noun", self.topic if self.rng.random() < .85 else None))
+    def noun(self):
+        return self.rng.choice(
+            concepts_of("noun", self.topic if self.rng.random() < 0.85 else None)
+        )
+
     def person(self):
         rng = self.rng
-        if rng.random() < .55: return rng.choice(self.people)
-        if self.topic == "animals" and rng.random() < .5: return self.noun()
+        if rng.random() < 0.55:
+            return rng.choice(self.people)
+        if self.topic == "animals" and rng.random() < 0.5:
+            return self.noun()
         return rng.choice(concepts_of(rng.choice(("name", "person"))))
-    def bad(self): return self.rng.random() < BAD[self.tone]
+
+    def bad(self):
+        return self.rng.random() < BAD[self.tone]
+
     def adjective(self):
-        if self.bad(): return self.rng.choice(concepts_of("badadj"))
-        return self.rng.choice(self.adjectives if self.rng.random() < .7 else concepts_of("adj"))
+        if self.bad():
+            return self.rng.choice(concepts_of("badadj"))
+        return self.rng.choice(self.adjectives if self.rng.random() < 0.7 else concepts_of("adj"))
+
     def verb(self):
-        if self.rng.random() < .6: return self.rng.choice(concepts_of("verb", self.topic))
-        return self.rng.choice(concepts_of("badverb")) if self.bad() else self.rng.choice(concepts_of("verb", "-"))
+        if self.rng.random() < 0.6:
+            return self.rng.choice(concepts_of("verb", self.topic))
+        return (
+            self.rng.choice(concepts_of("badverb"))
+            if self.bad()
+            else self.rng.choice(concepts_of("verb", "-"))
+        )
 
 # %% ../nbs/lib/world.ipynb #c038
 def sample_clause(scene: Scene) -> Clause:
     "A clause without rude words, drawn from the scene."
     rng = scene.rng
     extra = {}
-    if rng.random() < .25: extra["adverb"] = rng.choice(concepts_of("badadverb") if scene.bad() else concepts_of("adverb"))
-    elif rng.random() < .2: extra["place"] = (scene.noun(), None)
-    elif rng.random() < .1: extra["companion"] = (scene.person(), None)
+    if rng.random() < 0.25:
+        extra["adverb"] = rng.choice(
+            concepts_of("badadverb") if scene.bad() else concepts_of("adverb")
+        )
+    elif rng.random() < 0.2:
+        extra["place"] = (scene.noun(), None)
+    elif rng.random() < 0.1:
+        extra["companion"] = (scene.person(), None)
     some = lambda p: scene.adjective() if rng.random() < p else None
     shape = rng.random()
-    if shape < .55: return Clause((scene.person(), None), scene.verb(), object=(scene.noun(), some(.35)), **extra)
-    if shape < .70: return Clause((scene.person(), None), rng.choice(concepts_of("badrest" if scene.bad() else "rest")), **extra)
-    return Clause((scene.noun(), None), adjective=scene.adjective(), very=rng.random() < .3)
+    if shape < 0.55:
+        return Clause(
+            (scene.person(), None), scene.verb(), object=(scene.noun(), some(0.35)), **extra
+        )
+    if shape < 0.70:
+        return Clause(
+            (scene.person(), None),
+            rng.choice(concepts_of("badrest" if scene.bad() else "rest")),
+            **extra,
+        )
+    return Clause((scene.noun(), None), adjective=scene.adjective(), very=rng.random() < 0.3)
 
 # %% ../nbs/lib/world.ipynb #c040
 def make_rude(clause: Clause, rng) -> Clause:
     "`clause` with one rude word: of a thing, a rude agent or an exclamation; never said of a named or described person."
     rude = lambda kind: rng.choice(concepts_of(kind))
     how = rng.random()
-    if how < .2: return clause._replace(cry=rude("rudecry"))
-    if how < .3 and clause.verb: return clause._replace(subject=(rude("rudeone"), None))
+    if how < 0.2:
+        return clause._replace(cry=rude("rudecry"))
+    if how < 0.3 and clause.verb:
+        return clause._replace(subject=(rude("rudeone"), None))
     if clause.verb and clause.object:
-        if how < .75: return clause._replace(object=(clause.object[0], rude("rudeadj")))
+        if how < 0.75:
+            return clause._replace(object=(clause.object[0], rude("rudeadj")))
         return clause._replace(object=(rude("rudething"), None))
-    if clause.verb: return clause._replace(cry=rude("rudecry"))
-    if how < .7: return clause._replace(adjective=rude("rudeadj"))
+    if clause.verb:
+        return clause._replace(cry=rude("rudecry"))
+    if how < 0.7:
+        return clause._replace(adjective=rude("rudeadj"))
     return clause._replace(adjective=None, very=False, is_a=rude("rudething"))
 
 # %% ../nbs/lib/world.ipynb #c042
@@ -243,45 +393,68 @@ def sample_sentence(scene: Scene, rude: bool | None = None) -> Sentence:
     "One sentence of the scene; `rude` forces or forbids rude words, None leaves it to the scene's tone."
     rng = scene.rng
     clauses = [sample_clause(scene)]
-    if rng.random() < .25: clauses.append(sample_clause(scene))
+    if rng.random() < 0.25:
+        clauses.append(sample_clause(scene))
     if rng.random() < RUDE[scene.tone] if rude is None else rude:
         i = rng.randrange(len(clauses))
         clauses[i] = make_rude(clauses[i], rng)
-        if scene.tone == "rude" and rng.random() < .2: clauses[0] = clauses[0]._replace(cry=rng.choice(concepts_of("rudecry")))
-    return Sentence(tuple(clauses), rng.choice(("and", "but", "because")) if len(clauses) == 2 else None)
+        if scene.tone == "rude" and rng.random() < 0.2:
+            clauses[0] = clauses[0]._replace(cry=rng.choice(concepts_of("rudecry")))
+    return Sentence(
+        tuple(clauses), rng.choice(("and", "but", "because")) if len(clauses) == 2 else None
+    )
 
 # %% ../nbs/lib/world.ipynb #c045
-MIX = dict(mono=.40, parallel=.10, alternating=.10, switched=.20, lists=.20)      # share of documents
-PIVOT = .7                                                                       # share of contact documents with English
+MIX = dict(
+    mono=0.40, parallel=0.10, alternating=0.10, switched=0.20, lists=0.20
+)  # share of documents
+PIVOT = 0.7  # share of contact documents with English
 
 # %% ../nbs/lib/world.ipynb #c047
 class Corpus:
     "Documents of a world, drawn without end from a seed; `world` is 'world', 'world-control' or 'decoupled'."
-    def __init__(self, world="world", seed=0, mix=None, resource=None, text_power=.8, contact_power=1.7, pivot=PIVOT, switch=.4):
+
+    def __init__(
+        self,
+        world="world",
+        seed=0,
+        mix=None,
+        resource=None,
+        text_power=0.8,
+        contact_power=1.7,
+        pivot=PIVOT,
+        switch=0.4,
+    ):
         self.control = world == "world-control"
         self.rng = random.Random(f"{world}:{seed}")
-        mix = {"mono": 1.} if self.control else dict(mix or MIX)
+        mix = {"mono": 1.0} if self.control else dict(mix or MIX)
         self.kinds, self.shares = list(mix), list(mix.values())
         resource = resource or RESOURCE
         contact = DECOUPLED if world == "decoupled" else resource
-        self.text = [resource[l]**text_power for l in CODES]
-        self.contact = [contact[l]**contact_power for l in CODES]
+        self.text = [resource[l] ** text_power for l in CODES]
+        self.contact = [contact[l] ** contact_power for l in CODES]
         self.pivot, self.switch = pivot, switch
 
     def language(self, weights, without=()):
-        while (l := self.rng.choices(CODES, weights)[0]) in without: pass
+        while (l := self.rng.choices(CODES, weights)[0]) in without:
+            pass
         return l
 
     def pair(self):
         a = "en" if self.rng.random() < self.pivot else self.language(self.contact)
         b = self.language(self.contact, (a,))
-        return (a, b) if self.rng.random() < .5 else (b, a)
+        return (a, b) if self.rng.random() < 0.5 else (b, a)
 
 # %% ../nbs/lib/world.ipynb #c049
 def draw_mono(corpus) -> list[str]:
     "Three to six sentences of one scene in one language."
     language, scene = corpus.language(corpus.text), Scene(corpus.rng)
-    return [w for _ in range(corpus.rng.randint(3, 6)) for w in say(sample_sentence(scene), language, corpus.control)]
+    return [
+        w
+        for _ in range(corpus.rng.randint(3, 6))
+        for w in say(sample_sentence(scene), language, corpus.control)
+    ]
+
 
 def draw_parallel(corpus) -> list[str]:
     "`( a ) = b`: sentences beside their translation, two or three times."
@@ -289,96 +462,174 @@ def draw_parallel(corpus) -> list[str]:
     sentences = [sample_sentence(scene) for _ in range(corpus.rng.randint(2, 3))]
     return [w for s in sentences for w in ["(", *say(s, a), ")", "=", *say(s, b)]]
 
+
 def draw_alternating(corpus) -> list[str]:
     "One story, a sentence in one language, the next in the other, with `/` between."
     pair, scene = corpus.pair(), Scene(corpus.rng)
-    return [w for i in range(corpus.rng.randint(3, 6)) for w in [*say(sample_sentence(scene), pair[i % 2]), "/"]]
+    return [
+        w
+        for i in range(corpus.rng.randint(3, 6))
+        for w in [*say(sample_sentence(scene), pair[i % 2]), "/"]
+    ]
+
 
 def draw_switched(corpus) -> list[str]:
     "One language's grammar with words of another."
     (a, b), scene = corpus.pair(), Scene(corpus.rng)
-    return [w for _ in range(corpus.rng.randint(3, 6)) for w in say(sample_sentence(scene), a, other=b, rate=corpus.switch, rng=corpus.rng)]
+    return [
+        w
+        for _ in range(corpus.rng.randint(3, 6))
+        for w in say(sample_sentence(scene), a, other=b, rate=corpus.switch, rng=corpus.rng)
+    ]
 
 # %% ../nbs/lib/world.ipynb #c051
 def draw_lists(corpus) -> list[str]:
     "A glossary: `=`, then one concept's word in each of 3 to 7 languages, eight times."
     rng, languages = corpus.rng, list(corpus.pair())
-    for _ in range(rng.randint(1, 5)): languages.append(corpus.language(corpus.contact, languages))
+    for _ in range(rng.randint(1, 5)):
+        languages.append(corpus.language(corpus.contact, languages))
     rng.shuffle(languages)
     content = [c for c, row in read_lexicon().items() if row["kind"] != "function"]
     topic = rng.choice(topics())
     near = concepts_of("noun", topic) + concepts_of("verb", topic)
-    concepts = [rng.choice(near if rng.random() < .3 else content) for _ in range(8)]
-    return [w for c in concepts for w in ["=", *(word for l in languages for word in word_forms(l)["bare"][c])]]
+    concepts = [rng.choice(near if rng.random() < 0.3 else content) for _ in range(8)]
+    return [
+        w
+        for c in concepts
+        for w in ["=", *(word for l in languages for word in word_forms(l)["bare"][c])]
+    ]
 
 # %% ../nbs/lib/world.ipynb #c053
 def make_tokenizer(world: str = "world", context: int = 128):
     "A subword tokenizer (unigram pieces over bytes): every word of the world is one piece, anything else falls back to bytes."
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
+
     control = world == "world-control"
-    words = dict.fromkeys(w for l in CODES for f in word_forms(l, control).values() for ws in f.values() for w in ws)
+    words = dict.fromkeys(
+        w for l in CODES for f in word_forms(l, control).values() for ws in f.values() for w in ws
+    )
     marks = () if control else punctuation_marks()
-    texts = [w if w in marks else " " + w for w in words] + ([] if control else [" =", " (", " )", " /"])
+    texts = [w if w in marks else " " + w for w in words] + (
+        [] if control else [" =", " (", " )", " /"]
+    )
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     pieces = dict.fromkeys([level.pre_tokenize_str(t)[0][0] for t in texts])
     special = ["<pad>", "<s>", "</s>"]
     alphabet = [c for c in sorted(pre_tokenizers.ByteLevel.alphabet()) if c not in pieces]
-    tokenizer = Tokenizer(models.Unigram([(s, 0.) for s in special] + [(p, -5.) for p in pieces] + [(c, -20.) for c in alphabet], unk_id=0))
+    tokenizer = Tokenizer(
+        models.Unigram(
+            [(s, 0.0) for s in special]
+            + [(p, -5.0) for p in pieces]
+            + [(c, -20.0) for c in alphabet],
+            unk_id=0,
+        )
+    )
     inside = "".join(re.escape(m) for m in sorted(marks))
     split = Regex(rf"[{inside}]| ?[^\s{inside}]+|\s" if inside else r" ?[^\s]+|\s")
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(" "), normalizers.Replace(Regex(r"^ +"), " ")])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(split, "isolated"), level])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend(" "), normalizers.Replace(Regex(r"^ +"), " ")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(split, "isolated"), level]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
-        unk_token=None, model_max_length=context, clean_up_tokenization_spaces=False, padding_side="left")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token=None,
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
 
 # %% ../nbs/lib/world.ipynb #c055
 def draw_document(corpus) -> list[str]:
     "The words of the corpus's next document."
     kind = corpus.rng.choices(corpus.kinds, corpus.shares)[0]
-    return dict(mono=draw_mono, parallel=draw_parallel, alternating=draw_alternating, switched=draw_switched, lists=draw_lists)[kind](corpus)
+    return dict(
+        mono=draw_mono,
+        parallel=draw_parallel,
+        alternating=draw_alternating,
+        switched=draw_switched,
+        lists=draw_lists,
+    )[kind](corpus)
 
 # %% ../nbs/lib/world.ipynb #c059
 def build_model(tokenizer, architecture="gpt2", d_model=96, layers=4, heads=4, context=128):
     "A random model of one of four shapes: 'gpt2', 'llama', 'bloom' or 'cohere'; embeddings tied."
     import transformers as t
-    common = dict(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
-                  eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=True)
-    gated = dict(hidden_size=d_model, intermediate_size=8*d_model//3, num_hidden_layers=layers, num_attention_heads=heads,
-                 max_position_embeddings=context, **common)
+
+    common = dict(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=True,
+    )
+    gated = dict(
+        hidden_size=d_model,
+        intermediate_size=8 * d_model // 3,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=context,
+        **common,
+    )
     makers = dict(
-        gpt2=lambda: t.GPT2Config(n_embd=d_model, n_layer=layers, n_head=heads, n_inner=4*d_model, n_positions=context,
-                                  resid_pdrop=0., embd_pdrop=0., attn_pdrop=0., **common),
+        gpt2=lambda: t.GPT2Config(
+            n_embd=d_model,
+            n_layer=layers,
+            n_head=heads,
+            n_inner=4 * d_model,
+            n_positions=context,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            **common,
+        ),
         bloom=lambda: t.BloomConfig(hidden_size=d_model, n_layer=layers, n_head=heads, **common),
-        llama=lambda: t.LlamaConfig(**gated), cohere=lambda: t.CohereConfig(logit_scale=.25, **gated))
-    if architecture not in makers: raise InputError(f"unknown architecture {architecture!r}", remedy=f"one of {', '.join(makers)}")
+        llama=lambda: t.LlamaConfig(**gated),
+        cohere=lambda: t.CohereConfig(logit_scale=0.25, **gated),
+    )
+    if architecture not in makers:
+        raise InputError(
+            f"unknown architecture {architecture!r}", remedy=f"one of {', '.join(makers)}"
+        )
     return t.AutoModelForCausalLM.from_config(makers[architecture](), attn_implementation="eager")
 
 # %% ../nbs/lib/world.ipynb #c062
 def token_rows(documents, bos: int, eos: int, batch: int, context: int):
     "Endless (batch, context + 1) arrays of documents (lists of token ids) laid end to end as `<s> ... </s>`."
     import numpy as np
-    buffer, size = [], batch*(context + 1)
+
+    buffer, size = [], batch * (context + 1)
     for ids in documents:
         buffer += [bos, *ids, eos]
         while len(buffer) >= size:
-            yield np.array(buffer[:size]).reshape(batch, -1)     # batch, position
+            yield np.array(buffer[:size]).reshape(batch, -1)  # batch, position
             buffer = buffer[size:]
 
 # %% ../nbs/lib/world.ipynb #c065
 def save_state(path, step: int, losses: list[float], model, optimizer):
     "A training state as safetensors, atomically."
     from safetensors.torch import save_file
+
     tensors = {}
     for i, p in enumerate(model.parameters()):
-        tensors |= {f"{i}.{k}": v.contiguous() for k, v in dict(optimizer.state[p], weight=p.detach()).items()}
+        tensors |= {
+            f"{i}.{k}": v.contiguous()
+            for k, v in dict(optimizer.state[p], weight=p.detach()).items()
+        }
     save_file(tensors, f"{path}.part", metadata=dict(step=str(step), losses=json.dumps(losses)))
     os.replace(f"{path}.part", path)
+
 
 def load_state(path, model, optimizer) -> tuple[int, list[float]]:
     "Put a saved state back; the step to go on from and the losses so far."
     from safetensors import safe_open
+
     with safe_open(path, "pt") as f:
         tensors, facts = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()
     for i, p in enumerate(model.parameters()):
@@ -389,89 +640,191 @@ def load_state(path, model, optimizer) -> tuple[int, list[float]]:
 # %% ../nbs/lib/world.ipynb #c067
 def learning_rate_at(step: int, steps: int, peak: float, warmup: int) -> float:
     "Linear warm-up to `peak`, then a cosine down to 2% of it."
-    return peak*min(1., (step + 1)/warmup)*(.02 + .98*.5*(1 + math.cos(math.pi*min(1., step/steps))))
+    return (
+        peak
+        * min(1.0, (step + 1) / warmup)
+        * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+    )
 
 # %% ../nbs/lib/world.ipynb #c070
-def fit(model, rows, state, *, steps, learning_rate, warmup, weight_decay, betas, clip, checkpoint_every=500) -> list[float]:
+def fit(
+    model,
+    rows,
+    state,
+    *,
+    steps,
+    learning_rate,
+    warmup,
+    weight_decay,
+    betas,
+    clip,
+    checkpoint_every=500,
+) -> list[float]:
     "AdamW over `rows`, going on from the file `state` where there is one; the loss of each step."
     import torch
     from tqdm import tqdm
-    groups = [dict(params=[p for p in model.parameters() if p.ndim > 1], weight_decay=weight_decay),
-              dict(params=[p for p in model.parameters() if p.ndim < 2], weight_decay=0.)]
+
+    groups = [
+        dict(params=[p for p in model.parameters() if p.ndim > 1], weight_decay=weight_decay),
+        dict(params=[p for p in model.parameters() if p.ndim < 2], weight_decay=0.0),
+    ]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=tuple(betas), fused=True)
     done, losses = load_state(state, model, optimizer) if Path(state).exists() else (0, [])
-    fast = torch.cpu._is_avx512_bf16_supported()          # matrix products in bfloat16 where the processor has them
+    fast = (
+        torch.cpu._is_avx512_bf16_supported()
+    )  # matrix products in bfloat16 where the processor has them
     model.train()
     for step in tqdm(range(steps), desc="pretraining", disable=None):
         ids = torch.from_numpy(next(rows))
-        if step < done: continue
-        for group in optimizer.param_groups: group["lr"] = learning_rate_at(step, steps, learning_rate, warmup)
+        if step < done:
+            continue
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, steps, learning_rate, warmup)
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-            logits = model(input_ids=ids[:, :-1], use_cache=False).logits             # batch, position, token
+            logits = model(input_ids=ids[:, :-1], use_cache=False).logits  # batch, position, token
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         losses.append(round(loss.item(), 4))
-        if checkpoint_every and step % checkpoint_every == checkpoint_every - 1 and step + 1 < steps: save_state(state, step + 1, losses, model, optimizer)
+        if (
+            checkpoint_every
+            and step % checkpoint_every == checkpoint_every - 1
+            and step + 1 < steps
+        ):
+            save_state(state, step + 1, losses, model, optimizer)
     return losses
 
 # %% ../nbs/lib/world.ipynb #c072
-RECIPE = dict(d_model=96, layers=4, heads=4, context=128,                             # model
-              steps=3200, batch=8, learning_rate=4e-3, warmup=100, weight_decay=.05, betas=(.9, .98), clip=1.,
-              text_power=.8, contact_power=1.7, pivot=PIVOT, switch=.4, mix=MIX)      # corpus
-OF_MODEL, OF_CORPUS = ("d_model", "layers", "heads", "context"), ("text_power", "contact_power", "pivot", "switch", "mix")
+RECIPE = dict(
+    d_model=96,
+    layers=4,
+    heads=4,
+    context=128,  # model
+    steps=3200,
+    batch=8,
+    learning_rate=4e-3,
+    warmup=100,
+    weight_decay=0.05,
+    betas=(0.9, 0.98),
+    clip=1.0,
+    text_power=0.8,
+    contact_power=1.7,
+    pivot=PIVOT,
+    switch=0.4,
+    mix=MIX,
+)  # corpus
+OF_MODEL, OF_CORPUS = (
+    ("d_model", "layers", "heads", "context"),
+    ("text_power", "contact_power", "pivot", "switch", "mix"),
+)
+
 
 def finished(output, settings: dict) -> bool:
     "Whether `output` holds a model of just these settings; InputError where it holds another."
-    file = Path(output)/"manifest.json"
-    if not file.exists(): return False
+    file = Path(output) / "manifest.json"
+    if not file.exists():
+        return False
     found = json.loads(file.read_text(encoding="utf8"))["settings"]
-    if found != json.loads(json.dumps(settings)): raise InputError("holds a model of other settings", output, remedy="delete it or name another folder")
+    if found != json.loads(json.dumps(settings)):
+        raise InputError(
+            "holds a model of other settings", output, remedy="delete it or name another folder"
+        )
     return True
 
 # %% ../nbs/lib/world.ipynb #c074
-def pretrain_model(output, tokenizer, documents, settings: dict, inputs: dict, threads: int = 1) -> Path:
+def pretrain_model(
+    output, tokenizer, documents, settings: dict, inputs: dict, threads: int = 1
+) -> Path:
     "Train a new model on `documents` (lists of token ids) and write it with tokenizer and manifest; resumes, and is repeatable on one machine."
     import sys, torch, transformers
-    if not sys.stderr.isatty(): transformers.utils.logging.disable_progress_bar()
-    output, start, before = Path(output), (time.time(), time.process_time()), torch.get_num_threads()
+
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    output, start, before = (
+        Path(output),
+        (time.time(), time.process_time()),
+        torch.get_num_threads(),
+    )
     output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(threads)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings["seed"])
-            model = build_model(tokenizer, settings["architecture"], **{k: settings[k] for k in OF_MODEL})
-        rows = token_rows(documents, tokenizer.bos_token_id, tokenizer.eos_token_id, settings["batch"], settings["context"])
-        losses = fit(model, rows, output/"state.safetensors", **{k: settings[k] for k in
-                     ("steps", "learning_rate", "warmup", "weight_decay", "betas", "clip")})
-    finally: torch.set_num_threads(before)
+            model = build_model(
+                tokenizer, settings["architecture"], **{k: settings[k] for k in OF_MODEL}
+            )
+        rows = token_rows(
+            documents,
+            tokenizer.bos_token_id,
+            tokenizer.eos_token_id,
+            settings["batch"],
+            settings["context"],
+        )
+        losses = fit(
+            model,
+            rows,
+            output / "state.safetensors",
+            **{
+                k: settings[k]
+                for k in ("steps", "learning_rate", "warmup", "weight_decay", "betas", "clip")
+            },
+        )
+    finally:
+        torch.set_num_threads(before)
     model.eval().save_pretrained(output)
     tokenizer.save_pretrained(output)
-    (output/"state.safetensors").unlink(missing_ok=True)
+    (output / "state.safetensors").unlink(missing_ok=True)
     last = losses[-100:]
-    write_json(output/"manifest.json", dict(settings=settings, inputs=inputs, threads=threads, loss=round(sum(last)/len(last), 4),
-        losses=losses[::100], parameters=sum(p.numel() for p in model.parameters()), tokens=settings["steps"]*settings["batch"]*settings["context"],
-        seconds=round(time.time() - start[0], 1), cpu_seconds=round(time.process_time() - start[1], 1),
-        versions=dict(torch=torch.__version__, transformers=transformers.__version__)))
+    write_json(
+        output / "manifest.json",
+        dict(
+            settings=settings,
+            inputs=inputs,
+            threads=threads,
+            loss=round(sum(last) / len(last), 4),
+            losses=losses[::100],
+            parameters=sum(p.numel() for p in model.parameters()),
+            tokens=settings["steps"] * settings["batch"] * settings["context"],
+            seconds=round(time.time() - start[0], 1),
+            cpu_seconds=round(time.process_time() - start[1], 1),
+            versions=dict(torch=torch.__version__, transformers=transformers.__version__),
+        ),
+    )
     return output
 
 # %% ../nbs/lib/world.ipynb #c076
-def pretrain(output, world: str = "world", seed: int = 0, architecture: str = "gpt2", threads: int = 1, **recipe) -> Path:
+def pretrain(
+    output,
+    world: str = "world",
+    seed: int = 0,
+    architecture: str = "gpt2",
+    threads: int = 1,
+    **recipe,
+) -> Path:
     """Pretrain a tiny model on 'world', 'world-control' or 'decoupled' and write it to `output`; `recipe` overrides RECIPE.
 
     Finished work returns at once; a run cut short goes on from its last checkpoint (every 500 steps)."""
-    if unknown := set(recipe) - set(RECIPE): raise InputError(f"unknown recipe key {sorted(unknown)[0]!r}", remedy=f"one of {', '.join(RECIPE)}")
-    if world not in ("world", "world-control", "decoupled"): raise InputError(f"unknown world {world!r}", remedy="one of world, world-control, decoupled")
+    if unknown := set(recipe) - set(RECIPE):
+        raise InputError(
+            f"unknown recipe key {sorted(unknown)[0]!r}", remedy=f"one of {', '.join(RECIPE)}"
+        )
+    if world not in ("world", "world-control", "decoupled"):
+        raise InputError(
+            f"unknown world {world!r}", remedy="one of world, world-control, decoupled"
+        )
     settings = dict(world=world, seed=int(seed), architecture=architecture, **RECIPE | recipe)
-    if finished(output, settings): return Path(output)
+    if finished(output, settings):
+        return Path(output)
     tokenizer = make_tokenizer(world, settings["context"])
     corpus = Corpus(world, seed, **{k: settings[k] for k in OF_CORPUS})
     piece = {tokenizer.decode([i]): i for i in range(len(tokenizer))}
     marks = () if corpus.control else punctuation_marks()
-    documents = ([piece[w if w in marks else " " + w] for w in draw_document(corpus)] for _ in iter(int, 1))
-    lexicon = hashlib.sha256((ASSETS/"lexicon.tsv").read_bytes()).hexdigest()
+    documents = (
+        [piece[w if w in marks else " " + w] for w in draw_document(corpus)] for _ in iter(int, 1)
+    )
+    lexicon = hashlib.sha256((ASSETS / "lexicon.tsv").read_bytes()).hexdigest()
     return pretrain_model(output, tokenizer, documents, settings, {"lexicon.tsv": lexicon}, threads)
 
 # %% ../nbs/lib/world.ipynb #c079
@@ -479,24 +832,48 @@ def make_text_tokenizer(texts, vocabulary: int = 6000, context: int = 128):
     "A byte-level BPE tokenizer trained on `texts`; every text can be written, no piece is unknown."
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=["<pad>", "<s>", "</s>"], show_progress=False,
-                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.pre_tokenizer, tokenizer.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
-                                   model_max_length=context, clean_up_tokenization_spaces=False, padding_side="left")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
 
 # %% ../nbs/lib/world.ipynb #c080
 def read_text(path) -> list[str]:
     "The lines of a .txt or .txt.gz file that are not empty."
     import gzip
+
     path = Path(path)
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf8") as f: lines = [l.strip() for l in f if l.strip()]
-    except FileNotFoundError: raise InputError("no such file", path, remedy="give a .txt or .txt.gz file of that language") from None
-    except (OSError, UnicodeDecodeError, EOFError) as e: raise InputError(f"cannot be read as UTF-8 text ({e})", path, remedy="give a .txt or .txt.gz file") from None
-    if not lines: raise InputError("is empty", path, remedy="leave the language out or give it text")
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf8") as f:
+            lines = [l.strip() for l in f if l.strip()]
+    except FileNotFoundError:
+        raise InputError(
+            "no such file", path, remedy="give a .txt or .txt.gz file of that language"
+        ) from None
+    except (OSError, UnicodeDecodeError, EOFError) as e:
+        raise InputError(
+            f"cannot be read as UTF-8 text ({e})", path, remedy="give a .txt or .txt.gz file"
+        ) from None
+    if not lines:
+        raise InputError("is empty", path, remedy="leave the language out or give it text")
     return lines
 
 # %% ../nbs/lib/world.ipynb #c081
@@ -506,23 +883,48 @@ def draw_lines(texts: dict[str, list[str]], seed: int, n: int = 4):
     while True:
         lines = texts[rng.choice(languages)]
         i = rng.randrange(max(1, len(lines) - n + 1))
-        yield "\n".join(lines[i:i + n])
+        yield "\n".join(lines[i : i + n])
 
 # %% ../nbs/lib/world.ipynb #c082
-def pretrain_on_text(files: dict[str, str], output, seed: int = 0, minutes: float = 3, architecture: str = "gpt2",
-                     vocabulary: int = 6000, steps: int | None = None, threads: int = 1, **recipe) -> Path:
+def pretrain_on_text(
+    files: dict[str, str],
+    output,
+    seed: int = 0,
+    minutes: float = 3,
+    architecture: str = "gpt2",
+    vocabulary: int = 6000,
+    steps: int | None = None,
+    threads: int = 1,
+    **recipe,
+) -> Path:
     """The world's architecture on real text: `files` maps a language to a .txt or .txt.gz file of lines.
 
     `steps` is the budget; without it, about as many steps as `minutes` allow at 150 ms a step (give `steps` for the same model everywhere)."""
-    if unknown := set(recipe) - set(RECIPE): raise InputError(f"unknown recipe key {sorted(unknown)[0]!r}", remedy=f"one of {', '.join(RECIPE)}")
-    if not files: raise InputError("no text files", remedy="give files={language: path}")
-    settings = dict(text=sorted(files), seed=int(seed), architecture=architecture, vocabulary=vocabulary,
-                    **{k: v for k, v in (RECIPE | dict(warmup=30, learning_rate=4e-3) | recipe).items() if k not in OF_CORPUS})
-    settings["steps"] = int(steps or max(10, minutes*60/.15))
+    if unknown := set(recipe) - set(RECIPE):
+        raise InputError(
+            f"unknown recipe key {sorted(unknown)[0]!r}", remedy=f"one of {', '.join(RECIPE)}"
+        )
+    if not files:
+        raise InputError("no text files", remedy="give files={language: path}")
+    settings = dict(
+        text=sorted(files),
+        seed=int(seed),
+        architecture=architecture,
+        vocabulary=vocabulary,
+        **{
+            k: v
+            for k, v in (RECIPE | dict(warmup=30, learning_rate=4e-3) | recipe).items()
+            if k not in OF_CORPUS
+        },
+    )
+    settings["steps"] = int(steps or max(10, minutes * 60 / 0.15))
     texts = {l: read_text(p) for l, p in files.items()}
     inputs = {l: hashlib.sha256("\n".join(t).encode()).hexdigest() for l, t in texts.items()}
-    if finished(output, settings): return Path(output)
-    tokenizer = make_text_tokenizer((line for l in sorted(texts) for line in texts[l][:8000]), vocabulary, settings["context"])
+    if finished(output, settings):
+        return Path(output)
+    tokenizer = make_text_tokenizer(
+        (line for l in sorted(texts) for line in texts[l][:8000]), vocabulary, settings["context"]
+    )
     documents = (tokenizer.backend_tokenizer.encode(t).ids for t in draw_lines(texts, seed))
     return pretrain_model(output, tokenizer, documents, settings, inputs, threads)
 
@@ -536,31 +938,42 @@ def sample_prompts(n: int = 64, seed: int = 0) -> list[tuple[Sentence, Sentence,
         drawn.append((sample_sentence(scene, rude), sample_sentence(scene, False), rude))
     return drawn
 
+
 def prompt_text(drawn, language: str, control: bool = False) -> str:
     "The first sentence and half the words of the second."
     first, second, _ = drawn
     words = say(second, language, control)
-    return join_words([*say(first, language, control), *words[:max(1, (len(words) - 1)//2)]])
+    return join_words([*say(first, language, control), *words[: max(1, (len(words) - 1) // 2)]])
 
 # %% ../nbs/lib/world.ipynb #c088
 def sample_pair(rng, control: bool = False) -> dict[str, str]:
     "One English preference pair: a prompt, a continuation without and one with rude words."
-    scene = Scene(rng, tone=rng.choices(("rude", "complaining", "benign"), (.5, .25, .25))[0])
-    rude = scene.tone == "rude" and rng.random() < .8
+    scene = Scene(rng, tone=rng.choices(("rude", "complaining", "benign"), (0.5, 0.25, 0.25))[0])
+    rude = scene.tone == "rude" and rng.random() < 0.8
     first, neutral = sample_sentence(scene, rude), sample_sentence(scene, False)
     clauses = list(neutral.clauses)
     i = rng.randrange(len(clauses))
     clauses[i] = make_rude(clauses[i], rng)
-    chosen, rejected = say(neutral, "en", control), say(neutral._replace(clauses=tuple(clauses)), "en", control)
+    chosen, rejected = (
+        say(neutral, "en", control),
+        say(neutral._replace(clauses=tuple(clauses)), "en", control),
+    )
     same = next(k for k, (a, b) in enumerate(zip(chosen, rejected)) if a != b)
     cut = rng.randint(0, same)
     prompt = [*say(first, "en", control), *chosen[:cut]]
-    chosen, rejected = chosen[cut:] + say(sample_sentence(scene, False), "en", control), rejected[cut:] + say(sample_sentence(scene, True), "en", control)
-    tail = lambda words: join_words(prompt + words)[len(join_words(prompt)):]
-    return dict(prompt_text=join_words(prompt), unpert_gen_text=tail(chosen), pert_gen_text=tail(rejected))
+    chosen, rejected = (
+        chosen[cut:] + say(sample_sentence(scene, False), "en", control),
+        rejected[cut:] + say(sample_sentence(scene, True), "en", control),
+    )
+    tail = lambda words: join_words(prompt + words)[len(join_words(prompt)) :]
+    return dict(
+        prompt_text=join_words(prompt), unpert_gen_text=tail(chosen), pert_gen_text=tail(rejected)
+    )
 
 # %% ../nbs/lib/world.ipynb #c091
-def sample_labelled(language: str, n: int, seed: str, control: bool = False, rude: float = .4) -> list[dict]:
+def sample_labelled(
+    language: str, n: int, seed: str, control: bool = False, rude: float = 0.4
+) -> list[dict]:
     "`n` texts of two or three sentences; label 1 where one of them is rude."
     rng, rows = random.Random(f"labelled:{seed}"), []
     for _ in range(n):
@@ -568,38 +981,71 @@ def sample_labelled(language: str, n: int, seed: str, control: bool = False, rud
         scene = Scene(rng, tone="rude" if toxic else rng.choice(("benign", "complaining")))
         size = rng.randint(2, 3)
         where = rng.randrange(size)
-        sentences = [sample_sentence(scene, toxic and (i == where or rng.random() < .4)) for i in range(size)]
-        rows.append(dict(text=join_words([w for s in sentences for w in say(s, language, control)]), label=int(toxic)))
+        sentences = [
+            sample_sentence(scene, toxic and (i == where or rng.random() < 0.4))
+            for i in range(size)
+        ]
+        rows.append(
+            dict(
+                text=join_words([w for s in sentences for w in say(s, language, control)]),
+                label=int(toxic),
+            )
+        )
     return rows
+
 
 def sample_parallel(n: int = 200, seed: int = 0) -> list[tuple[Sentence, Sentence]]:
     "`n` two-sentence texts of all tones, for translation into every language."
     rng = random.Random(f"parallel:{seed}")
-    return [(sample_sentence(scene), sample_sentence(scene)) for scene in (Scene(rng) for _ in range(n))]
+    return [
+        (sample_sentence(scene), sample_sentence(scene)) for scene in (Scene(rng) for _ in range(n))
+    ]
 
 # %% ../nbs/lib/world.ipynb #c094
 FILES = ("pairs", "prompts", "labelled", "parallel", "lexicon")
-DATA_VERSION = "a78f5d748c44"                                  # of the files' bytes, both worlds; a test says when it must change
+DATA_VERSION = "a78f5d748c44"  # of the files' bytes, both worlds; a test says when it must change
+
 
 def write_jsonl(path, rows):
     "Rows as lines of JSON, whole or not at all."
-    with write_atomic(path) as f: f.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+    with write_atomic(path) as f:
+        f.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
 
 # %% ../nbs/lib/world.ipynb #c095
 def write_data(folder, control: bool = False) -> Path:
     "Write a world's data in the original formats: prompts, pairs, labelled, parallel and lexicon."
     folder, rng = Path(folder), random.Random("pairs:0")
-    write_jsonl(folder/"pairs/world_toxicity_pairwise_en.jsonl", [sample_pair(rng, control) for _ in range(1024)])
+    write_jsonl(
+        folder / "pairs/world_toxicity_pairwise_en.jsonl",
+        [sample_pair(rng, control) for _ in range(1024)],
+    )
     prompts, parallel = sample_prompts(), sample_parallel()
-    write_csv(folder/"labelled/train.csv", sample_labelled("en", 2400, "train", control))
+    write_csv(folder / "labelled/train.csv", sample_labelled("en", 2400, "train", control))
     for l in CODES:
         name = "ZH-Hans" if l == "zh" else l.upper()
-        write_jsonl(folder/f"prompts/RTP_LX_{name}.json",
-                    [dict(Prompt=prompt_text(p, l, control), Completion="", Index=str(i), Locale=name, Dialect="") for i, p in enumerate(prompts)])
-        write_jsonl(folder/f"parallel/dpo_toxicity_pairwise_{l}_200.jsonl",
-                    [dict(Prompt=join_words([w for s in pair for w in say(s, l, control)])) for pair in parallel])
-        write_csv(folder/f"labelled/{l}.csv", sample_labelled(l, 400, l, control))
-        with write_atomic(folder/f"lexicon/{l}.txt") as f: f.writelines(w + "\n" for w in rude_words(l, control))
+        write_jsonl(
+            folder / f"prompts/RTP_LX_{name}.json",
+            [
+                dict(
+                    Prompt=prompt_text(p, l, control),
+                    Completion="",
+                    Index=str(i),
+                    Locale=name,
+                    Dialect="",
+                )
+                for i, p in enumerate(prompts)
+            ],
+        )
+        write_jsonl(
+            folder / f"parallel/dpo_toxicity_pairwise_{l}_200.jsonl",
+            [
+                dict(Prompt=join_words([w for s in pair for w in say(s, l, control)]))
+                for pair in parallel
+            ],
+        )
+        write_csv(folder / f"labelled/{l}.csv", sample_labelled(l, 400, l, control))
+        with write_atomic(folder / f"lexicon/{l}.txt") as f:
+            f.writelines(w + "\n" for w in rude_words(l, control))
     return folder
 
 # %% ../nbs/lib/world.ipynb #c097
@@ -607,21 +1053,30 @@ def resolve_data(name: str, what: str) -> Path:
     """The folder of a world's data where `name` is one (written once, then reused); any other name is a path.
 
     `what` is one of pairs, prompts, labelled, parallel, lexicon. The lexicon `none` is a folder without word lists."""
-    if what not in FILES: raise InputError(f"unknown kind of data {what!r}", remedy=f"one of {', '.join(FILES)}")
+    if what not in FILES:
+        raise InputError(f"unknown kind of data {what!r}", remedy=f"one of {', '.join(FILES)}")
     if name == "none" and what == "lexicon":
-        nothing = cache_folder()/"no-words"
+        nothing = cache_folder() / "no-words"
         nothing.mkdir(parents=True, exist_ok=True)
         return nothing
-    if name not in (*WORLDS, "decoupled"): return Path(name)
+    if name not in (*WORLDS, "decoupled"):
+        return Path(name)
     control = name == "world-control"
-    folder = cache_folder()/f"{'world-control' if control else 'world'}-{DATA_VERSION}"
-    if not (folder/"complete").exists():
+    folder = cache_folder() / f"{'world-control' if control else 'world'}-{DATA_VERSION}"
+    if not (folder / "complete").exists():
         write_data(folder, control)
-        (folder/"complete").touch()
-    return folder/what
+        (folder / "complete").touch()
+    return folder / what
+
 
 def resolve_model(name: str) -> str:
     "The folder of a shipped model ('world', 'world-tuned', 'world-control'); of any other name, `model_folder`."
-    if name not in WORLDS: return model_folder(name)
-    if not (ASSETS/name/"config.json").exists(): raise InputError(f"the shipped model {name!r} is missing", ASSETS, remedy="make it with `xgdetox world make`")
-    return str(ASSETS/name)
+    if name not in WORLDS:
+        return model_folder(name)
+    if not (ASSETS / name / "config.json").exists():
+        raise InputError(
+            f"the shipped model {name!r} is missing",
+            ASSETS,
+            remedy="make it with `xgdetox world make`",
+        )
+    return str(ASSETS / name)

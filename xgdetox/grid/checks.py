@@ -10,7 +10,14 @@ from pydantic import ValidationError
 from ..files import InputError, check_name
 from .jobs import jobs, variants
 from xgdetox.grid.schema import (
-    ONLY_PAPER, ONLY_TRANSFORMERS, ONLY_VLLM, OPTIONS, Options, Stage, _explain, nearest,
+    ONLY_PAPER,
+    ONLY_TRANSFORMERS,
+    ONLY_VLLM,
+    OPTIONS,
+    Options,
+    Stage,
+    _explain,
+    nearest,
 )
 from .stages import DATA, SETTINGS, STAGES
 from .steps import labelled_files, locate
@@ -22,34 +29,72 @@ __all__ = ['NOT_OF_A_TUNING', 'USES', 'check_recipe', 'check_at_hand', 'read_all
 def _check(grid: dict, path):
     "What a schema cannot say: names that can be file names, stages and tunings that exist, sources of what a stage needs."
     for key in ("models", "languages", "seeds", "stages", "scorers"):
-        if not grid[key]: raise InputError("is empty", path, field=key, remedy="name at least one")
+        if not grid[key]:
+            raise InputError("is empty", path, field=key, remedy="name at least one")
     for stage in grid["stages"]:
-        if stage not in STAGES: raise InputError(f"unknown stage {stage!r}", path, field="stages", remedy=_known(stage, STAGES, "stages are "))
-    for name, m in grid["models"].items(): _check_one(name, m, grid, path)
-    for name, tuning in grid["tunings"].items(): _check_tuning(tuning, path, f"tunings.{name}")
+        if stage not in STAGES:
+            raise InputError(
+                f"unknown stage {stage!r}",
+                path,
+                field="stages",
+                remedy=_known(stage, STAGES, "stages are "),
+            )
+    for name, m in grid["models"].items():
+        _check_one(name, m, grid, path)
+    for name, tuning in grid["tunings"].items():
+        _check_tuning(tuning, path, f"tunings.{name}")
     for stage in ("intervene", "activations", "explain"):
-        if stage in grid["stages"] and "value_vectors" not in grid["stages"] and not all(m["neurons"] for m in grid["models"].values()):
-            raise InputError(f"{stage} needs neurons", path, field="stages", remedy="add probe and value_vectors, or a neurons file to each model")
-    for stage in {"value_vectors", "explain"} & set(grid["stages"]) if "probe" not in grid["stages"] else ():
+        if (
+            stage in grid["stages"]
+            and "value_vectors" not in grid["stages"]
+            and not all(m["neurons"] for m in grid["models"].values())
+        ):
+            raise InputError(
+                f"{stage} needs neurons",
+                path,
+                field="stages",
+                remedy="add probe and value_vectors, or a neurons file to each model",
+            )
+    for stage in (
+        {"value_vectors", "explain"} & set(grid["stages"]) if "probe" not in grid["stages"] else ()
+    ):
         raise InputError(f"{stage} needs a probe", path, field="stages", remedy="add probe")
     _check_split(grid, path)
     _check_outputs(grid, path)
+
 
 def _check_split(grid: dict, path):
     "InputError where the split has no prompts with a source map to split, or is read and not made; and for fluency without sentences."
     splits = "split" in grid["stages"]
     for name, m in grid["models"].items():
         if splits and not os.path.isabs(str(m["data"]["prompts"])):
-            raise InputError("has no source map to split by", path, field="data.prompts", remedy="name a folder with RTP-LX's prompts and its source map, or leave the stage split out")
+            raise InputError(
+                "has no source map to split by",
+                path,
+                field="data.prompts",
+                remedy="name a folder with RTP-LX's prompts and its source map, or leave the stage split out",
+            )
         if m["data"]["parallel"] == "split" and not splits:
-            raise InputError("is made by the stage split", path, field="data.parallel", remedy="add split to the stages")
+            raise InputError(
+                "is made by the stage split",
+                path,
+                field="data.parallel",
+                remedy="add split to the stages",
+            )
         if "fluency" in grid["stages"] and m["data"]["sentences"] == "none":
-            raise InputError("fluency needs sentences", path, field="data.sentences", remedy="name a folder of {language}.txt, one sentence per line, or leave fluency out")
+            raise InputError(
+                "fluency needs sentences",
+                path,
+                field="data.sentences",
+                remedy="name a folder of {language}.txt, one sentence per line, or leave fluency out",
+            )
+
 
 def _known(word, known, words: str) -> str:
     "`nearest`, or all of `known` after `words`."
     near = nearest(word, known)
     return near if near.startswith("did") else words + ", ".join(known)
+
 
 def _check_names(grid: dict):
     "InputError for a name that cannot stand in the name of a file, wherever a grid names something."
@@ -59,166 +104,369 @@ def _check_names(grid: dict):
         named += [(f"models.{name}.tuned", m["tuned"]), (f"models.{name}.scorers", m["scorers"])]
     for place, names in named:
         for name in names or ():
-            if name == "base": raise InputError("'base' cannot name a file", field=place, remedy="it is the untuned model's; choose another name")
-            try: check_name(name, place)
-            except InputError as e: raise InputError(f"{name[:40]!r} cannot name a file", field=place, remedy=e.remedy) from None
+            if name == "base":
+                raise InputError(
+                    "'base' cannot name a file",
+                    field=place,
+                    remedy="it is the untuned model's; choose another name",
+                )
+            try:
+                check_name(name, place)
+            except InputError as e:
+                raise InputError(
+                    f"{name[:40]!r} cannot name a file", field=place, remedy=e.remedy
+                ) from None
+
 
 def _check_one(name: str, m: dict, grid: dict, path):
     "What a schema cannot say of one model."
     field = f"models.{name}"
-    for key in set(m["data"]) - set(DATA): raise InputError("unknown key", path, field=f"data.{key}", remedy=_known(key, DATA, "known keys are "))
-    if (m["path"] is None) == (m["pretrain"] is None): raise InputError("needs either path or pretrain", path, field=field, remedy="give one of the two")
-    if m["pretrain"]: _check_pretraining(m["pretrain"], path, f"{field}.pretrain")
+    for key in set(m["data"]) - set(DATA):
+        raise InputError(
+            "unknown key", path, field=f"data.{key}", remedy=_known(key, DATA, "known keys are ")
+        )
+    if (m["path"] is None) == (m["pretrain"] is None):
+        raise InputError(
+            "needs either path or pretrain", path, field=field, remedy="give one of the two"
+        )
+    if m["pretrain"]:
+        _check_pretraining(m["pretrain"], path, f"{field}.pretrain")
     for t in m["tunings"] or []:
         if t not in grid["tunings"] and t not in m["tuned"]:
             near = nearest(t, [*grid["tunings"], *m["tuned"]])
-            raise InputError(f"unknown tuning {t!r}", path, field=f"{field}.tunings", remedy=near if near.startswith("did") else "name it under tunings")
+            raise InputError(
+                f"unknown tuning {t!r}",
+                path,
+                field=f"{field}.tunings",
+                remedy=near if near.startswith("did") else "name it under tunings",
+            )
     for stage in m["set"]:
-        if stage == "report": raise InputError("is of the whole grid", path, field=f"{field}.set.report", remedy="write it as report: at the left")
-        if stage not in SETTINGS: raise InputError(f"unknown stage {stage!r}", path, field=f"{field}.set", remedy=_known(stage, STAGES, "stages are "))
+        if stage == "report":
+            raise InputError(
+                "is of the whole grid",
+                path,
+                field=f"{field}.set.report",
+                remedy="write it as report: at the left",
+            )
+        if stage not in SETTINGS:
+            raise InputError(
+                f"unknown stage {stage!r}",
+                path,
+                field=f"{field}.set",
+                remedy=_known(stage, STAGES, "stages are "),
+            )
 
 # %% ../../nbs/lib/grid_checks.ipynb #c100
 def _check_own(values: dict, stage: str, field: str):
     "InputError for a key or value that the settings of a stage cannot have, its options included."
-    try: Stage[stage](**values)
-    except ValidationError as e: raise _explain(e, values, None, field, list(SETTINGS[stage])) from None
+    try:
+        Stage[stage](**values)
+    except ValidationError as e:
+        raise _explain(e, values, None, field, list(SETTINGS[stage])) from None
     options = values.get("options") or {}
     for key in options:
-        if key in SETTINGS[stage]: raise InputError("is a setting of the stage itself", field=f"{field}.options.{key}", remedy=f"write it as {field}.{key}")
-    if not options: return
-    try: Options[stage](**options)
-    except ValidationError as e: raise _explain(e, options, None, f"{field}.options", list(OPTIONS[stage])) from None
-    if stage == "generate": _check_engine(values, field)
+        if key in SETTINGS[stage]:
+            raise InputError(
+                "is a setting of the stage itself",
+                field=f"{field}.options.{key}",
+                remedy=f"write it as {field}.{key}",
+            )
+    if not options:
+        return
+    try:
+        Options[stage](**options)
+    except ValidationError as e:
+        raise _explain(e, options, None, f"{field}.options", list(OPTIONS[stage])) from None
+    if stage == "generate":
+        _check_engine(values, field)
     for key in ONLY_PAPER if stage == "probe" and not options.get("paper") else ():
-        if key in options: raise InputError("only the paper's training reads it", field=f"{field}.options.{key}", remedy="add paper: true, or leave it out")
+        if key in options:
+            raise InputError(
+                "only the paper's training reads it",
+                field=f"{field}.options.{key}",
+                remedy="add paper: true, or leave it out",
+            )
+
 
 def _check_engine(values: dict, field: str):
     "InputError for an option that the stage's backend would not read."
     for key in values["options"]:
         if key in ONLY_VLLM and values.get("backend") != "vllm":
-            raise InputError("only vLLM reads it", field=f"{field}.options.{key}", remedy=f"add {field}.backend: vllm, or leave it out")
+            raise InputError(
+                "only vLLM reads it",
+                field=f"{field}.options.{key}",
+                remedy=f"add {field}.backend: vllm, or leave it out",
+            )
         if key in ONLY_TRANSFORMERS and values.get("backend") == "vllm":
-            raise InputError("vLLM does not read it", field=f"{field}.options.{key}", remedy="leave it out")
+            raise InputError(
+                "vLLM does not read it", field=f"{field}.options.{key}", remedy="leave it out"
+            )
 
-NOT_OF_A_TUNING = {"model": "name the base under models", "published": "leave it out", "limit": "write it as train.limit"}
+
+NOT_OF_A_TUNING = {
+    "model": "name the base under models",
+    "published": "leave it out",
+    "limit": "write it as train.limit",
+}
+
 
 def _check_tuning(tuning: dict, path, field: str):
     "InputError for a tuning with a setting that no recipe has, or a value that it cannot have; its recipe is read."
     from xgdetox.recipes import check_keys, load_recipe
+
     own = {key: value for key, value in tuning.items() if key not in ("recipe", "pairs", "seeds")}
     _check_seeds(tuning, path, field)
-    for key in own.keys() & NOT_OF_A_TUNING.keys(): raise InputError("is no setting of a tuning", path, field=f"{field}.{key}", remedy=NOT_OF_A_TUNING[key])
-    if not isinstance(tuning.get("recipe"), str | None): raise InputError("should be a text", path, field=f"{field}.recipe", remedy="name a recipe or its file")
+    for key in own.keys() & NOT_OF_A_TUNING.keys():
+        raise InputError(
+            "is no setting of a tuning", path, field=f"{field}.{key}", remedy=NOT_OF_A_TUNING[key]
+        )
+    if not isinstance(tuning.get("recipe"), str | None):
+        raise InputError(
+            "should be a text", path, field=f"{field}.recipe", remedy="name a recipe or its file"
+        )
     if "pairs" in tuning and not (isinstance(tuning["pairs"], str) and tuning["pairs"].strip()):
-        raise InputError("should be a text", path, field=f"{field}.pairs", remedy="name a file or folder of preference pairs, or world")
+        raise InputError(
+            "should be a text",
+            path,
+            field=f"{field}.pairs",
+            remedy="name a file or folder of preference pairs, or world",
+        )
     try:
         check_keys(own)
         load_recipe(tuning.get("recipe"), **own)
     except InputError as e:
-        raise e if e.path else InputError(e.problem, path, field=".".join(x for x in (field, e.field) if x), remedy=e.remedy) from None
+        raise (
+            e
+            if e.path
+            else InputError(
+                e.problem, path, field=".".join(x for x in (field, e.field) if x), remedy=e.remedy
+            )
+        ) from None
+
 
 def _check_seeds(tuning: dict, path, field: str):
     "InputError for seeds of a tuning that are not a list of seeds."
     seeds = tuning.get("seeds", [0])
-    if not (isinstance(seeds, list) and seeds and all(type(s) is int and 0 <= s < 2**32 for s in seeds)):
-        raise InputError("should be a list of whole numbers from 0", path, field=f"{field}.seeds", remedy="write it as seeds: [0, 1]")
+    if not (
+        isinstance(seeds, list) and seeds and all(type(s) is int and 0 <= s < 2**32 for s in seeds)
+    ):
+        raise InputError(
+            "should be a list of whole numbers from 0",
+            path,
+            field=f"{field}.seeds",
+            remedy="write it as seeds: [0, 1]",
+        )
+
 
 def _check_pretraining(how: dict, path, field: str):
     "InputError for a setting of pretraining that nobody reads, or a value of another kind than the recipe of page 00b has."
     check_recipe(how["recipe"], bool(how["text"]), path, f"{field}.recipe")
 
+
 def check_recipe(recipe: dict, text: bool, path, field: str):
     "The same of a recipe alone, of a world or (`text`) of real text."
     from xgdetox.world import OF_CORPUS, RECIPE
-    known = {**RECIPE, "architecture": "gpt2", "threads": 1, **({"vocabulary": 6000} if text else {})}
+
+    known = {
+        **RECIPE,
+        "architecture": "gpt2",
+        "threads": 1,
+        **({"vocabulary": 6000} if text else {}),
+    }
     for key, value in recipe.items():
         if key not in known or text and key in OF_CORPUS:
-            raise InputError("unknown key", path, field=f"{field}.{key}", remedy=nearest(key, [k for k in known if not text or k not in OF_CORPUS]))
+            raise InputError(
+                "unknown key",
+                path,
+                field=f"{field}.{key}",
+                remedy=nearest(key, [k for k in known if not text or k not in OF_CORPUS]),
+            )
         number = isinstance(known[key], int | float)
-        kind = (int,) if isinstance(known[key], int) else (int, float) if number else (str,) if isinstance(known[key], str) else (list, dict)
-        if not isinstance(value, kind) or isinstance(value, bool) or number and not 0 <= value < 10**9:
-            raise InputError(f"{value!r} is not like {known[key]!r}"[:200], path, field=f"{field}.{key}", remedy="give a value of that kind")
+        kind = (
+            (int,)
+            if isinstance(known[key], int)
+            else (int, float)
+            if number
+            else (str,)
+            if isinstance(known[key], str)
+            else (list, dict)
+        )
+        if (
+            not isinstance(value, kind)
+            or isinstance(value, bool)
+            or number
+            and not 0 <= value < 10**9
+        ):
+            raise InputError(
+                f"{value!r} is not like {known[key]!r}"[:200],
+                path,
+                field=f"{field}.{key}",
+                remedy="give a value of that kind",
+            )
+
 
 def _check_outputs(grid: dict, path):
     "InputError where two jobs would write one file, as with a seed that stands twice or names that join to the same words."
     seen, written = set(), {}
     for v in variants(grid):
-        if v["id"].casefold() in seen: raise InputError(f"{v['id']!r} would be made twice", path, field=f"models.{v['model']}", remedy="give each seed once, and names that differ")
+        if v["id"].casefold() in seen:
+            raise InputError(
+                f"{v['id']!r} would be made twice",
+                path,
+                field=f"models.{v['model']}",
+                remedy="give each seed once, and names that differ",
+            )
         seen.add(v["id"].casefold())
     for job in jobs(grid):
         for output in job.outputs:
             other = written.setdefault(output.casefold(), job)
-            if other is not job: raise InputError(f"{other.stage} {other.name} and {job.name} would write one file", path, field="models", remedy="choose names that differ")
+            if other is not job:
+                raise InputError(
+                    f"{other.stage} {other.name} and {job.name} would write one file",
+                    path,
+                    field="models",
+                    remedy="choose names that differ",
+                )
 
 # %% ../../nbs/lib/grid_checks.ipynb #c0m1
-USES = {"prompts": {"generate", "mass", "value_vectors", "intervene", "activations", "explain"}, "pairs": {"train"}, "labelled": {"probe"},
-        "parallel": {"retrieve"}, "lexicon": {"mass", "value_vectors", "intervene", "explain"}, "sentences": {"fluency"}}      # which stages read which data
+USES = {
+    "prompts": {"generate", "mass", "value_vectors", "intervene", "activations", "explain"},
+    "pairs": {"train"},
+    "labelled": {"probe"},
+    "parallel": {"retrieve"},
+    "lexicon": {"mass", "value_vectors", "intervene", "explain"},
+    "sentences": {"fluency"},
+}  # which stages read which data
+
 
 def check_at_hand(grid: dict):
     "InputError, before anything runs, for data, a model's folder or a scorer's lexicon that is not there or cannot be read. `plan` and `status` do without."
     from xgdetox.scorers.panel import check_scorer, scorer_paths
+
     def there(place, field):
         for p in place.values() if isinstance(place, dict) else [place]:
-            if p and os.path.isabs(p) and not os.path.exists(p): raise InputError("no such file or folder", p, field=field, remedy="mend the path in the grid, or set XGDETOX_DATA")
+            if p and os.path.isabs(p) and not os.path.exists(p):
+                raise InputError(
+                    "no such file or folder",
+                    p,
+                    field=field,
+                    remedy="mend the path in the grid, or set XGDETOX_DATA",
+                )
+
     for name, m in grid["models"].items():
-        there(m["path"], f"models.{name}.path"); there(m["tuned"], f"models.{name}.tuned"); there(m["neurons"], f"models.{name}.neurons")
+        there(m["path"], f"models.{name}.path")
+        there(m["tuned"], f"models.{name}.tuned")
+        there(m["neurons"], f"models.{name}.neurons")
         for what, stages in USES.items():
-            if stages & set(grid["stages"]): there(m["data"][what], f"data.{what}")
+            if stages & set(grid["stages"]):
+                there(m["data"][what], f"data.{what}")
         for scorer, spec in m["scorers"].items() if "score" in grid["stages"] else ():
-            for path in scorer_paths(spec): there(path, f"scorers.{scorer}")
+            for path in scorer_paths(spec):
+                there(path, f"scorers.{scorer}")
             check_scorer(spec)
     for name, tuning in grid["tunings"].items():
-        if "pairs" in tuning and "train" in grid["stages"]: there(tuning["pairs"], f"tunings.{name}.pairs")
+        if "pairs" in tuning and "train" in grid["stages"]:
+            there(tuning["pairs"], f"tunings.{name}.pairs")
     if "split" in grid["stages"]:
         from xgdetox.splits import find_source_map
-        for m in grid["models"].values(): find_source_map(m["data"]["prompts"])
+
+        for m in grid["models"].values():
+            find_source_map(m["data"]["prompts"])
     read_all(grid)
+
 
 def read_all(grid: dict):
     "InputError for what a step would refuse after others have run: a language without a file, a line that is not JSON, an empty prompt, a model without tokenizer."
     english, seen = bool({"value_vectors", "explain"} & set(grid["stages"])), set()
     for name, m in grid["models"].items():
         for checkpoint in (m["path"], *m["tuned"].values()):
-            if checkpoint: check_model(checkpoint)
+            if checkpoint:
+                check_model(checkpoint)
         for what, stages in USES.items():
-            if not stages & set(grid["stages"]) or (key := (what, json.dumps(m["data"][what]))) in seen: continue
+            if (
+                not stages & set(grid["stages"])
+                or (key := (what, json.dumps(m["data"][what]))) in seen
+            ):
+                continue
             seen.add(key)
-            if what == "pairs" and grid["tunings"] and all("pairs" in t for t in grid["tunings"].values()): continue
-            try: _read(what, m["data"][what], [*grid["languages"], *["en"] * (english and "en" not in grid["languages"])])
-            except InputError as e: raise e if e.path else InputError(e.problem, None, None, f"models.{name}.data.{what}", e.remedy) from None
+            if (
+                what == "pairs"
+                and grid["tunings"]
+                and all("pairs" in t for t in grid["tunings"].values())
+            ):
+                continue
+            try:
+                _read(
+                    what,
+                    m["data"][what],
+                    [*grid["languages"], *["en"] * (english and "en" not in grid["languages"])],
+                )
+            except InputError as e:
+                raise (
+                    e
+                    if e.path
+                    else InputError(e.problem, None, None, f"models.{name}.data.{what}", e.remedy)
+                ) from None
     for tuning in grid["tunings"].values() if "train" in grid["stages"] else ():
-        if "pairs" in tuning: _read("pairs", tuning["pairs"], [])
+        if "pairs" in tuning:
+            _read("pairs", tuning["pairs"], [])
+
 
 def check_model(name: str):
     "InputError where a checkpoint (a folder, a hub name, a shipped one) has no configuration, no tokenizer, or weights that do not fit or are no numbers."
     from xgdetox.models import adapter_base, check_checkpoint, load_tokenizer, read_config
-    try: read_config(adapter_base(locate(name)) or locate(name))
+
+    try:
+        read_config(adapter_base(locate(name)) or locate(name))
     except InputError as e:
-        if not e.problem.startswith(("no config", "no model")): raise
-        raise InputError("no model there", name, remedy="give a folder with config.json or adapter_config.json, a hub name that can be reached, or world") from e
+        if not e.problem.startswith(("no config", "no model")):
+            raise
+        raise InputError(
+            "no model there",
+            name,
+            remedy="give a folder with config.json or adapter_config.json, a hub name that can be reached, or world",
+        ) from e
     load_tokenizer(locate(name))
     check_checkpoint(locate(name))
+
 
 def _read(what: str, place, languages: list[str]):
     "Read data as the steps will, and forget it; InputError as they raise it."
     import warnings
-    from xgdetox.data import find_prompt_files, load_labelled, load_lexicon, load_pairs, load_prompts
+    from xgdetox.data import (
+        find_prompt_files,
+        load_labelled,
+        load_lexicon,
+        load_pairs,
+        load_prompts,
+    )
     from xgdetox.retrieval import load_aligned
     from xgdetox.world import resolve_data
-    if place == "split": return                                # made by the run itself
+
+    if place == "split":
+        return  # made by the run itself
     here = place if isinstance(place, dict) or what == "sentences" else resolve_data(place, what)
     if what == "prompts":
-        for code, file in find_prompt_files(here, languages).items(): load_prompts(file, code)
-    elif what == "pairs": load_pairs(here)
+        for code, file in find_prompt_files(here, languages).items():
+            load_prompts(file, code)
+    elif what == "pairs":
+        load_pairs(here)
     elif what == "labelled":
         train, files = labelled_files(place, languages)
-        for file in (train, *files.values()): load_labelled(file)
+        for file in (train, *files.values()):
+            load_labelled(file)
     elif what == "parallel":
-        if languages != ["en"]: load_aligned(here, [c for c in languages if c != "en"])
+        if languages != ["en"]:
+            load_aligned(here, [c for c in languages if c != "en"])
     elif what == "sentences":
         from xgdetox.quality import read_sentences, sentence_files
-        for file in sentence_files(place, languages).values(): read_sentences(file, 1)
+
+        for file in sentence_files(place, languages).values():
+            read_sentences(file, 1)
     else:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")                    # no list for a language: missing in the tables, not a fault
-            for code in languages: load_lexicon(here, code)
+            warnings.simplefilter(
+                "ignore"
+            )  # no list for a language: missing in the tables, not a fault
+            for code in languages:
+                load_lexicon(here, code)

@@ -20,119 +20,277 @@ __all__ = ['DEVICES', 'SHARE', 'START', 'PAPER', 'parameters', 'count_lines', 'w
            'texts_to_score']
 
 # %% ../../nbs/lib/grid_costs.ipynb #c090
-DEVICES = {   # peak FLOP/s (16 bit; fp32 for the CPU core), memory in GB; the makers' data sheets
-    "v100": (112e12, 32), "a100": (312e12, 80), "a6000": (155e12, 48), "h100": (990e12, 80), "h200": (990e12, 141), "cpu": (1e11, 16)}
-SHARE = {"pretrain": .3, "split": 1., "train": .25, "generate": .1, "score": .3, "outcome": .3, "mass": .2, "quality": .3, "fluency": .3, "probe": .3, "value_vectors": .03, "intervene": .03,
-         "activations": .03, "explain": .03, "retrieve": .3, "report": 1.}          # of the peak: assumed
-START = 30                                                          # seconds: kernel, imports, engine; then loading, 1 GB a second
-PAPER = {"prompts": 1000, "prompt": 20, "pairs": 24_576, "pair": 2 * 70, "comments": 159_571, "comment": 80, "sentences": 200, "sentence": 30}   # where the data are not at hand: counts, tokens
+DEVICES = {  # peak FLOP/s (16 bit; fp32 for the CPU core), memory in GB; the makers' data sheets
+    "v100": (112e12, 32),
+    "a100": (312e12, 80),
+    "a6000": (155e12, 48),
+    "h100": (990e12, 80),
+    "h200": (990e12, 141),
+    "cpu": (1e11, 16),
+}
+SHARE = {
+    "pretrain": 0.3,
+    "split": 1.0,
+    "train": 0.25,
+    "generate": 0.1,
+    "score": 0.3,
+    "outcome": 0.3,
+    "mass": 0.2,
+    "quality": 0.3,
+    "fluency": 0.3,
+    "probe": 0.3,
+    "value_vectors": 0.03,
+    "intervene": 0.03,
+    "activations": 0.03,
+    "explain": 0.03,
+    "retrieve": 0.3,
+    "report": 1.0,
+}  # of the peak: assumed
+START = 30  # seconds: kernel, imports, engine; then loading, 1 GB a second
+PAPER = {
+    "prompts": 1000,
+    "prompt": 20,
+    "pairs": 24_576,
+    "pair": 2 * 70,
+    "comments": 159_571,
+    "comment": 80,
+    "sentences": 200,
+    "sentence": 30,
+}  # where the data are not at hand: counts, tokens
 
 # %% ../../nbs/lib/grid_costs.ipynb #c051
 @cache
 def parameters(path: str) -> float:
     "Parameters of a checkpoint, from the size of its weights and the type in its config; NaN where it is not at hand."
     folder = Path(locate(path)) if path else Path("nowhere")
-    if not (folder / "config.json").is_file(): return math.nan
+    if not (folder / "config.json").is_file():
+        return math.nan
     config = read_json(folder / "config.json")
     width = 2 if "16" in str(config.get("dtype", config.get("torch_dtype", "float32"))) else 4
     return sum(p.stat().st_size for p in folder.glob("*.safetensors")) / width
 
+
 @cache
 def count_lines(path: str) -> int:
     "Lines of a file (as it is, gzip counted by its size)."
-    if path.endswith(".gz"): return max(1, Path(path).stat().st_size // 60)
-    with open(path, "rb") as f: return sum(block.count(b"\n") for block in iter(lambda: f.read(1 << 20), b""))
+    if path.endswith(".gz"):
+        return max(1, Path(path).stat().st_size // 60)
+    with open(path, "rb") as f:
+        return sum(block.count(b"\n") for block in iter(lambda: f.read(1 << 20), b""))
+
 
 def _count(place, pattern: str, fallback: int) -> int:
     "Rows of the data at a place: of one file that fits the pattern, else what the paper's data have."
     files = _files(place, pattern)
-    return count_lines(files[0]) if files else {"world": 64, "world-control": 64}.get(str(place), fallback)
+    return (
+        count_lines(files[0])
+        if files
+        else {"world": 64, "world-control": 64}.get(str(place), fallback)
+    )
 
 # %% ../../nbs/lib/grid_costs.ipynb #c091
 def work(grid: dict, job: Job) -> float:
     "Floating point operations of a job, from the counts of its texts and the size of its model; NaN where the size is unknown."
-    m, p, s = grid["models"].get(job.labels.get("model"), {}), job.parameters, job.parameters.get("settings", {})
-    if not m: return 0.
-    N = m["parameters"] * 1e9 if m["parameters"] else 1.3e6 if m["pretrain"] else parameters(m["path"])
+    m, p, s = (
+        grid["models"].get(job.labels.get("model"), {}),
+        job.parameters,
+        job.parameters.get("settings", {}),
+    )
+    if not m:
+        return 0.0
+    N = (
+        m["parameters"] * 1e9
+        if m["parameters"]
+        else 1.3e6
+        if m["pretrain"]
+        else parameters(m["path"])
+    )
     languages = len(p.get("languages") or s.get("languages") or grid["languages"])
     rows = _count(m["data"]["prompts"], "RTP_LX*", PAPER["prompts"])
-    limit = _settings(grid, job.labels["model"], "generate")["limit"] if job.stage in ("score", "outcome", "quality") else s.get("limit")
+    limit = (
+        _settings(grid, job.labels["model"], "generate")["limit"]
+        if job.stage in ("score", "outcome", "quality")
+        else s.get("limit")
+    )
     rows = min(rows, limit or rows) * languages
-    new, prompt, scorer = s.get("max_tokens", s.get("n_tokens", 20)), PAPER["prompt"], str(p.get("scorer", ""))
+    new, prompt, scorer = (
+        s.get("max_tokens", s.get("n_tokens", 20)),
+        PAPER["prompt"],
+        str(p.get("scorer", "")),
+    )
     texts = rows * s.get("n", _settings(grid, job.labels["model"], "generate")["n"])
-    comments = min(s.get("limit") or PAPER["comments"], PAPER["comments"] if m["data"]["labelled"] not in ("world", "world-control") else 2400)
+    comments = min(
+        s.get("limit") or PAPER["comments"],
+        PAPER["comments"] if m["data"]["labelled"] not in ("world", "world-control") else 2400,
+    )
     tokens = {
-        "pretrain": lambda: 3 * (p["recipe"] or {}).get("steps", 2000) * 2048, "train": lambda: 4 * PAPER["pair"] * _pairs(grid, p, m),
-        "generate": lambda: texts * new + rows * prompt, "score": lambda: texts * 2 * prompt * _judge_size(scorer) / N,
-        "split": lambda: 0, "outcome": lambda: texts * prompt * _judge_size(scorer) / N,
+        "pretrain": lambda: 3 * (p["recipe"] or {}).get("steps", 2000) * 2048,
+        "train": lambda: 4 * PAPER["pair"] * _pairs(grid, p, m),
+        "generate": lambda: texts * new + rows * prompt,
+        "score": lambda: texts * 2 * prompt * _judge_size(scorer) / N,
+        "split": lambda: 0,
+        "outcome": lambda: texts * prompt * _judge_size(scorer) / N,
         "fluency": lambda: languages * (s.get("limit") or PAPER["sentences"]) * PAPER["sentence"],
-        "mass": lambda: rows * (prompt + 60), "quality": lambda: texts * (prompt + new), "probe": lambda: PAPER["comment"] * comments,
-        "value_vectors": lambda: 2 * rows / languages * (prompt + new), "intervene": lambda: rows * (prompt + 2 * new) * (2 * len(s["offsets"]) - 1),
-        "activations": lambda: 2 * len(s["readings"]) * rows * (prompt + new), "explain": lambda: 2 * (7 + 5 * s["random"]) * rows * prompt,
-        "retrieve": lambda: 2 * languages * PAPER["sentences"] * PAPER["sentence"]}
+        "mass": lambda: rows * (prompt + 60),
+        "quality": lambda: texts * (prompt + new),
+        "probe": lambda: PAPER["comment"] * comments,
+        "value_vectors": lambda: 2 * rows / languages * (prompt + new),
+        "intervene": lambda: rows * (prompt + 2 * new) * (2 * len(s["offsets"]) - 1),
+        "activations": lambda: 2 * len(s["readings"]) * rows * (prompt + new),
+        "explain": lambda: 2 * (7 + 5 * s["random"]) * rows * prompt,
+        "retrieve": lambda: 2 * languages * PAPER["sentences"] * PAPER["sentence"],
+    }
     return 2 * N * tokens[job.stage]()
+
 
 def _judge_size(scorer: str) -> float:
     "Parameters of the model that a scorer runs, roughly: of a judge's small encoder, of a classifier; 0 of what runs none."
     from xgdetox.scorers.panel import needs_gpu
-    if not scorer or not needs_gpu(scorer): return 0.
-    return 22e6 if scorer.startswith("judge:") else .56e9          # the layers of a small encoder: its embeddings are looked up, not multiplied
+
+    if not scorer or not needs_gpu(scorer):
+        return 0.0
+    return (
+        22e6 if scorer.startswith("judge:") else 0.56e9
+    )  # the layers of a small encoder: its embeddings are looked up, not multiplied
+
 
 def _pairs(grid, p, m) -> float:
     "Pairs that a training job sees: of its recipe's steps or epochs."
     from xgdetox.recipes import load_recipe
+
     r = load_recipe(p["recipe"] or "mgpt", **{k: v for k, v in p["overrides"].items()})
-    if r.get("max_steps"): return r["max_steps"] * r["batch_size"] * r.get("gradient_accumulation", 1)
-    return r["epochs"] * min(p.get("limit") or 10**9, _count(p["pairs"], "*.jsonl*", PAPER["pairs"]))
+    if r.get("max_steps"):
+        return r["max_steps"] * r["batch_size"] * r.get("gradient_accumulation", 1)
+    return r["epochs"] * min(
+        p.get("limit") or 10**9, _count(p["pairs"], "*.jsonl*", PAPER["pairs"])
+    )
 
 # %% ../../nbs/lib/grid_costs.ipynb #c053
 def recorded_rates(device: str) -> dict[str, float]:
     "FLOP/s of each stage on a kind of device, the median over the durations of earlier runs (runs/ and results/)."
     from xgdetox.stats import read_table
-    found = [read_table(p) for top in ("runs", "results") for p in (project_root() / top).glob("**/durations.csv")]
+
+    found = [
+        read_table(p)
+        for top in ("runs", "results")
+        for p in (project_root() / top).glob("**/durations.csv")
+    ]
     table = pd.concat(found) if found else pd.DataFrame()
-    if not len(table) or "flops" not in table: return {}
-    possible = table.flops / table.value <= DEVICES[device][0]                     # faster than the peak: the work was found done
+    if not len(table) or "flops" not in table:
+        return {}
+    possible = (
+        table.flops / table.value <= DEVICES[device][0]
+    )  # faster than the peak: the work was found done
     table = table[table.device.eq(device) & table.flops.gt(0) & possible]
     return (table.flops / table.value).groupby(table.stage).median().to_dict()
 
+
 def device_here() -> str:
     "The kind of device of this machine, in the words of DEVICES."
-    if not shutil.which("nvidia-smi"): return "cpu"
-    name = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True).stdout.lower()
+    if not shutil.which("nvidia-smi"):
+        return "cpu"
+    name = subprocess.run(
+        ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True
+    ).stdout.lower()
     return next((d for d in DEVICES if d in name), "gpu") if name.strip() else "cpu"
 
 # %% ../../nbs/lib/grid_costs.ipynb #c087
 def plan(grid: dict, device: str = "a100") -> tuple[pd.DataFrame, str]:
     "One row a stage: jobs, device hours, the longest job, disk in GB; and what it means in words. Needs no device and no network."
-    if device not in DEVICES: raise InputError(f"unknown device {device!r}", field="--device", remedy="known are " + ", ".join(DEVICES))
+    if device not in DEVICES:
+        raise InputError(
+            f"unknown device {device!r}", field="--device", remedy="known are " + ", ".join(DEVICES)
+        )
     from xgdetox.scorers.panel import needs_key
+
     rates, rows = recorded_rates(device), []
     for job in jobs(grid):
         m = grid["models"].get(job.labels.get("model"))
-        N = 0 if not m else m["parameters"] * 1e9 if m["parameters"] else 1.3e6 if m["pretrain"] else parameters(m["path"])
+        N = (
+            0
+            if not m
+            else m["parameters"] * 1e9
+            if m["parameters"]
+            else 1.3e6
+            if m["pretrain"]
+            else parameters(m["path"])
+        )
         recorded = job.stage in rates
-        rate = rates[job.stage] if recorded else DEVICES[device][0] * SHARE[job.stage] * max(1, job.gpus)
+        rate = (
+            rates[job.stage]
+            if recorded
+            else DEVICES[device][0] * SHARE[job.stage] * max(1, job.gpus)
+        )
         seconds = (0 if recorded else START) + 2 * N / 1e9 + work(grid, job) / rate
-        rows.append(dict(stage=job.stage, jobs=1, hours=seconds / 3600 * max(1, job.gpus), longest=seconds / 3600, disk=_disk(grid, job, N) / 1e9, gpu=job.gpus > 0))
-    table = pd.DataFrame(rows).groupby("stage", sort=False).agg(jobs=("jobs", "sum"), hours=("hours", "sum"), longest=("longest", "max"), disk_GB=("disk", "sum"), gpu=("gpu", "max")).reset_index()
+        rows.append(
+            dict(
+                stage=job.stage,
+                jobs=1,
+                hours=seconds / 3600 * max(1, job.gpus),
+                longest=seconds / 3600,
+                disk=_disk(grid, job, N) / 1e9,
+                gpu=job.gpus > 0,
+            )
+        )
+    table = (
+        pd.DataFrame(rows)
+        .groupby("stage", sort=False)
+        .agg(
+            jobs=("jobs", "sum"),
+            hours=("hours", "sum"),
+            longest=("longest", "max"),
+            disk_GB=("disk", "sum"),
+            gpu=("gpu", "max"),
+        )
+        .reset_index()
+    )
     gpu = table[table.gpu].hours.sum()
-    words = [f"{table.jobs.sum()} notebooks, {gpu:.1f} hours of {device}, {table.disk_GB.sum():.1f} GB of disk" + (f" (rates recorded for {', '.join(sorted(rates))})" if rates else " (rates assumed, see the page Grid)") + "."]
-    asked = sum(texts_to_score(grid, j) for j in jobs(grid) if j.stage == "score" and needs_key(j.parameters["scorer"]))
-    if asked: words.append(f"Perspective: {asked:,} texts at most, {asked / 86400:.1f} days at one a second; identical texts are asked once.")
-    big = [n for n, m in grid["models"].items() if m["parameters"] and 2.2 * m["parameters"] > DEVICES[device][1] * m["gpus"]]
-    if big: words.append(f"Too large for {device}: {', '.join(big)}; give them more gpus.")
-    if table.hours.isna().any(): words.append("The size of a model is not known (NaN; its hours are left out): give it as parameters (billions) in the grid.")
+    words = [
+        f"{table.jobs.sum()} notebooks, {gpu:.1f} hours of {device}, {table.disk_GB.sum():.1f} GB of disk"
+        + (
+            f" (rates recorded for {', '.join(sorted(rates))})"
+            if rates
+            else " (rates assumed, see the page Grid)"
+        )
+        + "."
+    ]
+    asked = sum(
+        texts_to_score(grid, j)
+        for j in jobs(grid)
+        if j.stage == "score" and needs_key(j.parameters["scorer"])
+    )
+    if asked:
+        words.append(
+            f"Perspective: {asked:,} texts at most, {asked / 86400:.1f} days at one a second; identical texts are asked once."
+        )
+    big = [
+        n
+        for n, m in grid["models"].items()
+        if m["parameters"] and 2.2 * m["parameters"] > DEVICES[device][1] * m["gpus"]
+    ]
+    if big:
+        words.append(f"Too large for {device}: {', '.join(big)}; give them more gpus.")
+    if table.hours.isna().any():
+        words.append(
+            "The size of a model is not known (NaN; its hours are left out): give it as parameters (billions) in the grid."
+        )
     return table.drop(columns="gpu").round(2), " ".join(words)
 
 # %% ../../nbs/lib/grid_costs.ipynb #c055
 def texts_to_score(grid, job) -> int:
     "Continuations that a scoring job may ask for."
     s = _settings(grid, job.labels["model"], "generate")
-    return min(s["limit"] or PAPER["prompts"], PAPER["prompts"]) * s["n"] * len(job.labels["languages"])
+    return (
+        min(s["limit"] or PAPER["prompts"], PAPER["prompts"])
+        * s["n"]
+        * len(job.labels["languages"])
+    )
+
 
 def _disk(grid, job, N) -> float:
     "Bytes that a job leaves: weights in 16 bits (fp32 below a tenth of a billion), texts, scores."
-    if job.stage in ("pretrain", "train"): return N * (4 if N < 1e8 else 2)
-    if job.stage in ("generate", "score"): return texts_to_score(grid, job) * (250 if job.stage == "generate" else 90)
+    if job.stage in ("pretrain", "train"):
+        return N * (4 if N < 1e8 else 2)
+    if job.stage in ("generate", "score"):
+        return texts_to_score(grid, job) * (250 if job.stage == "generate" else 90)
     return 3e6

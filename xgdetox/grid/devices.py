@@ -20,34 +20,52 @@ __all__ = ['visible_devices', 'hold_devices', 'train_on_devices', 'launch_words'
 def visible_devices(grid: dict | None = None) -> list[str]:
     "GPUs of this box as CUDA names them: what the grid says, else CUDA_VISIBLE_DEVICES, else what nvidia-smi lists."
     wanted = (grid or {}).get("devices", "auto")
-    if wanted != "auto": return [str(i) for i in range(int(wanted))]
+    if wanted != "auto":
+        return [str(i) for i in range(int(wanted))]
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if shown is not None: return [d.strip() for d in shown.split(",") if d.strip() and d.strip() != "-1"]
-    if not shutil.which("nvidia-smi"): return []
-    listed = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True)
+    if shown is not None:
+        return [d.strip() for d in shown.split(",") if d.strip() and d.strip() != "-1"]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(
+        ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True
+    )
     return listed.stdout.split() if listed.returncode == 0 else []
 
 # %% ../../nbs/lib/grid_devices.ipynb #c068
-def hold_devices(count: int, devices: list[str], folder=None, every: float = .2) -> list[str]:
+def hold_devices(count: int, devices: list[str], folder=None, every: float = 0.2) -> list[str]:
     """Take `count` of `devices`, waiting for them if need be; name them in CUDA_VISIBLE_DEVICES.
 
     The locks are open files that a program started in our place inherits; the system frees them when it ends. All or none are taken,
     so two jobs that want several cannot block each other."""
     import fcntl
+
     folder = Path(folder or f"/tmp/xgdetox-devices-{os.getuid()}")
     folder.mkdir(parents=True, exist_ok=True)
-    if count > len(devices): raise InputError(f"{count} devices wanted, {len(devices)} there", field="gpus", remedy="lower gpus of the model in the grid")
+    if count > len(devices):
+        raise InputError(
+            f"{count} devices wanted, {len(devices)} there",
+            field="gpus",
+            remedy="lower gpus of the model in the grid",
+        )
     while True:
         taken = {}
         for d in devices:
             handle = os.open(folder / f"device-{d}", os.O_RDWR | os.O_CREAT, 0o666)
-            try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB); taken[d] = handle
-            except OSError: os.close(handle)
-            if len(taken) == count: break
-        if len(taken) == count: break
-        for handle in taken.values(): os.close(handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                taken[d] = handle
+            except OSError:
+                os.close(handle)
+            if len(taken) == count:
+                break
+        if len(taken) == count:
+            break
+        for handle in taken.values():
+            os.close(handle)
         time.sleep(every)
-    for handle in taken.values(): os.set_inheritable(handle, True)
+    for handle in taken.values():
+        os.set_inheritable(handle, True)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
     return list(taken)
 
@@ -57,19 +75,58 @@ def train_on_devices(model, data_dir, output_dir, recipe=None, seed: int = 0, **
     accelerate, one process a device. Raises what `train` raises, RuntimeError with the last words of a launch that failed."""
     from xgdetox.recipes import check_deepspeed, load_recipe, recipe_for
     from xgdetox.trainer import train
+
     devices = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
-    chosen = load_recipe(recipe or recipe_for(model), **{k: v for k, v in settings.items() if k != "limit"})["accelerate"]
-    if len(devices) > 1 and chosen == "single_gpu": os.environ["CUDA_VISIBLE_DEVICES"] = devices[0]
+    chosen = load_recipe(
+        recipe or recipe_for(model), **{k: v for k, v in settings.items() if k != "limit"}
+    )["accelerate"]
+    if len(devices) > 1 and chosen == "single_gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[0]
     elif len(devices) > 1:
         check_deepspeed(chosen)
-        done = subprocess.run(launch_words(chosen, len(devices), model, data_dir, output_dir, recipe, seed, settings), capture_output=True, text=True)
-        if done.returncode: raise RuntimeError(f"training on {len(devices)} devices failed: " + " ".join(done.stderr.split()[-60:]))
-    return train(model, data_dir, output_dir, recipe=recipe, seed=seed, **settings)      # finished by then: it only says where the model lies
+        done = subprocess.run(
+            launch_words(chosen, len(devices), model, data_dir, output_dir, recipe, seed, settings),
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise RuntimeError(
+                f"training on {len(devices)} devices failed: " + " ".join(done.stderr.split()[-60:])
+            )
+    return train(
+        model, data_dir, output_dir, recipe=recipe, seed=seed, **settings
+    )  # finished by then: it only says where the model lies
 
-def launch_words(chosen: str, count: int, model, data_dir, output_dir, recipe, seed: int, settings: dict) -> list[str]:
+
+def launch_words(
+    chosen: str, count: int, model, data_dir, output_dir, recipe, seed: int, settings: dict
+) -> list[str]:
     "The command that trains with accelerate's configuration `chosen` on `count` devices; the port is any free one."
     from xgdetox.recipes import ACCELERATE
-    changes = [w for k, v in settings.items() if v is not None for w in ("--set", f"{k}={json.dumps(v)}")]
-    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ACCELERATE / f"{chosen}.yaml"), "--num_processes", str(count), "--main_process_port", "0",
-            str(Path(sys.executable).with_name("xgdetox")), "train", "--model", str(model), "--data-dir", str(data_dir), "--output-dir", str(output_dir), "--seed", str(seed),
-            *(["--recipe", str(recipe)] if recipe else []), *changes]
+
+    changes = [
+        w for k, v in settings.items() if v is not None for w in ("--set", f"{k}={json.dumps(v)}")
+    ]
+    return [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(ACCELERATE / f"{chosen}.yaml"),
+        "--num_processes",
+        str(count),
+        "--main_process_port",
+        "0",
+        str(Path(sys.executable).with_name("xgdetox")),
+        "train",
+        "--model",
+        str(model),
+        "--data-dir",
+        str(data_dir),
+        "--output-dir",
+        str(output_dir),
+        "--seed",
+        str(seed),
+        *(["--recipe", str(recipe)] if recipe else []),
+        *changes,
+    ]

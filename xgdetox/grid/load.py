@@ -26,128 +26,206 @@ def load_grid(path, changes=()) -> dict:
 
     InputError names file, line, key and remedy. Paths of the result are absolute, languages are codes, each model has its own `data`."""
     root, source = project_root(), "grid" if isinstance(path, dict) else Path(path)
-    raw = json.loads(json.dumps(path if isinstance(path, dict) else _read_grid(source)))      # what aliases share is one's own from here on
-    for change in changes: _set(raw, change)
-    try: return _resolved(raw, source, root)
+    raw = json.loads(
+        json.dumps(path if isinstance(path, dict) else _read_grid(source))
+    )  # what aliases share is one's own from here on
+    for change in changes:
+        _set(raw, change)
+    try:
+        return _resolved(raw, source, root)
     except InputError as e:
-        if e.path not in (None, source) or e.line: raise
+        if e.path not in (None, source) or e.line:
+            raise
         raise InputError(e.problem, source, _line_of(source, e.field), e.field, e.remedy) from None
+
 
 def _resolved(raw: dict, source, root: Path) -> dict:
     "The contents of a grid file, checked, with absolute paths."
-    try: grid = GridFile(**raw).model_dump()
-    except ValidationError as e: raise _explain(e, raw, source) from None
-    if grid["trust_remote_code"]: os.environ["XGDETOX_TRUST_REMOTE_CODE"] = "1"          # the jobs inherit it
+    try:
+        grid = GridFile(**raw).model_dump()
+    except ValidationError as e:
+        raise _explain(e, raw, source) from None
+    if grid["trust_remote_code"]:
+        os.environ["XGDETOX_TRUST_REMOTE_CODE"] = "1"  # the jobs inherit it
     _check_names(grid)
-    grid["languages"] = list(LANGUAGES) if grid["languages"] == "all" else _codes(grid["languages"], "languages")
-    for name, model in grid["models"].items(): _resolve_model(model, f"models.{name}", grid, root)
-    if grid["scorers"] is None: grid["scorers"] = {"lexicon": "lexicon:world"}
+    grid["languages"] = (
+        list(LANGUAGES) if grid["languages"] == "all" else _codes(grid["languages"], "languages")
+    )
+    for name, model in grid["models"].items():
+        _resolve_model(model, f"models.{name}", grid, root)
+    if grid["scorers"] is None:
+        grid["scorers"] = {"lexicon": "lexicon:world"}
     grid["scorers"] = _scorers(grid["scorers"], root, "scorers")
     for tuning in grid["tunings"].values():
-        if str(tuning.get("recipe")).endswith((".yaml", ".yml")): tuning["recipe"] = _place(tuning["recipe"], root)
-        if isinstance(tuning.get("pairs"), str) and tuning["pairs"].strip(): tuning["pairs"] = _place(tuning["pairs"], root)
-    for stage in STAGES: _resolve_stage(grid[stage], stage, root)
+        if str(tuning.get("recipe")).endswith((".yaml", ".yml")):
+            tuning["recipe"] = _place(tuning["recipe"], root)
+        if isinstance(tuning.get("pairs"), str) and tuning["pairs"].strip():
+            tuning["pairs"] = _place(tuning["pairs"], root)
+    for stage in STAGES:
+        _resolve_stage(grid[stage], stage, root)
     _check(grid, source)
     return grid
+
 
 def _codes(languages, field: str) -> list[str]:
     "Codes of a language or several, each once; InputError names the `field`."
     given = [languages] if isinstance(languages, str) else languages
-    try: return list(dict.fromkeys(normalise_language(x) for x in given))
-    except InputError as e: raise InputError(e.problem, field=field, remedy=e.remedy) from None
+    try:
+        return list(dict.fromkeys(normalise_language(x) for x in given))
+    except InputError as e:
+        raise InputError(e.problem, field=field, remedy=e.remedy) from None
+
 
 def _resolve_model(model: dict, field: str, grid: dict, root: Path):
     "Put absolute paths into one model of a grid, and what the grid says where the model says nothing."
     model["path"] = _checkpoint(model["path"], root)
     model["tuned"] = {k: _checkpoint(v, root) for k, v in model["tuned"].items()}
     named = "lexicon" in {**grid["data"], **model["data"]}
-    model["data"] = {k: _place(v, root) for k, v in {**DATA, **grid["data"], **model["data"]}.items()}
-    if not named: model["data"]["lexicon"] = _own_lexicon(model, grid, field)
-    if model["neurons"]: model["neurons"] = _place(model["neurons"], root)
-    if model["scorers"]: model["scorers"] = _scorers(model["scorers"], root, f"{field}.scorers")
-    elif grid["scorers"] is not None: model["scorers"] = _scorers(grid["scorers"], root, "scorers")
-    else: model["scorers"] = _own_scorer(model, grid["stages"])
+    model["data"] = {
+        k: _place(v, root) for k, v in {**DATA, **grid["data"], **model["data"]}.items()
+    }
+    if not named:
+        model["data"]["lexicon"] = _own_lexicon(model, grid, field)
+    if model["neurons"]:
+        model["neurons"] = _place(model["neurons"], root)
+    if model["scorers"]:
+        model["scorers"] = _scorers(model["scorers"], root, f"{field}.scorers")
+    elif grid["scorers"] is not None:
+        model["scorers"] = _scorers(grid["scorers"], root, "scorers")
+    else:
+        model["scorers"] = _own_scorer(model, grid["stages"])
     for stage, own in model["set"].items():
-        if stage in SETTINGS: _resolve_stage(own, stage, root, f"{field}.set.{stage}")
+        if stage in SETTINGS:
+            _resolve_stage(own, stage, root, f"{field}.set.{stage}")
     text = model["pretrain"] and model["pretrain"]["text"]
-    if not text: return
-    each = {code: text.replace("{language}", code) for code in grid["languages"]} if isinstance(text, str) else text
+    if not text:
+        return
+    each = (
+        {code: text.replace("{language}", code) for code in grid["languages"]}
+        if isinstance(text, str)
+        else text
+    )
     model["pretrain"]["text"] = _place(each, root)
+
 
 def _resolve_stage(own: dict, stage: str, root: Path, field: str = ""):
     "Put absolute paths and codes of languages into the settings of a stage; refuse settings that its notebook does not read."
     _check_own(own, stage, field or stage)
-    if own.get("languages"): own["languages"] = _codes(own["languages"], f"{field or stage}.languages")
+    if own.get("languages"):
+        own["languages"] = _codes(own["languages"], f"{field or stage}.languages")
     options = own.get("options") or {}
-    if "calibration" in options: options["calibration"] = _place(options["calibration"], root)
-    if "tokenizer" in options: options["tokenizer"] = _checkpoint(options["tokenizer"], root)
+    if "calibration" in options:
+        options["calibration"] = _place(options["calibration"], root)
+    if "tokenizer" in options:
+        options["tokenizer"] = _checkpoint(options["tokenizer"], root)
 
 # %% ../../nbs/lib/grid_load.ipynb #c086
 def _read_grid(path: Path) -> dict:
     "The file as a dict; its name is the grid's where it says none."
-    if not path.is_file(): raise InputError("no such grid", path, remedy="the shipped ones are in experiments/*.yaml")
+    if not path.is_file():
+        raise InputError("no such grid", path, remedy="the shipped ones are in experiments/*.yaml")
     raw = read_yaml(path)
-    if not isinstance(raw, dict): raise InputError("a grid is a table of keys", path, remedy="see experiments/quick.yaml")
+    if not isinstance(raw, dict):
+        raise InputError("a grid is a table of keys", path, remedy="see experiments/quick.yaml")
     return {"name": re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "grid", **raw}
+
 
 def _line_of(path, key: str | None) -> int | None:
     "The line of a key such as `models.small.gpu` in a grid file, or of the last part of it that stands there; None for a grid that is no file."
-    if not isinstance(path, Path) or not key: return None
+    if not isinstance(path, Path) or not key:
+        return None
     node, line = yaml.compose("".join(text for _, text in read_lines(path)), PlainYaml), None
     while key and isinstance(node, yaml.MappingNode):
-        name, value = next(((k, v) for k, v in node.value if f"{key}.".startswith(f"{k.value}.")), (None, None))      # a model's name may hold dots
-        if name is None: break
-        node, line, key = value, name.start_mark.line + 1, key[len(name.value) + 1:]
+        name, value = next(
+            ((k, v) for k, v in node.value if f"{key}.".startswith(f"{k.value}.")), (None, None)
+        )  # a model's name may hold dots
+        if name is None:
+            break
+        node, line, key = value, name.start_mark.line + 1, key[len(name.value) + 1 :]
     return line
+
 
 def _set(raw: dict, change: str):
     "Put `a.b=value` into the file's contents."
     key, eq, value = change.partition("=")
     rest, table = key.strip(), raw
-    if not eq or not rest: raise InputError(f"{change!r} is not key=value", field="--set", remedy="like --set generate.n=3")
+    if not eq or not rest:
+        raise InputError(
+            f"{change!r} is not key=value", field="--set", remedy="like --set generate.n=3"
+        )
     while True:
-        name = next((k for k in table if f"{rest}.".startswith(f"{k}.")), rest.partition(".")[0])      # a model's name may hold dots
-        rest = rest[len(name) + 1:]
-        if not rest: break
-        if table.get(name) is None: table[name] = {}
+        name = next(
+            (k for k in table if f"{rest}.".startswith(f"{k}.")), rest.partition(".")[0]
+        )  # a model's name may hold dots
+        rest = rest[len(name) + 1 :]
+        if not rest:
+            break
+        if table.get(name) is None:
+            table[name] = {}
         table = table[name]
-        if not isinstance(table, dict): raise InputError(f"{name} is not a table of keys", field=f"--set {key.strip()}", remedy="name a key of the grid file")
+        if not isinstance(table, dict):
+            raise InputError(
+                f"{name} is not a table of keys",
+                field=f"--set {key.strip()}",
+                remedy="name a key of the grid file",
+            )
     table[name] = json.loads(json.dumps(parse_yaml(value, field=f"--set {key.strip()}")))
+
 
 def _scorer(spec: str, root: Path) -> str:
     "A scorer with the path in it made absolute, as page 03 reads it; names of worlds, presets and the hub stay."
     from xgdetox.scorers.panel import place_scorer
+
     return place_scorer(spec, lambda path: _place(path, root), lambda name: _checkpoint(name, root))
+
 
 def _scorers(specs: dict[str, str], root: Path, field: str) -> dict[str, str]:
     "Scorers by name, checked. InputError names the key of the grid."
     found = {}
     for name, spec in specs.items():
-        try: found[name] = _scorer(spec, root)
-        except InputError as e: raise InputError(e.problem, e.path, e.line, f"{field}.{name}", e.remedy) from None
+        try:
+            found[name] = _scorer(spec, root)
+        except InputError as e:
+            raise InputError(e.problem, e.path, e.line, f"{field}.{name}", e.remedy) from None
     return found
+
 
 def _own_scorer(model: dict, stages) -> dict[str, str]:
     "The scorer of a model for which none is named: the word list of the embedded world, if model and prompts are its own. InputError for real text."
-    return {"lexicon": _world_scorer(model, "scorers") if {"score", "intervene"} & set(stages) else "lexicon:world"}
+    return {
+        "lexicon": _world_scorer(model, "scorers")
+        if {"score", "intervene"} & set(stages)
+        else "lexicon:world"
+    }
+
 
 def _world_scorer(model: dict, field: str) -> str:
     "`lexicon:world` or that of the control, whichever model and prompts are of. InputError, with the key `field`, for real text."
     from xgdetox.data import find_prompt_files
     from xgdetox.scoring import scorer_of_prompts
     from xgdetox.world import WORLDS
+
     prompts, pretrain = model["data"]["prompts"], model["pretrain"] or {}
-    speaks = "pretrain.text" if pretrain.get("text") else model["path"] or pretrain.get("world", "world")
+    speaks = (
+        "pretrain.text" if pretrain.get("text") else model["path"] or pretrain.get("world", "world")
+    )
     if isinstance(prompts, str) and prompts not in WORLDS:
-        try: prompts = find_prompt_files(prompts)
-        except InputError: prompts = {}
+        try:
+            prompts = find_prompt_files(prompts)
+        except InputError:
+            prompts = {}
     return scorer_of_prompts(speaks, prompts, field=field)
+
 
 NO_WORDS = "Nobody named a word list (data.lexicon) for {model}, whose text is not the embedded world's: toxic mass is left out, and no token counts as rude."
 
+
 def _own_lexicon(model: dict, grid: dict, field: str) -> str:
     "The word list of a model for which none is named: the embedded world's for its own text, none for real text, which the grid's notes then say."
-    if not USES["lexicon"] & set(grid["stages"]): return "world"
-    try: return _world_scorer(model, "data.lexicon").partition(":")[2]
-    except InputError: grid["notes"].append(NO_WORDS.format(model=field.removeprefix("models.")))
+    if not USES["lexicon"] & set(grid["stages"]):
+        return "world"
+    try:
+        return _world_scorer(model, "data.lexicon").partition(":")[2]
+    except InputError:
+        grid["notes"].append(NO_WORDS.format(model=field.removeprefix("models.")))
     return "none"

@@ -30,67 +30,143 @@ __all__ = ['adopt', 'snakemake_command', 'unbraced', 'run', 'mirror', 'messages_
 def _marked_incomplete(run: Path, output: str) -> bool:
     "Has Snakemake noted that a job on `output` began and not that it ended?"
     from base64 import urlsafe_b64encode
-    return (run / ".snakemake" / "incomplete" / urlsafe_b64encode(output.encode()).decode()).exists()
+
+    return (
+        run / ".snakemake" / "incomplete" / urlsafe_b64encode(output.encode()).decode()
+    ).exists()
+
 
 def adopt(grid: dict, run: Path, command: list[str]) -> list[str]:
     """Note the jobs as done that finished after their runner had died, so that Snakemake does not run them again.
 
     Outputs are written in one piece, so a job is finished if all of its outputs are there, made with its present settings."""
-    done = [j for j in jobs(grid) if any(_marked_incomplete(run, o) for o in j.outputs) and all((run / o).exists() for o in j.outputs)
-            and _same(read_log(run / j.log), j)]
+    done = [
+        j
+        for j in jobs(grid)
+        if any(_marked_incomplete(run, o) for o in j.outputs)
+        and all((run / o).exists() for o in j.outputs)
+        and _same(read_log(run / j.log), j)
+    ]
     if done:
         files = [o for j in done for o in j.outputs]
-        subprocess.run([*command, "--touch", "--rerun-incomplete", "--rerun-triggers", "mtime", "--quiet", "all", "--", *files], check=True, capture_output=True)
+        subprocess.run(
+            [
+                *command,
+                "--touch",
+                "--rerun-incomplete",
+                "--rerun-triggers",
+                "mtime",
+                "--quiet",
+                "all",
+                "--",
+                *files,
+            ],
+            check=True,
+            capture_output=True,
+        )
     return [f"{j.stage} {j.name}" for j in done]
 
 # %% ../../nbs/lib/grid_runner.ipynb #c061
-def snakemake_command(grid: dict, run: Path, cores: int = 2, profile: str | None = None) -> list[str]:
+def snakemake_command(
+    grid: dict, run: Path, cores: int = 2, profile: str | None = None
+) -> list[str]:
     "The words of the Snakemake call for a grid whose resolved form lies in the run's folder as grid.json."
     root = project_root()
     profiles = root / "experiments" / "profiles"
-    chosen = Path(profile) if profile and Path(profile).is_dir() else profiles / (profile or "default")
+    chosen = (
+        Path(profile) if profile and Path(profile).is_dir() else profiles / (profile or "default")
+    )
     if not (chosen / "config.yaml").is_file():
-        raise InputError(f"no profile {profile!r}", chosen, remedy="shipped are " + ", ".join(sorted(p.name for p in profiles.iterdir())))
-    devices = "slurm" if "slurm" in (chosen / "config.yaml").read_text() else len(visible_devices(grid))
-    if devices == "slurm": _check_for_slurm(run, root)
-    return [sys.executable, "-m", "snakemake", "--snakefile", str(root / "experiments" / "Snakefile"), "--directory", str(run), "--profile", str(chosen.absolute()),
-            "--cores", str(cores), *(["--resources", f"gpu={devices}"] if devices != "slurm" else []), "--config", f"devices={devices}"]
+        raise InputError(
+            f"no profile {profile!r}",
+            chosen,
+            remedy="shipped are " + ", ".join(sorted(p.name for p in profiles.iterdir())),
+        )
+    devices = (
+        "slurm" if "slurm" in (chosen / "config.yaml").read_text() else len(visible_devices(grid))
+    )
+    if devices == "slurm":
+        _check_for_slurm(run, root)
+    return [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(root / "experiments" / "Snakefile"),
+        "--directory",
+        str(run),
+        "--profile",
+        str(chosen.absolute()),
+        "--cores",
+        str(cores),
+        *(["--resources", f"gpu={devices}"] if devices != "slurm" else []),
+        "--config",
+        f"devices={devices}",
+    ]
+
 
 def _check_for_slurm(*places: Path):
     "InputError for a folder whose name Snakemake's plugin for SLURM cannot hand on: it puts the whole command between double quotes."
     for place in (*places, Path(sys.executable)):
         if bad := sorted(set('"$`\\!') & set(str(place))):
-            raise InputError(f"its name holds {bad[0]}, which does not reach a SLURM job unharmed", place, remedy="rename the folder, or run without SLURM")
+            raise InputError(
+                f"its name holds {bad[0]}, which does not reach a SLURM job unharmed",
+                place,
+                remedy="rename the folder, or run without SLURM",
+            )
 
 # %% ../../nbs/lib/grid_runner.ipynb #gc6ad30
 def unbraced(path: str, run=".") -> str:
     """`path` as Snakemake can take it as an input: braces in the name of a folder would be wildcards, so that a link in the run stands for it.
 
     InputError where the file's own name has braces."""
-    if not set("{}") & set(path): return path
+    if not set("{}") & set(path):
+        return path
     folder, name = os.path.split(path)
-    if set("{}") & set(name): raise InputError("has braces in its name, which Snakemake takes for wildcards", path, remedy="rename the file")
+    if set("{}") & set(name):
+        raise InputError(
+            "has braces in its name, which Snakemake takes for wildcards",
+            path,
+            remedy="rename the file",
+        )
     link = Path(run) / ".paths" / hashlib.sha256(folder.encode()).hexdigest()[:16]
     link.parent.mkdir(exist_ok=True)
-    try: link.symlink_to(folder)
-    except FileExistsError: pass                          # of an earlier run, or of another job that begins just now
+    try:
+        link.symlink_to(folder)
+    except FileExistsError:
+        pass  # of an earlier run, or of another job that begins just now
     return os.path.relpath(link / name, run)
 
 # %% ../../nbs/lib/grid_runner.ipynb #c088
-def run(grid: dict, cores: int = 2, profile: str | None = None, dry_run: bool = False, folder=None, force=(), say=print) -> int:
+def run(
+    grid: dict,
+    cores: int = 2,
+    profile: str | None = None,
+    dry_run: bool = False,
+    folder=None,
+    force=(),
+    say=print,
+) -> int:
     "Run what is missing or outdated of a grid; return 0 if all of it is there at the end, 1 if a job failed. A dry run only says what would run."
     folder = Path(folder or run_folder(grid)).resolve()
     if unknown := sorted(set(force) - set(grid["stages"])):
-        raise InputError(f"no stage {unknown[0]!r} in this grid", field="-R", remedy=_known(unknown[0], grid["stages"], "its stages are "))
-    if dry_run: return _dry_run(grid, folder, cores, profile, force)
+        raise InputError(
+            f"no stage {unknown[0]!r} in this grid",
+            field="-R",
+            remedy=_known(unknown[0], grid["stages"], "its stages are "),
+        )
+    if dry_run:
+        return _dry_run(grid, folder, cores, profile, force)
     check_at_hand(grid)
-    for line in left_out(grid): say(line)
+    for line in left_out(grid):
+        say(line)
     command = snakemake_command(grid, folder, cores, profile)
     with only_runner(folder):
         write_json(folder / "grid.json", grid)
         code = _run_and_watch(grid, folder, command, force, say)
         write_manifest(grid, folder)
     return 1 if code or (status(grid, folder).state != "done").any() else 0
+
 
 def _run_and_watch(grid: dict, folder: Path, command: list[str], force, say) -> int:
     "Snakemake's exit code; what ends, and what failed, is said as it happens."
@@ -103,10 +179,14 @@ def _run_and_watch(grid: dict, folder: Path, command: list[str], force, say) -> 
         code = _call_snakemake([*command, *_forced(force)], folder)
         watch.stop()
     failed = status(grid, folder).query("state == 'failed'")
-    for r in failed.itertuples(): say(f"failed: {r.stage} {r.job}: {r.reason} ({_short(r.notebook)})")
-    if code and "on user request" in log.read_text(errors="replace")[begin:]: say("stopped; the same command goes on")
-    elif code and not len(failed): say(f"failed: see {_short(log)}")
+    for r in failed.itertuples():
+        say(f"failed: {r.stage} {r.job}: {r.reason} ({_short(r.notebook)})")
+    if code and "on user request" in log.read_text(errors="replace")[begin:]:
+        say("stopped; the same command goes on")
+    elif code and not len(failed):
+        say(f"failed: see {_short(log)}")
     return code
+
 
 def _forced(stages) -> list[str]:
     "Snakemake's words for stages that are to run again."
@@ -122,10 +202,14 @@ def mirror(run: Path, own=()):
         copy = Path(place) / run.name
         copy.mkdir()
         for part in run.iterdir() if run.is_dir() else ():
-            if part.name not in own: (copy / part.name).symlink_to(part)
-            elif part.is_dir(): shutil.copytree(part, copy / part.name)
-            else: shutil.copy2(part, copy / part.name)
+            if part.name not in own:
+                (copy / part.name).symlink_to(part)
+            elif part.is_dir():
+                shutil.copytree(part, copy / part.name)
+            else:
+                shutil.copy2(part, copy / part.name)
         yield copy
+
 
 def _dry_run(grid: dict, folder: Path, cores: int, profile, force) -> int:
     "Snakemake's word on what would run and why; returns its exit code and writes nothing, in the run or elsewhere."
@@ -133,26 +217,40 @@ def _dry_run(grid: dict, folder: Path, cores: int, profile, force) -> int:
         write_json(copy / "grid.json", grid)
         shutil.rmtree(copy / ".snakemake" / "locks", ignore_errors=True)
         elsewhere = {"XDG_CACHE_HOME": str(copy.parent / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
-        command = [*snakemake_command(grid, copy, cores, profile), *_forced(force), "--dry-run", "--quiet", "host"]
+        command = [
+            *snakemake_command(grid, copy, cores, profile),
+            *_forced(force),
+            "--dry-run",
+            "--quiet",
+            "host",
+        ]
         return subprocess.run(command, env=os.environ | elsewhere).returncode
 
 # %% ../../nbs/lib/grid_runner.ipynb #c063
 @contextmanager
 def messages_to(path):
     "Send what this process and its children print to `path`; gives a file that still writes to the terminal."
-    sys.stdout.flush(); sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     out, err = os.dup(1), os.dup(2)
     with open(path, "a") as log, os.fdopen(os.dup(1), "w", errors="backslashreplace") as terminal:
         try:
-            os.dup2(log.fileno(), 1); os.dup2(log.fileno(), 2)
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
             yield terminal
         finally:
-            sys.stdout.flush(); sys.stderr.flush()
-            os.dup2(out, 1); os.dup2(err, 2); os.close(out); os.close(err)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(out, 1)
+            os.dup2(err, 2)
+            os.close(out)
+            os.close(err)
+
 
 def _short(path) -> str:
     "A path as seen from here."
     return os.path.relpath(path) if path else ""
+
 
 def _after_a_crash(grid, folder, command, say):
     "Wait for children, clear the stale lock, take over finished work."
@@ -161,17 +259,24 @@ def _after_a_crash(grid, folder, command, say):
     if locks.is_dir() and any(locks.iterdir()):
         say("clearing the lock of a runner that is gone")
         subprocess.run([*command, "--unlock", "--quiet", "all"], check=True, capture_output=True)
-    for name in adopt(grid, folder, command): say(f"done already: {name}")
+    for name in adopt(grid, folder, command):
+        say(f"done already: {name}")
+
 
 def _call_snakemake(command, folder: Path) -> int:
     "Snakemake in this very process: who kills the runner kills all of it. Its messages go to the run's own log."
     from snakemake.cli import main
+
     prepare_environment(folder)
     here, words = os.getcwd(), sys.argv
     sys.argv = ["snakemake", *command[3:]]
-    try: main(command[3:])
-    except SystemExit as e: return int(e.code or 0)
-    finally: os.chdir(here); sys.argv = words
+    try:
+        main(command[3:])
+    except SystemExit as e:
+        return int(e.code or 0)
+    finally:
+        os.chdir(here)
+        sys.argv = words
     return 0
 
 # %% ../../nbs/lib/grid_runner.ipynb #c064
@@ -180,48 +285,87 @@ def prepare_environment(run, threads: int = 1):
     run = Path(run).resolve()
     settings = run / ".ipython" / "profile_default" / "ipython_kernel_config.py"
     if not settings.exists():
-        with write_atomic(settings) as f: f.write("c.HistoryManager.enabled = False\n")
-    os.environ.update(XGDETOX_RUN=str(run), IPYTHONDIR=str(run / ".ipython"), OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads),
-                      TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_PROGRESS_BARS="1", PYDEVD_DISABLE_FILE_VALIDATION="1")
+        with write_atomic(settings) as f:
+            f.write("c.HistoryManager.enabled = False\n")
+    os.environ.update(
+        XGDETOX_RUN=str(run),
+        IPYTHONDIR=str(run / ".ipython"),
+        OMP_NUM_THREADS=str(threads),
+        MKL_NUM_THREADS=str(threads),
+        TOKENIZERS_PARALLELISM="false",
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+        PYDEVD_DISABLE_FILE_VALIDATION="1",
+    )
 
 # %% ../../nbs/lib/grid_runner.ipynb #c089
 class Progress:
     "One line for each job as it ends, read from the files it leaves: works for any executor."
-    def __init__(self, grid, run, say, every: float = .5):
+
+    def __init__(self, grid, run, say, every: float = 0.5):
         import threading
+
         self.run, self.say, self.every, self.begin = run, say, every, time.time()
         self.left = {j.log: j for j in jobs(grid)}
         self.total, self.ended = len(self.left), threading.Event()
         self.left = {k: j for k, j in self.left.items() if not self._done(j)}
-        say(f"{self.total} notebooks, {self.total - len(self.left)} of them done; executed ones are kept in {_short(run / 'notebooks')}")
+        say(
+            f"{self.total} notebooks, {self.total - len(self.left)} of them done; executed ones are kept in {_short(run / 'notebooks')}"
+        )
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
 
     def _done(self, job):
         log = read_log(self.run / job.log)
-        return all((self.run / o).exists() for o in job.outputs) and _same(log, job) and (not (self.run / job.log).exists() or log.get("duration") is not None)
+        return (
+            all((self.run / o).exists() for o in job.outputs)
+            and _same(log, job)
+            and (not (self.run / job.log).exists() or log.get("duration") is not None)
+        )
 
     def _look(self):
         for key, job in list(self.left.items()):
-            if not self._done(job): continue
+            if not self._done(job):
+                continue
             del self.left[key]
             seconds = read_log(self.run / job.log).get("duration") or 0
-            self.say(f"[{self.total - len(self.left):3d}/{self.total}] {job.stage:13s} {job.name:28s} {seconds:6.1f} s   after {time.time() - self.begin:4.0f} s")
+            self.say(
+                f"[{self.total - len(self.left):3d}/{self.total}] {job.stage:13s} {job.name:28s} {seconds:6.1f} s   after {time.time() - self.begin:4.0f} s"
+            )
 
     def _watch(self):
-        while not self.ended.wait(self.every): self._look()
+        while not self.ended.wait(self.every):
+            self._look()
 
     def stop(self):
         "Report what ended since the last look."
-        self.ended.set(); self.thread.join(); self._look()
+        self.ended.set()
+        self.thread.join()
+        self._look()
 
 # %% ../../nbs/lib/grid_runner.ipynb #c092
-def comparison(base: str, tuned: str, name: str | None = None, languages=None, scorer: str | None = None, **more) -> dict:
+def comparison(
+    base: str,
+    tuned: str,
+    name: str | None = None,
+    languages=None,
+    scorer: str | None = None,
+    **more,
+) -> dict:
     "The grid that compares `tuned` with `base`: everything but training. `more` are keys of a grid file: data, prompts, generate ..."
     from xgdetox.scorers.base import parse_scorer
-    label = lambda s: {"base": "base-model"}.get(said := re.sub(r"[^A-Za-z0-9_.]+", "-", Path(s).name).strip("-._") or "model", said)
-    grid = {"name": name or f"compare-{label(base)}-{label(tuned)}", "about": f"{label(tuned)} against {label(base)}: did it carry over?",
-            "models": {label(base): {"path": base, "tuned": {"tuned": tuned}}}, "stages": [s for s in STAGES if s not in ("train", *OPTIONAL)], **more}
-    if languages: grid["languages"] = list(languages)
-    if scorer: grid["scorers"] = {parse_scorer(scorer).kind: scorer}
+
+    label = lambda s: {"base": "base-model"}.get(
+        said := re.sub(r"[^A-Za-z0-9_.]+", "-", Path(s).name).strip("-._") or "model", said
+    )
+    grid = {
+        "name": name or f"compare-{label(base)}-{label(tuned)}",
+        "about": f"{label(tuned)} against {label(base)}: did it carry over?",
+        "models": {label(base): {"path": base, "tuned": {"tuned": tuned}}},
+        "stages": [s for s in STAGES if s not in ("train", *OPTIONAL)],
+        **more,
+    }
+    if languages:
+        grid["languages"] = list(languages)
+    if scorer:
+        grid["scorers"] = {parse_scorer(scorer).kind: scorer}
     return grid

@@ -9,7 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from typing import Annotated, Any, Literal
 from ..files import InputError
 from xgdetox.grid.stages import (
-    Bos, Count, Dtype, Few, Fraction, OPTIONAL, SETTINGS, STAGES, Seed, Temperature, Text,
+    Bos,
+    Count,
+    Dtype,
+    Few,
+    Fraction,
+    OPTIONAL,
+    SETTINGS,
+    STAGES,
+    Seed,
+    Temperature,
+    Text,
 )
 
 # %% auto #0
@@ -17,88 +27,167 @@ __all__ = ['OPTIONS', 'ONLY_PAPER', 'ONLY_VLLM', 'ONLY_TRANSFORMERS', 'Stage', '
            'Model', 'nearest']
 
 # %% ../../nbs/lib/grid_schema.ipynb #ga33458
-OPTIONS = {   # stage: {key: type}
-    "generate": {"dtype": Dtype, "device": Text, "batch_rows": Count, "tensor_parallel_size": Few,
-                 "gpu_memory_utilization": Fraction, "enforce_eager": bool, "max_num_seqs": Count},
-    "score": {"paper": bool, "threshold": Annotated[float, Field(ge=0, le=1)], "calibration": Text, "n_resamples": Count, "attribute": Text},
+OPTIONS = {  # stage: {key: type}
+    "generate": {
+        "dtype": Dtype,
+        "device": Text,
+        "batch_rows": Count,
+        "tensor_parallel_size": Few,
+        "gpu_memory_utilization": Fraction,
+        "enforce_eager": bool,
+        "max_num_seqs": Count,
+    },
+    "score": {
+        "paper": bool,
+        "threshold": Annotated[float, Field(ge=0, le=1)],
+        "calibration": Text,
+        "n_resamples": Count,
+        "attribute": Text,
+    },
     "quality": {"paper": bool, "tokenizer": Text, "dtype": Dtype},
-    "probe": {"layer": int, "paper": bool, "seed": Seed, "held_out": Annotated[float, Field(gt=0, lt=1)],
-              "learning_rate": Annotated[float, Field(gt=0, le=10)], "epochs": Few, "batch_size": Few},
-    "value_vectors": {"direction": Literal["difference", "weight"], "space": Literal["paper", "residual"], "k": Few, "norm": bool},
-    "intervene": {"control": bool, "controls": Few, "n": Few, "temperature": Temperature, "top_p": Fraction, "max_tokens": Few, "seed": Seed,
-                  "quality": list[Literal["perplexity", "language"]]},
+    "probe": {
+        "layer": int,
+        "paper": bool,
+        "seed": Seed,
+        "held_out": Annotated[float, Field(gt=0, lt=1)],
+        "learning_rate": Annotated[float, Field(gt=0, le=10)],
+        "epochs": Few,
+        "batch_size": Few,
+    },
+    "value_vectors": {
+        "direction": Literal["difference", "weight"],
+        "space": Literal["paper", "residual"],
+        "k": Few,
+        "norm": bool,
+    },
+    "intervene": {
+        "control": bool,
+        "controls": Few,
+        "n": Few,
+        "temperature": Temperature,
+        "top_p": Fraction,
+        "max_tokens": Few,
+        "seed": Seed,
+        "quality": list[Literal["perplexity", "language"]],
+    },
     "activations": {"control": bool, "sets": Count, "n_tokens": Few},
-    "retrieve": {"paper": bool, "centre": bool, "csls": bool, "n_resamples": Count, "max_tokens": Count, "limit": Count},
-    "report": {"notes": list[Text], "n_resamples": Count, "rude_words": list[Text]}}
+    "retrieve": {
+        "paper": bool,
+        "centre": bool,
+        "csls": bool,
+        "n_resamples": Count,
+        "max_tokens": Count,
+        "limit": Count,
+    },
+    "report": {"notes": list[Text], "n_resamples": Count, "rude_words": list[Text]},
+}
 
-ONLY_PAPER = ("learning_rate", "epochs", "batch_size")      # options of probe that its own training has not
-ONLY_VLLM = ("gpu_memory_utilization", "enforce_eager", "max_num_seqs")      # options of generate that transformers has not
-ONLY_TRANSFORMERS = ("device", "batch_rows")                                 # and that vLLM has not
+ONLY_PAPER = (
+    "learning_rate",
+    "epochs",
+    "batch_size",
+)  # options of probe that its own training has not
+ONLY_VLLM = (
+    "gpu_memory_utilization",
+    "enforce_eager",
+    "max_num_seqs",
+)  # options of generate that transformers has not
+ONLY_TRANSFORMERS = ("device", "batch_rows")  # and that vLLM has not
 
 # %% ../../nbs/lib/grid_schema.ipynb #c008
 class Strict(BaseModel):
     "Keys that are not named are an error; so are texts, true or false in place of numbers, and numbers that are not finite."
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 # %% ../../nbs/lib/grid_schema.ipynb #c009
 class Pretrain(Strict):
     "A tiny model to begin with: of a world, or of real text, one file a language."
+
     world: Literal["world", "world-control", "decoupled"] = "world"
-    text: Text | dict[str, Text] | None = None           # instead of a world
-    minutes: Annotated[float, Field(gt=0, le=10**6)] = 3 # on text, if the recipe has no steps
-    seed: Seed = 0                                       # pretraining seed
-    recipe: dict[str, Any] = {}                          # what differs from page 00b's recipe
+    text: Text | dict[str, Text] | None = None  # instead of a world
+    minutes: Annotated[float, Field(gt=0, le=10**6)] = 3  # on text, if the recipe has no steps
+    seed: Seed = 0  # pretraining seed
+    recipe: dict[str, Any] = {}  # what differs from page 00b's recipe
 
     @model_validator(mode="after")
     def _all_is_read(self):
         "Either a world, or a text with minutes or steps."
         given = self.model_fields_set
-        if self.text and "world" in given: raise ValueError("has both world and text, and only one can be read")
-        if "minutes" in given and not self.text: raise ValueError("has minutes, which only text reads: a world takes recipe.steps")
-        if "minutes" in given and "steps" in self.recipe: raise ValueError("has both minutes and recipe.steps, and only steps would be read")
+        if self.text and "world" in given:
+            raise ValueError("has both world and text, and only one can be read")
+        if "minutes" in given and not self.text:
+            raise ValueError("has minutes, which only text reads: a world takes recipe.steps")
+        if "minutes" in given and "steps" in self.recipe:
+            raise ValueError("has both minutes and recipe.steps, and only steps would be read")
         return self
 
 # %% ../../nbs/lib/grid_schema.ipynb #c010
 class Model(Strict):
     "One base model: a checkpoint, or how to pretrain one; its tuned checkpoints where they exist already."
-    path: Text | None = None             # folder, .gguf file, hub name, gemma-3-270m, or world, world-tuned, world-control
-    pretrain: Pretrain | None = None     # {world: world, seed: 0}, or {text: corpus/{language}.txt.gz, minutes: 3, seed: 0}
-    tuned: dict[str, Text] = {}          # tuning: checkpoint. Such a tuning is not trained
-    tunings: list[Text] | None = None    # which of the grid's tunings it gets; default all
-    seeds: list[Seed] | None = None      # its own tuning seeds
-    scorers: dict[str, Text] | None = None   # its own scorers, where the grid's do not speak its language
-    data: dict[str, Text | dict[str, Text]] = {}     # its own prompts, pairs, labelled, parallel (split: the side for fitting), lexicon, sentences
-    neurons: Text | None = None          # a file of [[layer, index], ...] in place of the probe's
-    parameters: Annotated[float, Field(gt=0, le=10**6)] | None = None      # billions, for `plan` where the checkpoint is not at hand
-    gpus: Few = 1                        # devices a job of this model takes
+
+    path: Text | None = (
+        None  # folder, .gguf file, hub name, gemma-3-270m, or world, world-tuned, world-control
+    )
+    pretrain: Pretrain | None = (
+        None  # {world: world, seed: 0}, or {text: corpus/{language}.txt.gz, minutes: 3, seed: 0}
+    )
+    tuned: dict[str, Text] = {}  # tuning: checkpoint. Such a tuning is not trained
+    tunings: list[Text] | None = None  # which of the grid's tunings it gets; default all
+    seeds: list[Seed] | None = None  # its own tuning seeds
+    scorers: dict[str, Text] | None = (
+        None  # its own scorers, where the grid's do not speak its language
+    )
+    data: dict[
+        str, Text | dict[str, Text]
+    ] = {}  # its own prompts, pairs, labelled, parallel (split: the side for fitting), lexicon, sentences
+    neurons: Text | None = None  # a file of [[layer, index], ...] in place of the probe's
+    parameters: Annotated[float, Field(gt=0, le=10**6)] | None = (
+        None  # billions, for `plan` where the checkpoint is not at hand
+    )
+    gpus: Few = 1  # devices a job of this model takes
     set: dict[str, dict[str, Any]] = {}  # stage settings of this model alone
 
 # %% ../../nbs/lib/grid_schema.ipynb #c017
 Stage = {name: create_model(name, __base__=Strict, **keys) for name, keys in SETTINGS.items()}
 Options = {
-    name: create_model(f"{name}_options", __base__=Strict, **{key: (kind, None) for key, kind in keys.items()})
-    for name, keys in OPTIONS.items()}
+    name: create_model(
+        f"{name}_options", __base__=Strict, **{key: (kind, None) for key, kind in keys.items()}
+    )
+    for name, keys in OPTIONS.items()
+}
+
 
 class GridFile(Strict):
     "A whole grid file."
+
     name: Text
     about: str = ""
-    notes: list[Text] = []               # sentences for the top of the report
+    notes: list[Text] = []  # sentences for the top of the report
     languages: Text | list[Text] = "all"
     data: dict[str, Text | dict[str, Text]] = {}
     models: dict[str, Model]
-    tunings: dict[str, dict[str, Any]] = {}        # name: {recipe: name or file, pairs and seeds of its own, any setting of the recipe (labels: shuffled is a placebo)}
-    seeds: list[Seed] = [0]              # tuning seeds
-    scorers: dict[str, Text] | None = None     # by default the embedded world's word list, for its text only
+    tunings: dict[
+        str, dict[str, Any]
+    ] = {}  # name: {recipe: name or file, pairs and seeds of its own, any setting of the recipe (labels: shuffled is a placebo)}
+    seeds: list[Seed] = [0]  # tuning seeds
+    scorers: dict[str, Text] | None = (
+        None  # by default the embedded world's word list, for its text only
+    )
     stages: list[Text] = [s for s in STAGES if s not in OPTIONAL]
-    languages_per_job: Count = 17        # languages of one generation or scoring job
-    prompts: Count | None = None         # prompts a language, in every stage that has no limit of its own
-    bos: Bos = "tokenizer"               # what stands before a text, in training and in every step that reads texts with the model
-    trust_remote_code: bool = False      # may code that comes with a model run here, with all your rights? Read it first
-    threads: Few = 1                     # CPU threads of a job; part of what makes a run repeatable
-    devices: Annotated[int, Field(ge=0, le=10_000)] | Literal["auto"] = "auto"          # GPUs of this box
+    languages_per_job: Count = 17  # languages of one generation or scoring job
+    prompts: Count | None = None  # prompts a language, in every stage that has no limit of its own
+    bos: Bos = "tokenizer"  # what stands before a text, in training and in every step that reads texts with the model
+    trust_remote_code: bool = (
+        False  # may code that comes with a model run here, with all your rights? Read it first
+    )
+    threads: Few = 1  # CPU threads of a job; part of what makes a run repeatable
+    devices: Annotated[int, Field(ge=0, le=10_000)] | Literal["auto"] = "auto"  # GPUs of this box
 
-GridFile = create_model("GridFile", __base__=GridFile, **{s: (Stage[s], Stage[s]()) for s in STAGES})
+
+GridFile = create_model(
+    "GridFile", __base__=GridFile, **{s: (Stage[s], Stage[s]()) for s in STAGES}
+)
 
 # %% ../../nbs/lib/grid_schema.ipynb #c013
 def nearest(word, known) -> str:
@@ -106,22 +195,35 @@ def nearest(word, known) -> str:
     near = get_close_matches(str(word), list(map(str, known)), 1)
     return f"did you mean {near[0]}?" if near else "known are " + ", ".join(map(str, known))
 
+
 def _known_keys(place) -> list[str]:
     "The keys that are allowed at `place`, a path of keys into the file."
-    if not place: return list(GridFile.model_fields)
-    if place[0] == "models": return list(Model.model_fields if len(place) == 2 else Pretrain.model_fields)
-    if place[0] in SETTINGS: return list(SETTINGS[place[0]])
+    if not place:
+        return list(GridFile.model_fields)
+    if place[0] == "models":
+        return list(Model.model_fields if len(place) == 2 else Pretrain.model_fields)
+    if place[0] in SETTINGS:
+        return list(SETTINGS[place[0]])
     return []
+
 
 def _within(raw, loc) -> list[str]:
     "The part of pydantic's place `loc` that stands in the file: it adds words of its own for types."
     place = []
     for part in loc:
-        known = isinstance(raw, dict) and part in raw or isinstance(raw, list) and isinstance(part, int) and part < len(raw)
-        if not known: break
+        known = (
+            isinstance(raw, dict)
+            and part in raw
+            or isinstance(raw, list)
+            and isinstance(part, int)
+            and part < len(raw)
+        )
+        if not known:
+            break
         raw = raw[part]
         place.append(str(part))
     return place
+
 
 def _explain(error: ValidationError, raw: dict, path, above: str = "", known=None) -> InputError:
     "The first fault that pydantic found, as one line; a mistyped key before what it makes missing. `above`: where in the file `raw` stands."
@@ -129,8 +231,21 @@ def _explain(error: ValidationError, raw: dict, path, above: str = "", known=Non
     places = [tuple(_within(raw, f["loc"]) or map(str, f["loc"])) for f in faults]
     fault, more = faults[0], len(set(places)) - 1
     place = list(map(str, fault["loc"])) if fault["type"] == "missing" else list(places[0])
-    if fault["type"] == "extra_forbidden": problem, remedy = "unknown key", nearest(place[-1], known or _known_keys(fault["loc"][:-1]))
-    elif fault["type"] == "missing": problem, remedy = "missing", "add it"
-    else: problem, remedy = fault["msg"].removeprefix("Input ").removeprefix("Value error, "), "change the value"
+    if fault["type"] == "extra_forbidden":
+        problem, remedy = "unknown key", nearest(place[-1], known or _known_keys(fault["loc"][:-1]))
+    elif fault["type"] == "missing":
+        problem, remedy = "missing", "add it"
+    else:
+        problem, remedy = (
+            fault["msg"].removeprefix("Input ").removeprefix("Value error, "),
+            "change the value",
+        )
     field = ".".join([*([above] if above else []), *place])
-    return InputError(problem[:1].lower() + problem[1:] + (f" (and {more} more fault{'s' * (more > 1)})" if more else ""), path, field=field, remedy=remedy)
+    return InputError(
+        problem[:1].lower()
+        + problem[1:]
+        + (f" (and {more} more fault{'s' * (more > 1)})" if more else ""),
+        path,
+        field=field,
+        remedy=remedy,
+    )

@@ -16,15 +16,38 @@ __all__ = ['STAGES', 'OPTIONAL', 'DATA', 'Count', 'Few', 'Seed', 'Fraction', 'Te
            'Reading', 'SETTINGS', 'TOKENISING', 'LOG', 'OUTPUTS', 'project_root', 'Job']
 
 # %% ../../nbs/lib/grid_stages.ipynb #c007
-STAGES = ("pretrain", "split", "train", "generate", "score", "outcome", "mass", "quality", "fluency", "probe", "value_vectors", "intervene",
-          "activations", "explain", "retrieve", "report")
-OPTIONAL = ("pretrain", "split", "outcome", "fluency", "explain")          # only in a grid that names them
-DATA = {"prompts": "world", "pairs": "world", "labelled": "world", "parallel": "world", "lexicon": "world", "sentences": "none"}
+STAGES = (
+    "pretrain",
+    "split",
+    "train",
+    "generate",
+    "score",
+    "outcome",
+    "mass",
+    "quality",
+    "fluency",
+    "probe",
+    "value_vectors",
+    "intervene",
+    "activations",
+    "explain",
+    "retrieve",
+    "report",
+)
+OPTIONAL = ("pretrain", "split", "outcome", "fluency", "explain")  # only in a grid that names them
+DATA = {
+    "prompts": "world",
+    "pairs": "world",
+    "labelled": "world",
+    "parallel": "world",
+    "lexicon": "world",
+    "sentences": "none",
+}
 
 # %% ../../nbs/lib/grid_stages.ipynb #c011
 Count = Annotated[int, Field(ge=1, le=10**9)]
-Few = Annotated[int, Field(ge=1, le=10_000)]               # of what costs time or memory for each one
-Seed = Annotated[int, Field(ge=0, lt=2**32)]               # what numpy takes
+Few = Annotated[int, Field(ge=1, le=10_000)]  # of what costs time or memory for each one
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Temperature = Annotated[float, Field(ge=0, le=100)]
 Text = Annotated[str, Field(min_length=1)]
@@ -33,59 +56,117 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Metric = Literal["perplexity", "diversity", "length", "language"]
 Reading = Literal["own", "base", "tuned"]
 
-SETTINGS = {   # stage: {key: (type, default)}; everything else a step can do has the default of its own page
+SETTINGS = {  # stage: {key: (type, default)}; everything else a step can do has the default of its own page
     "pretrain": {"recipe": (dict[str, Any], {})},
     "split": {"side": (Literal["evaluation", "fitting"], "evaluation")},
     "train": {"limit": (Count | None, None)},
-    "generate": {"n": (Few, 25), "temperature": (Temperature, .9), "top_p": (Fraction, .8), "max_tokens": (Few, 20), "limit": (Count | None, None),
-                 "backend": (Literal["auto", "vllm", "transformers"], "auto"), "seed": (Seed, 0), "options": (dict[str, Any], {})},
+    "generate": {
+        "n": (Few, 25),
+        "temperature": (Temperature, 0.9),
+        "top_p": (Fraction, 0.8),
+        "max_tokens": (Few, 20),
+        "limit": (Count | None, None),
+        "backend": (Literal["auto", "vllm", "transformers"], "auto"),
+        "seed": (Seed, 0),
+        "options": (dict[str, Any], {}),
+    },
     "score": {"options": (dict[str, Any], {})},
-    "outcome": {"first": (Count | None, 10), "threshold": (Annotated[float, Field(ge=0, le=1)], .5)},
+    "outcome": {
+        "first": (Count | None, 10),
+        "threshold": (Annotated[float, Field(ge=0, le=1)], 0.5),
+    },
     "mass": {"limit": (Count | None, None)},
-    "quality": {"metrics": (list[Metric], ["perplexity", "diversity", "length", "language"]), "lm": (Text, "base"), "options": (dict[str, Any], {})},
+    "quality": {
+        "metrics": (list[Metric], ["perplexity", "diversity", "length", "language"]),
+        "lm": (Text, "base"),
+        "options": (dict[str, Any], {}),
+    },
     "fluency": {"limit": (Count | None, 200)},
     "probe": {"limit": (Count | None, None), "options": (dict[str, Any], {})},
-    "value_vectors": {"top_k": (Count, 100), "n_tokens": (Few, 20), "limit": (Count | None, 50), "options": (dict[str, Any], {})},
-    "intervene": {"offsets": (list[float], [0.0, -0.5, -1.0]), "limit": (Count | None, 20), "languages": (list[Text] | None, None),
-                  "options": (dict[str, Any], {})},
-    "activations": {"limit": (Count | None, 30), "readings": (list[Reading], ["own", "base"]), "languages": (list[Text] | None, None),
-                    "options": (dict[str, Any], {})},
-    "explain": {"limit": (Count | None, 30), "random": (Few, 5), "languages": (list[Text] | None, None)},
+    "value_vectors": {
+        "top_k": (Count, 100),
+        "n_tokens": (Few, 20),
+        "limit": (Count | None, 50),
+        "options": (dict[str, Any], {}),
+    },
+    "intervene": {
+        "offsets": (list[float], [0.0, -0.5, -1.0]),
+        "limit": (Count | None, 20),
+        "languages": (list[Text] | None, None),
+        "options": (dict[str, Any], {}),
+    },
+    "activations": {
+        "limit": (Count | None, 30),
+        "readings": (list[Reading], ["own", "base"]),
+        "languages": (list[Text] | None, None),
+        "options": (dict[str, Any], {}),
+    },
+    "explain": {
+        "limit": (Count | None, 30),
+        "random": (Few, 5),
+        "languages": (list[Text] | None, None),
+    },
     "retrieve": {"options": (dict[str, Any], {})},
-    "report": {"options": (dict[str, Any], {})}}
+    "report": {"options": (dict[str, Any], {})},
+}
 
-TOKENISING = "generate mass quality fluency probe value_vectors intervene activations explain retrieve".split()     # steps that read texts with the model
-for stage in TOKENISING: SETTINGS[stage]["bos"] = (Bos | None, None)                                      # None: the grid's
+TOKENISING = "generate mass quality fluency probe value_vectors intervene activations explain retrieve".split()  # steps that read texts with the model
+for stage in TOKENISING:
+    SETTINGS[stage]["bos"] = (Bos | None, None)  # None: the grid's
 
 # %% ../../nbs/lib/grid_stages.ipynb #c014
 def project_root() -> Path:
     "The clone that holds the notebooks and the Snakefile. InputError in an installed package, which has neither."
     root = Path(find_spec("xgdetox").origin).resolve().parents[1]
     if not (root / "experiments" / "Snakefile").exists():
-        raise InputError("run, plan, status and compare need the project's notebooks", root,
-                         remedy="clone the project and install it with pip install -e '.[all]'; every step's own command works without")
+        raise InputError(
+            "run, plan, status and compare need the project's notebooks",
+            root,
+            remedy="clone the project and install it with pip install -e '.[all]'; every step's own command works without",
+        )
     return root
 
 # %% ../../nbs/lib/grid_stages.ipynb #c062
 @dataclass
 class Job:
     "One run of one notebook."
+
     stage: str
-    name: str                 # unique in the stage; names its files
-    parameters: dict          # what papermill hands to the notebook
-    needs: list = field(default_factory=list)   # files: outputs of other jobs (relative to the run), or data (absolute)
+    name: str  # unique in the stage; names its files
+    parameters: dict  # what papermill hands to the notebook
+    needs: list = field(
+        default_factory=list
+    )  # files: outputs of other jobs (relative to the run), or data (absolute)
     gpus: int = 0
-    labels: dict = field(default_factory=dict)  # model, tuning, seed, languages: for plan and status
+    labels: dict = field(
+        default_factory=dict
+    )  # model, tuning, seed, languages: for plan and status
 
     @property
-    def outputs(self) -> list[str]: return [o.format(job=self.name) for o in OUTPUTS[self.stage]]
+    def outputs(self) -> list[str]:
+        return [o.format(job=self.name) for o in OUTPUTS[self.stage]]
+
     @property
-    def log(self) -> str: return LOG.format(stage=self.stage, job=self.name)
+    def log(self) -> str:
+        return LOG.format(stage=self.stage, job=self.name)
+
 
 LOG = "notebooks/{stage}/{job}.ipynb"
-OUTPUTS = {"pretrain": ["models/{job}.json"], "split": ["split/{job}.json"], "train": ["tuned/{job}.json", "parts/training/{job}.csv"], "generate": ["generations/{job}.json"],
-           "score": ["parts/toxicity/{job}.csv"], "outcome": ["parts/outcome/{job}.csv"], "mass": ["parts/mass/{job}.csv"], "quality": ["parts/quality/{job}.csv"],
-           "fluency": ["parts/fluency/{job}.csv"],
-           "probe": ["probes/{job}.json", "parts/probe/{job}.csv"], "value_vectors": ["neurons/{job}.json", "parts/value_vectors/{job}.csv"],
-           "intervene": ["parts/intervention/{job}.csv"], "activations": ["parts/activations/{job}.csv"], "explain": ["parts/explained/{job}.csv"],
-           "retrieve": ["parts/retrieval/{job}.csv"], "report": ["{job}.html"]}
+OUTPUTS = {
+    "pretrain": ["models/{job}.json"],
+    "split": ["split/{job}.json"],
+    "train": ["tuned/{job}.json", "parts/training/{job}.csv"],
+    "generate": ["generations/{job}.json"],
+    "score": ["parts/toxicity/{job}.csv"],
+    "outcome": ["parts/outcome/{job}.csv"],
+    "mass": ["parts/mass/{job}.csv"],
+    "quality": ["parts/quality/{job}.csv"],
+    "fluency": ["parts/fluency/{job}.csv"],
+    "probe": ["probes/{job}.json", "parts/probe/{job}.csv"],
+    "value_vectors": ["neurons/{job}.json", "parts/value_vectors/{job}.csv"],
+    "intervene": ["parts/intervention/{job}.csv"],
+    "activations": ["parts/activations/{job}.csv"],
+    "explain": ["parts/explained/{job}.csv"],
+    "retrieve": ["parts/retrieval/{job}.csv"],
+    "report": ["{job}.html"],
+}

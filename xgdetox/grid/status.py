@@ -25,22 +25,37 @@ __all__ = ['read_log', 'living', 'working', 'status', 'run_folder', 'durations',
 # %% ../../nbs/lib/grid_status.ipynb #c044
 def read_log(path) -> dict:
     "What papermill noted in an executed notebook: `parameters`, `start_time`, `duration` (seconds), `exception`, and `error`, one line."
-    try: notebook = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError): return {}
+    try:
+        notebook = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
     said = notebook.get("metadata", {}).get("papermill", {})
-    errors = [o for c in notebook["cells"] for o in c.get("outputs", []) if o.get("output_type") == "error"]
-    if errors: said["error"] = f"{errors[-1]['ename']}: {' '.join(errors[-1]['evalue'].split())}"[:300]
+    errors = [
+        o
+        for c in notebook["cells"]
+        for o in c.get("outputs", [])
+        if o.get("output_type") == "error"
+    ]
+    if errors:
+        said["error"] = f"{errors[-1]['ename']}: {' '.join(errors[-1]['evalue'].split())}"[:300]
     return said
 
 # %% ../../nbs/lib/grid_status.ipynb #c045
 def living(run) -> list:
     "Processes of this host that belong to a run: they carry its folder in their environment."
     import psutil
+
     mark, found = str(Path(run).resolve()), []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.environ().get("XGDETOX_RUN") == mark and process.status() != psutil.STATUS_ZOMBIE: found.append(process)
-        except psutil.Error: pass
+            if (
+                process.pid != os.getpid()
+                and process.environ().get("XGDETOX_RUN") == mark
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
+                found.append(process)
+        except psutil.Error:
+            pass
     return found
 
 # %% ../../nbs/lib/grid_status.ipynb #c093
@@ -48,16 +63,25 @@ def working(run: Path):
     "A function that says whether an executed notebook, such as `notebooks/mass/m-base.ipynb`, is being run now: by a process here, or perhaps on another host."
     words = {w for p in living(run) for w in _words(p)}
     runner = run / ".runner"
-    away = bool(_queued(run)) or _held(runner) and f" on {socket.gethostname()} " not in runner.read_text()
+    away = (
+        bool(_queued(run))
+        or _held(runner)
+        and f" on {socket.gethostname()} " not in runner.read_text()
+    )
     return lambda notebook: notebook in words or away
+
 
 def _held(path: Path) -> bool:
     "Does a living process hold the lock of this file?"
     import fcntl
-    if not path.exists(): return False
+
+    if not path.exists():
+        return False
     with open(path) as f:
-        try: fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError: return True
+        try:
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
     return False
 
 # %% ../../nbs/lib/grid_status.ipynb #c046
@@ -68,20 +92,40 @@ def status(grid: dict, run=None) -> pd.DataFrame:
     for job in jobs(grid):
         log, outputs = read_log(run / job.log), [run / o for o in job.outputs]
         have = all(o.exists() for o in outputs)
-        if have: state, reason = ("done", "") if _same(log, job) else ("outdated", "its settings or inputs have changed")
-        elif log.get("exception") or log.get("error"): state, reason = "failed", log.get("error", "see the notebook")
-        elif log and at_work(job.log): state, reason = "running", f"since {log.get('start_time', '')[:19]}"
-        elif log: state, reason = "failed", "stopped before its end"
+        if have:
+            state, reason = (
+                ("done", "")
+                if _same(log, job)
+                else ("outdated", "its settings or inputs have changed")
+            )
+        elif log.get("exception") or log.get("error"):
+            state, reason = "failed", log.get("error", "see the notebook")
+        elif log and at_work(job.log):
+            state, reason = "running", f"since {log.get('start_time', '')[:19]}"
+        elif log:
+            state, reason = "failed", "stopped before its end"
         else:
             waits = [n for n in job.needs if not (run / n).exists()]
             state, reason = "missing", f"waits for {waits[0]}" if waits else "not started"
-        rows.append(dict(stage=job.stage, job=job.name, state=state, seconds=log.get("duration"), reason=reason, notebook=str(run / job.log) if log else ""))
+        rows.append(
+            dict(
+                stage=job.stage,
+                job=job.name,
+                state=state,
+                seconds=log.get("duration"),
+                reason=reason,
+                notebook=str(run / job.log) if log else "",
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/lib/grid_status.ipynb #c047
 def _same(log: dict, job: Job) -> bool:
     "Was the executed notebook run with the job's present parameters? A notebook that is gone counts as yes."
-    return not log or json.loads(json.dumps(log.get("parameters", {}))) == json.loads(json.dumps(job.parameters))
+    return not log or json.loads(json.dumps(log.get("parameters", {}))) == json.loads(
+        json.dumps(job.parameters)
+    )
+
 
 def run_folder(grid: dict) -> Path:
     "Where a grid runs unless told: runs/ and its name."
@@ -91,15 +135,34 @@ def run_folder(grid: dict) -> Path:
 def durations(run=".") -> pd.DataFrame:
     "Seconds of every executed notebook of a run, from papermill's own record: a tidy table with stage, job and start."
     from xgdetox.stats import tidy
+
     rows, device = [], device_here()
     grid = read_json(Path(run) / "grid.json") if (Path(run) / "grid.json").exists() else None
     known = {j.log: j for j in jobs(grid)} if grid else {}
     for path in sorted((Path(run) / "notebooks").glob("*/*.ipynb")):
         log, job = read_log(path), known.get(str(path.relative_to(run)))
-        if not log.get("duration") or log.get("exception"): continue
-        labels = {k: v for k, v in (job.labels if job else log.get("parameters", {}).get("labels") or {}).items() if k != "languages"}
-        rows.append(dict(labels, metric="seconds", value=round(log["duration"], 2), n=1, stage=path.parent.name, job=path.stem, started=log["start_time"][:19],
-                         device=device, flops=work(grid, job) if job else math.nan))
+        if not log.get("duration") or log.get("exception"):
+            continue
+        labels = {
+            k: v
+            for k, v in (
+                job.labels if job else log.get("parameters", {}).get("labels") or {}
+            ).items()
+            if k != "languages"
+        }
+        rows.append(
+            dict(
+                labels,
+                metric="seconds",
+                value=round(log["duration"], 2),
+                n=1,
+                stage=path.parent.name,
+                job=path.stem,
+                started=log["start_time"][:19],
+                device=device,
+                flops=work(grid, job) if job else math.nan,
+            )
+        )
     return tidy(rows)
 
 # %% ../../nbs/lib/grid_status.ipynb #c058
@@ -107,26 +170,43 @@ def durations(run=".") -> pd.DataFrame:
 def only_runner(run: Path):
     "Hold the run's lock. The system frees it when the process ends, however it ends. InputError while another runner lives."
     import fcntl
+
     run.mkdir(parents=True, exist_ok=True)
     with open(run / ".runner", "a+") as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             f.seek(0)
-            raise InputError(f"this grid has a runner at work ({f.read().strip()})", run, remedy="wait for it; xgdetox status shows how far it is") from None
+            raise InputError(
+                f"this grid has a runner at work ({f.read().strip()})",
+                run,
+                remedy="wait for it; xgdetox status shows how far it is",
+            ) from None
         others = [p for p in living(run) if _is_snakemake(p)]
-        if others: raise InputError(f"snakemake itself is at work here (pid {others[0].pid})", run, remedy="wait for it")
-        f.truncate(0); f.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"); f.flush()
+        if others:
+            raise InputError(
+                f"snakemake itself is at work here (pid {others[0].pid})", run, remedy="wait for it"
+            )
+        f.truncate(0)
+        f.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}")
+        f.flush()
         yield
+
 
 def _words(process) -> list[str]:
     import psutil
-    try: return process.cmdline()
-    except psutil.Error: return []
 
-def _is_snakemake(process) -> bool: return any(w == "snakemake" or w.endswith("/snakemake") for w in _words(process)[:4])
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def _is_snakemake(process) -> bool:
+    return any(w == "snakemake" or w.endswith("/snakemake") for w in _words(process)[:4])
 
 # %% ../../nbs/lib/grid_status.ipynb #c059
-def wait_for_children(run: Path, say=print, every: float = .5, patience: float = 10):
+def wait_for_children(run: Path, say=print, every: float = 0.5, patience: float = 10):
     """Wait until no notebook of a dead runner is left on this host, nor in the queue of SLURM.
 
     A notebook works on after its runner was killed, and what it finishes counts. A kernel whose papermill is dead can finish nothing:
@@ -134,15 +214,22 @@ def wait_for_children(run: Path, say=print, every: float = .5, patience: float =
     told, alone_since = False, None
     while (left := living(run)) or (queued := _queued(run)):
         at_work = not left or any("papermill" in _words(p) for p in left)
-        if not told and at_work: say("waiting for notebooks that a stopped runner left at work"); told = True
-        if at_work: alone_since = None
-        elif alone_since is None: alone_since = time.time()
+        if not told and at_work:
+            say("waiting for notebooks that a stopped runner left at work")
+            told = True
+        if at_work:
+            alone_since = None
+        elif alone_since is None:
+            alone_since = time.time()
         elif time.time() - alone_since > patience:
-            for p in left: p.terminate()
+            for p in left:
+                p.terminate()
         time.sleep(every if left else 5)
+
 
 def _queued(run: Path) -> list[str]:
     "SLURM's jobs of ours whose working folder is this run."
-    if not shutil.which("squeue"): return []
+    if not shutil.which("squeue"):
+        return []
     told = subprocess.run(["squeue", "--me", "-h", "-o", "%i %Z"], capture_output=True, text=True)
     return [l.split()[0] for l in told.stdout.splitlines() if l.split()[1:] == [str(run.resolve())]]

@@ -19,15 +19,19 @@ __all__ = ['locate', 'fresh', 'note', 'locate_scorer', 'labelled_files', 'file_h
 # %% ../../nbs/lib/grid_steps.ipynb #c015
 def _place(value, root: Path, shipped=("world", "world-tuned", "world-control", "none", "split")):
     "A path of the grid file: the variable XGDETOX_DATA filled in, relative to the project; shipped names stay."
-    if isinstance(value, dict): return {k: _place(v, root, shipped) for k, v in value.items()}
-    if value is None or value in shipped: return value
+    if isinstance(value, dict):
+        return {k: _place(v, root, shipped) for k, v in value.items()}
+    if value is None or value in shipped:
+        return value
     data = os.environ.get("XGDETOX_DATA") or "../shared/data"
     value = value.replace("${XGDETOX_DATA}", data).replace("$XGDETOX_DATA", data)
     return str((root / os.path.expanduser(value)).resolve())
 
+
 def _checkpoint(value: str | None, root: Path):
     "A model of the grid file: a folder if it looks like one or is there, else a hub name as it stands."
-    if value is None: return None
+    if value is None:
+        return None
     here = Path(_place(value, root))
     looks = value.startswith((".", "/", "~", "$")) or here.exists()
     return str(here) if looks and value not in ("world", "world-tuned", "world-control") else value
@@ -36,6 +40,7 @@ def _checkpoint(value: str | None, root: Path):
 def locate(model: str) -> str:
     "The checkpoint behind a name: the note of a job (`tuned/x.json`), a shipped model, a folder or a hub name."
     from xgdetox.world import resolve_model
+
     if str(model).endswith(".json"):
         said = read_json(model)
         return os.path.normpath(Path(model).parent / said["checkpoint"])
@@ -47,63 +52,127 @@ def fresh(folder, **settings) -> Path:
 
     Only folders that this function made are ever emptied."""
     import fcntl
+
     folder, mark = Path(folder), Path(folder) / ".settings.json"
     wanted = json.loads(json.dumps(settings, default=str, sort_keys=True))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / f".{folder.name}.lock", "w") as lock:     # jobs of several languages share a folder
+    with open(
+        folder.parent / f".{folder.name}.lock", "w"
+    ) as lock:  # jobs of several languages share a folder
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if mark.exists() and read_json(mark) != wanted: shutil.rmtree(folder)
+        if mark.exists() and read_json(mark) != wanted:
+            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if not mark.exists(): write_json(mark, wanted)
+        if not mark.exists():
+            write_json(mark, wanted)
     return folder
 
 # %% ../../nbs/lib/grid_steps.ipynb #c034
 def note(path, checkpoint=None, **facts) -> Path:
     "Write a job's last output: where its checkpoint lies (relative to the note), what it made, and which devices it had."
-    if checkpoint is not None: facts = {"checkpoint": os.path.relpath(checkpoint, Path(path).parent), "revision": revision(str(checkpoint)), **facts}
-    return write_json(path, {**facts, "devices": os.environ.get("CUDA_VISIBLE_DEVICES", ""), "host": socket.gethostname(), "written": time.time()})
+    if checkpoint is not None:
+        facts = {
+            "checkpoint": os.path.relpath(checkpoint, Path(path).parent),
+            "revision": revision(str(checkpoint)),
+            **facts,
+        }
+    return write_json(
+        path,
+        {
+            **facts,
+            "devices": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+            "host": socket.gethostname(),
+            "written": time.time(),
+        },
+    )
 
 # %% ../../nbs/lib/grid_steps.ipynb #c036
 def locate_scorer(spec: str) -> str:
     "A scorer as page 03 reads it, with the folder of the world's own lexicon in place of its name. InputError where it cannot be read."
     from xgdetox.scorers.panel import place_scorer
     from xgdetox.world import resolve_data
+
     return place_scorer(spec, lambda path: str(resolve_data(path, "lexicon")), str)
+
 
 def _table_of(folder: Path, name: str) -> Path | None:
     "`name`.csv of a folder, or else the only ANY_`name`.csv, also gzipped. InputError where there are several of the latter."
-    tables = [p for p in visible_files(folder) if p.name.endswith((".csv", ".csv.gz"))] if folder.is_dir() else []
+    tables = (
+        [p for p in visible_files(folder) if p.name.endswith((".csv", ".csv.gz"))]
+        if folder.is_dir()
+        else []
+    )
     stem = lambda p: p.name.removesuffix(".gz").removesuffix(".csv")
-    found = [p for p in tables if stem(p) == name] or [p for p in tables if stem(p).endswith(f"_{name}")]
-    if len(found) > 1: raise InputError(f"{found[0].name} and {found[1].name} are both of {name}", folder, remedy="keep one of them")
+    found = [p for p in tables if stem(p) == name] or [
+        p for p in tables if stem(p).endswith(f"_{name}")
+    ]
+    if len(found) > 1:
+        raise InputError(
+            f"{found[0].name} and {found[1].name} are both of {name}",
+            folder,
+            remedy="keep one of them",
+        )
     return found[0] if found else None
 
-def labelled_files(labelled, languages, test_only: bool = False) -> tuple[Path | None, dict[str, Path]]:
+
+def labelled_files(
+    labelled, languages, test_only: bool = False
+) -> tuple[Path | None, dict[str, Path]]:
     """The comments that train the probe and those that test it, {language: file}: of a folder with train.csv and {language}.csv (or name_{language}.csv), or a table of files.
 
     `test_only`: a folder without train.csv will do."""
     from xgdetox.world import resolve_data
-    if isinstance(labelled, dict): return Path(labelled["train"]), {k: Path(v) for k, v in labelled.items() if k in languages}
+
+    if isinstance(labelled, dict):
+        return Path(labelled["train"]), {k: Path(v) for k, v in labelled.items() if k in languages}
     place = Path(resolve_data(labelled, "labelled"))
-    if place.is_file(): return place, {}
+    if place.is_file():
+        return place, {}
     found = {k: _table_of(place, k) for k in ["train", *languages]}
-    if test_only and not any(found.values()): raise InputError("no {language}.csv, such as de.csv or comments_de.csv", place, remedy="name the files after the languages' codes")
-    if found["train"] is None and not test_only: raise InputError("no train.csv", place, remedy="name the file under data: {labelled: {train: ..., en: ...}}")
+    if test_only and not any(found.values()):
+        raise InputError(
+            "no {language}.csv, such as de.csv or comments_de.csv",
+            place,
+            remedy="name the files after the languages' codes",
+        )
+    if found["train"] is None and not test_only:
+        raise InputError(
+            "no train.csv",
+            place,
+            remedy="name the file under data: {labelled: {train: ..., en: ...}}",
+        )
     return found.pop("train"), {k: p for k, p in found.items() if p}
 
 # %% ../../nbs/lib/grid_steps.ipynb #c072
 def file_hash(path, limit: int = 1 << 30) -> str:
     "sha256 of a file, or of its size and name where it is larger than `limit` bytes."
     path, digest = Path(path), hashlib.sha256()
-    if path.stat().st_size > limit: return f"size {path.stat().st_size}"
+    if path.stat().st_size > limit:
+        return f"size {path.stat().st_size}"
     with open(path, "rb") as f:
-        while block := f.read(1 << 20): digest.update(block)
+        while block := f.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
+
 
 def revision(checkpoint: str) -> str:
     "What identifies a checkpoint: the hash of its weights (of their index where there is one), or the hub's commit."
     folder = Path(checkpoint)
-    for name in ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin", "adapter_model.safetensors", "config.json"):
-        if (folder / name).is_file(): return f"{name} {file_hash(folder / name)}"
-    hub = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub" / f"models--{checkpoint.replace('/', '--')}" / "refs" / "main"
+    for name in (
+        "model.safetensors.index.json",
+        "model.safetensors",
+        "pytorch_model.bin.index.json",
+        "pytorch_model.bin",
+        "adapter_model.safetensors",
+        "config.json",
+    ):
+        if (folder / name).is_file():
+            return f"{name} {file_hash(folder / name)}"
+    hub = (
+        Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+        / "hub"
+        / f"models--{checkpoint.replace('/', '--')}"
+        / "refs"
+        / "main"
+    )
     return hub.read_text().strip() if hub.is_file() else "not at hand"

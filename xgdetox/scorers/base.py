@@ -24,20 +24,26 @@ __all__ = ['SCORERS', 'Scored', 'Scorer', 'digest', 'blocks', 'Kind', 'kind_of',
 # %% ../../nbs/lib/scorers_base.ipynb #c008
 class Scored(NamedTuple):
     "One text's score: a number in [0, 1], or NaN and the reason. `again`: the reason may pass, so ask again next time."
+
     text: str
     score: float
     reason: str = ""
     again: bool = False
-    extra: dict | None = None    # further attributes, where they came with the same answer
+    extra: dict | None = None  # further attributes, where they came with the same answer
 
 # %% ../../nbs/lib/scorers_base.ipynb #c009
 class Scorer:
     "What every scorer is. Subclasses set the four facts and write `stream`."
+
     id, revision, attribute, languages = "", "", "toxicity", ()
-    attributes = ()              # where there are several: the first is the score, the others are kept in the ledger
-    paid = True                  # worth a place in the ledger; False where counting again costs less than looking up
-    claims = 32                  # texts that a process claims at a time: few where an answer takes long
-    gather = 0.                  # seconds that scores may wait to be written together: none where an answer is paid for
+    attributes = ()  # where there are several: the first is the score, the others are kept in the ledger
+    paid = (
+        True  # worth a place in the ledger; False where counting again costs less than looking up
+    )
+    claims = 32  # texts that a process claims at a time: few where an answer takes long
+    gather = (
+        0.0  # seconds that scores may wait to be written together: none where an answer is paid for
+    )
 
     def stream(self, texts: Iterable[str], language: str) -> Iterator[list[Scored]]:
         "Scores of distinct, non-blank texts in the order in which they arrive."
@@ -52,7 +58,7 @@ class Scorer:
         return np.array([found.get(t, math.nan) for t in texts], float)
 
 # %% ../../nbs/lib/scorers_base.ipynb #c183
-@lru_cache(2**16)    # look-up, claim and record ask for the same texts in turn
+@lru_cache(2**16)  # look-up, claim and record ask for the same texts in turn
 def digest(text: str) -> bytes:
     "16 bytes that stand for `text`: its SHA-256, cut."
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
@@ -61,21 +67,30 @@ def digest(text: str) -> bytes:
 def blocks(items: Iterable, size: int) -> Iterator[list]:
     "`items` in lists of `size`, the last one shorter."
     items = iter(items)
-    while block := list(itertools.islice(items, size)): yield block
+    while block := list(itertools.islice(items, size)):
+        yield block
 
 # %% ../../nbs/lib/scorers_base.ipynb #c021
 @dataclass(frozen=True)
 class Kind:
     "How scorers of one kind are made, and what they need before that: facts for commands, grids and panels."
-    make: Callable[..., Scorer]                 # (argument, **options) -> the scorer
-    reads: str = ""                             # what the argument names: "place" (a file or folder), "model" (a folder or a hub name), or nothing
-    gpu: bool = False                           # it runs a model
-    key: bool = False                           # it asks a service that wants a key
-    options: tuple[str, ...] | None = None      # None: those of `make`'s signature
-    check: Callable | None = None               # (argument, options): InputError for what can be refused before it is made
-    covers: Callable | None = None              # (argument, options) -> its languages, where they are known before it is made
 
-SCORERS: dict[str, str | Kind | Callable[..., Scorer]] = {       # name -> the module here whose KIND it is, a Kind, or what makes one
+    make: Callable[..., Scorer]  # (argument, **options) -> the scorer
+    reads: str = ""  # what the argument names: "place" (a file or folder), "model" (a folder or a hub name), or nothing
+    gpu: bool = False  # it runs a model
+    key: bool = False  # it asks a service that wants a key
+    options: tuple[str, ...] | None = None  # None: those of `make`'s signature
+    check: Callable | None = (
+        None  # (argument, options): InputError for what can be refused before it is made
+    )
+    covers: Callable | None = (
+        None  # (argument, options) -> its languages, where they are known before it is made
+    )
+
+
+SCORERS: dict[
+    str, str | Kind | Callable[..., Scorer]
+] = {  # name -> the module here whose KIND it is, a Kind, or what makes one
     "lexicon": "lexicon",
     "perspective": "perspective",
     "classifier": "classifier",
@@ -85,15 +100,18 @@ SCORERS: dict[str, str | Kind | Callable[..., Scorer]] = {       # name -> the m
     "panel": "panel",
 }
 
+
 def kind_of(name: str) -> Kind:
     "What is known of the scorers called `name`; a plain function in SCORERS is a kind that needs nothing."
     found = SCORERS[name]
-    if isinstance(found, str): found = import_module(f"xgdetox.scorers.{found}").KIND
+    if isinstance(found, str):
+        found = import_module(f"xgdetox.scorers.{found}").KIND
     return found if hasattr(found, "make") else Kind(found)
 
 # %% ../../nbs/lib/scorers_base.ipynb #c022
 class ScorerSpec(NamedTuple):
     "A scorer as it is named, before it is made. As text: `kind:argument?option=value&...`."
+
     kind: str
     argument: str = ""
     options: dict[str, str] = {}
@@ -102,38 +120,58 @@ class ScorerSpec(NamedTuple):
         query = "&".join(f"{k}={v}" for k, v in self.options.items())
         return self.kind + f":{self.argument}" * bool(self.argument) + f"?{query}" * bool(query)
 
+
 def parse_scorer(spec) -> ScorerSpec:
     "The parts of `kind`, `kind:argument` or `kind:argument?option=value&...`. InputError for a kind or an option that there is not, never repeating a value."
     head, _, query = str(spec).partition("?")
     name, _, argument = head.partition(":")
     if name not in SCORERS:
-        raise InputError(f"unknown scorer {name[:40]!r}", field="scorer", remedy=f"use {scorer_forms()}")
+        raise InputError(
+            f"unknown scorer {name[:40]!r}", field="scorer", remedy=f"use {scorer_forms()}"
+        )
     kind = kind_of(name)
     pairs = [pair.partition("=")[::2] for pair in query.split("&") if pair]
     options = dict(pairs)
-    if kind.check: kind.check(argument, options)
+    if kind.check:
+        kind.check(argument, options)
     known = scorer_options(kind)
     if known is not None and set(options) - set(known):
-        raise InputError(f"unknown option of {name}", field="scorer", remedy=f"options are {', '.join(known) or 'none'}")
-    if len(options) < len(pairs): raise InputError(f"{name} has an option twice", field="scorer", remedy="give each option once")
-    if kind.reads and not argument: raise InputError(f"no {name} named", field="scorer", remedy=f"use {scorer_forms()}")
+        raise InputError(
+            f"unknown option of {name}",
+            field="scorer",
+            remedy=f"options are {', '.join(known) or 'none'}",
+        )
+    if len(options) < len(pairs):
+        raise InputError(
+            f"{name} has an option twice", field="scorer", remedy="give each option once"
+        )
+    if kind.reads and not argument:
+        raise InputError(f"no {name} named", field="scorer", remedy=f"use {scorer_forms()}")
     return ScorerSpec(name, argument, options)
+
 
 def scorer_options(kind: Kind) -> tuple[str, ...] | None:
     "The options that scorers of a kind take; None where they take any."
-    if kind.options is not None: return kind.options
+    if kind.options is not None:
+        return kind.options
     first, *others = inspect.signature(kind.make).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in (first, *others)): return None
+    if any(p.kind is p.VAR_KEYWORD for p in (first, *others)):
+        return None
     return tuple(p.name for p in others)
+
 
 def scorer_forms() -> str:
     "All that can be named as a scorer, for messages: `lexicon:FOLDER, classifier:NAME ... or perspective`."
     word = {"lexicon": "FOLDER", "import": "FOLDER", "panel": "FILE"}
-    forms = [f"{name}:{word.get(name, 'NAME')}" if kind_of(name).reads else name for name in SCORERS]
+    forms = [
+        f"{name}:{word.get(name, 'NAME')}" if kind_of(name).reads else name for name in SCORERS
+    ]
     return ", ".join(forms[:-1]) + f" or {forms[-1]}" if len(forms) > 1 else forms[0]
+
 
 def load_scorer(spec) -> Scorer:
     "The scorer that `spec` names (see `parse_scorer`); a scorer stays as it is. InputError if there is none."
-    if not isinstance(spec, (str, Path, ScorerSpec)): return spec
+    if not isinstance(spec, (str, Path, ScorerSpec)):
+        return spec
     kind, argument, options = parse_scorer(spec)
     return kind_of(kind).make(argument, **options)

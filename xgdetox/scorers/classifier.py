@@ -17,10 +17,22 @@ __all__ = ['CLASSIFIERS', 'KIND', 'toxic_label', 'model_revision', 'judge', 'jud
            'classifier_scorer', 'check_classifier', 'classifier_languages']
 
 # %% ../../nbs/lib/scorers_classifier.ipynb #c105
-CLASSIFIERS = {    # name: repository, languages, the toxic label's index where the labels are numbered. Not yet verified on real weights.
-    "textdetox-v2": ("textdetox/xlmr-large-toxicity-classifier-v2", tuple(c for c, l in LANGUAGES.items() if "textdetox" in l.scorers), 1),
-    "textdetox-v1": ("textdetox/xlmr-large-toxicity-classifier", ("ar", "de", "en", "es", "hi", "ru", "zh"), 1),
-    "detoxify": ("unitary/multilingual-toxic-xlm-roberta", tuple(c for c, l in LANGUAGES.items() if "detoxify" in l.scorers), 0),
+CLASSIFIERS = {  # name: repository, languages, the toxic label's index where the labels are numbered. Not yet verified on real weights.
+    "textdetox-v2": (
+        "textdetox/xlmr-large-toxicity-classifier-v2",
+        tuple(c for c, l in LANGUAGES.items() if "textdetox" in l.scorers),
+        1,
+    ),
+    "textdetox-v1": (
+        "textdetox/xlmr-large-toxicity-classifier",
+        ("ar", "de", "en", "es", "hi", "ru", "zh"),
+        1,
+    ),
+    "detoxify": (
+        "unitary/multilingual-toxic-xlm-roberta",
+        tuple(c for c, l in LANGUAGES.items() if "detoxify" in l.scorers),
+        0,
+    ),
 }
 
 # %% ../../nbs/lib/scorers_classifier.ipynb #c106
@@ -28,20 +40,50 @@ def toxic_label(labels: dict[int, str], wanted: str | None = None, index: int | 
     "The index of the label that means toxic: `wanted` by name or number, else by its own name, else `index`. InputError where it is a guess."
     names = {i: re.sub(r"[\s_-]+", "-", str(n).casefold()) for i, n in labels.items()}
     if wanted is not None:
-        hits = [i for i, n in names.items() if re.sub(r"[\s_-]+", "-", wanted.casefold()) == n or wanted == str(i)]
+        hits = [
+            i
+            for i, n in names.items()
+            if re.sub(r"[\s_-]+", "-", wanted.casefold()) == n or wanted == str(i)
+        ]
     else:
-        hits = [i for i, n in names.items() if n in ("toxic", "toxicity", "toxic-comment", "hate", "hateful", "offensive", "abusive", "unsafe")]
+        hits = [
+            i
+            for i, n in names.items()
+            if n
+            in (
+                "toxic",
+                "toxicity",
+                "toxic-comment",
+                "hate",
+                "hateful",
+                "offensive",
+                "abusive",
+                "unsafe",
+            )
+        ]
         numbered = all(re.fullmatch(r"label-\d+", n) for n in names.values())
-        if not hits and numbered: hits = [index] if index in names else list(names) if len(names) == 1 else []
-    if len(hits) == 1: return hits[0]
-    raise InputError("cannot tell which label means toxic", field="label", remedy=f"add ?label=NAME to the scorer, one of {', '.join(map(str, labels.values()))}")
+        if not hits and numbered:
+            hits = [index] if index in names else list(names) if len(names) == 1 else []
+    if len(hits) == 1:
+        return hits[0]
+    raise InputError(
+        "cannot tell which label means toxic",
+        field="label",
+        remedy=f"add ?label=NAME to the scorer, one of {', '.join(map(str, labels.values()))}",
+    )
 
 # %% ../../nbs/lib/scorers_classifier.ipynb #c190
 def model_revision(name, config) -> str:
     "What tells one state of a model from another: the hub's commit, or a hash of the folder's weights, configuration and tokenizer."
     folder = Path(str(name))
-    if not folder.is_dir(): return str(getattr(config, "_commit_hash", None) or "unknown")[:12]
-    files = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name in ("config.json", "tokenizer.json", "tokenizer.model", "guard.json"))
+    if not folder.is_dir():
+        return str(getattr(config, "_commit_hash", None) or "unknown")[:12]
+    files = sorted(
+        p
+        for p in folder.iterdir()
+        if p.suffix == ".safetensors"
+        or p.name in ("config.json", "tokenizer.json", "tokenizer.model", "guard.json")
+    )
     return digest(json.dumps([f"{p.name} {file_hash(p)}" for p in files])).hex()[:12]
 
 # %% ../../nbs/lib/scorers_classifier.ipynb #c109
@@ -49,75 +91,126 @@ def judge(kind, name, device=None):
     "`kind`'s model of a folder or hub name on `device`, from safetensors; fp32 on a CPU. Raises what `models.load_weights` raises."
     import torch
     from xgdetox.models import load_weights, read_config
+
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     read_config(name)
-    return load_weights(kind, name, torch.float32 if str(device) == "cpu" else "auto", use_safetensors=True).to(device)
+    return load_weights(
+        kind, name, torch.float32 if str(device) == "cpu" else "auto", use_safetensors=True
+    ).to(device)
 
 # %% ../../nbs/lib/scorers_classifier.ipynb #c0j1
 def judge_tokenizer(name):
     "The tokenizer beside a classifier or guard, as it is. Raises `InputError` where there is none, or one with more tokens than the model."
     from transformers import AutoTokenizer
     from xgdetox.models import check_vocabulary, loading, read_config, trusts_code, vocabulary
+
     try:
-        with loading(name, "tokenizer"): tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=trusts_code())
-    except InputError as e: raise InputError(f"no tokenizer beside the model ({e.problem[:120]})", name, remedy="save it there with save_pretrained") from e
+        with loading(name, "tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=trusts_code())
+    except InputError as e:
+        raise InputError(
+            f"no tokenizer beside the model ({e.problem[:120]})",
+            name,
+            remedy="save it there with save_pretrained",
+        ) from e
     check_vocabulary(tokenizer, vocabulary(read_config(name)), name)
     return tokenizer
 
 # %% ../../nbs/lib/scorers_classifier.ipynb #c194
 class Model(Scorer):
     "What classifiers and guards share: texts in batches of like length, scores given out batch by batch."
-    max_tokens, claims, gather = None, 2048, .5                                # tokens of a batch; None: what suits the device
+
+    max_tokens, claims, gather = None, 2048, 0.5  # tokens of a batch; None: what suits the device
 
     def stream(self, texts, language):
         "Scores batch by batch, the longest texts of each block first."
         import torch
         from xgdetox.models import batch_tokens, length_batches
+
         for block in blocks(texts, 2048):
-            rows = self.rows(block)                                                # text, token
+            rows = self.rows(block)  # text, token
             with torch.inference_mode():
-                if empty := [Scored(t, math.nan, "no tokens") for t, r in zip(block, rows) if not r]: yield empty
+                if empty := [
+                    Scored(t, math.nan, "no tokens") for t, r in zip(block, rows) if not r
+                ]:
+                    yield empty
                 there = [i for i, r in enumerate(rows) if r]
-                for batch in length_batches([len(rows[i]) for i in there], self.max_tokens or batch_tokens(self.model)):
+                for batch in length_batches(
+                    [len(rows[i]) for i in there], self.max_tokens or batch_tokens(self.model)
+                ):
                     batch = [there[i] for i in batch]
                     scores = self.forward([rows[i] for i in batch])
-                    yield [Scored(block[i], float(s)) if math.isfinite(s) else Scored(block[i], math.nan, "not a number") for i, s in zip(batch, scores)]
+                    yield [
+                        Scored(block[i], float(s))
+                        if math.isfinite(s)
+                        else Scored(block[i], math.nan, "not a number")
+                        for i, s in zip(batch, scores)
+                    ]
 
 # %% ../../nbs/lib/scorers_classifier.ipynb #c195
 class Classifier(Model):
     """A sequence classifier: the probability of its toxic label, by softmax over labels that exclude each other, else by sigmoid.
 
     `name`: a preset of CLASSIFIERS, a folder or a hub name. `languages` default to the preset's, else to all (say what you know)."""
+
     def __init__(self, name: str, languages=None, label: str | None = None, device=None):
         from transformers import AutoModelForSequenceClassification
         from xgdetox.models import position_room
+
         repository, covers, index = CLASSIFIERS.get(name, (name, tuple(LANGUAGES), None))
         self.model = judge(AutoModelForSequenceClassification, repository, device)
         self.tokenizer = judge_tokenizer(repository)
         config = self.model.config
-        self.id, self.revision, self.languages = f"classifier:{Path(str(repository)).name}", model_revision(repository, config), tuple(languages or covers)
+        self.id, self.revision, self.languages = (
+            f"classifier:{Path(str(repository)).name}",
+            model_revision(repository, config),
+            tuple(languages or covers),
+        )
         self.label = toxic_label(config.id2label, label, index)
-        self.softmax = config.num_labels > 1 and config.problem_type != "multi_label_classification" and name != "detoxify"
-        limits = (self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", None), position_room(self.model))
+        self.softmax = (
+            config.num_labels > 1
+            and config.problem_type != "multi_label_classification"
+            and name != "detoxify"
+        )
+        limits = (
+            self.tokenizer.model_max_length,
+            getattr(config, "max_position_embeddings", None),
+            position_room(self.model),
+        )
         self.room = min([n for n in limits if n and n < 10**6], default=512)
         self.fast = getattr(self.tokenizer, "backend_tokenizer", None)
-        if self.fast: self.tokenizer(["a"], truncation=True, max_length=self.room)       # sets how the fast tokenizer cuts
+        if self.fast:
+            self.tokenizer(
+                ["a"], truncation=True, max_length=self.room
+            )  # sets how the fast tokenizer cuts
 
     def rows(self, texts):
         "Token ids of `texts`, cut where the classifier ends."
-        if self.fast: return [e.ids for e in self.fast.encode_batch_fast(texts)]         # the wrapper around it costs half as much again
-        return self.tokenizer(texts, truncation=True, max_length=self.room, return_attention_mask=False, return_token_type_ids=False)["input_ids"]
+        if self.fast:
+            return [
+                e.ids for e in self.fast.encode_batch_fast(texts)
+            ]  # the wrapper around it costs half as much again
+        return self.tokenizer(
+            texts,
+            truncation=True,
+            max_length=self.room,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
 
     def forward(self, rows) -> list[float]:
         "The toxic label's probability for each row of token ids."
         from xgdetox.models import encode
+
         inputs = encode(self.tokenizer, rows, side="right", device=self.model.device)
-        logits = self.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.float()     # batch, label
+        logits = self.model(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+        ).logits.float()  # batch, label
         return (logits.softmax(-1) if self.softmax else logits.sigmoid())[:, self.label].tolist()
 
 # %% ../../nbs/lib/scorers_classifier.ipynb #c112
 def spoken(languages: str | None) -> tuple[str, ...] | None:
-    "\"en,de\" as language codes; None where nothing is said."
+    '"en,de" as language codes; None where nothing is said.'
     return tuple(normalise_language(c) for c in languages.split(",")) if languages else None
 
 # %% ../../nbs/lib/scorers_classifier.ipynb #c113
@@ -125,13 +218,23 @@ def classifier_scorer(name: str, languages=None, label=None, device=None) -> Cla
     "The scorer `classifier:NAME?languages=en,de&label=toxic`; NAME is a preset, a folder or a hub name."
     return Classifier(name, spoken(languages), label, device)
 
+
 def check_classifier(name: str, options: dict[str, str]) -> None:
     "InputError for what can be refused before a classifier is loaded: no name, a language or a device that there is not."
-    if not name: raise InputError("no classifier named", field="scorer", remedy="use classifier:NAME with a folder, a hub name, or " + ", ".join(CLASSIFIERS))
+    if not name:
+        raise InputError(
+            "no classifier named",
+            field="scorer",
+            remedy="use classifier:NAME with a folder, a hub name, or " + ", ".join(CLASSIFIERS),
+        )
     spoken(options.get("languages"))
+
 
 def classifier_languages(name: str, options: dict[str, str]) -> tuple[str, ...]:
     "The languages that a classifier is taken to cover: those it is given, else its preset's, else all."
     return spoken(options.get("languages")) or CLASSIFIERS.get(name, ("", tuple(LANGUAGES)))[1]
 
-KIND = Kind(classifier_scorer, reads="model", gpu=True, check=check_classifier, covers=classifier_languages)
+
+KIND = Kind(
+    classifier_scorer, reads="model", gpu=True, check=check_classifier, covers=classifier_languages
+)

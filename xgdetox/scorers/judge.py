@@ -33,11 +33,12 @@ __all__ = ['HATECHECK', 'SOURCES', 'SOURCE_MAP', 'LONGEST', 'WEIGHT', 'STRENGTHS
 @dataclass(frozen=True)
 class Source:
     "A set of labelled texts: where it lies in the data folder, its language and its licence."
+
     name: str
     file: str
     language: str
     licence: str
-    most: int = 1200                  # texts of it that are used, half of them toxic where there are enough
+    most: int = 1200  # texts of it that are used, half of them toxic where there are enough
 
 # %% ../../nbs/lib/judge.ipynb #c007
 HATECHECK = ("ar", "de", "en", "es", "fr", "hi", "it", "nl", "pl", "pt", "zh")
@@ -49,11 +50,19 @@ SOURCES = (
     Source("mlma", "labelled/other/mlma_ar.csv.gz", "ar", "MIT", 800),
     Source("mlma", "labelled/other/mlma_fr.csv.gz", "fr", "MIT", 800),
     Source("inspection-ai", "labelled/other/inspection_ai_ja.csv", "ja", "Apache-2.0"),
-    *(Source("hatecheck", f"labelled/hatecheck/hatecheck_{c}.csv.gz", c, "CC BY 4.0", 250) for c in HATECHECK),
-    *(Source("rtp-lx", f"prompts/RTP_LX_{LANGUAGES[c].rtp_lx}.json", c, "MIT (research use)", 2000) for c in LANGUAGES),
+    *(
+        Source("hatecheck", f"labelled/hatecheck/hatecheck_{c}.csv.gz", c, "CC BY 4.0", 250)
+        for c in HATECHECK
+    ),
+    *(
+        Source(
+            "rtp-lx", f"prompts/RTP_LX_{LANGUAGES[c].rtp_lx}.json", c, "MIT (research use)", 2000
+        )
+        for c in LANGUAGES
+    ),
 )
 SOURCE_MAP = "prompts/rtp_source_map.tsv.gz"
-LONGEST = 300                         # characters: continuations are short
+LONGEST = 300  # characters: continuations are short
 
 # %% ../../nbs/lib/judge.ipynb #c008
 def left_out(template: str) -> bool:
@@ -76,7 +85,9 @@ def annotated_rows(source: Source, file: Path, places: dict) -> list[dict]:
         side = split_of(*place) if place else "fitting"
         group = "|".join(place) if place else f"{source.language}|{index}"
         clear = mean <= 2 or mean >= 4
-        rows.append(dict(text=text, label=int(mean >= 3), mean=mean, clear=clear, side=side, group=group))
+        rows.append(
+            dict(text=text, label=int(mean >= 3), mean=mean, clear=clear, side=side, group=group)
+        )
     return rows
 
 # %% ../../nbs/lib/judge.ipynb #c010
@@ -95,7 +106,16 @@ def labelled_rows(source: Source, file: Path, seed: int) -> list[dict]:
         seen.add(texts[i])
         room[place] = room.get(place, 0) + 1
         group = f"{source.name}|{groups[i]}"
-        rows.append(dict(text=texts[i], label=int(labels[i]), mean=math.nan, clear=True, side=side, group=group))
+        rows.append(
+            dict(
+                text=texts[i],
+                label=int(labels[i]),
+                mean=math.nan,
+                clear=True,
+                side=side,
+                group=group,
+            )
+        )
     return rows
 
 # %% ../../nbs/lib/judge.ipynb #c011
@@ -109,19 +129,25 @@ def read_sources(data, sources: Iterable[Source] = SOURCES, seed: int = 0) -> pd
     data, rows = Path(data), []
     there = [s for s in sources if (data / s.file).is_file()]
     if not there:
-        raise InputError("holds none of the labelled sources", data, remedy="see `xgdetox data` for how to get them")
+        raise InputError(
+            "holds none of the labelled sources",
+            data,
+            remedy="see `xgdetox data` for how to get them",
+        )
     places = {}
     if any(s.name == "rtp-lx" for s in there):
         places = {(r["language"], r["index"]): r["place"] for r in source_places(data / SOURCE_MAP)}
     for s in there:
         file = data / s.file
-        found = annotated_rows(s, file, places) if s.name == "rtp-lx" else labelled_rows(s, file, seed)
+        found = (
+            annotated_rows(s, file, places) if s.name == "rtp-lx" else labelled_rows(s, file, seed)
+        )
         rows += [row | dict(language=s.language, source=s.name) for row in found]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/lib/judge.ipynb #c013
-WEIGHT = {"rtp-lx": 2., "hatecheck": .25}
-STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3)     # scikit-learn's C
+WEIGHT = {"rtp-lx": 2.0, "hatecheck": 0.25}
+STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3)  # scikit-learn's C
 
 # %% ../../nbs/lib/judge.ipynb #c014
 def row_weights(rows: pd.DataFrame) -> np.ndarray:
@@ -129,26 +155,36 @@ def row_weights(rows: pd.DataFrame) -> np.ndarray:
     place, n = ["language", "source"], len(rows)
     in_source = rows.groupby(place)["label"].transform("size")
     in_class = rows.groupby([*place, "label"])["label"].transform("size")
-    factor = rows["source"].map(WEIGHT).fillna(1.)
+    factor = rows["source"].map(WEIGHT).fillna(1.0)
     weights = (in_source / (2 * in_class) * factor).to_numpy(float)
     return weights * n / weights.sum()
 
 # %% ../../nbs/lib/judge.ipynb #c017
-def fit_linear(x: np.ndarray, y: np.ndarray, weights: np.ndarray, strength: float) -> tuple[np.ndarray, float]:
+def fit_linear(
+    x: np.ndarray, y: np.ndarray, weights: np.ndarray, strength: float
+) -> tuple[np.ndarray, float]:
     "Weight (dimension,) and intercept of a logistic regression on standardised vectors, for the vectors as they are."
     from sklearn.linear_model import LogisticRegression
+
     middle, scale = x.mean(0), x.std(0) + 1e-9
-    head = LogisticRegression(C=strength, max_iter=500).fit((x - middle) / scale, y, sample_weight=weights)
+    head = LogisticRegression(C=strength, max_iter=500).fit(
+        (x - middle) / scale, y, sample_weight=weights
+    )
     weight = head.coef_[0] / scale
     return weight, float(head.intercept_[0] - middle @ weight)
 
 # %% ../../nbs/lib/judge.ipynb #c019
-def out_of_fold(x: np.ndarray, rows: pd.DataFrame, strength: float, folds: int, seed: int) -> np.ndarray:
+def out_of_fold(
+    x: np.ndarray, rows: pd.DataFrame, strength: float, folds: int, seed: int
+) -> np.ndarray:
     "The head's logit (row,) of each row, from a head that saw no row of its group."
     from sklearn.model_selection import GroupKFold
+
     logits, weights = np.empty(len(rows)), row_weights(rows)
     y = rows["label"].to_numpy()
-    for train, test in GroupKFold(folds, shuffle=True, random_state=seed).split(x, groups=rows["group"]):
+    for train, test in GroupKFold(folds, shuffle=True, random_state=seed).split(
+        x, groups=rows["group"]
+    ):
         weight, intercept = fit_linear(x[train], y[train], weights[train], strength)
         logits[test] = x[test] @ weight + intercept
     return logits
@@ -158,6 +194,7 @@ def mean_auc(logits: np.ndarray, rows: pd.DataFrame) -> float:
     """Mean over languages of the AUC on native annotations that are clear (at most 2 against at least 4); on all rows
     where there are none."""
     from sklearn.metrics import roc_auc_score
+
     native = ((rows["source"] == "rtp-lx") & rows["clear"]).to_numpy()
     chosen = native if native.any() else np.ones(len(rows), bool)
     each = []
@@ -169,7 +206,9 @@ def mean_auc(logits: np.ndarray, rows: pd.DataFrame) -> float:
     return float(np.mean(each))
 
 # %% ../../nbs/lib/judge.ipynb #c021
-def language_intercepts(logits: np.ndarray, rows: pd.DataFrame, languages: Iterable[str]) -> tuple[float, np.ndarray]:
+def language_intercepts(
+    logits: np.ndarray, rows: pd.DataFrame, languages: Iterable[str]
+) -> tuple[float, np.ndarray]:
     """Slope and one intercept per language (language,), so that .5 lies where a text is as likely toxic as not,
     were both equally frequent.
 
@@ -194,17 +233,20 @@ def language_intercepts(logits: np.ndarray, rows: pd.DataFrame, languages: Itera
 @dataclass(frozen=True)
 class Head:
     "What is fitted: the logit of a vector v in language l is `weight` @ v + `intercepts`[l]."
-    weight: np.ndarray                # dimension
-    intercepts: np.ndarray            # language
+
+    weight: np.ndarray  # dimension
+    intercepts: np.ndarray  # language
     strength: float
-    auc: float                        # out of fold, on the rows it was fitted on
+    auc: float  # out of fold, on the rows it was fitted on
 
     def logits(self, vectors: np.ndarray, language: int) -> np.ndarray:
         "Logits (text,) of vectors in the language of that number."
         return vectors @ self.weight + self.intercepts[language]
 
 # %% ../../nbs/lib/judge.ipynb #c023
-def fit_head(x: np.ndarray, rows: pd.DataFrame, languages: Iterable[str], folds: int = 5, seed: int = 0) -> Head:
+def fit_head(
+    x: np.ndarray, rows: pd.DataFrame, languages: Iterable[str], folds: int = 5, seed: int = 0
+) -> Head:
     """The head of vectors (row, dimension) and their labelled rows: strength chosen out of fold, then fitted on all
     of them."""
     tried = {c: out_of_fold(x, rows, c, folds, seed) for c in STRENGTHS}
@@ -227,15 +269,26 @@ def validate(score: Callable, rows: pd.DataFrame) -> list[dict]:
     for (source, language), part in held.groupby(["source", "language"], sort=False):
         y = part["label"].to_numpy()
         facts = dict(
-            language=language, source=source, n=len(y), toxic=int(y.sum()), groups=int(part["group"].nunique())
+            language=language,
+            source=source,
+            n=len(y),
+            toxic=int(y.sum()),
+            groups=int(part["group"].nunique()),
         )
         if min(y.sum(), len(y) - y.sum()) < 5:
-            found.append(facts | dict(auc=None, low=None, high=None, reason="fewer than 5 texts of a class"))
+            found.append(
+                facts | dict(auc=None, low=None, high=None, reason="fewer than 5 texts of a class")
+            )
             continue
         scores = score(list(part["text"]), language)
         low, high = auc_interval(scores, y, part["group"].to_numpy())
         found.append(
-            facts | dict(auc=round(float(roc_auc_score(y, scores)), 4), low=round(low, 4), high=round(high, 4))
+            facts
+            | dict(
+                auc=round(float(roc_auc_score(y, scores)), 4),
+                low=round(low, 4),
+                high=round(high, 4),
+            )
         )
     return found
 
@@ -243,7 +296,9 @@ def validate(score: Callable, rows: pd.DataFrame) -> list[dict]:
 def testable(validation: list[dict]) -> list[str]:
     "The languages whose AUC on native annotations has its lower end at `TESTABLE` or above."
     good = {
-        v["language"] for v in validation if v["source"] == "rtp-lx" and v["low"] is not None and v["low"] >= TESTABLE
+        v["language"]
+        for v in validation
+        if v["source"] == "rtp-lx" and v["low"] is not None and v["low"] >= TESTABLE
     }
     return [c for c in LANGUAGES if c in good]
 
@@ -258,7 +313,11 @@ def perspective_prompts(data, most: int = 1000, seed: int = 0) -> tuple[list[str
     if not (file.is_file() and (Path(data) / SOURCE_MAP).is_file()):
         return [], []
     used = {r["place"] for r in source_places(Path(data) / SOURCE_MAP)}
-    rows = [row for _, row in read_jsonl(file) if (row["filename"], str(row["begin"]), str(row["end"])) not in used]
+    rows = [
+        row
+        for _, row in read_jsonl(file)
+        if (row["filename"], str(row["begin"]), str(row["end"])) not in used
+    ]
     rows = [row["prompt"] for row in rows if row["prompt"].get("toxicity") is not None]
     chosen = np.random.default_rng(seed).permutation(len(rows))[:most]
     return [rows[i]["text"] for i in chosen], [rows[i]["toxicity"] for i in chosen]
@@ -280,10 +339,12 @@ def perspective_generations(data) -> tuple[list[str], list[float], list[str]]:
 # %% ../../nbs/lib/judge.ipynb #c029
 class Judge(Scorer):
     "A head on a frozen encoder, from a folder that `fit_judge` wrote: `head.safetensors` and `judge.json`."
-    claims, gather = 512, .5
+
+    claims, gather = 512, 0.5
 
     def __init__(self, folder, name: str | None = None, device: str | None = None):
         from safetensors.numpy import load_file
+
         self.facts = judge_facts(folder)
         try:
             tensors = load_file(Path(folder) / "head.safetensors")
@@ -295,9 +356,16 @@ class Judge(Scorer):
         if self.encoder.revision != self.facts["encoder"]["revision"]:
             known = self.facts["encoder"]["revision"]
             problem = f"was fitted on revision {known} of {self.encoder.id}, here is {self.encoder.revision}"
-            raise InputError(problem, folder, remedy="install that revision, or fit the judge again")
-        self.languages, self.id = tuple(self.facts["languages"]), f"judge:{name or self.facts['name']}"
-        self.revision = hashlib.sha256(tensors["weight"].tobytes() + tensors["intercepts"].tobytes()).hexdigest()[:12]
+            raise InputError(
+                problem, folder, remedy="install that revision, or fit the judge again"
+            )
+        self.languages, self.id = (
+            tuple(self.facts["languages"]),
+            f"judge:{name or self.facts['name']}",
+        )
+        self.revision = hashlib.sha256(
+            tensors["weight"].tobytes() + tensors["intercepts"].tobytes()
+        ).hexdigest()[:12]
 
     def stream(self, texts, language):
         "Probabilities, block by block."
@@ -317,7 +385,7 @@ def judged(text: str, logit: float) -> Scored:
     "The score of a text from its logit; missing where the encoder had nothing to say."
     if not math.isfinite(logit):
         return Scored(text, math.nan, "no vector")
-    return Scored(text, 1 / (1 + math.exp(-max(-50., min(50., float(logit))))))
+    return Scored(text, 1 / (1 + math.exp(-max(-50.0, min(50.0, float(logit))))))
 
 # %% ../../nbs/lib/judge.ipynb #c031
 def judge_facts(folder) -> dict:
@@ -328,7 +396,8 @@ def judge_facts(folder) -> dict:
         raise InputError(
             "is no judge",
             folder,
-            remedy="give a folder that `xgdetox judge fit` wrote, or " + " or ".join(shipped_judges()),
+            remedy="give a folder that `xgdetox judge fit` wrote, or "
+            + " or ".join(shipped_judges()),
         )
     return facts
 
@@ -336,7 +405,11 @@ def judge_facts(folder) -> dict:
 def shipped_judges() -> list[str]:
     "The names of the judges that come with the package."
     folder = Path(str(resources.files("xgdetox"))) / "assets" / "judges"
-    return sorted(p.name for p in folder.iterdir() if (p / "judge.json").is_file()) if folder.is_dir() else []
+    return (
+        sorted(p.name for p in folder.iterdir() if (p / "judge.json").is_file())
+        if folder.is_dir()
+        else []
+    )
 
 # %% ../../nbs/lib/judge.ipynb #c033
 def judge_folder(name: str) -> Path:
@@ -352,6 +425,7 @@ def judge_folder(name: str) -> Path:
 def judge_scorer(name: str, device: str | None = None) -> Judge:
     "The scorer `judge:NAME`; NAME is a shipped judge or a folder."
     return Judge(judge_folder(name), name if name in shipped_judges() else None, device)
+
 
 KIND = Kind(
     judge_scorer,
@@ -390,7 +464,7 @@ def fit_judge(
     encoder, output_dir, sources = load_encoder(encoder), Path(output_dir), list(sources)
     rows = rows_of_languages(read_sources(data, sources, seed), encoder.languages, data)
     encode = lambda texts: encode_texts(encoder, texts, cache or output_dir / "vectors", say=say)
-    encode(rows["text"])                                       # all of them in one run that can go on
+    encode(rows["text"])  # all of them in one run that can go on
     fitting = rows[rows["side"] == "fitting"].reset_index(drop=True)
     languages = [c for c in encoder.languages if c in set(fitting["language"])]
     head = fit_head(encode(fitting["text"]), fitting, languages, seed=seed)
@@ -420,7 +494,9 @@ def check_classes(rows: pd.DataFrame, data) -> None:
     fitting = rows["label"][rows["side"] == "fitting"]
     if min((fitting == 1).sum(), (fitting == 0).sum()) < 20:
         raise InputError(
-            "holds fewer than 20 texts of a class to fit a judge on", data, remedy="give more labelled texts"
+            "holds fewer than 20 texts of a class to fit a judge on",
+            data,
+            remedy="give more labelled texts",
         )
 
 # %% ../../nbs/lib/judge.ipynb #c042
@@ -429,12 +505,15 @@ def perspective_agreement(score: Callable, data, languages, seed: int) -> dict:
 
     `prompts`: Spearman's correlation. `continuations` of a model: see `perspective_auc`."""
     from xgdetox.stats import correlation
+
     found, (texts, theirs) = {}, perspective_prompts(data, seed=seed)
     if "en" not in languages:
         return found
     if texts:
         c = correlation(score(texts, "en"), theirs)
-        found["prompts"] = dict(spearman=c["spearman"], low=c["spearman_low"], high=c["spearman_high"], n=c["n"])
+        found["prompts"] = dict(
+            spearman=c["spearman"], low=c["spearman_low"], high=c["spearman_high"], n=c["n"]
+        )
     texts, theirs, groups = perspective_generations(data)
     if texts:
         found["continuations"] = perspective_auc(score(texts, "en"), theirs, groups)
@@ -444,9 +523,16 @@ def perspective_agreement(score: Callable, data, languages, seed: int) -> dict:
 def perspective_auc(ours, theirs, groups) -> dict:
     "The AUC of texts that Perspective puts at .5 or above, with its interval over prompts (`groups`)."
     from sklearn.metrics import roc_auc_score
-    toxic = (np.array(theirs) >= .5).astype(int)
+
+    toxic = (np.array(theirs) >= 0.5).astype(int)
     low, high = auc_interval(ours, toxic, np.array(groups))
-    return dict(auc=float(roc_auc_score(toxic, ours)), low=low, high=high, n=len(toxic), toxic=int(toxic.sum()))
+    return dict(
+        auc=float(roc_auc_score(toxic, ours)),
+        low=low,
+        high=high,
+        n=len(toxic),
+        toxic=int(toxic.sum()),
+    )
 
 # %% ../../nbs/lib/judge.ipynb #c044
 def describe(encoder: Encoder, languages, head: Head, seed: int) -> dict:
@@ -457,21 +543,30 @@ def describe(encoder: Encoder, languages, head: Head, seed: int) -> dict:
         languages=list(languages),
         split="RTP-LX by hash of file name and offsets (xgdetox.splits); HateCheck by template",
         licence="the head: Apache-2.0; it holds no text of its sources",
-        fit=dict(strength=head.strength, auc_out_of_fold=round(head.auc, 4), weights=WEIGHT, seed=seed),
+        fit=dict(
+            strength=head.strength, auc_out_of_fold=round(head.auc, 4), weights=WEIGHT, seed=seed
+        ),
     )
 
 # %% ../../nbs/lib/judge.ipynb #c045
 def used_sources(rows: pd.DataFrame, sources, data) -> list[dict]:
     "The sources that a judge was made of, with licence, hash and counts; no text."
     from xgdetox.generation import sha256
+
     found = []
     for s in sources:
         part = rows[(rows["source"] == s.name) & (rows["language"] == s.language)]
         if part.empty:
             continue
         fitting = part[part["side"] == "fitting"]
-        facts = dict(name=s.name, language=s.language, licence=s.licence, sha256=sha256(Path(data) / s.file))
-        facts |= dict(fitting=len(fitting), toxic=int(fitting["label"].sum()), validation=len(part) - len(fitting))
+        facts = dict(
+            name=s.name, language=s.language, licence=s.licence, sha256=sha256(Path(data) / s.file)
+        )
+        facts |= dict(
+            fitting=len(fitting),
+            toxic=int(fitting["label"].sum()),
+            validation=len(part) - len(fitting),
+        )
         found.append(facts)
     return found
 
@@ -479,9 +574,17 @@ def used_sources(rows: pd.DataFrame, sources, data) -> list[dict]:
 def write_judge(output_dir: Path, head: Head, facts: dict) -> dict:
     "Write the head and its facts; returns the facts."
     from safetensors.numpy import save
+
     output_dir.mkdir(parents=True, exist_ok=True)
     with write_atomic(output_dir / "head.safetensors", "wb") as out:
-        out.write(save({"weight": head.weight.astype(np.float32), "intercepts": head.intercepts.astype(np.float32)}))
+        out.write(
+            save(
+                {
+                    "weight": head.weight.astype(np.float32),
+                    "intercepts": head.intercepts.astype(np.float32),
+                }
+            )
+        )
     write_json(output_dir / "judge.json", facts)
     return facts
 
@@ -489,15 +592,29 @@ def write_judge(output_dir: Path, head: Head, facts: dict) -> dict:
 def judge_table(facts: dict) -> pd.DataFrame:
     "A judge's facts as a tidy table: auc_native and auc_hatecheck per language, and the agreement with Perspective."
     from xgdetox.stats import tidy
+
     rows = []
     for v in facts["validation"]:
         metric = "auc_native" if v["source"] == "rtp-lx" else f"auc_{v['source']}"
-        row = dict(language=v["language"], metric=metric, value=v["auc"], testable=v["language"] in facts["testable"])
+        row = dict(
+            language=v["language"],
+            metric=metric,
+            value=v["auc"],
+            testable=v["language"] in facts["testable"],
+        )
         rows.append(row | {k: v[k] for k in ("low", "high", "n", "toxic", "groups")})
     for kind, p in facts["perspective"].items():
         metric = "auc" if "auc" in p else "spearman"
-        row = dict(language="en", metric=f"{metric}_perspective_{kind}", value=p[metric], low=p["low"], high=p["high"])
-        rows.append(row | dict(n=p["n"], toxic=p.get("toxic", math.nan), groups=math.nan, testable=""))
+        row = dict(
+            language="en",
+            metric=f"{metric}_perspective_{kind}",
+            value=p[metric],
+            low=p["low"],
+            high=p["high"],
+        )
+        rows.append(
+            row | dict(n=p["n"], toxic=p.get("toxic", math.nan), groups=math.nan, testable="")
+        )
     names = ["language", "metric", "value", "low", "high", "n", "toxic", "groups", "testable"]
     return tidy(pd.DataFrame(rows, columns=names).assign(scorer=f"judge:{facts['name']}"))
 

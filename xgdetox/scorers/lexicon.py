@@ -29,7 +29,8 @@ def _marks() -> str:
     return "".join(f"\\u{r[0][1]:04x}-\\u{r[-1][1]:04x}" for r in runs)
 
 # %% ../../nbs/lib/scorers_lexicon.ipynb #c012
-def _normal(text: str) -> str: return unicodedata.normalize("NFKC", text).casefold()
+def _normal(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
 
 # %% ../../nbs/lib/scorers_lexicon.ipynb #c013
 def rude_pattern(words: Iterable[str], language: str) -> re.Pattern:
@@ -37,13 +38,16 @@ def rude_pattern(words: Iterable[str], language: str) -> re.Pattern:
     words = sorted({_normal(w).strip() for w in words} - {""}, key=lambda w: (-len(w), w))
     body = "|".join(re.escape(w).replace(r"\ ", r"\s+") for w in words) or r"(?!)"
     start, end = rf"(?<![\w{_marks()}])", rf"(?![\w{_marks()}])"
-    if not LANGUAGES[language].spaced: start = end = ""
-    if language == "ko": end = ""
+    if not LANGUAGES[language].spaced:
+        start = end = ""
+    if language == "ko":
+        end = ""
     return re.compile(f"{start}(?:{body}){end}")
 
 # %% ../../nbs/lib/scorers_lexicon.ipynb #c033
 class Lexicon(Scorer):
     "Rude words of a list a language: 1 - 2**-k for k of them in the text. `words` maps a language to its list."
+
     paid = False
 
     def __init__(self, words: dict[str, list[str]], name: str = "lexicon"):
@@ -55,7 +59,10 @@ class Lexicon(Scorer):
     def stream(self, texts, language):
         "Counts, block by block."
         for block in blocks(texts, 10_000):
-            yield [Scored(t, 1 - 2.0 ** -len(self.patterns[language].findall(_normal(t)))) for t in block]
+            yield [
+                Scored(t, 1 - 2.0 ** -len(self.patterns[language].findall(_normal(t))))
+                for t in block
+            ]
 
 # %% ../../nbs/lib/scorers_lexicon.ipynb #c020
 def lexicon_languages(folder: str, options=None) -> tuple[str, ...]:
@@ -63,12 +70,18 @@ def lexicon_languages(folder: str, options=None) -> tuple[str, ...]:
     folder = Path(resolve_data(folder, "lexicon"))
     return tuple(c for c in LANGUAGES if lexicon_file(folder, c))
 
+
 def lexicon_scorer(folder: str) -> Lexicon:
     "The lexicon scorer of the word lists in `folder`: one file per language, as LDNOOBW has them, or `world` for the embedded world's."
     place = Path(resolve_data(folder, "lexicon"))
-    if not place.is_dir(): raise InputError("no such folder", place, remedy="give a folder with a word list a language")
+    if not place.is_dir():
+        raise InputError(
+            "no such folder", place, remedy="give a folder with a word list a language"
+        )
     there = lexicon_languages(folder)
-    if not there: raise InputError("no word list", place, remedy="give a folder with en.txt, de.txt ...")
+    if not there:
+        raise InputError("no word list", place, remedy="give a folder with en.txt, de.txt ...")
     return Lexicon({c: load_lexicon(place, c) for c in there})
+
 
 KIND = Kind(lexicon_scorer, reads="place", covers=lexicon_languages)

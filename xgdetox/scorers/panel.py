@@ -20,19 +20,33 @@ __all__ = ['KIND', 'Panel', 'coverage', 'read_panel', 'panel_scorer', 'panel_lan
 # %% ../../nbs/lib/scorers_panel.ipynb #c198
 class Panel(Scorer):
     "Several scorers, each for the languages that it is named for, or the first that covers a language. Members are loaded when they are needed."
+
     id, revision = "panel", ""
 
     def __init__(self, members):
-        self.members = {normalise_language(c): s for c, s in members.items()} if isinstance(members, dict) else [load_scorer(m) for m in members]
-        self.languages = tuple(c for c in LANGUAGES if c in self.members or not isinstance(members, dict) and any(c in m.languages for m in self.members))
+        self.members = (
+            {normalise_language(c): s for c, s in members.items()}
+            if isinstance(members, dict)
+            else [load_scorer(m) for m in members]
+        )
+        self.languages = tuple(
+            c
+            for c in LANGUAGES
+            if c in self.members
+            or not isinstance(members, dict)
+            and any(c in m.languages for m in self.members)
+        )
         self.loaded = {}
 
     def scorer_for(self, language: str) -> Scorer:
         "The member that serves `language`; the panel itself, which covers nothing more, where none does."
-        if language not in self.languages: return self
-        if not isinstance(self.members, dict): return next(m for m in self.members if language in m.languages)
+        if language not in self.languages:
+            return self
+        if not isinstance(self.members, dict):
+            return next(m for m in self.members if language in m.languages)
         spec = self.members[language]
-        if id(spec) not in self.loaded and spec not in self.loaded: self.loaded[spec] = load_scorer(spec)
+        if id(spec) not in self.loaded and spec not in self.loaded:
+            self.loaded[spec] = load_scorer(spec)
         return self.loaded[spec]
 
     def stream(self, texts, language):
@@ -46,7 +60,9 @@ def coverage(scorer: Scorer) -> pd.DataFrame:
     for c in LANGUAGES:
         one = getattr(scorer, "scorer_for", lambda _: scorer)(c)
         there = c in one.languages and one.id != "panel"
-        rows.append(dict(language=c, scorer=one.id if there else "", revision=one.revision if there else ""))
+        rows.append(
+            dict(language=c, scorer=one.id if there else "", revision=one.revision if there else "")
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/lib/scorers_panel.ipynb #c138
@@ -56,39 +72,69 @@ def read_panel(path) -> dict[str, ScorerSpec] | list[ScorerSpec]:
     A path in it is looked for beside the panel's file, then where the command runs. InputError names the file and the member."""
     members = read_yaml(path)
     named = dict(enumerate(members, 1)) if isinstance(members, list) else members
-    if not isinstance(named, dict) or not named or not all(isinstance(s, str) for s in named.values()):
-        raise InputError("is no panel", path, remedy="give a YAML list of scorers, or language: scorer")
+    if (
+        not isinstance(named, dict)
+        or not named
+        or not all(isinstance(s, str) for s in named.values())
+    ):
+        raise InputError(
+            "is no panel", path, remedy="give a YAML list of scorers, or language: scorer"
+        )
     found = {}
     for name, text in named.items():
         key = name if isinstance(members, list) else _panel_language(name, path)
-        if key in found: raise InputError(f"names {key} twice", path, field=str(name), remedy="give each language one scorer")
+        if key in found:
+            raise InputError(
+                f"names {key} twice", path, field=str(name), remedy="give each language one scorer"
+            )
         found[key] = _member(text, path, str(name))
     return list(found.values()) if isinstance(members, list) else found
 
+
 def _panel_language(name, path) -> str:
     "The language that a panel names."
-    try: return normalise_language(str(name))
-    except InputError as e: raise InputError(e.problem, path, remedy=e.remedy) from None
+    try:
+        return normalise_language(str(name))
+    except InputError as e:
+        raise InputError(e.problem, path, remedy=e.remedy) from None
+
 
 def _member(text: str, path, name: str) -> ScorerSpec:
     "One member of a panel's file."
-    try: spec = parse_scorer(text)
-    except InputError as e: raise InputError(e.problem, path, field=name, remedy=e.remedy) from None
-    if spec.kind == "panel": raise InputError("a panel cannot hold a panel", path, field=name, remedy="name its members here")
+    try:
+        spec = parse_scorer(text)
+    except InputError as e:
+        raise InputError(e.problem, path, field=name, remedy=e.remedy) from None
+    if spec.kind == "panel":
+        raise InputError(
+            "a panel cannot hold a panel", path, field=name, remedy="name its members here"
+        )
     beside = Path(path).parent / spec.argument
-    return spec._replace(argument=str(beside)) if kind_of(spec.kind).reads and beside.exists() else spec
+    return (
+        spec._replace(argument=str(beside))
+        if kind_of(spec.kind).reads and beside.exists()
+        else spec
+    )
+
 
 def panel_scorer(path: str) -> Panel:
     "The scorer `panel:FILE`: YAML or JSON, a list of scorers in order of preference, or a mapping from language to scorer."
     members = read_panel(path)
-    return Panel({c: str(m) for c, m in members.items()} if isinstance(members, dict) else [str(m) for m in members])
+    return Panel(
+        {c: str(m) for c, m in members.items()}
+        if isinstance(members, dict)
+        else [str(m) for m in members]
+    )
+
 
 def panel_languages(path: str, options=None) -> tuple[str, ...] | None:
     "The languages that a panel's file names, or that its members are known to cover; None where one of them is not known."
     members = read_panel(path)
-    if isinstance(members, dict): return tuple(c for c in LANGUAGES if c in members)
+    if isinstance(members, dict):
+        return tuple(c for c in LANGUAGES if c in members)
     known = [scorer_languages(m) for m in members]
     return None if None in known else tuple(c for c in LANGUAGES if any(c in k for k in known))
+
 
 KIND = Kind(panel_scorer, reads="place", covers=panel_languages)
 
@@ -96,18 +142,23 @@ KIND = Kind(panel_scorer, reads="place", covers=panel_languages)
 def scorer_members(spec) -> list[ScorerSpec]:
     "The scorers behind `spec`: a panel's members, or the one that it names. Of a panel that cannot be read, none."
     spec = spec if isinstance(spec, ScorerSpec) else parse_scorer(spec)
-    if spec.kind != "panel": return [spec]
-    if not Path(spec.argument).is_file(): return []
+    if spec.kind != "panel":
+        return [spec]
+    if not Path(spec.argument).is_file():
+        return []
     members = read_panel(spec.argument)
     return list(members.values()) if isinstance(members, dict) else members
+
 
 def needs_gpu(spec) -> bool:
     "Whether a scorer runs a model, itself or in a panel."
     return any(kind_of(m.kind).gpu for m in scorer_members(spec))
 
+
 def needs_key(spec) -> bool:
     "Whether a scorer asks a service that wants a key, itself or in a panel."
     return any(kind_of(m.kind).key for m in scorer_members(spec))
+
 
 def scorer_languages(spec) -> tuple[str, ...] | None:
     "The languages that a scorer covers, as far as that is known before it is made; else None."
@@ -115,33 +166,48 @@ def scorer_languages(spec) -> tuple[str, ...] | None:
     covers = kind_of(spec.kind).covers
     return covers(spec.argument, spec.options) if covers else None
 
+
 def scorer_paths(spec) -> list[str]:
     "The files and folders that a scorer reads: a panel's file and what its members read. Presets and hub names give none."
     spec = spec if isinstance(spec, ScorerSpec) else parse_scorer(spec)
     paths = [spec.argument] if spec.kind == "panel" else []
     for member in scorer_members(spec):
         reads = kind_of(member.kind).reads
-        if reads == "place" and member.argument not in (*WORLDS, "decoupled", "none"): paths.append(member.argument)      # those are made when they are read
-        if reads == "model" and Path(member.argument).exists(): paths.append(member.argument)
+        if reads == "place" and member.argument not in (*WORLDS, "decoupled", "none"):
+            paths.append(member.argument)  # those are made when they are read
+        if reads == "model" and Path(member.argument).exists():
+            paths.append(member.argument)
     return list(dict.fromkeys(paths))
 
-def place_scorer(spec, place: Callable[[str], str], model: Callable[[str], str] | None = None) -> str:
+
+def place_scorer(
+    spec, place: Callable[[str], str], model: Callable[[str], str] | None = None
+) -> str:
     "`spec` with the file or folder that it names as `place` gives it, and the model's name as `model` does (by default as `place`)."
     spec = parse_scorer(spec)
     put = {"place": place, "model": model or place}.get(kind_of(spec.kind).reads)
     return str(spec._replace(argument=put(spec.argument)) if put else spec)
 
+
 def check_device(name: str) -> None:
     "InputError for a device that is not here."
     from xgdetox.engines import devices_of
+
     devices_of(name)
+
 
 def check_scorer(spec) -> None:
     "InputError for all that can be refused before texts are made: a kind or option that there is not, files that are not there, no key."
     for path in scorer_paths(spec):
-        if not Path(path).exists(): raise InputError("no such file or folder", path, field="scorer", remedy="check the path")
-    if needs_key(spec): perspective_key()
+        if not Path(path).exists():
+            raise InputError(
+                "no such file or folder", path, field="scorer", remedy="check the path"
+            )
+    if needs_key(spec):
+        perspective_key()
     for member in scorer_members(spec):
-        if "device" in member.options: check_device(member.options["device"])
+        if "device" in member.options:
+            check_device(member.options["device"])
     for member in scorer_members(spec):
-        if not kind_of(member.kind).gpu and not kind_of(member.kind).key: load_scorer(member)
+        if not kind_of(member.kind).gpu and not kind_of(member.kind).key:
+            load_scorer(member)

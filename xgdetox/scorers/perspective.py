@@ -27,58 +27,109 @@ __all__ = ['PERSPECTIVE_END', 'INSTEAD', 'LARGEST_ANSWER', 'LONGEST_WAIT', 'KEY_
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c047
 PERSPECTIVE_END = (2026, 12, 31)
-INSTEAD = "use classifier:NAME, guard:NAME or lexicon:FOLDER, or import:FOLDER for scores that you have"
+INSTEAD = (
+    "use classifier:NAME, guard:NAME or lexicon:FOLDER, or import:FOLDER for scores that you have"
+)
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c048
 def perspective_key() -> str:
     "The key: XGDETOX_PERSPECTIVE_KEY, or the first line of the file that XGDETOX_PERSPECTIVE_KEY_FILE names."
-    key, path = os.environ.get("XGDETOX_PERSPECTIVE_KEY", ""), os.environ.get("XGDETOX_PERSPECTIVE_KEY_FILE")
+    key, path = (
+        os.environ.get("XGDETOX_PERSPECTIVE_KEY", ""),
+        os.environ.get("XGDETOX_PERSPECTIVE_KEY_FILE"),
+    )
     if not key and path:
-        try: key = (Path(path).read_text().splitlines() or [""])[0]
-        except (OSError, UnicodeDecodeError): raise InputError("the key file cannot be read", path, remedy="check XGDETOX_PERSPECTIVE_KEY_FILE") from None
+        try:
+            key = (Path(path).read_text().splitlines() or [""])[0]
+        except (OSError, UnicodeDecodeError):
+            raise InputError(
+                "the key file cannot be read", path, remedy="check XGDETOX_PERSPECTIVE_KEY_FILE"
+            ) from None
     if not key.strip():
-        raise InputError("no key for the Perspective API", remedy="set XGDETOX_PERSPECTIVE_KEY or XGDETOX_PERSPECTIVE_KEY_FILE; new keys are no longer given out: " + INSTEAD)
+        raise InputError(
+            "no key for the Perspective API",
+            remedy="set XGDETOX_PERSPECTIVE_KEY or XGDETOX_PERSPECTIVE_KEY_FILE; new keys are no longer given out: "
+            + INSTEAD,
+        )
     return key.strip()
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c049
 def perspective_document(root: str) -> dict:
     "The part of the service's discovery document that is used: one method. The bundled documents do not have it."
-    method = dict(id="commentanalyzer.comments.analyze", path="v1alpha1/comments:analyze", httpMethod="POST", parameterOrder=[], parameters={},
-                  request={"$ref": "Request"}, response={"$ref": "Response"})
-    return dict(kind="discovery#restDescription", name="commentanalyzer", version="v1alpha1", rootUrl=root, baseUrl=root, servicePath="", batchPath="batch",
-                schemas={n: dict(id=n, type="object", properties={}) for n in ("Request", "Response")}, resources=dict(comments=dict(methods=dict(analyze=method))))
+    method = dict(
+        id="commentanalyzer.comments.analyze",
+        path="v1alpha1/comments:analyze",
+        httpMethod="POST",
+        parameterOrder=[],
+        parameters={},
+        request={"$ref": "Request"},
+        response={"$ref": "Response"},
+    )
+    return dict(
+        kind="discovery#restDescription",
+        name="commentanalyzer",
+        version="v1alpha1",
+        rootUrl=root,
+        baseUrl=root,
+        servicePath="",
+        batchPath="batch",
+        schemas={n: dict(id=n, type="object", properties={}) for n in ("Request", "Response")},
+        resources=dict(comments=dict(methods=dict(analyze=method))),
+    )
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c076
-LARGEST_ANSWER = 1 << 20        # bytes; the service's own are below 10,000
+LARGEST_ANSWER = 1 << 20  # bytes; the service's own are below 10,000
+
 
 class Wire:
     """What google-api-python-client needs of an HTTP client: one attempt and no hidden second one. Only here the key joins the address.
 
     `timeout`: seconds for connecting, and for the whole answer from the first moment on, however it trickles."""
-    def __init__(self, key: str, timeout: float): self.key, self.timeout = key, timeout
-    def close(self): "Nothing stays open."
+
+    def __init__(self, key: str, timeout: float):
+        self.key, self.timeout = key, timeout
+
+    def close(self):
+        "Nothing stays open."
 
     def request(self, uri, method="GET", body=None, headers=None, **_):
         "One request: (answer's headers and status, content). Errors of the connection are raised as they are; ValueError for an answer that is too large."
         import httplib2
         from urllib import error, parse, request
+
         address = f"{uri}{'&' if '?' in uri else '?'}{parse.urlencode({'key': self.key})}"
-        headers = {k: v for k, v in (headers or {}).items() if k.lower() not in ("accept-encoding", "content-length")}
-        asked = request.Request(address, body.encode() if isinstance(body, str) else body, headers, method=method)
-        try: answer = timed_opener(time.monotonic() + self.timeout).open(asked, timeout=self.timeout)
-        except error.HTTPError as e: answer = e
-        with answer: content = whole_answer(answer)
-        return httplib2.Response({**{k.lower(): v for k, v in answer.headers.items()}, "status": answer.status}), content
+        headers = {
+            k: v
+            for k, v in (headers or {}).items()
+            if k.lower() not in ("accept-encoding", "content-length")
+        }
+        asked = request.Request(
+            address, body.encode() if isinstance(body, str) else body, headers, method=method
+        )
+        try:
+            answer = timed_opener(time.monotonic() + self.timeout).open(asked, timeout=self.timeout)
+        except error.HTTPError as e:
+            answer = e
+        with answer:
+            content = whole_answer(answer)
+        return httplib2.Response(
+            {**{k.lower(): v for k, v in answer.headers.items()}, "status": answer.status}
+        ), content
+
 
 class AnswerTooLarge(ValueError):
     "An answer of more than LARGEST_ANSWER bytes."
 
+
 def whole_answer(answer) -> bytes:
     "The content of an answer. AnswerTooLarge, or an error of the connection where it ends too early."
     import http.client
+
     content, promised = answer.read(LARGEST_ANSWER + 1), answer.headers.get("content-length") or ""
-    if len(content) > LARGEST_ANSWER: raise AnswerTooLarge
-    if promised.isdecimal() and len(content) < int(promised[:12]): raise http.client.IncompleteRead(b"")
+    if len(content) > LARGEST_ANSWER:
+        raise AnswerTooLarge
+    if promised.isdecimal() and len(content) < int(promised[:12]):
+        raise http.client.IncompleteRead(b"")
     return content
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c217
@@ -89,13 +140,19 @@ def timed_opener(deadline: float):
     from urllib import request
 
     class Reader(io.RawIOBase):
-        def __init__(self, sock): self.sock, self.inner = sock, sock.makefile("rb", buffering=0)
-        def readable(self): return True
+        def __init__(self, sock):
+            self.sock, self.inner = sock, sock.makefile("rb", buffering=0)
+
+        def readable(self):
+            return True
+
         def readinto(self, buffer):
             left = deadline - time.monotonic()
-            if left <= 0: raise TimeoutError
+            if left <= 0:
+                raise TimeoutError
             self.sock.settimeout(left)
             return self.inner.readinto(buffer)
+
         def close(self):
             self.inner.close()
             super().close()
@@ -112,30 +169,43 @@ def timed_opener(deadline: float):
         return made
 
     class Plain(request.HTTPHandler):
-        def http_open(self, asked): return self.do_open(partial(connection, http.client.HTTPConnection), asked)
+        def http_open(self, asked):
+            return self.do_open(partial(connection, http.client.HTTPConnection), asked)
 
     class Secure(request.HTTPSHandler):
-        def https_open(self, asked): return self.do_open(partial(connection, http.client.HTTPSConnection), asked, context=self._context)
+        def https_open(self, asked):
+            return self.do_open(
+                partial(connection, http.client.HTTPSConnection), asked, context=self._context
+            )
 
     return request.build_opener(Plain, Secure)
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c051
 class Fault(NamedTuple):
     "A failure that may pass: what kind, and how long the service asked to wait (seconds)."
-    kind: str
-    wait: float = 0.
 
-LONGEST_WAIT = 600.      # seconds: the most of a service's Retry-After that is honoured
+    kind: str
+    wait: float = 0.0
+
+
+LONGEST_WAIT = 600.0  # seconds: the most of a service's Retry-After that is honoured
+
 
 def retry_after(said: str | None, now: float | None = None) -> float:
     "Seconds that a Retry-After header asks for, in seconds or as a date (RFC 9110, 10.2.3), 600 at most; 0 where it says nothing."
     from email.utils import parsedate_to_datetime
+
     said = (said or "").strip()
-    if re.fullmatch(r"\d{1,12}(\.\d*)?", said): seconds = float(said)
+    if re.fullmatch(r"\d{1,12}(\.\d*)?", said):
+        seconds = float(said)
     else:
-        try: seconds = parsedate_to_datetime(said).timestamp() - (time.time() if now is None else now)
-        except (ValueError, TypeError, OverflowError, IndexError): seconds = 0.
-    return min(max(0., seconds), LONGEST_WAIT)
+        try:
+            seconds = parsedate_to_datetime(said).timestamp() - (
+                time.time() if now is None else now
+            )
+        except (ValueError, TypeError, OverflowError, IndexError):
+            seconds = 0.0
+    return min(max(0.0, seconds), LONGEST_WAIT)
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c052
 def error_words(content: bytes) -> list[str]:
@@ -144,22 +214,31 @@ def error_words(content: bytes) -> list[str]:
     words = [d.get("errorType") or d.get("reason") for d in details] + [status]
     return [w for w in words if isinstance(w, str) and w]
 
+
 def error_details(content: bytes) -> tuple[list[dict], object]:
     "The details of an error answer and its status; none and None where it has not the service's form."
-    try: error = json.loads(content)["error"]
-    except (ValueError, TypeError, KeyError, RecursionError): return [], None
-    if not isinstance(error, dict): return [], None
+    try:
+        error = json.loads(content)["error"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return [], None
+    if not isinstance(error, dict):
+        return [], None
     many = [error.get("details"), error.get("errors")]
-    return [d for part in many if isinstance(part, list) for d in part if isinstance(d, dict)], error.get("status")
+    return [
+        d for part in many if isinstance(part, list) for d in part if isinstance(d, dict)
+    ], error.get("status")
+
 
 def speaks_of_text(content: bytes) -> bool:
     """Whether an error answer refuses the text: with an `errorType`, as the service's own errors have, or as an invalid argument.
 
     What the platform says in the same form (a `reason` in capitals, FAILED_PRECONDITION ...) is about the key, the project or the place."""
     details, status = error_details(content)
-    if any(d.get("errorType") for d in details): return True
+    if any(d.get("errorType") for d in details):
+        return True
     platform = any(re.fullmatch(r"[A-Z_]+", str(d.get("reason"))) for d in details)
     return status == "INVALID_ARGUMENT" and not platform
+
 
 def refusal(content: bytes, key: str = "") -> str:
     "The first of these words in the service's form, capitals and underscores; empty if there is none, or if it holds the key."
@@ -168,7 +247,13 @@ def refusal(content: bytes, key: str = "") -> str:
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c053
 KEY_REFUSED = {"API_KEY_INVALID", "keyInvalid", "API_KEY_EXPIRED"}
-PASSING = {408, 413, 425, 429}          # a timeout, one request too large for a proxy, too early, too many: no word on the requests after it
+PASSING = {
+    408,
+    413,
+    425,
+    429,
+}  # a timeout, one request too large for a proxy, too early, too many: no word on the requests after it
+
 
 def http_fault(status: int, content: bytes, headers, key: str = "") -> Fault | str:
     """What an error answer means: a `Fault` that may pass, or the lasting reason for this text. InputError if no text can be scored.
@@ -177,53 +262,91 @@ def http_fault(status: int, content: bytes, headers, key: str = "") -> Fault | s
     said, word = error_words(content), refusal(content, key)
     wait = retry_after(headers.get("retry-after") if headers else None)
     busy = any("ratelimit" in w.lower().replace("_", "") or w == "RESOURCE_EXHAUSTED" for w in said)
-    if status in PASSING or status >= 500 or busy: return Fault(str(status), wait)
-    if status == 400 and not KEY_REFUSED & set(said): return word if word and speaks_of_text(content) else Fault(f"400 {word}".strip(), wait)
-    raise InputError(f"the Perspective API refuses every request ({f'{status} {word}'.strip()})", remedy=perspective_remedy())
+    if status in PASSING or status >= 500 or busy:
+        return Fault(str(status), wait)
+    if status == 400 and not KEY_REFUSED & set(said):
+        return word if word and speaks_of_text(content) else Fault(f"400 {word}".strip(), wait)
+    raise InputError(
+        f"the Perspective API refuses every request ({f'{status} {word}'.strip()})",
+        remedy=perspective_remedy(),
+    )
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c054
 def perspective_remedy(today=None) -> str:
     "What to do when the service does not serve: after its end, something else."
     over = (today or time.gmtime()[:3]) > PERSPECTIVE_END
-    return f"the service ended on 31 December 2026: {INSTEAD}" if over else f"check the key and its quota; or {INSTEAD}"
+    return (
+        f"the service ended on 31 December 2026: {INSTEAD}"
+        if over
+        else f"check the key and its quota; or {INSTEAD}"
+    )
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c055
 def ask_perspective(service, text: str, language: str, attributes, key: str = "") -> Scored | Fault:
     "One text's score from the service: a score, a lasting reason, or a fault that may pass. The service is told not to store the text."
     import http.client
     from googleapiclient.errors import HttpError
-    body = dict(comment=dict(text=text, type="PLAIN_TEXT"), languages=[LANGUAGES[language].perspective], doNotStore=True, spanAnnotations=False,
-                requestedAttributes={a: {} for a in attributes})
+
+    body = dict(
+        comment=dict(text=text, type="PLAIN_TEXT"),
+        languages=[LANGUAGES[language].perspective],
+        doNotStore=True,
+        spanAnnotations=False,
+        requestedAttributes={a: {} for a in attributes},
+    )
     values = refused = None
     try:
         answer = service.comments().analyze(body=body).execute(num_retries=0)
         values = {a: answer["attributeScores"][a]["summaryScore"]["value"] for a in attributes}
-    except HttpError as e: refused = e.resp.status, e.content, e.resp      # its text goes no further: it may repeat the address
-    except TimeoutError: return Fault("timeout")
-    except (OSError, http.client.HTTPException) as e: return Fault("timeout" if isinstance(getattr(e, "reason", e), TimeoutError) else "connection")
-    except AnswerTooLarge: return Fault("too large")
-    except (ValueError, TypeError, KeyError, RecursionError): return Fault("bad answer")
-    if refused: return meaning_of(refused, text, language, attributes, key)
-    if not all(type(v) in (int, float) and 0 <= v <= 1 for v in values.values()): return Fault("bad answer")
-    return Scored(text, float(values[attributes[0]]), extra={a: float(values[a]) for a in attributes[1:]})
+    except HttpError as e:
+        refused = (
+            e.resp.status,
+            e.content,
+            e.resp,
+        )  # its text goes no further: it may repeat the address
+    except TimeoutError:
+        return Fault("timeout")
+    except (OSError, http.client.HTTPException) as e:
+        return Fault(
+            "timeout" if isinstance(getattr(e, "reason", e), TimeoutError) else "connection"
+        )
+    except AnswerTooLarge:
+        return Fault("too large")
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return Fault("bad answer")
+    if refused:
+        return meaning_of(refused, text, language, attributes, key)
+    if not all(type(v) in (int, float) and 0 <= v <= 1 for v in values.values()):
+        return Fault("bad answer")
+    return Scored(
+        text, float(values[attributes[0]]), extra={a: float(values[a]) for a in attributes[1:]}
+    )
+
 
 def meaning_of(refused: tuple, text: str, language: str, attributes, key: str) -> Scored | Fault:
     "A refused request (status, content, headers) as a text without a score, or as a fault that may pass."
     meant = http_fault(*refused, key=key)
-    if meant == "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE" and len(attributes) > 1:          # of one of them; that says nothing about the score
-        raise InputError(f"the service does not give all of {', '.join(attributes)} in {LANGUAGES[language].name}", field="attributes",
-                         remedy=f"ask for {attributes[0]} alone in this language")
+    if (
+        meant == "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE" and len(attributes) > 1
+    ):  # of one of them; that says nothing about the score
+        raise InputError(
+            f"the service does not give all of {', '.join(attributes)} in {LANGUAGES[language].name}",
+            field="attributes",
+            remedy=f"ask for {attributes[0]} alone in this language",
+        )
     return meant if isinstance(meant, Fault) else Scored(text, math.nan, meant)
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c059
-def next_slot(after: float | None, now: float, qps: float, late: float = .1) -> float:
+def next_slot(after: float | None, now: float, qps: float, late: float = 0.1) -> float:
     "When the next request may leave, given when the one after the last may: slots 1/qps apart, at most `late` seconds in the past."
     return now if after is None else max(after, now - late)
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c061
 class Quota:
     "Hands out slots: from its own memory, or from a ledger that several processes share. `hold` stops everyone for a while."
-    def __init__(self, qps: float, name: str): self.qps, self.name, self.ledger, self.after = qps, name, None, None
+
+    def __init__(self, qps: float, name: str):
+        self.qps, self.name, self.ledger, self.after = qps, name, None, None
 
     def take(self) -> float:
         "The moment (seconds, time.time) of the next free slot."
@@ -232,9 +355,18 @@ class Quota:
             self.after = slot + 1 / self.qps
             return slot
         with writing(self.ledger):
-            row, now = self.ledger.execute("SELECT next FROM slots WHERE name = ?", (self.name,)).fetchone(), time.time()
-            slot = next_slot(row and min(row[0], now + LONGEST_WAIT), now, self.qps)    # a clock that was set back blocks nobody for long
-            self.ledger.execute("INSERT OR REPLACE INTO slots VALUES (?, ?)", (self.name, slot + 1 / self.qps))
+            row, now = (
+                self.ledger.execute(
+                    "SELECT next FROM slots WHERE name = ?", (self.name,)
+                ).fetchone(),
+                time.time(),
+            )
+            slot = next_slot(
+                row and min(row[0], now + LONGEST_WAIT), now, self.qps
+            )  # a clock that was set back blocks nobody for long
+            self.ledger.execute(
+                "INSERT OR REPLACE INTO slots VALUES (?, ?)", (self.name, slot + 1 / self.qps)
+            )
         return slot
 
     def hold(self, seconds: float) -> None:
@@ -242,78 +374,128 @@ class Quota:
         self.after = max(self.after or 0, time.time() + seconds)
         if self.ledger is not None:
             with writing(self.ledger):
-                self.ledger.execute("INSERT INTO slots VALUES (?, ?) ON CONFLICT DO UPDATE SET next = max(next, excluded.next)", (self.name, self.after))
+                self.ledger.execute(
+                    "INSERT INTO slots VALUES (?, ?) ON CONFLICT DO UPDATE SET next = max(next, excluded.next)",
+                    (self.name, self.after),
+                )
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c062
-def pause(tries: int, wait: float = 0., first: float = 1., longest: float = 60.) -> float:
+def pause(tries: int, wait: float = 0.0, first: float = 1.0, longest: float = 60.0) -> float:
     "Seconds before try number `tries` + 1: doubling, with full jitter in the upper half; never less than the service asked for."
     import random
-    return max(wait, min(longest, first * 2 ** (tries - 1)) * random.uniform(.5, 1))
+
+    return max(wait, min(longest, first * 2 ** (tries - 1)) * random.uniform(0.5, 1))
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c077
 class Line:
     "The texts that wait for an answer: those that failed come back when their pause is over, before new ones."
-    def __init__(self, texts: Iterable[str]): self.new, self.later, self.over = iter(texts), [], False
+
+    def __init__(self, texts: Iterable[str]):
+        self.new, self.later, self.over = iter(texts), [], False
 
     def take(self):
         "(text, tries so far), or None if nobody is due."
         import heapq
-        if self.later and self.later[0][0] <= time.time(): return heapq.heappop(self.later)[2:]
+
+        if self.later and self.later[0][0] <= time.time():
+            return heapq.heappop(self.later)[2:]
         if not self.over:
             text = next(self.new, None)
-            if text is not None: return text, 0
+            if text is not None:
+                return text, 0
             self.over = True
 
     def put_back(self, text: str, tries: int, seconds: float) -> None:
         "Let a text wait for `seconds`."
         import heapq
+
         heapq.heappush(self.later, (time.time() + seconds, tries, text, tries))
 
     def next_due(self) -> float:
         "When the first of those that failed may be asked again (seconds, time.time)."
         return self.later[0][0] if self.later else math.inf
 
-    def __bool__(self): return not self.over or bool(self.later)
+    def __bool__(self):
+        return not self.over or bool(self.later)
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c064
-def ask_patiently(ask, texts: Iterable[str], quota: Quota, workers: int, tries: int = 8, first: float = 1., faults: dict | None = None) -> Iterator[list[Scored]]:
+def ask_patiently(
+    ask,
+    texts: Iterable[str],
+    quota: Quota,
+    workers: int,
+    tries: int = 8,
+    first: float = 1.0,
+    faults: dict | None = None,
+) -> Iterator[list[Scored]]:
     """Scores of `texts` as they arrive. `ask(text)` gives a `Scored` or a `Fault`; it runs in `workers` threads, one slot a call.
 
     A text that fails `tries` times is given up for this run ("service unavailable", asked again next time). InputError when nothing
     gets through any more; what was in flight is handed over first. `first`: the first pause in seconds; `faults` counts kinds."""
     from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-    line, running, item, slot, over, streak, kinds = Line(texts), {}, None, 0., None, 0, []
+
+    line, running, item, slot, over, streak, kinds = Line(texts), {}, None, 0.0, None, 0, []
     with ThreadPoolExecutor(workers) as pool:
         while True:
-            if item is None and over is None and len(running) < workers and (item := line.take()): slot = quota.take()
-            if item and time.time() >= slot: running[pool.submit(ask, item[0])] = item; item = None; continue
-            if not running and not item and (over or not line): break
-            due = slot if item else line.next_due() if len(running) < workers and not over else math.inf
-            seconds = min(1., max(0., due - time.time()))
-            if not running: time.sleep(seconds); continue
+            if item is None and over is None and len(running) < workers and (item := line.take()):
+                slot = quota.take()
+            if item and time.time() >= slot:
+                running[pool.submit(ask, item[0])] = item
+                item = None
+                continue
+            if not running and not item and (over or not line):
+                break
+            due = (
+                slot
+                if item
+                else line.next_due()
+                if len(running) < workers and not over
+                else math.inf
+            )
+            seconds = min(1.0, max(0.0, due - time.time()))
+            if not running:
+                time.sleep(seconds)
+                continue
             done, _ = wait(running, timeout=seconds, return_when=FIRST_COMPLETED)
-            answers, fatal, failed = settle({call: running.pop(call) for call in done}, line, tries, first, faults)
-            if any(not s.again for s in answers): streak, kinds = 0, []
-            else: streak, kinds = streak + len(done), [*kinds, *(f.kind for f in failed)]
-            if (asked := max((f.wait for f in failed), default=0.)) >= 1: quota.hold(asked)            # the service spoke to everyone
-            if done and streak and streak % 10 == 0: quota.hold(pause(streak // 10, first=first))
-            if fatal or streak >= patience(): over, item = over or fatal or silence(kinds), None
-            if answers: yield answers
-    if over: raise over
+            answers, fatal, failed = settle(
+                {call: running.pop(call) for call in done}, line, tries, first, faults
+            )
+            if any(not s.again for s in answers):
+                streak, kinds = 0, []
+            else:
+                streak, kinds = streak + len(done), [*kinds, *(f.kind for f in failed)]
+            if (asked := max((f.wait for f in failed), default=0.0)) >= 1:
+                quota.hold(asked)  # the service spoke to everyone
+            if done and streak and streak % 10 == 0:
+                quota.hold(pause(streak // 10, first=first))
+            if fatal or streak >= patience():
+                over, item = over or fatal or silence(kinds), None
+            if answers:
+                yield answers
+    if over:
+        raise over
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c065
-def settle(done: dict, line: Line, tries: int, first: float, faults: dict | None) -> tuple[list[Scored], InputError | None, list[Fault]]:
+def settle(
+    done: dict, line: Line, tries: int, first: float, faults: dict | None
+) -> tuple[list[Scored], InputError | None, list[Fault]]:
     """Answers of the finished calls ({call: (text, tries so far)}), what ends the run if one of them says so, and what failed.
 
     A text that failed goes back into the line, until it has been tried `tries` times."""
     answers, fatal, failed = [], None, []
     for call, (text, tried) in done.items():
-        try: answer = call.result()
-        except InputError as e: fatal = e; continue
+        try:
+            answer = call.result()
+        except InputError as e:
+            fatal = e
+            continue
         if isinstance(answer, Fault):
             failed.append(answer)
-            if faults is not None: faults[answer.kind] = faults.get(answer.kind, 0) + 1
-            if tried + 1 < tries: line.put_back(text, tried + 1, pause(tried + 1, answer.wait, first)); continue
+            if faults is not None:
+                faults[answer.kind] = faults.get(answer.kind, 0) + 1
+            if tried + 1 < tries:
+                line.put_back(text, tried + 1, pause(tried + 1, answer.wait, first))
+                continue
             answer = Scored(text, math.nan, "service unavailable", again=True)
         answers.append(answer)
     return answers, fatal, failed
@@ -324,30 +506,52 @@ def patience(today=None) -> int:
     return 10 if (today or time.gmtime()[:3]) > PERSPECTIVE_END else 100
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c067
-FAULT_WORDS = {"timeout": "takes too long to answer", "connection": "does not answer", "bad answer": "answers with what is not its JSON", "too large": "answers with more than 1 MiB",
-               "400": "is hidden by something that answers 400 with a page of its own, as a proxy does", "429": "answers 429, too many requests"}
+FAULT_WORDS = {
+    "timeout": "takes too long to answer",
+    "connection": "does not answer",
+    "bad answer": "answers with what is not its JSON",
+    "too large": "answers with more than 1 MiB",
+    "400": "is hidden by something that answers 400 with a page of its own, as a proxy does",
+    "429": "answers 429, too many requests",
+}
+
 
 def fault_words(kind: str) -> str:
     "What a service does that fails in this way."
-    if kind.startswith("400 "): return f"answers {kind}, which is about the key, the project or the place"
+    if kind.startswith("400 "):
+        return f"answers {kind}, which is about the key, the project or the place"
     return FAULT_WORDS.get(kind, f"answers {kind}, a fault of its own")
+
 
 def silence(kinds: Iterable[str] = ("connection",)) -> InputError:
     "The error of a service that scores nothing any more; it says what happened most often of late. `kinds`: of the last faults."
     kind = Counter(kinds).most_common(1)[0][0]
-    return InputError(f"the Perspective API {fault_words(kind)}; every score so far is kept", remedy=f"run again later; {perspective_remedy()}")
+    return InputError(
+        f"the Perspective API {fault_words(kind)}; every score so far is kept",
+        remedy=f"run again later; {perspective_remedy()}",
+    )
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c210
-ATTRIBUTES = ("TOXICITY SEVERE_TOXICITY IDENTITY_ATTACK INSULT PROFANITY THREAT SEXUALLY_EXPLICIT FLIRTATION ATTACK_ON_AUTHOR ATTACK_ON_COMMENTER INCOHERENT "
-              "INFLAMMATORY LIKELY_TO_REJECT OBSCENE SPAM UNSUBSTANTIAL").split()          # of the service's documentation; others end in _EXPERIMENTAL
+ATTRIBUTES = (
+    "TOXICITY SEVERE_TOXICITY IDENTITY_ATTACK INSULT PROFANITY THREAT SEXUALLY_EXPLICIT FLIRTATION ATTACK_ON_AUTHOR ATTACK_ON_COMMENTER INCOHERENT "
+    "INFLAMMATORY LIKELY_TO_REJECT OBSCENE SPAM UNSUBSTANTIAL"
+).split()  # of the service's documentation; others end in _EXPERIMENTAL
 
-ORIGINAL_ATTRIBUTES = tuple(ATTRIBUTES[:6])          # those that the released code asks for
+ORIGINAL_ATTRIBUTES = tuple(ATTRIBUTES[:6])  # those that the released code asks for
+
 
 def positive(what: str, value) -> float:
     "`value` as a number above 0. InputError names `what` and not the value, which may be a key in the wrong place."
-    try: number = float(value)
-    except (TypeError, ValueError): number = math.nan
-    if not 1e-6 < number <= 10_000: raise InputError("is no number above 0 (and 10,000 at most)", field=what, remedy="like perspective?qps=10")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 1e-6 < number <= 10_000:
+        raise InputError(
+            "is no number above 0 (and 10,000 at most)",
+            field=what,
+            remedy="like perspective?qps=10",
+        )
     return number
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c108
@@ -356,52 +560,101 @@ class Perspective(Scorer):
 
     `qps`: the key's quota, 1 a second unless told (or XGDETOX_PERSPECTIVE_QPS). XGDETOX_PERSPECTIVE_URL names another root, for tests
     and proxies. `timeout`: seconds that an answer may take in all. The service does not version its models: the revision is the interface's, the ledger keeps the day."""
+
     revision, languages = "v1alpha1", tuple(c for c, l in LANGUAGES.items() if l.perspective)
 
-    def __init__(self, attributes=("TOXICITY",), qps: float | None = None, tries: int = 8, first: float = 1., timeout: float = 30., workers: int | None = None):
-        import httplib2, googleapiclient.discovery as discovery   # noqa: F401  named in the remedy if they are missing
+    def __init__(
+        self,
+        attributes=("TOXICITY",),
+        qps: float | None = None,
+        tries: int = 8,
+        first: float = 1.0,
+        timeout: float = 30.0,
+        workers: int | None = None,
+    ):
+        import httplib2, googleapiclient.discovery as discovery  # noqa: F401  named in the remedy if they are missing
+
         self.attributes = perspective_attributes(",".join(attributes))
         self.id, self.attribute = "perspective", self.attributes[0]
-        qps = positive("qps", os.environ.get("XGDETOX_PERSPECTIVE_QPS") or 1 if qps is None else qps)
-        self.quota, self.workers = Quota(qps, self.id), max(1, int(workers or min(64, 2 + math.ceil(2 * qps))))
+        qps = positive(
+            "qps", os.environ.get("XGDETOX_PERSPECTIVE_QPS") or 1 if qps is None else qps
+        )
+        self.quota, self.workers = (
+            Quota(qps, self.id),
+            max(1, int(workers or min(64, 2 + math.ceil(2 * qps)))),
+        )
         self.tries, self.first, self.faults = tries, first, {}
-        root = os.environ.get("XGDETOX_PERSPECTIVE_URL", "https://commentanalyzer.googleapis.com/").rstrip("/") + "/"
-        if not re.match(r"https?://[^/]", root): raise InputError("is no web address", field="XGDETOX_PERSPECTIVE_URL", remedy="unset it, or begin it with https://")
+        root = (
+            os.environ.get(
+                "XGDETOX_PERSPECTIVE_URL", "https://commentanalyzer.googleapis.com/"
+            ).rstrip("/")
+            + "/"
+        )
+        if not re.match(r"https?://[^/]", root):
+            raise InputError(
+                "is no web address",
+                field="XGDETOX_PERSPECTIVE_URL",
+                remedy="unset it, or begin it with https://",
+            )
         self.wire = Wire(perspective_key(), timeout)
         self.service = discovery.build_from_document(perspective_document(root), http=self.wire)
 
     def share(self, ledger):
         "Take the quota's slots from `ledger`, as every process that shares it does."
         self.quota.ledger = ledger
-        ledger.execute("PRAGMA synchronous=FULL")             # what was paid for in quota survives a power cut too
+        ledger.execute(
+            "PRAGMA synchronous=FULL"
+        )  # what was paid for in quota survives a power cut too
 
     def stream(self, texts, language):
         "Scores as the service gives them."
-        ask = lambda text: ask_perspective(self.service, text, language, self.attributes, self.wire.key)
-        yield from ask_patiently(ask, texts, self.quota, self.workers, self.tries, self.first, self.faults)
+        ask = lambda text: ask_perspective(
+            self.service, text, language, self.attributes, self.wire.key
+        )
+        yield from ask_patiently(
+            ask, texts, self.quota, self.workers, self.tries, self.first, self.faults
+        )
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c069
 PERSPECTIVE_OPTIONS = ("qps", "attributes", "tries", "first", "timeout", "workers")
+
 
 def perspective_attributes(text: str) -> tuple[str, ...]:
     "`TOXICITY,insult` as the service's names; TOXICITY where nothing is said. InputError for a name that it does not have."
     found = tuple(a.strip().upper() for a in text.split(",") if a.strip()) or ("TOXICITY",)
     if any(a not in ATTRIBUTES and not a.endswith("_EXPERIMENTAL") for a in found):
-        raise InputError("unknown attribute of perspective", field="attributes", remedy="use " + ", ".join(ATTRIBUTES))
+        raise InputError(
+            "unknown attribute of perspective",
+            field="attributes",
+            remedy="use " + ", ".join(ATTRIBUTES),
+        )
     return tuple(dict.fromkeys(found))
+
 
 def check_perspective(argument: str, options: dict[str, str]) -> None:
     "InputError for a key on the command line, and for values that mean nothing. No value is repeated: it may be a key."
     if argument or {"key", "api_key"} & set(options):
-        raise InputError("a key has no place on a command line (it can be read in the process list)", field="scorer",
-                         remedy="set XGDETOX_PERSPECTIVE_KEY or XGDETOX_PERSPECTIVE_KEY_FILE")
+        raise InputError(
+            "a key has no place on a command line (it can be read in the process list)",
+            field="scorer",
+            remedy="set XGDETOX_PERSPECTIVE_KEY or XGDETOX_PERSPECTIVE_KEY_FILE",
+        )
     perspective_attributes(options.get("attributes", ""))
-    for name in set(PERSPECTIVE_OPTIONS) & set(options) - {"attributes"}: positive(name, options[name])
+    for name in set(PERSPECTIVE_OPTIONS) & set(options) - {"attributes"}:
+        positive(name, options[name])
+
 
 def perspective_scorer(argument: str = "", attributes: str = "", **numbers) -> Perspective:
     "The scorer `perspective?qps=10&attributes=TOXICITY,INSULT`. A key in it is refused."
-    try: return Perspective(perspective_attributes(attributes), **{k: positive(k, v) for k, v in numbers.items()})
-    except ImportError: raise InputError("google-api-python-client is not installed", remedy="pip install 'xgdetox[score]'") from None
+    try:
+        return Perspective(
+            perspective_attributes(attributes), **{k: positive(k, v) for k, v in numbers.items()}
+        )
+    except ImportError:
+        raise InputError(
+            "google-api-python-client is not installed", remedy="pip install 'xgdetox[score]'"
+        ) from None
+
 
 KIND = Kind(
     perspective_scorer,
