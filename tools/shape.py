@@ -1,0 +1,85 @@
+"Code that does not fit: `shape.py` lists long functions and what ruff says, `shape.py write` keeps the list in tests/long_functions.txt."
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LISTED = ROOT / "tests" / "long_functions.txt"  # what does not fit yet; the list only shrinks
+MOST_LINES, MOST_CHARACTERS = 40, 1200  # of one function, with its docstring
+
+
+def sources() -> list[Path]:
+    "Every page, test and tool, sorted; the package is exported from the pages, so it is not looked at twice."
+    folders = ("nbs", "nbs/lib", "nbs/experiments", "tests", "tools")
+    files = [p for f in folders for p in (ROOT / f).iterdir() if p.suffix in (".ipynb", ".py")]
+    return sorted(files)
+
+
+def code_blocks(path: Path) -> list[str]:
+    "The code of a file: one text per code cell of a page, magic lines blanked; a module is one text."
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return [text]
+    code = ["".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
+    return [re.sub(r"^[!%].*$", "", c, flags=re.M) for c in code]
+
+
+def functions(tree: ast.AST, prefix: str = ""):
+    "Pairs of (dotted name, node) of every function in `tree`, methods and inner functions too."
+    for node in ast.iter_child_nodes(tree):
+        named = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+        name = f"{prefix}{node.name}" if named else prefix
+        if named and not isinstance(node, ast.ClassDef):
+            yield name, node
+        yield from functions(node, f"{name}." if named else prefix)
+
+
+def is_long(text: str, node: ast.FunctionDef) -> bool:
+    "Whether a function takes more lines or characters than one idea should."
+    lines = node.end_lineno - node.lineno + 1
+    return lines > MOST_LINES or len(ast.get_source_segment(text, node)) > MOST_CHARACTERS
+
+
+def long_functions(path: Path) -> set[str]:
+    "Dotted names of the functions of a file that are too long."
+    return {
+        name
+        for text in code_blocks(path)
+        for name, node in functions(ast.parse(text))
+        if is_long(text, node)
+    }
+
+
+def ruff(*arguments: str) -> subprocess.CompletedProcess:
+    "What `ruff` says of the whole tree under ruff.toml; its output is text."
+    command = [sys.executable, "-m", "ruff", *arguments, "."]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def lint() -> set[tuple[str, str]]:
+    "Pairs of (file, rule) that `ruff check` finds."
+    found = json.loads(ruff("check", "--no-cache", "--output-format", "json").stdout)
+    return {(str(Path(f["filename"]).relative_to(ROOT)), f["code"]) for f in found}
+
+
+def unfit() -> list[str]:
+    "What does not fit, one line each: `file: function` for a long function, `file: RULE` for what `ruff check` finds."
+    long = {(str(p.relative_to(ROOT)), name) for p in sources() for name in long_functions(p)}
+    return sorted(f"{file}: {what}" for file, what in long | lint())
+
+
+def listed() -> list[str]:
+    "The lines of tests/long_functions.txt; none where it is gone."
+    return LISTED.read_text(encoding="utf-8").splitlines() if LISTED.exists() else []
+
+
+if __name__ == "__main__":
+    lines = unfit()
+    if sys.argv[1:] == ["write"]:
+        LISTED.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    else:
+        print(*lines, sep="\n")
