@@ -1,7 +1,10 @@
 "Pages 05 to 08: the core calls on every architecture, and what happens when something is wrong."
 
 import json
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -684,3 +687,21 @@ def test_groups_and_rude_tokens(little):
         set(table.language) == {"en", "de", "all"}
         and table[table.metric == "toxic_mass_change"].null_mean.notna().all()
     )
+
+
+def test_the_script_of_a_mixed_token_is_the_same_in_every_process():
+    "Of equally many letters the first decides, whatever the seed of Python's hashes."
+    code = (
+        "from xgdetox.value_vectors import script; print(script('aж'), script('жa'), script('カa'))"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "1234"
+    }
+    assert said == {"Latin Cyrillic Kana\n"}

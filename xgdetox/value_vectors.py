@@ -281,11 +281,11 @@ _SCRIPTS = {
 
 
 def script(token: str) -> str:
-    'The script of most letters of `token`; empty without letters, "other" where it is not in our list.'
+    'The script of most letters of `token`, the first of equals; empty without letters, "other" where it is not in our list.'
     found = [unicodedata.name(c, "").split(" ")[0] for c in token if c.isalpha()]
     if not found:
         return ""
-    return _SCRIPTS.get(max(set(found), key=found.count), "other")
+    return _SCRIPTS.get(max(dict.fromkeys(found), key=found.count), "other")
 
 # %% ../nbs/06_value_vectors.ipynb #c029
 def toxic_tokens(tokenizer, rude: dict) -> dict[int, set]:
