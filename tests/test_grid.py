@@ -24,9 +24,9 @@ from xgdetox.grid.runner import comparison, snakemake_command
 from xgdetox.grid.schema import ONLY_PAPER, ONLY_VLLM, OPTIONS
 from xgdetox.grid.stages import SETTINGS, STAGES
 from xgdetox.grid.status import living, only_runner, read_log, status
-from xgdetox.grid.steps import revision
 from xgdetox.cli import main
 from xgdetox.files import InputError
+from xgdetox.identity import checkpoint_revision
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "tests" / "tiny.yaml"
@@ -184,7 +184,7 @@ def test_a_lora_folder_is_a_checkpoint_of_a_grid(tmp_path):
         str(tmp_path / "adapter_config.json")
         in next(j for j in jobs(grid) if j.name == "m-lora-0" and j.stage == "activations").needs
     )
-    assert revision(str(tmp_path)).startswith("adapter_model.safetensors")
+    assert checkpoint_revision(str(tmp_path)).startswith("adapter_model.safetensors")
 
 
 def test_languages_per_job():
@@ -661,7 +661,7 @@ def calls_of_notebook(stage, parameters):
     return {
         name: one.call_args_list
         for name, one in made.items()
-        if name not in ("fresh", "note", "revision", "file_hash", "write_table")
+        if name not in ("fresh", "note", "checkpoint_revision", "file_hash", "write_table")
     }
 
 

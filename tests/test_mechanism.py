@@ -22,12 +22,12 @@ from xgdetox.activations import (
 )
 from xgdetox.files import InputError
 from xgdetox.data import load_prompts
+from xgdetox.identity import parameter_hash
 from xgdetox.sampling import sample
 from xgdetox.intervention import intervene, mass_curve
 from xgdetox.models import (
     anatomy,
     encode,
-    fingerprint,
     load,
     load_tokenizer,
     neuron_hooks,
@@ -557,7 +557,7 @@ def test_a_cut_off_cache_is_not_read(little, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "pooled_states", real)
     x = pooled_features(model, tokenizer, ["w1 w2", "w3"], cache=tmp_path)
     assert np.allclose(x, pooled_features(model, tokenizer, ["w1 w2", "w3"]), atol=1e-2)
-    assert fingerprint(model) != fingerprint(nudged(model))
+    assert parameter_hash(model) != parameter_hash(nudged(model))
 
 
 def test_paper_training_on_cached_features_is_the_original_loop():

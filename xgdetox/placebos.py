@@ -4,13 +4,13 @@
 
 # %% ../nbs/lib/placebos.ipynb #c003
 from __future__ import annotations
-import hashlib
 import json
 import numpy as np
 import re
 from pathlib import Path
 from .data import load_pairs
 from .files import InputError, write_atomic
+from .identity import file_hash
 
 # %% auto #0
 __all__ = ['PLACEBOS', 'shuffle_labels', 'swapped', 'benign_pairs', 'write_placebo', 'read_pairs', 'check_labels', 'relabel']
@@ -96,7 +96,7 @@ def relabel(path, folder, labels: str | None, seed: int = 0) -> tuple[Path, dict
     output = Path(folder) / f"pairs-{labels}.jsonl"
     output.parent.mkdir(parents=True, exist_ok=True)
     number = write_placebo(path, output, labels, seed)
-    digest = hashlib.sha256(output.read_bytes()).hexdigest()
+    digest = file_hash(output)
     return output, dict(
         placebo=dict(kind=labels, seed=seed, pairs=number, file=output.name, sha256=digest)
     )

@@ -25,7 +25,8 @@ from xgdetox.files import (
     write_json,
 )
 from .languages import normalise_language
-from .models import fingerprint, load, pooled_states, state_width
+from .identity import parameter_hash
+from .models import load, pooled_states, state_width
 from .stats import bootstrap_mean, permutation_test, tidy, write_table
 
 # %% auto #0
@@ -45,7 +46,7 @@ def pooled_features(
     if cache is None:
         return pooled_states(model, tokenizer, texts, bos, list(layers)).astype(dtype)
     key = hashlib.sha256(
-        json.dumps([fingerprint(model), list(layers), bos, dtype, list(texts)]).encode()
+        json.dumps([parameter_hash(model), list(layers), bos, dtype, list(texts)]).encode()
     ).hexdigest()[:16]
     path = Path(cache) / f"features-{key}.npy"
     if not path.exists():
@@ -251,7 +252,7 @@ def train_probe(
     )
     facts = dict(
         model=name,
-        fingerprint=fingerprint(model),
+        fingerprint=parameter_hash(model),
         train_file=str(train_file),
         layer=layer,
         bos=bos,

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Iterable
 from .calibration import labelled_texts
 from .data import load_prompts
-from .files import InputError, file_hash, read_json, read_jsonl, write_atomic, write_json
+from .files import InputError, read_json, read_jsonl, write_atomic, write_json
+from .identity import file_hash
 from .languages import LANGUAGES, file_language, normalise_language
 from .ledger import nearby, opened, scores_through
 from .scorers.base import Scored, Scorer, digest, load_scorer, scorer_forms

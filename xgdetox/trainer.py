@@ -18,11 +18,11 @@ from xgdetox.files import (
     InputError,
     check_folder,
     check_seed,
-    fingerprint,
     read_json,
     write_json,
     writing_to,
 )
+from .identity import file_hashes
 from xgdetox.models import (
     adapter_base,
     check_checkpoint,
@@ -381,7 +381,7 @@ def train(model, data_dir, output_dir, recipe=None, seed: int = 0, **overrides) 
     settings = load_recipe(recipe or recipe_for(model), **overrides)
     settings["model"], out = str(model), check_folder(output_dir)
     check_seed(seed)
-    run = dict(model=fingerprint(model), pairs=fingerprint(data_dir), seed=seed, settings=settings)
+    run = dict(model=file_hashes(model), pairs=file_hashes(data_dir), seed=seed, settings=settings)
     main = int(os.environ.get("RANK", 0)) == 0
     if (out / "manifest.json").exists():
         same_run(out, run)

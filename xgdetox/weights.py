@@ -19,6 +19,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from .files import InputError, write_json
+from .identity import weight_file_hash
 
 # %% auto #0
 __all__ = ['MAGIC', 'NUMBERS', 'TEXT', 'ARRAY', 'LONGEST', 'GEMMA', 'GEMMA_HUB', 'GEMMA_PACKAGE', 'GEMMA_SHA256', 'GEMMA_TERMS',
@@ -317,21 +318,13 @@ def _made(digest: str) -> str | None:
     )
 
 # %% ../nbs/lib/weights.ipynb #w025
-@cache
-def _hash_of(path: str, size: int, changed: int) -> str:
-    "The SHA-256 of a file, read once a process while its size and time stay the same."
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def gguf_folder(path) -> str:
     "The folder of a GGUF file's model, made if it is not there yet. Raises `InputError`."
     path = Path(path).absolute()
     if not path.is_file():
         raise InputError("no such file", path, remedy="check the path")
     read_header(path)
-    known = path.stat()
-    return make_folder(path, path.stem, _hash_of(str(path), known.st_size, known.st_mtime_ns))
+    return make_folder(path, path.stem, weight_file_hash(path))
 
 # %% ../nbs/lib/weights.ipynb #w027
 def join_chunks(chunks, target, wanted: str = GEMMA_SHA256):

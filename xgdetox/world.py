@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 from .files import InputError, write_atomic, write_csv, write_json
+from .identity import file_hash
 from .weights import cache_folder, model_folder
 
 # %% auto #0
@@ -824,7 +825,7 @@ def pretrain(
     documents = (
         [piece[w if w in marks else " " + w] for w in draw_document(corpus)] for _ in iter(int, 1)
     )
-    lexicon = hashlib.sha256((ASSETS / "lexicon.tsv").read_bytes()).hexdigest()
+    lexicon = file_hash(ASSETS / "lexicon.tsv")
     return pretrain_model(output, tokenizer, documents, settings, {"lexicon.tsv": lexicon}, threads)
 
 # %% ../nbs/lib/world.ipynb #c079

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/lib/grid_steps.ipynb #m002
 from __future__ import annotations
-import hashlib
 import json
 import os
 import shutil
@@ -12,9 +11,10 @@ import socket
 import time
 from pathlib import Path
 from ..files import InputError, read_json, visible_files, write_json
+from ..identity import checkpoint_revision
 
 # %% auto #0
-__all__ = ['locate', 'fresh', 'note', 'locate_scorer', 'labelled_files', 'file_hash', 'revision']
+__all__ = ['locate', 'fresh', 'note', 'locate_scorer', 'labelled_files']
 
 # %% ../../nbs/lib/grid_steps.ipynb #c015
 def _place(value, root: Path, shipped=("world", "world-tuned", "world-control", "none", "split")):
@@ -73,7 +73,7 @@ def note(path, checkpoint=None, **facts) -> Path:
     if checkpoint is not None:
         facts = {
             "checkpoint": os.path.relpath(checkpoint, Path(path).parent),
-            "revision": revision(str(checkpoint)),
+            "revision": checkpoint_revision(str(checkpoint)),
             **facts,
         }
     return write_json(
@@ -142,37 +142,3 @@ def labelled_files(
             remedy="name the file under data: {labelled: {train: ..., en: ...}}",
         )
     return found.pop("train"), {k: p for k, p in found.items() if p}
-
-# %% ../../nbs/lib/grid_steps.ipynb #c072
-def file_hash(path, limit: int = 1 << 30) -> str:
-    "sha256 of a file, or of its size and name where it is larger than `limit` bytes."
-    path, digest = Path(path), hashlib.sha256()
-    if path.stat().st_size > limit:
-        return f"size {path.stat().st_size}"
-    with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def revision(checkpoint: str) -> str:
-    "What identifies a checkpoint: the hash of its weights (of their index where there is one), or the hub's commit."
-    folder = Path(checkpoint)
-    for name in (
-        "model.safetensors.index.json",
-        "model.safetensors",
-        "pytorch_model.bin.index.json",
-        "pytorch_model.bin",
-        "adapter_model.safetensors",
-        "config.json",
-    ):
-        if (folder / name).is_file():
-            return f"{name} {file_hash(folder / name)}"
-    hub = (
-        Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-        / "hub"
-        / f"models--{checkpoint.replace('/', '--')}"
-        / "refs"
-        / "main"
-    )
-    return hub.read_text().strip() if hub.is_file() else "not at hand"

@@ -16,7 +16,8 @@ from ..files import InputError, read_csv, read_json, write_csv, write_json
 from .jobs import jobs, left_out, variants
 from .stages import project_root
 from .status import durations, status
-from .steps import file_hash, locate, revision
+from .steps import locate
+from ..identity import checkpoint_revision, file_hash
 
 # %% auto #0
 __all__ = ['KEPT', 'PACKAGES', 'merge_parts', 'drops', 'mass_drops', 'quality_changes', 'outcome_drops', 'fluency_with_changes',
@@ -302,13 +303,13 @@ def write_manifest(grid: dict, run) -> Path:
     models = {}
     for v in variants(grid):
         try:
-            models[v["id"]] = revision(
+            models[v["id"]] = checkpoint_revision(
                 locate(run / v["checkpoint"] if v["made"] else v["checkpoint"])
             )
         except (InputError, OSError):
             models[v["id"]] = "not made"
     data = {
-        f: file_hash(f)
+        f: file_hash(f, limit=2**30)
         for f in sorted(
             {n for j in listed for n in j.needs if os.path.isabs(n) and Path(n).is_file()}
         )

@@ -4,17 +4,17 @@
 
 # %% ../../nbs/lib/scorers_classifier.ipynb #m002
 from __future__ import annotations
-import json
 import math
 import re
 from pathlib import Path
-from ..files import InputError, file_hash
+from ..files import InputError
+from ..identity import model_revision
 from ..languages import LANGUAGES, normalise_language
-from .base import Kind, Scored, Scorer, blocks, digest
+from .base import Kind, Scored, Scorer, blocks
 
 # %% auto #0
-__all__ = ['CLASSIFIERS', 'KIND', 'toxic_label', 'model_revision', 'judge', 'judge_tokenizer', 'Model', 'Classifier', 'spoken',
-           'classifier_scorer', 'check_classifier', 'classifier_languages']
+__all__ = ['CLASSIFIERS', 'KIND', 'toxic_label', 'judge', 'judge_tokenizer', 'Model', 'Classifier', 'spoken', 'classifier_scorer',
+           'check_classifier', 'classifier_languages']
 
 # %% ../../nbs/lib/scorers_classifier.ipynb #c105
 CLASSIFIERS = {  # name: repository, languages, the toxic label's index where the labels are numbered. Not yet verified on real weights.
@@ -71,20 +71,6 @@ def toxic_label(labels: dict[int, str], wanted: str | None = None, index: int | 
         field="label",
         remedy=f"add ?label=NAME to the scorer, one of {', '.join(map(str, labels.values()))}",
     )
-
-# %% ../../nbs/lib/scorers_classifier.ipynb #c190
-def model_revision(name, config) -> str:
-    "What tells one state of a model from another: the hub's commit, or a hash of the folder's weights, configuration and tokenizer."
-    folder = Path(str(name))
-    if not folder.is_dir():
-        return str(getattr(config, "_commit_hash", None) or "unknown")[:12]
-    files = sorted(
-        p
-        for p in folder.iterdir()
-        if p.suffix == ".safetensors"
-        or p.name in ("config.json", "tokenizer.json", "tokenizer.model", "guard.json")
-    )
-    return digest(json.dumps([f"{p.name} {file_hash(p)}" for p in files])).hex()[:12]
 
 # %% ../../nbs/lib/scorers_classifier.ipynb #c109
 def judge(kind, name, device=None):

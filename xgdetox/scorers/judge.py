@@ -551,7 +551,7 @@ def describe(encoder: Encoder, languages, head: Head, seed: int) -> dict:
 # %% ../../nbs/lib/judge.ipynb #c045
 def used_sources(rows: pd.DataFrame, sources, data) -> list[dict]:
     "The sources that a judge was made of, with licence, hash and counts; no text."
-    from xgdetox.generation import sha256
+    from xgdetox.identity import file_hash
 
     found = []
     for s in sources:
@@ -560,7 +560,10 @@ def used_sources(rows: pd.DataFrame, sources, data) -> list[dict]:
             continue
         fitting = part[part["side"] == "fitting"]
         facts = dict(
-            name=s.name, language=s.language, licence=s.licence, sha256=sha256(Path(data) / s.file)
+            name=s.name,
+            language=s.language,
+            licence=s.licence,
+            sha256=file_hash(Path(data) / s.file),
         )
         facts |= dict(
             fitting=len(fitting),
