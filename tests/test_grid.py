@@ -231,7 +231,7 @@ def test_plan_needs_nothing():
 def test_devices_are_held_until_the_process_ends(tmp_path):
     "Five jobs on two devices: no device is ever in two hands, and a killed job frees its own."
     code = (
-        "import os, sys, time\nfrom xgdetox import grid as g\nd = hold_devices(1, ['0', '1'], sys.argv[1])[0]\n"
+        "import os, sys, time\nfrom xgdetox.grid.devices import hold_devices\nd = hold_devices(1, ['0', '1'], sys.argv[1])[0]\n"
         "path = sys.argv[1] + '/use-' + d\nos.close(os.open(path, os.O_CREAT | os.O_EXCL))\nos.execv(sys.executable, [sys.executable, '-c', "
         "'import os, sys, time; time.sleep(.5); os.unlink(sys.argv[1])', path])"
     )
