@@ -16,10 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
 # The order of the pages: a page may import any earlier one and none later (DESIGN.md, layout).
 ORDER = (
-    "files identity languages rows stats weights data datasets scorers.base world models splits placebos adapters sampling engines generation "
+    "files identity languages rows stats weights data datasets scorers.base world models splits placebos holding adapters sampling engines generation "
     "ledger calibration scorers.lexicon scorers.perspective scorers.classifier scorers.guard scorers.imported scorers.panel "
     "scorers.encoders scorers.judge scoring toxicity mass quality recipes training trainer probe value_vectors intervention activations "
     "retrieval runs relation figures report explorer pairs outcome "
+    "patching "
     "grid.stages grid.devices grid.schema grid.steps grid.jobs grid.costs grid.checks grid.load grid.status grid.tables grid.runner "
     "cli.root cli.options cli.inputs cli.flags cli.data cli.tuning cli.texts cli.scores cli.judges cli.mechanism "
     "cli.grids cli.__init__ cli.__main__"
