@@ -7,7 +7,8 @@ from __future__ import annotations
 import torch
 from contextlib import contextmanager
 from pathlib import Path
-from .files import InputError, file_hash, read_json
+from .files import InputError, read_json
+from .identity import file_hash
 from .models import anatomy, check_neurons, neuron_hooks
 
 # %% auto #0
