@@ -1,4 +1,4 @@
-"Loaders, languages, atomic writes, splits and downloads: what is not pretty in prose."
+"Loaders, atomic writes, splits and downloads: what is not pretty in prose."
 
 import gzip
 import http.server
@@ -9,16 +9,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import types
 import zipfile
 
 import pytest
+from small_files import jsonl, refused
 
 from xgdetox.datasets import download
 from xgdetox.files import read_json
 from xgdetox.datasets import DATASETS, check_dataset, data_table, get_dataset, paper_numbers
-from xgdetox.languages import LANGUAGES, normalise_language
+from xgdetox.languages import LANGUAGES
 from xgdetox.files import InputError, read_rows, write_atomic, write_json
 from xgdetox.data import (
     align_rtp_lx,
@@ -34,67 +34,6 @@ from xgdetox.data import (
 )
 
 
-def jsonl(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
-    )
-    return path
-
-
-def refused(function, *arguments, **named) -> InputError:
-    with pytest.raises(InputError) as caught:
-        function(*arguments, **named)
-    assert "\n" not in str(caught.value) and caught.value.remedy
-    return caught.value
-
-
-# languages
-
-
-def test_every_spelling_in_the_table_is_its_own_language():
-    spellings = [
-        (l.code, s)
-        for l in LANGUAGES.values()
-        for s in (l.code, l.name, l.autonym, l.rtp_lx, l.iso3, l.ntrex, l.perspective, *l.aliases)
-    ]
-    for code, spelling in spellings:
-        for form in (
-            spelling,
-            spelling.upper(),
-            f" {spelling.lower()} ",
-            spelling.replace("-", "_"),
-        ):
-            assert normalise_language(form) == code
-    assert refused(normalise_language, "xx").remedy
-
-
-def test_scorer_coverage_is_that_of_their_cards():
-    count = lambda scorer: sum(scorer in l.scorers for l in LANGUAGES.values())
-    assert {
-        s: count(s)
-        for s in (
-            "textdetox",
-            "citizenlab",
-            "llamaguard",
-            "azure",
-            "detoxify",
-            "polyguard",
-            "mutox",
-            "qwen3guard",
-        )
-    } == dict(
-        textdetox=10,
-        citizenlab=8,
-        llamaguard=7,
-        azure=8,
-        detoxify=6,
-        polyguard=16,
-        mutox=14,
-        qwen3guard=17,
-    )
-
-
 # errors and writing
 
 
@@ -106,7 +45,7 @@ def test_error_survives_pickling_and_is_one_line():
 def test_killed_writer_leaves_the_old_file(tmp_path):
     target = tmp_path / "t.json"
     write_json(target, {"old": 1})
-    code = f"from xgdetox.data import write_atomic\nimport os, signal\nwith write_atomic({str(target)!r}) as f:\n f.write('half'); f.flush(); os.kill(os.getpid(), signal.SIGKILL)"
+    code = f"from xgdetox.files import write_atomic\nimport os, signal\nwith write_atomic({str(target)!r}) as f:\n f.write('half'); f.flush(); os.kill(os.getpid(), signal.SIGKILL)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
     assert json.loads(target.read_text()) == {"old": 1}
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from ..files import InputError
 from ..identity import model_revision
-from ..languages import LANGUAGES, normalise_language
+from ..languages import LANGUAGES, covered_by, normalise_language
 from .base import Kind, Scored, Scorer, blocks
 
 # %% auto #0
@@ -20,17 +20,17 @@ __all__ = ['CLASSIFIERS', 'KIND', 'toxic_label', 'judge', 'judge_tokenizer', 'Mo
 CLASSIFIERS = {  # name: repository, languages, the toxic label's index where the labels are numbered. Not yet verified on real weights.
     "textdetox-v2": (
         "textdetox/xlmr-large-toxicity-classifier-v2",
-        tuple(c for c, l in LANGUAGES.items() if "textdetox" in l.scorers),
+        covered_by("textdetox"),
         1,
     ),
     "textdetox-v1": (
         "textdetox/xlmr-large-toxicity-classifier",
-        ("ar", "de", "en", "es", "hi", "ru", "zh"),
+        covered_by("textdetox-v1"),
         1,
     ),
     "detoxify": (
         "unitary/multilingual-toxic-xlm-roberta",
-        tuple(c for c, l in LANGUAGES.items() if "detoxify" in l.scorers),
+        covered_by("detoxify"),
         0,
     ),
 }

