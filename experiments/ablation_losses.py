@@ -28,15 +28,16 @@ from transformers import TrainerCallback
 from xgdetox.languages import LANGUAGES
 from xgdetox.data import find_prompt_files, load_lexicon, load_parallel, load_prompts
 from xgdetox.sampling import sample
-from xgdetox.models import encode, load_model, load_tokenizer
+from xgdetox.models import load_model
+from xgdetox.tokens import encode, load_tokenizer
 from xgdetox.quality import continuation_loss
 from xgdetox.stats import tidy, write_table
 from xgdetox.mass import toxic_mass
 from xgdetox.trainer import build_trainer
 from xgdetox.training import encode_pairs
-from xgdetox.adapters import load_4bit
+from xgdetox.lora import load_4bit
 from xgdetox.recipes import load_recipe
-from xgdetox.models import quiet
+from xgdetox.checkpoints import quiet
 from xgdetox.world import resolve_data, resolve_model, share_in_language
 
 TARGET, LOOK, SOON, KEEP = 0.75, 2, 48, 0.98

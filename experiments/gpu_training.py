@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, LlamaConfig, AutoModelForCausalLM, TrainerCallback
 
-from xgdetox.models import load_tokenizer
+from xgdetox.tokens import load_tokenizer
 from xgdetox.stats import tidy, write_table
 from xgdetox.trainer import build_trainer
 from xgdetox.training import encode_pairs
 from xgdetox.recipes import load_recipe
-from xgdetox.models import quiet
+from xgdetox.checkpoints import quiet
 from xgdetox.world import resolve_model
 
 PEAK = {

@@ -11,7 +11,8 @@ import os, sys
 from pathlib import Path
 
 import pandas as pd
-from xgdetox.models import load_model, load_tokenizer
+from xgdetox.models import load_model
+from xgdetox.tokens import load_tokenizer
 from xgdetox.retrieval import load_aligned, retrieve
 from xgdetox.stats import tidy, write_table
 

@@ -18,7 +18,8 @@ import torch
 import transformers as tr
 
 from xgdetox.sampling import sample
-from xgdetox.models import Anatomy, batch_tokens, encode, length_batches, neuron_hooks, token_ids
+from xgdetox.anatomy import Anatomy, neuron_hooks
+from xgdetox.tokens import batch_tokens, encode, length_batches, token_ids
 from xgdetox.probe import fit_probe, pooled_features
 from xgdetox.value_vectors import continuation_activations, rank_value_vectors
 

@@ -9,7 +9,7 @@ import torch
 from transformers import MT5Config, MT5ForConditionalGeneration
 
 from tiny_models import TEXTS, tokenizer
-from xgdetox.models import length_batches, token_ids
+from xgdetox.tokens import length_batches, token_ids
 from xgdetox.quality import distinct_n, paper_perplexity, pieces
 
 PROMPTS, N = 12, 25

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from xgdetox.languages import LANGUAGES
-from xgdetox.models import batch_tokens, length_batches
+from xgdetox.tokens import batch_tokens, length_batches
 from xgdetox.retrieval import retrieve
 
 VOCAB, WIDTH, LAYERS, SENTENCES, REPEATS = 8192, 256, 4, 200, 3

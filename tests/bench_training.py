@@ -19,7 +19,7 @@ from xgdetox.stats import tidy, write_table
 from xgdetox.trainer import build_trainer, score_completions, train
 from xgdetox.training import dpo_loss, encode_pairs
 from xgdetox.recipes import load_recipe
-from xgdetox.models import quiet
+from xgdetox.checkpoints import quiet
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_training import make_model, make_pairs, make_tokenizer

@@ -469,7 +469,7 @@ def test_the_originals_switches_and_flags_without_effect(capfd):
 def test_a_model_is_measured_as_it_was_trained(tmp_path, run, fails, prompts):
     "Trained with the begin-of-text token, it is continued, judged, probed and compared with it unless one says otherwise; another model is not."
     import pandas as pd
-    from xgdetox.models import bos_of
+    from xgdetox.tokens import bos_of
 
     run(
         "train",

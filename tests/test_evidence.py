@@ -9,7 +9,8 @@ import torch
 
 from xgdetox.data import find_prompt_files, load_lexicon, load_prompts
 from xgdetox.files import InputError, read_csv
-from xgdetox.models import load_model, load_tokenizer
+from xgdetox.models import load_model
+from xgdetox.tokens import load_tokenizer
 from xgdetox.outcome import values_path
 from xgdetox.patching import (
     DIRECTIONS,

@@ -25,7 +25,7 @@ from xgdetox.sampling import (
     uniforms,
 )
 from xgdetox.files import InputError
-from xgdetox.models import encode
+from xgdetox.tokens import encode
 
 
 def digests(folder):

@@ -25,14 +25,9 @@ from xgdetox.data import load_prompts
 from xgdetox.identity import parameter_hash
 from xgdetox.sampling import sample
 from xgdetox.intervention import intervene, mass_curve
-from xgdetox.models import (
-    anatomy,
-    encode,
-    load,
-    load_tokenizer,
-    neuron_hooks,
-    value_vector_matrix,
-)
+from xgdetox.anatomy import anatomy, neuron_hooks, value_vector_matrix
+from xgdetox.models import load
+from xgdetox.tokens import encode, load_tokenizer
 from xgdetox.probe import (
     auc,
     evaluate_probe,

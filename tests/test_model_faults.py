@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import tiny_models
 from xgdetox.files import InputError
-from xgdetox.models import check_checkpoint, load_model, load_tokenizer
+from xgdetox.models import check_checkpoint, load_model
+from xgdetox.tokens import load_tokenizer
 
 FAMILIES = ("gpt2", "llama")
 transformers.utils.logging.disable_progress_bar()
@@ -497,7 +498,7 @@ KINDS = [
 def test_every_kind_of_adapter_is_merged_as_peft_runs_it(adapter, tmp_path, family, kind, settings):
     "As a model, beside it, and merged by the command: the logits of the model that PEFT saved."
     from xgdetox.engines import load_adapted
-    from xgdetox.adapters import merge_adapter
+    from xgdetox.merging import merge_adapter
 
     base, folder, tuned = adapter(family, kind, **settings)
     wanted, plain = says(tuned), says(load_model(base))
@@ -512,7 +513,7 @@ def test_every_kind_of_adapter_is_merged_as_peft_runs_it(adapter, tmp_path, fami
 
 def test_lora_by_hand_is_the_formula(adapter):
     "W + alpha / r B A, with each module's own alpha and rank, computed here from the file."
-    from xgdetox.adapters import lora_maps
+    from xgdetox.merging import lora_maps
 
     base, folder, _ = adapter("llama", rank_pattern={"q_proj": 2}, alpha_pattern={"v_proj": 40})
     maps, t, weights = (
@@ -558,7 +559,7 @@ ADAPTER_FAULTS = {
 def test_an_adapter_that_does_not_apply_is_refused(adapter, tmp_path, fault):
     "As a model, beside one, and in a merge, which leaves nothing behind."
     from xgdetox.engines import load_adapted
-    from xgdetox.adapters import merge_adapter
+    from xgdetox.merging import merge_adapter
 
     change, said = ADAPTER_FAULTS[fault]
     base, folder, _ = adapter("llama")
@@ -699,7 +700,7 @@ def test_embeddings_that_grew_and_were_tuned_are_merged(copy, tmp_path, settings
 
     Where it leaves out the head's new rows, nobody knows them."""
     import peft
-    from xgdetox.adapters import merge_adapter
+    from xgdetox.merging import merge_adapter
 
     base, folder = copy("llama", "base"), tmp_path / "adapter"
     model = load_model(base)
@@ -735,7 +736,7 @@ def test_embeddings_that_grew_and_were_tuned_are_merged(copy, tmp_path, settings
 def test_a_merge_keeps_the_adapters_tokenizer_template_and_embeddings(copy, tmp_path):
     "Two tokens more, a chat template, and embeddings that were trained for them."
     import peft
-    from xgdetox.adapters import merge_adapter
+    from xgdetox.merging import merge_adapter
 
     base, folder = copy("llama", "base"), tmp_path / "adapter"
     model, words = load_model(base), load_tokenizer(base)
@@ -766,7 +767,7 @@ def test_a_merge_keeps_the_adapters_tokenizer_template_and_embeddings(copy, tmp_
 
 
 def test_an_adapters_tokenizer_that_is_larger_than_the_model_is_refused(adapter, tmp_path):
-    from xgdetox.adapters import merge_adapter
+    from xgdetox.merging import merge_adapter
 
     base, folder, _ = adapter("llama")
     words = load_tokenizer(base)
@@ -784,7 +785,7 @@ def test_a_merge_that_is_wrong_is_refused_also_where_logits_are_no_numbers(
     adapter, tmp_path, monkeypatch
 ):
     "NaN is no agreement, and neither are weights that both of PEFT's ways get wrong alike."
-    from xgdetox.adapters import check_merge, merge_adapter
+    from xgdetox.merging import check_merge, merge_adapter
 
     base, folder, _ = adapter("llama")
     facts = dict(rms=0.0, allowed=0.1, by_hand=0.0)
@@ -804,8 +805,8 @@ def test_a_merge_that_is_wrong_is_refused_also_where_logits_are_no_numbers(
     monkeypatch.setattr(
         peft.tuners.lora.Linear, "get_delta_weight", lambda self, name: 1.5 * true(self, name)
     )
-    monkeypatch.setattr("xgdetox.adapters.logits_of", lambda *a: torch.ones(2, 2))
-    monkeypatch.setattr("xgdetox.models.check_same", lambda *a: None)
+    monkeypatch.setattr("xgdetox.merging.logits_of", lambda *a: torch.ones(2, 2))
+    monkeypatch.setattr("xgdetox.adapters.check_same", lambda *a: None)
     with pytest.raises(InputError, match="by a share"):
         merge_adapter(base, folder, tmp_path / "merged")
 
@@ -850,7 +851,7 @@ SENTENCES = [
 @torch.no_grad()
 def test_hidden_states_need_no_known_blocks(unusual):
     "`pooled_states` of texts in one batch is the mean of the states that transformers gives for each alone."
-    from xgdetox.models import pooled_states
+    from xgdetox.anatomy import pooled_states
 
     model, words = load_model(unusual), load_tokenizer(unusual)
     pooled = pooled_states(model, words, SENTENCES)
@@ -873,7 +874,7 @@ def test_hidden_states_need_no_known_blocks(unusual):
 def test_generation_and_mass_of_other_blocks_are_those_of_each_text_alone(unusual):
     "In a padded batch: the most likely tokens, and the mass of words of several pieces, by plain passes over unpadded text."
     from xgdetox.sampling import plan_batches, prepare_prompts, sample
-    from xgdetox.models import encode
+    from xgdetox.tokens import encode
     from xgdetox.mass import rude_sequences, toxic_mass
 
     model, words = load_model(unusual), load_tokenizer(unusual)
@@ -1021,7 +1022,8 @@ def test_a_map_that_is_named_serves_the_commands_on_neurons(tmp_path, run, fails
 @torch.no_grad()
 def test_hooks_on_a_map_that_sees_flattened_batches(tmp_path, monkeypatch):
     "OPT: the neurons of each token, read in a padded batch and changed, by hand from a pass over one text alone."
-    from xgdetox.models import anatomy, encode, neuron_hooks
+    from xgdetox.anatomy import anatomy, neuron_hooks
+    from xgdetox.tokens import encode
 
     model, words = tiny_models.model("opt", tmp_path)
     parts = anatomy(model, out_projection="fc2")
@@ -1057,7 +1059,7 @@ def test_hooks_on_a_map_that_sees_flattened_batches(tmp_path, monkeypatch):
 def test_a_context_is_read_from_whichever_field_holds_it():
     import transformers as tf
     from types import SimpleNamespace as S
-    from xgdetox.models import context_length
+    from xgdetox.checkpoints import context_length
 
     for config, length in (
         (tf.GPT2Config(n_positions=77), 77),
@@ -1087,7 +1089,7 @@ def test_a_context_is_read_from_whichever_field_holds_it():
 def test_a_classifier_reads_to_the_end_of_its_positions_and_no_further(tmp_path, kind):
     "A text of exactly that many tokens passes, one more is one too many for the model itself."
     import transformers as tf
-    from xgdetox.models import position_room
+    from xgdetox.tokens import position_room
 
     more = dict(attention_window=4) if kind == "Longformer" else {}
     config = getattr(tf, f"{kind}Config")(
@@ -1188,7 +1190,7 @@ def test_a_broken_judge_of_perplexity_is_refused(copy, fails, run, tmp_path, fau
 @pytest.mark.parametrize("fault", ["prefix", "no layer", "fewer rows"])
 def test_a_base_in_four_bits_is_checked_too(copy, fault):
     pytest.importorskip("bitsandbytes")
-    from xgdetox.adapters import load_4bit
+    from xgdetox.lora import load_4bit
 
     folder = copy("llama")
     load_4bit(folder)

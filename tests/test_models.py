@@ -5,17 +5,9 @@ import torch
 import transformers as tr
 
 from xgdetox.files import InputError
-from xgdetox.models import (
-    Anatomy,
-    anatomy,
-    encode,
-    length_batches,
-    load_model,
-    load_tokenizer,
-    neuron_hooks,
-    pooled_states,
-    value_vector_matrix,
-)
+from xgdetox.anatomy import Anatomy, anatomy, neuron_hooks, pooled_states, value_vector_matrix
+from xgdetox.models import load_model
+from xgdetox.tokens import encode, length_batches, load_tokenizer
 
 D, L, V = 32, 3, 101
 GATED = dict(

@@ -357,7 +357,8 @@ def test_outcome_and_fluency_are_commands(said, tmp_path):
 def test_sentence_loss_is_the_mean_over_tokens_of_the_whole_text(tmp_path):
     "Against the model's own loss on one sentence."
     import torch
-    from xgdetox.models import load_model, load_tokenizer
+    from xgdetox.models import load_model
+    from xgdetox.tokens import load_tokenizer
     from xgdetox.world import resolve_model
 
     (tmp_path / "en.txt").write_text("we see the dog in the house\n")

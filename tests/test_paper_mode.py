@@ -11,7 +11,7 @@ from xgdetox.files import InputError, read_json, write_csv
 from xgdetox.intervention import check_offsets
 from xgdetox.probe import fit_probe_paper, load_probe
 from xgdetox.quality import quality_table
-from xgdetox.adapters import paper_merge
+from xgdetox.merging import paper_merge
 
 
 # the probe ----------------------------------------------------------------------------------------------------------------------------------

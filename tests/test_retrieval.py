@@ -210,7 +210,7 @@ def test_zero_vectors_and_ties_are_no_hits_by_luck():
 
 
 def test_seventeen_sets_are_encoded_once(monkeypatch):
-    import xgdetox.models as M
+    import xgdetox.anatomy as M
 
     en, de = sentences(30)
     seen = []

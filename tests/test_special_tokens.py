@@ -11,7 +11,8 @@ import torch
 from xgdetox.files import InputError
 from xgdetox.generation import generate, read_generations
 from xgdetox.sampling import prepare_prompts, stop_tokens
-from xgdetox.models import bos_of, encode, last_tokens, pooled_states, token_ids
+from xgdetox.anatomy import pooled_states
+from xgdetox.tokens import bos_of, encode, last_tokens, token_ids
 from xgdetox.training import encode_pair
 
 VOCABULARY = {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3, "a": 4, "b": 5, "c": 6, "d": 7}

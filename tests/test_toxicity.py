@@ -1224,7 +1224,7 @@ def test_unspellable_words_are_missing(sentencepiece_like):
 
 
 def test_toxic_mass_sees_an_intervention(byte_level):
-    from xgdetox.models import neuron_hooks
+    from xgdetox.anatomy import neuron_hooks
 
     model = language_model("gpt2", len(byte_level))
     plain = toxic_mass(model, byte_level, PROMPTS, WORDS)
@@ -1239,7 +1239,8 @@ def test_toxic_mass_is_what_sampling_finds():
     "On the embedded world the exact number is the frequency of rude first words among samples."
     from xgdetox.data import find_prompt_files, load_lexicon, load_prompts
     from xgdetox.sampling import sample
-    from xgdetox.models import encode, load_model, load_tokenizer
+    from xgdetox.models import load_model
+    from xgdetox.tokens import encode, load_tokenizer
     from xgdetox.world import resolve_data, resolve_model
 
     name = resolve_model("world")

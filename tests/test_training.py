@@ -28,7 +28,8 @@ from xgdetox.training import (
     split_pairs,
     training_order,
 )
-from xgdetox.adapters import check_targets, compare_logits, merge_adapter
+from xgdetox.lora import check_targets
+from xgdetox.merging import compare_logits, merge_adapter
 from xgdetox.trainer import train
 
 WORDS = "the a old new cat dog house tree friend man sees likes hates makes reads good fine nice silly rotten kind warm cold red blue".split()
@@ -254,7 +255,7 @@ def test_the_models_own_recipe_is_found():
 
 
 def test_encode_pair_bos_eos_and_cuts(tiny):
-    from xgdetox.models import load_tokenizer
+    from xgdetox.tokens import load_tokenizer
 
     t = load_tokenizer(tiny / "gpt2")
     a, b = (
@@ -332,7 +333,7 @@ def test_the_held_back_pairs_do_not_depend_on_the_seed():
 
 @pytest.mark.parametrize("family", ["gpt2", "cohere"])
 def test_our_loss_is_trls_on_the_same_batch(tiny, tmp_path, family):
-    from xgdetox.models import load_tokenizer
+    from xgdetox.tokens import load_tokenizer
     from xgdetox.trainer import build_trainer
     from xgdetox.training import encode_pairs
 
@@ -463,7 +464,7 @@ NF4 = torch.tensor(
 def test_four_bit_weights_are_the_nearest_of_sixteen_levels_of_a_block(family, tmp_path):
     "Also where a row of 96 is no whole number of blocks of 64, on which bitsandbytes' CPU kernel goes wrong; and the layer computes with these numbers."
     from xgdetox.models import load_model
-    from xgdetox.adapters import dequantised, load_4bit
+    from xgdetox.lora import dequantised, load_4bit
 
     make_model(family, 259, d=96).save_pretrained(tmp_path)
     exact, rounded = load_model(tmp_path), load_4bit(tmp_path, double=False)
@@ -610,7 +611,7 @@ def test_every_loss_that_is_offered_runs(tiny, tmp_path, loss):
 
 def built(tiny, family, out, **changes):
     "A trainer and its model, ready to start."
-    from xgdetox.models import load_tokenizer
+    from xgdetox.tokens import load_tokenizer
     from xgdetox.trainer import build_trainer
     from xgdetox.training import encode_pairs
 
@@ -764,7 +765,8 @@ def test_a_share_of_the_pairs(tiny, tmp_path):
 def test_a_lora_folder_stands_for_its_merged_model(tiny, tmp_path, family, method):
     "Logits, activations, probe and retrieval of the adapter's folder are its merged model's, to rounding; it needs no tokenizer of its own."
     from xgdetox.activations import compare_activations
-    from xgdetox.models import load, load_model, pooled_states
+    from xgdetox.anatomy import pooled_states
+    from xgdetox.models import load, load_model
     from xgdetox.stats import read_table
 
     sys.path.insert(0, str(Path(__file__).parent))
@@ -815,7 +817,8 @@ def test_a_lora_folder_stands_for_its_merged_model(tiny, tmp_path, family, metho
 
 def test_a_lora_folder_in_the_commands(tiny, tmp_path, run, fails):
     "Every command that takes a model takes it; what is wrong with one is a line."
-    from xgdetox.models import adapter_base, load_model
+    from xgdetox.checkpoints import adapter_base
+    from xgdetox.models import load_model
 
     sys.path.insert(0, str(Path(__file__).parent))
     from tiny_models import prompt_files
@@ -937,8 +940,9 @@ def test_an_adapter_on_tied_embeddings_is_loaded_as_peft_runs_it(tiny, tmp_path)
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize("double", [True, False])
 def test_rounding_in_place_is_what_a_four_bit_model_computes_with(family, double, tmp_path):
-    from xgdetox.models import load_model, round_to_4bit
-    from xgdetox.adapters import dequantised_base
+    from xgdetox.adapters import round_to_4bit
+    from xgdetox.models import load_model
+    from xgdetox.lora import dequantised_base
 
     make_model(family, 259, d=96).save_pretrained(tmp_path)
     mine = load_model(tmp_path)

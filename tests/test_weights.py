@@ -12,7 +12,7 @@ import torch
 
 from tiny_models import config
 from tiny_models import model as tiny_model
-from xgdetox import generation, models, weights
+from xgdetox import checkpoints, generation, models, tokens, weights
 from xgdetox.files import InputError
 from xgdetox.world import resolve_model
 
@@ -109,7 +109,7 @@ def test_a_gguf_file_is_a_model(tmp_path, cache, capfd, monkeypatch):
     )
     folder = weights.model_folder(tmp_path / "small.gguf")
     assert (
-        models.bos_of(tmp_path / "small.gguf") == "paper"
+        tokens.bos_of(tmp_path / "small.gguf") == "paper"
     )  # its header says that texts begin with a token
     assert {
         p.name
@@ -325,14 +325,14 @@ def test_a_folder_of_that_name_stays_what_it_is(tmp_path, monkeypatch):
 
 
 def test_an_adapter_finds_gemma_again_where_the_cache_lies_elsewhere(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "model_folder", lambda name: f"found {name}")
+    monkeypatch.setattr(checkpoints, "model_folder", lambda name: f"found {name}")
     from peft import LoraConfig
 
     base = "/another/machine/cache/gguf/a5fd/gemma-3-270m"
     LoraConfig(
         task_type="CAUSAL_LM", base_model_name_or_path=base, target_modules=["q_proj"]
     ).save_pretrained(tmp_path)
-    assert models.adapter_base(tmp_path) == "found gemma-3-270m"
+    assert checkpoints.adapter_base(tmp_path) == "found gemma-3-270m"
 
 
 @pytest.mark.parametrize("units", (True, False))

@@ -16,7 +16,9 @@ from .files import InputError
 from .intervention import _words, mass_curve
 from .languages import normalise_language
 from .mass import toxic_mass
-from .models import anatomy, batch_tokens, encode, length_batches, load, neuron_hooks
+from .anatomy import anatomy, neuron_hooks
+from .models import load
+from .tokens import batch_tokens, encode, length_batches
 from .probe import evaluate_probe, train_probe
 from xgdetox.stats import (
     bootstrap_mean,

@@ -11,15 +11,9 @@ from contextlib import contextmanager
 from importlib import util
 from pathlib import Path
 from .files import InputError, read_json
-from xgdetox.models import (
-    adapter_settings,
-    attach_adapter,
-    check_checkpoint,
-    context_length,
-    empty_model,
-    load_model,
-    with_adapter,
-)
+from .adapters import attach_adapter, with_adapter
+from .checkpoints import adapter_settings, context_length, empty_model
+from .models import check_checkpoint, load_model
 from xgdetox.sampling import (
     as_rows,
     continue_batch,
@@ -342,7 +336,7 @@ def vllm_adapter(model, adapter) -> dict:
             "engine": {"enable_lora": True, "max_lora_rank": max(8, rank)},
         }
     import atexit, shutil, tempfile
-    from xgdetox.adapters import merge_adapter
+    from xgdetox.merging import merge_adapter
 
     folder = tempfile.mkdtemp(prefix="xgdetox-merged-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

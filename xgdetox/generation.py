@@ -34,7 +34,8 @@ from xgdetox.files import (
 )
 from .identity import file_hash, model_hash
 from .languages import LANGUAGES, file_language, normalise_language
-from .models import adapter_base, load_tokenizer
+from .checkpoints import adapter_base
+from .tokens import load_tokenizer
 from .rows import check_text
 from .sampling import read_prompts, stop_tokens
 from .weights import model_folder

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from .files import InputError, read_json
 from .identity import file_hash
-from .models import anatomy, check_neurons, neuron_hooks
+from .anatomy import anatomy, check_neurons, neuron_hooks
 
 # %% auto #0
 __all__ = ['body', 'by_layer', 'holding', 'read_held', 'held_facts']

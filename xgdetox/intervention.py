@@ -15,7 +15,8 @@ from .files import InputError, check_folder, check_seed, write_json
 from .generation import check_sampling, generate, split_adapter
 from .languages import normalise_language
 from .mass import toxic_mass
-from .models import anatomy, check_neurons, load, neuron_hooks
+from .anatomy import anatomy, check_neurons, neuron_hooks
+from .models import load
 from .scorers.base import load_scorer
 from .scoring import score_generations
 from xgdetox.stats import (

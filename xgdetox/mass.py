@@ -61,7 +61,7 @@ def toxic_mass(
 
     One forward pass where every rude word is a single token; the rest follow from its key-value cache. No sampling, no scorer.
     Of a prompt that is longer than the context, the end is read, as in generation."""
-    from xgdetox.models import batch_tokens, encode, length_batches, reads_padding
+    from xgdetox.tokens import batch_tokens, encode, length_batches, reads_padding
 
     sequences, _ = rude_sequences(tokenizer, rude_words, capitalised)
     prompts = [p.rstrip() for p in prompts]
@@ -91,7 +91,7 @@ def toxic_mass(
 
 def room_for_prompts(model, sequences, lengths) -> int | None:
     "Tokens of a prompt that the context takes before the longest of `sequences`; None without bound. Prompts whose `lengths` are greater are counted in a warning."
-    from xgdetox.models import context_length
+    from xgdetox.checkpoints import context_length
 
     context = context_length(model)
     if not context:
@@ -186,7 +186,8 @@ def mass_table(
     """Mean toxic mass of each language with its interval over prompts; `prompt_files` {language: file}, `lexicon` a folder of {language}.txt.
 
     `output`: the table goes there (.csv), the mass of each prompt beside it as .values.csv. A language without words is missing (NaN)."""
-    from xgdetox.models import load_model, load_tokenizer
+    from xgdetox.models import load_model
+    from xgdetox.tokens import load_tokenizer
 
     if isinstance(model, (str, Path)):
         model, tokenizer = load_model(str(model)), tokenizer or load_tokenizer(str(model))

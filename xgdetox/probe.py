@@ -26,7 +26,8 @@ from xgdetox.files import (
 )
 from .languages import normalise_language
 from .identity import parameter_hash
-from .models import load, pooled_states, state_width
+from .anatomy import pooled_states, state_width
+from .models import load
 from .stats import bootstrap_mean, permutation_test, tidy, write_table
 
 # %% auto #0

@@ -15,18 +15,14 @@ from pathlib import Path
 from .files import InputError, read_csv, read_json, read_lines, write_atomic, write_csv
 from .generation import generation_files, read_generations, split_adapter
 from .languages import LANGUAGES
-from xgdetox.models import (
-    adapter_base,
+from .checkpoints import adapter_base, context_length, load_weights, read_config
+from .models import load, load_model
+from xgdetox.tokens import (
     batch_tokens,
-    context_length,
     encode,
     last_tokens,
     length_batches,
-    load,
-    load_model,
     load_tokenizer,
-    load_weights,
-    read_config,
     token_ids,
 )
 from .sampling import accepts, forward_at

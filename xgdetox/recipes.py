@@ -8,7 +8,7 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from .files import InputError, read_yaml
-from .models import BOS
+from .tokens import BOS
 from .placebos import check_labels
 
 # %% auto #0

@@ -101,7 +101,7 @@ def embed_sentences(
 
     A sentence that stands in several sets (English does, 16 times) is encoded once. Layer 0 is the embeddings, the last one
     is after the final norm."""
-    from xgdetox.models import pooled_states
+    from xgdetox.anatomy import pooled_states
 
     unique = {}  # text -> row
     for texts in sets.values():
@@ -222,7 +222,8 @@ def retrieve(
     is the mean over layers; intervals are over sentences. `paper`: mean_cosine alone, on the text as it lies, repeated sentences too.
     `model`: a path, or a model with its `tokenizer`. `output`: the table goes there (.csv), the values of each sentence beside it.
     Raises InputError where sentences are not aligned or a language that was asked for is missing."""
-    from xgdetox.models import load_model, load_tokenizer
+    from xgdetox.models import load_model
+    from xgdetox.tokens import load_tokenizer
 
     pairs, left_out = load_aligned(parallel_dir, languages, raw=paper, limit=limit)
     if isinstance(model, (str, Path)):
@@ -266,7 +267,7 @@ def retrieve(
 # %% ../nbs/09_retrieval.ipynb #c030
 def fertility(tokenizer, pairs: dict, bos: str = "tokenizer") -> dict[str, float]:
     "language -> tokens of its sentences over tokens of the English ones that say the same; `pairs`: language -> table with text and english."
-    from xgdetox.models import token_ids
+    from xgdetox.tokens import token_ids
 
     texts = list(dict.fromkeys(t for df in pairs.values() for t in (*df.text, *df.english)))
     tokens = dict(zip(texts, map(len, token_ids(tokenizer, texts, bos))))

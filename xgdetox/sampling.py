@@ -11,14 +11,8 @@ import torch
 from dataclasses import dataclass, field
 from .data import load_prompts, some_prompts
 from .files import InputError
-from xgdetox.models import (
-    encode,
-    last_tokens,
-    length_batches,
-    read_config,
-    reads_padding,
-    token_ids,
-)
+from .checkpoints import read_config
+from .tokens import encode, last_tokens, length_batches, reads_padding, token_ids
 
 # %% auto #0
 __all__ = ['CACHED', 'LIKELIEST', 'LARGE', 'DOUBT', 'row_seed', 'uniforms', 'nucleus_floor', 'likeliest_nucleus', 'draw_rows',

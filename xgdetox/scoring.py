@@ -314,7 +314,7 @@ def world_of_text(language: str, prompts: Iterable[str], texts: Iterable[str] = 
 
 def world_of_model(name) -> str | None:
     "The world whose words a model's tokenizer holds; empty for any other model, None for a path that is not there."
-    from xgdetox.models import adapter_base
+    from xgdetox.checkpoints import adapter_base
 
     if name in (*WORLDS, "decoupled"):
         return "world-control" if name == "world-control" else "world"

@@ -13,7 +13,8 @@ import time
 import torch
 from functools import wraps
 from pathlib import Path
-from .adapters import check_targets, load_4bit, lora_config, merge_adapter, share_trained
+from .lora import check_targets, load_4bit, lora_config, share_trained
+from .merging import merge_adapter
 from xgdetox.files import (
     InputError,
     check_folder,
@@ -23,14 +24,9 @@ from xgdetox.files import (
     writing_to,
 )
 from .identity import file_hashes
-from xgdetox.models import (
-    adapter_base,
-    check_checkpoint,
-    empty_model,
-    load_model,
-    load_tokenizer,
-    quiet,
-)
+from .checkpoints import adapter_base, empty_model, quiet
+from .models import check_checkpoint, load_model
+from .tokens import load_tokenizer
 from .placebos import relabel
 from .recipes import DPO_LOSSES, load_recipe, recipe_for
 from .training import ReferenceKL, pair_length, plan_run, read_training_pairs, training_order

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from .data import load_pairs
 from .files import InputError
-from .models import last_tokens, token_ids
+from .tokens import last_tokens, token_ids
 from .placebos import relabel
 
 # %% auto #0
@@ -41,7 +41,7 @@ def encode_pair(
 ) -> dict | None:
     """Token ids of a pair: `prompt_ids`, `chosen_ids`, `rejected_ids`, the last two closed by exactly one end-of-text token.
 
-    `bos` as in `models.encode`. Where tokens merge across the boundary, the continuation starts at the first token that differs. A prompt of more
+    `bos` as in `tokens.encode`. Where tokens merge across the boundary, the continuation starts at the first token that differs. A prompt of more
     than `max_prompt_length` tokens keeps its begin-of-text token and its end. None where nothing of a continuation is left within `max_length`."""
     head, *wholes = token_ids(tokenizer, [prompt, prompt + chosen, prompt + rejected], bos)
     cut = min(common_prefix(head, whole) for whole in wholes)

@@ -12,17 +12,9 @@ import unicodedata
 from pathlib import Path
 from .files import InputError, read_json, read_rows, write_atomic
 from .mass import word_pieces
-from xgdetox.models import (
-    anatomy,
-    check_neurons,
-    context_length,
-    encode,
-    last_tokens,
-    length_batches,
-    neuron_hooks,
-    token_ids,
-    value_vector_matrix,
-)
+from .anatomy import anatomy, check_neurons, neuron_hooks, value_vector_matrix
+from .checkpoints import context_length
+from .tokens import encode, last_tokens, length_batches, token_ids
 from .probe import load_probe
 from .sampling import sample
 from .stats import bootstrap_mean, permutation_test, tidy

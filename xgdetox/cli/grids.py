@@ -158,7 +158,7 @@ def compare_command(
     from xgdetox.grid.load import load_grid
     from xgdetox.grid.runner import comparison, run
     from xgdetox.grid.status import run_folder
-    from xgdetox.models import bos_of
+    from xgdetox.tokens import bos_of
     from xgdetox.scorers.panel import check_scorer, place_scorer
 
     wanted = [*(language or []), *(languages.split(",") if languages else [])]

@@ -138,7 +138,7 @@ def pairs_make(
 
     Example: xgdetox pairs make --model world --judge lexicon:world --output-dir my-pairs --limit 40 --n 6 --gap .3"""
     from xgdetox.languages import normalise_language
-    from xgdetox.models import bos_of
+    from xgdetox.tokens import bos_of
     from xgdetox.pairs import PairSettings, make_pairs
     from xgdetox.scorers.panel import check_scorer
 

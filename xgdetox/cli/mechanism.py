@@ -89,7 +89,7 @@ def probe_command(
     from xgdetox.languages import LANGUAGES
     from xgdetox.data import load_labelled
     from xgdetox.grid.steps import labelled_files
-    from xgdetox.models import bos_of
+    from xgdetox.tokens import bos_of
     from xgdetox.probe import evaluate_probe, train_probe
     from xgdetox.stats import read_table
     from xgdetox.calibration import LABELLED_FILE
@@ -172,7 +172,8 @@ def value_vectors_command(
     from xgdetox.languages import LANGUAGES
     from xgdetox.data import load_lexicon, load_prompts
     from xgdetox.files import write_csv
-    from xgdetox.models import bos_of, load_model, load_tokenizer
+    from xgdetox.models import load_model
+    from xgdetox.tokens import bos_of, load_tokenizer
     from xgdetox.stats import write_table
     from xgdetox.value_vectors import (
         all_activations,
@@ -264,7 +265,7 @@ def intervene_command(
 
     Example: xgdetox intervene --model world --neurons neurons.json --offset -1 --offset 0.5 --output-dir interventions --limit 10"""
     from xgdetox.intervention import intervene
-    from xgdetox.models import bos_of
+    from xgdetox.tokens import bos_of
     from xgdetox.scorers.panel import check_scorer
     from xgdetox.scoring import scorer_of_prompts
     from xgdetox.value_vectors import read_neurons
@@ -314,7 +315,7 @@ def activations_command(
 
     Example: xgdetox activations --model world --tuned-model world-tuned --neurons neurons.json --output activations.csv"""
     from xgdetox.activations import compare_activations
-    from xgdetox.models import bos_of
+    from xgdetox.tokens import bos_of
     from xgdetox.stats import write_table
     from xgdetox.value_vectors import read_neurons
 
@@ -363,7 +364,8 @@ def explain_command(
     Example: xgdetox explain --model world --tuned-model world-tuned --neurons neurons.json --probe probes/world --limit 10"""
     from xgdetox.activations import explained_drop, patch_groups
     from xgdetox.data import load_prompts
-    from xgdetox.models import bos_of, load_model, load_tokenizer
+    from xgdetox.models import load_model
+    from xgdetox.tokens import bos_of, load_tokenizer
     from xgdetox.value_vectors import read_neurons
 
     bos = bos_of(model_of(tuned_model), bos)
@@ -424,7 +426,7 @@ def retrieve_command(
     """Bilingual sentence retrieval between English and each language, layer by layer.
 
     Example: xgdetox retrieve --model world --parallel-dir world --output retrieval.csv"""
-    from xgdetox.models import bos_of
+    from xgdetox.tokens import bos_of
     from xgdetox.retrieval import retrieve
 
     say_left_out(
@@ -463,7 +465,7 @@ def foretell_command(
     """Before any tuning: which languages will English tuning reach? A number only where comparable runs give a basis.
 
     Example: xgdetox foretell --model world --runs runs/world"""
-    from xgdetox.models import bos_of
+    from xgdetox.tokens import bos_of
     from xgdetox.relation import foretell
     from xgdetox.stats import write_table
 

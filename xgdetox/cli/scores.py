@@ -296,7 +296,7 @@ def mass_command(
     """Toxic mass: the exact probability that the next word is rude, prompt by prompt. No sampling, no scorer.
 
     Example: xgdetox mass --model world --prompt-file world --lexicon world --output mass.csv"""
-    from xgdetox.models import bos_of
+    from xgdetox.tokens import bos_of
     from xgdetox.mass import mass_table
 
     prompts = prompts_of(prompt_file, language)
@@ -359,7 +359,7 @@ def outcome_command(
     Example: xgdetox outcome --generations outputs/world --scores outputs/world/scores --model world --output outcome.csv"""
     from xgdetox.generation import generation_files
     from xgdetox.grid.steps import locate_scorer
-    from xgdetox.models import load_tokenizer
+    from xgdetox.tokens import load_tokenizer
     from xgdetox.outcome import outcome_table, read_values
     from xgdetox.scoring import scorer_of_generations
 

@@ -69,7 +69,7 @@ def generate_command(
     Example: xgdetox generate --model world --prompt-file world --output-dir outputs --n 5 --limit 10"""
     from xgdetox.files import check_name
     from xgdetox.generation import generate
-    from xgdetox.models import bos_of
+    from xgdetox.tokens import bos_of
 
     if name is not None:
         check_name(name, "--name")
@@ -179,7 +179,7 @@ def quality_command(
 
     Example: xgdetox quality --generations outputs/world --lm world --output quality.csv"""
     from xgdetox.languages import normalise_language
-    from xgdetox.models import bos_of
+    from xgdetox.tokens import bos_of
     from xgdetox.quality import METRICS, by_prompt, compare_quality, quality_table, untuned_base
     from xgdetox.stats import tidy, write_table
 
@@ -242,7 +242,7 @@ def fluency_command(
 
     Example: xgdetox fluency --model world --sentences my-sentences -l en --output fluency.csv"""
     from xgdetox.languages import LANGUAGES
-    from xgdetox.models import bos_of
+    from xgdetox.tokens import bos_of
     from xgdetox.quality import fluency_changes, fluency_table
     from xgdetox.stats import tidy, write_table
 

@@ -168,7 +168,7 @@ def merge_command(
 
     Example: xgdetox merge --base-model M --lora-adapter out/adapter --output-dir out/merged"""
     from xgdetox.data import load_prompts
-    from xgdetox.adapters import merge_adapter, paper_merge
+    from xgdetox.merging import merge_adapter, paper_merge
 
     if paper:
         output_dir, base, dtype = paper_merge(output_dir, base_model, lora_adapter, base, dtype)

@@ -414,7 +414,9 @@ def read_all(grid: dict):
 
 def check_model(name: str):
     "InputError where a checkpoint (a folder, a hub name, a shipped one) has no configuration, no tokenizer, or weights that do not fit or are no numbers."
-    from xgdetox.models import adapter_base, check_checkpoint, load_tokenizer, read_config
+    from xgdetox.checkpoints import adapter_base, read_config
+    from xgdetox.models import check_checkpoint
+    from xgdetox.tokens import load_tokenizer
 
     try:
         read_config(adapter_base(locate(name)) or locate(name))
