@@ -74,9 +74,9 @@ def toxic_label(labels: dict[int, str], wanted: str | None = None, index: int | 
 
 # %% ../../nbs/lib/scorers_classifier.ipynb #c109
 def judge(kind, name, device=None):
-    "`kind`'s model of a folder or hub name on `device`, from safetensors; fp32 on a CPU. Raises what `models.load_weights` raises."
+    "`kind`'s model of a folder or hub name on `device`, from safetensors; fp32 on a CPU. Raises what `checkpoints.load_weights` raises."
     import torch
-    from xgdetox.models import load_weights, read_config
+    from xgdetox.checkpoints import load_weights, read_config
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     read_config(name)
@@ -88,7 +88,8 @@ def judge(kind, name, device=None):
 def judge_tokenizer(name):
     "The tokenizer beside a classifier or guard, as it is. Raises `InputError` where there is none, or one with more tokens than the model."
     from transformers import AutoTokenizer
-    from xgdetox.models import check_vocabulary, loading, read_config, trusts_code, vocabulary
+    from xgdetox.checkpoints import loading, read_config, trusts_code
+    from xgdetox.tokens import check_vocabulary, vocabulary
 
     try:
         with loading(name, "tokenizer"):
@@ -111,7 +112,7 @@ class Model(Scorer):
     def stream(self, texts, language):
         "Scores batch by batch, the longest texts of each block first."
         import torch
-        from xgdetox.models import batch_tokens, length_batches
+        from xgdetox.tokens import batch_tokens, length_batches
 
         for block in blocks(texts, 2048):
             rows = self.rows(block)  # text, token
@@ -141,7 +142,7 @@ class Classifier(Model):
 
     def __init__(self, name: str, languages=None, label: str | None = None, device=None):
         from transformers import AutoModelForSequenceClassification
-        from xgdetox.models import position_room
+        from xgdetox.tokens import position_room
 
         repository, covers, index = CLASSIFIERS.get(name, (name, tuple(LANGUAGES), None))
         self.model = judge(AutoModelForSequenceClassification, repository, device)
@@ -186,7 +187,7 @@ class Classifier(Model):
 
     def forward(self, rows) -> list[float]:
         "The toxic label's probability for each row of token ids."
-        from xgdetox.models import encode
+        from xgdetox.tokens import encode
 
         inputs = encode(self.tokenizer, rows, side="right", device=self.model.device)
         logits = self.model(

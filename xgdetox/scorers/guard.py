@@ -168,7 +168,7 @@ class Guard(Model):
 
     def __init__(self, name: str, languages=None, backend: str = "transformers", device=None):
         from transformers import AutoModelForCausalLM
-        from xgdetox.models import check_causal, read_config
+        from xgdetox.checkpoints import check_causal, read_config
 
         if backend not in ("transformers", "vllm"):
             raise InputError(
@@ -221,7 +221,7 @@ class Guard(Model):
         "The unsafe verdict's probability for each row of token ids."
         import torch
         from xgdetox.sampling import forward_at
-        from xgdetox.models import encode
+        from xgdetox.tokens import encode
 
         if self.backend == "vllm":
             return vllm_verdicts(self.model, rows, self.unsafe, self.safe)
