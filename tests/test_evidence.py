@@ -1,6 +1,8 @@
 "The evidence stages: patching both ways, held neurons, doses, the transfer matrix, early warning, verdicts."
 
 import copy
+import hashlib
+import json
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,7 @@ import pytest
 import torch
 
 from xgdetox.data import find_prompt_files, load_lexicon, load_prompts
-from xgdetox.files import InputError, read_csv
+from xgdetox.files import InputError, read_csv, read_json
 from xgdetox.models import load_model
 from xgdetox.tokens import load_tokenizer
 from xgdetox.outcome import values_path
@@ -133,3 +135,43 @@ def test_patching_refuses(world, files, lexicon):
         patch_both_ways(*given, set=3)
     with pytest.raises(InputError, match="layer 9 of 4"):
         patch_both_ways(base, base, [[9, 0]], files, lexicon, tokenizer=tokenizer, limit=2)
+
+
+# ---- neurons held while tuning
+
+
+def twice_tuned(tmp_path, **more):
+    "The world's model after four steps of DPO."
+    from xgdetox.trainer import train
+
+    settings = dict(recipe="world", max_steps=4, limit=40, learning_rate=1e-3, warmup_steps=0)
+    return load_model(
+        train(resolve_model("world"), resolve_data("world", "pairs"), tmp_path, **settings | more)
+    )
+
+
+def test_held_neurons_learn_nothing_and_the_others_do(world, tmp_path):
+    file = tmp_path / "neurons.json"
+    file.write_text(json.dumps(PLANTED))
+    tuned = twice_tuned(tmp_path / "held", hold=str(file))
+    parts = [m.transformer.h[2].mlp.c_fc for m in (world[0], tuned)]  # input, neuron
+    moved = (parts[0].weight - parts[1].weight).abs().amax(0) > 0
+    held = [n for _, n in PLANTED]
+    assert not moved[held].any() and moved.sum() > len(moved) / 2
+    facts = read_json(tmp_path / "held" / "manifest.json")["hold"]
+    assert facts["neurons"] == len(PLANTED)
+    assert facts["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    file.write_text(json.dumps(PLANTED[:1]))
+    with pytest.raises(InputError, match="another hold"):
+        twice_tuned(tmp_path / "held", hold=str(file))
+
+
+def test_a_file_of_no_neurons_is_refused_before_anything_is_written(tmp_path):
+    file = tmp_path / "neurons.json"
+    for text, words in (("[[1, true]]", "not a list"), ("[[9, 0]]", "layer 9 of 4")):
+        file.write_text(text)
+        with pytest.raises(InputError, match=words):
+            twice_tuned(tmp_path / "out", hold=str(file))
+    with pytest.raises(InputError):
+        twice_tuned(tmp_path / "out", hold=str(tmp_path / "absent.json"))
+    assert not (tmp_path / "out" / "manifest.json").exists()
