@@ -71,6 +71,5 @@ def held_facts(path) -> dict:
     "What a run's manifest says of its held neurons: file, its hash and their number; empty where none are held."
     if path is None:
         return {}
-    return dict(
-        hold=dict(file=Path(path).name, sha256=file_hash(path), neurons=len(read_held(path)))
-    )
+    neurons = len(read_held(path))
+    return dict(hold=dict(file=Path(path).name, sha256=file_hash(path), neurons=neurons))

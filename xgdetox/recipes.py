@@ -41,6 +41,7 @@ DEFAULTS = dict(
     limit=None,
     train_fraction=None,
     labels=None,
+    hold=None,
     max_length=256,
     max_prompt_length=None,
     max_characters=None,

@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 import torch
+from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
 from .lora import check_targets, load_4bit, lora_config, share_trained
@@ -27,6 +28,7 @@ from .identity import file_hashes
 from .checkpoints import adapter_base, empty_model, quiet
 from .models import check_checkpoint, load_model
 from .tokens import load_tokenizer
+from .holding import held_facts, holding, read_held
 from .placebos import relabel
 from .recipes import DPO_LOSSES, load_recipe, recipe_for
 from .training import ReferenceKL, pair_length, plan_run, read_training_pairs, training_order
@@ -34,8 +36,8 @@ from .training import ReferenceKL, pair_length, plan_run, read_training_pairs, t
 # %% auto #0
 __all__ = ['trainer_class', 'Diverged', 'everywhere', 'score_completions', 'rows_for', 'arguments', 'callbacks', 'timed',
            'progress_line', 'show_progress', 'latest_checkpoint', 'same_run', 'train', 'check_model', 'build_trainer',
-           'renumber', 'reference_kl', 'load_for_training', 'stored', 'save_final', 'sort_lists', 'finish',
-           'remove_checkpoints', 'finite_weights', 'keep_good', 'copy_good', 'summary']
+           'renumber', 'reference_kl', 'load_for_training', 'held_still', 'stored', 'save_final', 'sort_lists',
+           'finish', 'remove_checkpoints', 'finite_weights', 'keep_good', 'copy_good', 'summary']
 
 # %% ../nbs/lib/trainer.ipynb #c053
 def trainer_class(loss: str):
@@ -378,6 +380,7 @@ def train(model, data_dir, output_dir, recipe=None, seed: int = 0, **overrides) 
     settings["model"], out = str(model), check_folder(output_dir)
     check_seed(seed)
     run = dict(model=file_hashes(model), pairs=file_hashes(data_dir), seed=seed, settings=settings)
+    run |= held_facts(settings["hold"])
     main = int(os.environ.get("RANK", 0)) == 0
     if (out / "manifest.json").exists():
         same_run(out, run)
@@ -398,7 +401,8 @@ def train(model, data_dir, output_dir, recipe=None, seed: int = 0, **overrides) 
             trainer, facts = build_trainer(model, tokenizer, pairs, settings, out, seed)
         with writing_to(out):
             try:
-                trainer.train(resume_from_checkpoint=str(latest_checkpoint(out) or "") or None)
+                with held_still(trainer.model, model, settings):
+                    trainer.train(resume_from_checkpoint=str(latest_checkpoint(out) or "") or None)
                 final = save_final(trainer, tokenizer, model, settings, out)
             except Diverged as end:
                 raise keep_good(trainer, tokenizer, model, settings, out, end) from None
@@ -452,6 +456,8 @@ def check_model(model, settings: dict):
     check_checkpoint(model)
     if settings["method"] != "full":
         check_targets(empty_model(model), settings["lora_targets"])
+    if settings["hold"]:
+        read_held(settings["hold"], empty_model(model))
 
 # %% ../nbs/lib/trainer.ipynb #c071
 def build_trainer(model, tokenizer, pairs: list[dict], settings: dict, out: Path, seed: int):
@@ -540,6 +546,14 @@ def load_for_training(model, settings: dict):
         and settings["precision"] != "fp32"
     )
     return load_model(str(model), dtype=torch.bfloat16 if half else torch.float32, device="cpu")
+
+# %% ../nbs/lib/trainer.ipynb #h001
+def held_still(network, model, settings: dict):
+    "A context in which `network` learns with the neurons of `hold` as the frozen `model` has them; none are held without it."
+    if not settings["hold"]:
+        return nullcontext()
+    frozen = load_model(str(model), dtype=network.dtype, device="cpu").requires_grad_(False)
+    return holding(network, frozen, read_held(settings["hold"]))
 
 # %% ../nbs/lib/trainer.ipynb #c075
 def stored(columns: dict[str, list], folder: Path):
