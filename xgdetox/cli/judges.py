@@ -140,7 +140,7 @@ def pairs_make(
     from xgdetox.languages import normalise_language
     from xgdetox.tokens import bos_of
     from xgdetox.pairs import PairSettings, make_pairs
-    from xgdetox.scorers.panel import check_scorer
+    from xgdetox.scorers.base import check_scorer
 
     language, model = normalise_language(language), model_of(model)
     check_scorer(judge)

@@ -266,7 +266,7 @@ def intervene_command(
     Example: xgdetox intervene --model world --neurons neurons.json --offset -1 --offset 0.5 --output-dir interventions --limit 10"""
     from xgdetox.intervention import intervene
     from xgdetox.tokens import bos_of
-    from xgdetox.scorers.panel import check_scorer
+    from xgdetox.scorers.base import check_scorer
     from xgdetox.scoring import scorer_of_prompts
     from xgdetox.value_vectors import read_neurons
 

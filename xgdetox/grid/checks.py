@@ -341,7 +341,7 @@ USES = {
 
 def check_at_hand(grid: dict):
     "InputError, before anything runs, for data, a model's folder or a scorer's lexicon that is not there or cannot be read. `plan` and `status` do without."
-    from xgdetox.scorers.panel import check_scorer, scorer_paths
+    from xgdetox.scorers.base import check_scorer, scorer_paths
 
     def there(place, field):
         for p in place.values() if isinstance(place, dict) else [place]:

@@ -144,14 +144,10 @@ def work(grid: dict, job: Job) -> float:
 
 
 def _judge_size(scorer: str) -> float:
-    "Parameters of the model that a scorer runs, roughly: of a judge's small encoder, of a classifier; 0 of what runs none."
-    from xgdetox.scorers.panel import needs_gpu
+    "Parameters of the model that a scorer runs, roughly; 0 if it runs none."
+    from xgdetox.scorers.base import scorer_operations
 
-    if not scorer or not needs_gpu(scorer):
-        return 0.0
-    return (
-        22e6 if scorer.startswith("judge:") else 0.56e9
-    )  # the layers of a small encoder: its embeddings are looked up, not multiplied
+    return scorer_operations(scorer) / 2 if scorer else 0.0
 
 
 def _pairs(grid, p, m) -> float:
@@ -201,7 +197,7 @@ def plan(grid: dict, device: str = "a100") -> tuple[pd.DataFrame, str]:
         raise InputError(
             f"unknown device {device!r}", field="--device", remedy="known are " + ", ".join(DEVICES)
         )
-    from xgdetox.scorers.panel import needs_key
+    from xgdetox.scorers.base import services_of
 
     rates, rows = recorded_rates(device), []
     for job in jobs(grid):
@@ -254,14 +250,13 @@ def plan(grid: dict, device: str = "a100") -> tuple[pd.DataFrame, str]:
         )
         + "."
     ]
-    asked = sum(
-        texts_to_score(grid, j)
-        for j in jobs(grid)
-        if j.stage == "score" and needs_key(j.parameters["scorer"])
-    )
-    if asked:
+    asked = {}  # service -> texts
+    for job in [j for j in jobs(grid) if j.stage == "score"]:
+        for service in services_of(job.parameters["scorer"]):
+            asked[service] = asked.get(service, 0) + texts_to_score(grid, job)
+    for service, n in asked.items():
         words.append(
-            f"Perspective: {asked:,} texts at most, {asked / 86400:.1f} days at one a second; identical texts are asked once."
+            f"{service}: {n:,} texts at most, {n / 86400:.1f} days at one a second; identical texts are asked once."
         )
     big = [
         n

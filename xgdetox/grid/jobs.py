@@ -299,7 +299,7 @@ def _split_jobs(grid, v, m) -> list[Job]:
 
 def _outcome_jobs(grid, v, m) -> list[Job]:
     "The primary outcome of a variant under each scorer, and what its tuning cost in fluency."
-    from xgdetox.scorers.panel import needs_gpu
+    from xgdetox.scorers.base import needs_gpu
 
     label, found = _labels(v), []
     for scorer, spec in (m.get("scorers") or grid["scorers"]).items():
@@ -335,7 +335,7 @@ def _outcome_jobs(grid, v, m) -> list[Job]:
 
 def _text_jobs(grid, v, m) -> list[Job]:
     "What a variant writes and how it is judged: generate, score, mass, quality."
-    from xgdetox.scorers.panel import needs_gpu, scorer_paths
+    from xgdetox.scorers.base import needs_gpu, scorer_paths
 
     s, found, texts = lambda stage: _settings(grid, v["model"], stage), [], []
     (prompts, inputs), gpus, label = _prompts(grid, v["model"]), m["gpus"], _labels(v)

@@ -174,7 +174,7 @@ def _set(raw: dict, change: str):
 
 def _scorer(spec: str, root: Path) -> str:
     "A scorer with the path in it made absolute, as page 03 reads it; names of worlds, presets and the hub stay."
-    from xgdetox.scorers.panel import place_scorer
+    from xgdetox.scorers.base import place_scorer
 
     return place_scorer(spec, lambda path: _place(path, root), lambda name: _checkpoint(name, root))
 

@@ -367,5 +367,5 @@ def comparison(
     if languages:
         grid["languages"] = list(languages)
     if scorer:
-        grid["scorers"] = {parse_scorer(scorer).kind: scorer}
+        grid["scorers"] = {parse_scorer(scorer).kind.rpartition(".")[2]: scorer}
     return grid

@@ -206,7 +206,12 @@ def import_scorer(folder: str, attribute: str = "TOXICITY", language: str = "en"
     )
 
 
-KIND = Kind(import_scorer, reads="place")
+KIND = Kind(
+    import_scorer,
+    about="Takes scores that exist already, from the original's files or RealToxicityPrompts'.",
+    reads="place",
+    called="FOLDER",
+)
 
 # %% ../../nbs/lib/scorers_imported.ipynb #c132
 def write_upstream(

@@ -429,8 +429,11 @@ def judge_scorer(name: str, device: str | None = None) -> Judge:
 
 KIND = Kind(
     judge_scorer,
+    about="Runs a linear head on a sentence encoder: e5, use, or a folder that `xgdetox judge fit` wrote.",
     reads="model",
     gpu=True,
+    operations=2 * 22e6,  # two for each parameter of a small encoder's layers
+    states_auc=True,
     check=lambda name, options: check_judge(name),
     covers=lambda name, options: judge_languages(name),
 )

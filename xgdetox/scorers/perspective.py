@@ -658,8 +658,11 @@ def perspective_scorer(argument: str = "", attributes: str = "", **numbers) -> P
 
 KIND = Kind(
     perspective_scorer,
-    key=True,
+    about="Asks the Perspective API, as the paper does; needs a key and ends with 2026.",
+    service="Perspective",
+    key=perspective_key,
     options=PERSPECTIVE_OPTIONS,
     check=check_perspective,
     covers=lambda argument, options: Perspective.languages,
+    original={"attributes": ",".join(ORIGINAL_ATTRIBUTES)},
 )
