@@ -1,10 +1,8 @@
 "Loaders, atomic writes, splits and downloads: what is not pretty in prose."
 
-import gzip
 import http.server
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -19,7 +17,7 @@ from xgdetox.datasets import download
 from xgdetox.files import read_json
 from xgdetox.datasets import DATASETS, check_dataset, data_table, get_dataset, paper_numbers
 from xgdetox.languages import LANGUAGES
-from xgdetox.files import InputError, read_rows, write_atomic, write_json
+from xgdetox.files import write_json
 from xgdetox.data import (
     align_rtp_lx,
     cut_prompt,
@@ -32,29 +30,6 @@ from xgdetox.data import (
     mask,
     split_rows,
 )
-
-
-# errors and writing
-
-
-def test_error_survives_pickling_and_is_one_line():
-    error = pickle.loads(pickle.dumps(InputError("two\nlines", "f", 3, "x", "do this")))
-    assert str(error) == "f:3: x: two lines; do this" and error.line == 3
-
-
-def test_killed_writer_leaves_the_old_file(tmp_path):
-    target = tmp_path / "t.json"
-    write_json(target, {"old": 1})
-    code = f"from xgdetox.files import write_atomic\nimport os, signal\nwith write_atomic({str(target)!r}) as f:\n f.write('half'); f.flush(); os.kill(os.getpid(), signal.SIGKILL)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
-    assert json.loads(target.read_text()) == {"old": 1}
-
-
-def test_written_files_have_ordinary_permissions(tmp_path):
-    with write_atomic(tmp_path / "a" / "b.bin", "wb") as f:
-        f.write(b"1")
-    os.umask(mask_ := os.umask(0o022))
-    assert (tmp_path / "a" / "b.bin").stat().st_mode & 0o777 == 0o666 & ~mask_
 
 
 # pairs
@@ -718,11 +693,5 @@ def test_reference_numbers_are_whole_and_have_their_places():
     assert "table2" in refused(paper_numbers, "tabel2").remedy
 
 
-def test_rows_of_anything_that_is_not_there_are_refused(tmp_path):
-    for name in ("a.jsonl", "a.csv", "a.txt", "a.parquet"):
-        assert "no such file" in str(refused(lambda: list(read_rows(tmp_path / name))))
+def test_a_folder_without_data_is_refused(tmp_path):
     assert refused(data_files, tmp_path).path == tmp_path
-    (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    assert "Parquet" in str(refused(lambda: list(read_rows(tmp_path / "a.parquet"))))
-    (tmp_path / "a.jsonl").write_bytes(gzip.compress(b'{"a": 1}\n' * 1000)[:-20])
-    assert "gzip" in str(refused(lambda: list(read_rows(tmp_path / "a.jsonl"))))

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Iterable
 from .data import find_prompt_files, load_prompts
-from .files import InputError, read_table, write_atomic
+from .files import InputError, read_delimited, write_atomic
 from .languages import LANGUAGES, normalise_language
 
 # %% auto #0
@@ -42,7 +42,7 @@ def source_places(path) -> list[dict]:
 
     `place` is (file name, begin, end), or None for a prompt that was written for its culture."""
     rows = []
-    for line, row in read_table(path):
+    for line, row in read_delimited(path):
         missing = {"lang", "index", "en_position", "rtp_filename", "rtp_begin", "rtp_end"} - set(
             row
         )
