@@ -7,10 +7,14 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import tiny_models
 import torch
 
+from xgdetox.anatomy import anatomy
 from xgdetox.data import find_prompt_files, load_lexicon, load_prompts
+from xgdetox.dose import control_sets, dose_curve, match_kinds, rank_active
 from xgdetox.files import InputError, read_csv, read_json
+from xgdetox.held import held_shares
 from xgdetox.models import load_model
 from xgdetox.tokens import load_tokenizer
 from xgdetox.outcome import values_path
@@ -23,6 +27,7 @@ from xgdetox.patching import (
     share_draws,
     share_rows,
 )
+from xgdetox.stats import read_table
 from xgdetox.world import resolve_data, resolve_model
 
 PLANTED = [[2, n] for n in range(40, 60)]
@@ -175,3 +180,92 @@ def test_a_file_of_no_neurons_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(InputError):
         twice_tuned(tmp_path / "out", hold=str(tmp_path / "absent.json"))
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_what_held_arms_kept_of_the_fall(world, files, lexicon):
+    base, tuned = falling_pair(world, files, lexicon)
+    twins = [[2, n] for n in range(100, 120)]
+    table = held_shares(
+        base,
+        [tuned, tuned],
+        [(tuned, PLANTED)],
+        [(tuned, twins)],
+        files,
+        lexicon,
+        tokenizer=world[1],
+        limit=8,
+        n_resamples=50,
+    )
+    english = table[table.language == "en"].set_index(["direction", "metric"])
+    held, free = english.loc["held"], english.loc["free"]
+    assert held.value["carried_share"] == pytest.approx(1, abs=1e-4)  # back at the base
+    assert held.value["random_share"] == pytest.approx(0, abs=1e-4)  # its twins changed nothing
+    assert held.verdict["carried_beyond_random"] == "as the paper says"
+    assert free.value["carried_share"] == pytest.approx(0, abs=1e-4)  # the checkpoint is the arm
+    assert (english.arms == 1).all()
+    with pytest.raises(InputError, match="no arm"):
+        held_shares(base, [tuned], [], [(tuned, twins)], files, lexicon, tokenizer=world[1])
+
+
+# ---- doses and kinds
+
+
+def test_the_order_of_a_normed_model_is_that_of_what_arrives():
+    "Gemma 3: cosines of gain times value vector, computed from the weights alone."
+    model, _ = tiny_models.model("gemma3", wide=32)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for block in model.model.layers:
+            block.post_feedforward_layernorm.weight.normal_(0, 0.5, generator=generator)
+    probe = np.random.default_rng(0).normal(size=32).astype(np.float32)
+    activation = np.random.default_rng(1).normal(size=(2, 64))
+    ranked = rank_active(model, probe, activation)
+    cosines = []
+    for block in model.model.layers:
+        gain = 1 + block.post_feedforward_layernorm.weight.detach().numpy()
+        arrives = block.mlp.down_proj.weight.detach().numpy().T * gain  # neuron, d
+        cosines.append(arrives @ probe / np.linalg.norm(arrives, axis=1) / np.linalg.norm(probe))
+    flat = np.where(activation > 0, np.array(cosines), -np.inf).ravel()
+    order = np.argsort(-flat)[: (activation > 0).sum()]
+    assert (ranked.layer * 64 + ranked.neuron).tolist() == order.tolist()
+    assert np.allclose(ranked.cosine, flat[order], atol=1e-5)
+
+
+def test_controls_of_a_dose_that_fills_a_layer(world):
+    parts, activation = anatomy(world[0]), np.random.default_rng(0).normal(size=(4, 384))
+    few, many = [[[1, n] for n in range(k)] for k in (5, 300)]
+    sets, control = control_sets(activation, few, 2, 0, parts)
+    assert control == "matched" and not {1, 2, 3, 4, 0} & {n for _, n in sets[1]}
+    sets, control = control_sets(activation, many, 2, 0, parts)
+    assert control == "same layers" and [len(s) for s in sets] == [300] * 3
+
+
+def test_doses_that_cannot_be(world, files, lexicon):
+    given = (world[0], world[0], np.ones(96), files, lexicon)
+    for doses, words in (([0.0], "no share"), ([1.0], "active ones")):
+        with pytest.raises(InputError, match=words):
+            dose_curve(*given, doses=doses, tokenizer=world[1], limit=1)
+    with pytest.raises(InputError, match="are alike"):
+        match_kinds(pd.DataFrame(dict(cosine=[0.1], activation=[1.0], kind=["multilingual"])))
+
+
+# ---- commands
+
+
+def test_commands_of_the_mechanism(run, fails, tmp_path):
+    file, twins = tmp_path / "neurons.json", tmp_path / "twins.json"
+    file.write_text(json.dumps(PLANTED[:4]))
+    run("twins", "--model", "world", "--neurons", file, "--limit", 4, "-o", twins)
+    drawn = json.loads(twins.read_text())
+    assert [l for l, _ in drawn] == [2] * 4 and not {tuple(n) for n in drawn} & {(2, 40), (2, 41)}
+    pair = ["--model", "world", "--tuned-model", "world-tuned", "--limit", 3, "-l", "en", "-l", "de"]
+    table = tmp_path / "patching.csv"
+    said = run("patching", *pair, "--neurons", file, "--sets", 2, "-o", table)
+    assert "carried_beyond_random" in said and set(read_table(table).language) >= {"en", "others"}
+    arms = ["--held-model", "world", "--held-neurons", file, "--random-model", "world-tuned"]
+    table = tmp_path / "held.csv"
+    run("held", *pair, *arms, "--random-neurons", twins, "-o", table)
+    shares = read_table(table).set_index(["language", "direction", "metric"]).value
+    assert shares["en", "free", "carried_share"] == pytest.approx(1)
+    two = ["--random-neurons", twins, "--random-neurons", twins]
+    assert "1 models and 2 files of neurons" in fails("held", *pair, *arms, *two)

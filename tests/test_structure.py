@@ -20,9 +20,9 @@ ORDER = (
     "scorers.base ledger calibration scorers.lexicon scorers.perspective scorers.local scorers.classifier scorers.guard scorers.imported scorers.panel "
     "scorers.encoders scorers.judge scoring toxicity mass quality recipes training trainer probe value_vectors intervention activations "
     "retrieval runs relation figures report explorer pairs outcome "
-    "patching "
+    "patching held written dose "
     "grid.stages grid.devices grid.schema grid.steps grid.jobs grid.costs grid.checks grid.load grid.status grid.tables grid.runner "
-    "cli.root cli.options cli.inputs cli.flags cli.data cli.tuning cli.texts cli.scores cli.judges cli.mechanism "
+    "cli.root cli.options cli.inputs cli.flags cli.data cli.tuning cli.texts cli.scores cli.judges cli.mechanism cli.evidence "
     "cli.grids cli.__init__ cli.__main__"
 ).split()
 STORY = sorted(NBS.glob("*.ipynb"))  # the argument, and how to ask it

@@ -198,12 +198,14 @@ def in_arrays(masses: dict[str, pd.DataFrame], direction: str) -> tuple[np.ndarr
     return np.stack(falls), np.stack(moved)
 
 
-def direction_rows(masses: dict, labels: dict, n_resamples: int, seed: int) -> list[dict]:
-    'Rows of every language and of all other than English together (language "others"), both directions.'
+def direction_rows(
+    masses: dict, labels: dict, n_resamples: int, seed: int, directions=DIRECTIONS
+) -> list[dict]:
+    'Rows of every direction and language, and of all languages other than English together ("others").'
     masses = {c: t for c, t in masses.items() if len(t)}
     groups = {c: [c] for c in masses} | {"others": [c for c in masses if c != "en"]}
     rows = []
-    for direction in DIRECTIONS:
+    for direction in directions:
         for name, codes in groups.items():
             if codes:
                 arrays = in_arrays({c: masses[c] for c in codes}, direction)
