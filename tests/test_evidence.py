@@ -258,7 +258,18 @@ def test_commands_of_the_mechanism(run, fails, tmp_path):
     run("twins", "--model", "world", "--neurons", file, "--limit", 4, "-o", twins)
     drawn = json.loads(twins.read_text())
     assert [l for l, _ in drawn] == [2] * 4 and not {tuple(n) for n in drawn} & {(2, 40), (2, 41)}
-    pair = ["--model", "world", "--tuned-model", "world-tuned", "--limit", 3, "-l", "en", "-l", "de"]
+    pair = [
+        "--model",
+        "world",
+        "--tuned-model",
+        "world-tuned",
+        "--limit",
+        3,
+        "-l",
+        "en",
+        "-l",
+        "de",
+    ]
     table = tmp_path / "patching.csv"
     said = run("patching", *pair, "--neurons", file, "--sets", 2, "-o", table)
     assert "carried_beyond_random" in said and set(read_table(table).language) >= {"en", "others"}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NeuronsOption', 'FileOption', 'ProbeOption', 'DosesOption', 'TopOption', 'TokensLooked', 'LeastOption',
-           'CaliperOption', 'SetsOption', 'ManyModels', 'ManyFiles', 'pair_of', 'shares_shown', 'patching_command',
+           'CaliperOption', 'SetsOption', 'Models', 'Files', 'pair_of', 'shares_shown', 'patching_command',
            'twins_command', 'arms_of', 'held_command', 'dose_command', 'kinds_command']
 
 # %% ../../nbs/lib/cli_evidence.ipynb #v002
@@ -137,18 +137,18 @@ def arms_of(models, files, option: str) -> list[tuple]:
     return [(model_of(m), n) for m, n in zip(models, chosen)]
 
 
-ManyModels = Annotated[list[str], typer.Option(help="Give several times for several seeds.")]
-ManyFiles = Annotated[list[Path], typer.Option(help="JSON or a table; once, or once per model.")]
+Models = Annotated[list[str], typer.Option(help="Give several times for several seeds.")]
+Files = Annotated[list[Path], typer.Option(help="JSON or a table; once, or once per model.")]
 
 
 @app.command("held")
 def held_command(
     model: ModelOption,
-    tuned_model: ManyModels,
-    held_model: ManyModels,
-    held_neurons: ManyFiles,
-    random_model: ManyModels,
-    random_neurons: ManyFiles,
+    tuned_model: Models,
+    held_model: Models,
+    held_neurons: Files,
+    random_model: Models,
+    random_neurons: Files,
     output: TableFile = Path("held.csv"),
     prompt_file: PromptOption = None,
     lexicon: LexiconOption = None,
@@ -160,18 +160,19 @@ def held_command(
     out_projection: ProjectionOption = None,
     trust_remote_code: TrustOption = False,
 ):
-    """How much of the fall is lost where tuning held neurons (train --hold), beyond tunings that held random twins.
+    """How much of the fall is lost where tuning held neurons (train --hold), beyond random twins.
 
-    Example: xgdetox held --model world --tuned-model free --held-model held --held-neurons neurons.json
-    --random-model other --random-neurons twins.json"""
+    Example: xgdetox held -m BASE --tuned-model A --held-model B --held-neurons B.json
+    --random-model C --random-neurons C.json"""
     from xgdetox.held import held_shares
 
+    more = dict(limit=limit, seed=seed)
     pair = pair_of(model, tuned_model[0], prompt_file, lexicon, language, bos)
-    pair |= dict(tuned=[model_of(m) for m in tuned_model], limit=limit, seed=seed)
+    pair["tuned"] = [model_of(m) for m in tuned_model]
     del pair["tuning"]
-    held = arms_of(held_model, held_neurons, "--held-neurons")
-    random = arms_of(random_model, random_neurons, "--random-neurons")
-    table = held_shares(**pair, held=held, random=random, output=output)
+    pair["held"] = arms_of(held_model, held_neurons, "--held-neurons")
+    pair["random"] = arms_of(random_model, random_neurons, "--random-neurons")
+    table = held_shares(**pair, **more, output=output)
     say_table(shares_shown(table), output)
 
 # %% ../../nbs/lib/cli_evidence.ipynb #v007
