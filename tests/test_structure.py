@@ -17,7 +17,7 @@ NBS = ROOT / "nbs"
 # The order of the pages: a page may import any earlier one and none later (DESIGN.md, layout).
 ORDER = (
     "files identity languages rows stats weights checkpoints tokens anatomy adapters models data datasets world splits placebos holding lora merging sampling engines generation "
-    "scorers.base ledger calibration scorers.lexicon scorers.perspective scorers.local scorers.classifier scorers.guard scorers.imported scorers.panel "
+    "scorers.base ledger calibration scorers.lexicon scorers.wire scorers.patience scorers.perspective scorers.local scorers.classifier scorers.guard scorers.imported scorers.panel "
     "scorers.encoders scorers.judge scoring toxicity mass quality recipes training trainer probe value_vectors intervention activations "
     "retrieval runs relation figures report explorer pairs outcome "
     "patching held written dose "

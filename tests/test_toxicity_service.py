@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -289,7 +290,7 @@ def test_the_key_comes_from_the_environment_only(tmp_path, monkeypatch):
         assert KEY not in str(e.value), "a key in the wrong place is not repeated"
     assert load_scorer("perspective?attributes=").attributes == ("TOXICITY",)
     monkeypatch.setenv("XGDETOX_PERSPECTIVE_URL", "nonsense")
-    with pytest.raises(InputError, match="XGDETOX_PERSPECTIVE_URL: is no web address"):
+    with pytest.raises(InputError, match="XGDETOX_PERSPECTIVE_URL: is not a web address"):
         load_scorer("perspective")
 
 
@@ -506,7 +507,8 @@ def test_what_passes_is_never_recorded_as_lasting(tmp_path, key, monkeypatch, fa
 @pytest.mark.parametrize("fault", ["trickle", "slow head"])
 def test_an_answer_has_a_deadline_in_all(key, monkeypatch, fault):
     "A byte every twentieth of a second would last ten seconds; half a second is allowed."
-    from xgdetox.scorers.perspective import Fault, ask_perspective
+    from xgdetox.scorers.patience import Fault
+    from xgdetox.scorers.perspective import ask_perspective
 
     with Service({fault: 1.0}) as service:
         scorer, since = client(service, monkeypatch, timeout=0.5), time.monotonic()
@@ -591,7 +593,8 @@ def test_a_service_that_repeats_the_key_puts_it_nowhere(tmp_path, key, monkeypat
 )
 def test_what_the_platform_refuses_says_nothing_of_the_text(error):
     "A project without billing, a place that is not served: the same text has a score where that is over."
-    from xgdetox.scorers.perspective import Fault, http_fault, silence
+    from xgdetox.scorers.patience import Fault
+    from xgdetox.scorers.perspective import http_fault, silence
 
     word = error.get("details", [{"reason": error["status"]}])[0]["reason"]
     assert http_fault(400, json.dumps({"error": {"code": 400, **error}}).encode(), {}) == Fault(
@@ -641,7 +644,8 @@ def test_a_run_that_got_no_score_says_what_the_service_did(tmp_path, run, fails,
 
 
 def test_only_words_of_the_services_form_are_reasons():
-    from xgdetox.scorers.perspective import Fault, http_fault
+    from xgdetox.scorers.patience import Fault
+    from xgdetox.scorers.perspective import http_fault
 
     body = lambda word: json.dumps(
         {"error": {"code": 400, "details": [{"errorType": word}]}}
@@ -748,3 +752,36 @@ def test_the_originals_six_attributes(tmp_path, key, monkeypatch, run):
     assert [x["response"]["attributeScores"]["THREAT"]["summaryScore"] for x in lines] == [
         dict(value=true_score(t), type="PROBABILITY") for t in texts(4)
     ]
+
+
+def test_a_long_wait_is_said_and_said_again(key, monkeypatch, capfd):
+    "Each refusal asks for a pause; whoever waits hears of it once in a while, and not any more when answers come."
+    with Service({"429": 1.0}, retry_after="0.2") as service:
+        scorer = client(service, monkeypatch, workers=1, first=0.01)
+        scorer.notice = 0.3, 0.5
+        stream = scorer.stream(iter(texts(3)), "en")
+        threading.Timer(1.5, lambda: setattr(service, "faults", {})).start()
+        assert sum(len(batch) for batch in stream) == 3
+    said = capfd.readouterr().err.splitlines()
+    assert 2 <= len(said) <= 5 and "answers 429, too many requests; no answer for 1 min" in said[0]
+    assert all(line.startswith("xgdetox: the Perspective API ") for line in said), said
+
+
+def test_who_waits_for_a_quota_that_others_hold_is_told(tmp_path, key, monkeypatch, capfd):
+    "The pause that one process was told to keep holds for all that share the ledger: they have seen no fault."
+    ledger = open_ledger(tmp_path / "l.sqlite")
+    with Service() as service:
+        scorer = client(service, monkeypatch)
+        scorer.notice = 0.3, 60.0
+        scorer.share(ledger)
+        scorer.quota.hold(1.0)
+        scorer.quota.after = None
+        assert len(scores_through(ledger, scorer, "en", texts(1))) == 1
+    (said,) = capfd.readouterr().err.splitlines()
+    assert "may not be asked yet, by the quota in the ledger" in said
+
+
+def test_a_service_that_answers_gives_no_notice(key, monkeypatch, capfd):
+    with Service(delay=0.01) as service:
+        client(service, monkeypatch).score(texts(20), "en")
+    assert capfd.readouterr().err == ""

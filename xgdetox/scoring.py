@@ -20,7 +20,7 @@ from .identity import file_hash
 from .languages import LANGUAGES, file_language, normalise_language
 from .ledger import nearby, opened, scores_through
 from .scorers.base import Scored, Scorer, digest, load_scorer, scorer_forms
-from .scorers.perspective import fault_words
+from .scorers.patience import fault_words
 from xgdetox.world import (
     WORLDS,
     language_words,
