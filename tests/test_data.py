@@ -22,6 +22,7 @@ from xgdetox.data import (
     align_rtp_lx,
     cut_prompt,
     data_files,
+    find_parallel_files,
     find_prompt_files,
     load_labelled,
     load_pairs,
@@ -312,6 +313,31 @@ def test_parallel_layouts(tmp_path):
         "text": ["Satu"],
         "english": ["One"],
     }
+
+
+@pytest.mark.parametrize(
+    "beside, asked, left_out",
+    [
+        ("de.txt en.txt en-th.tsv", None, "en-th.tsv (its name tells none of our languages)"),
+        ("de.txt en.txt notes.csv.gz", None, "notes.csv.gz (its name tells"),
+        ("de.txt fr.txt en.txt", ["de"], "fr.txt (not asked for)"),
+        ("tatoeba.de-en.tsv tatoeba.th-en.tsv", None, "tatoeba.th-en.tsv (its name tells"),
+        ("tatoeba.de-en.tsv tatoeba.fr-en.tsv", ["de"], "tatoeba.fr-en.tsv (not asked for)"),
+        ("tatoeba.deu-eng.deu tatoeba.deu-eng.eng", None, ""),
+        ("ntrex.17way.tsv", None, ""),
+    ],
+)
+def test_files_beside_parallel_sentences_are_read_or_named(
+    tmp_path, capsys, beside, asked, left_out
+):
+    from xgdetox.cli.inputs import PARALLEL_FILE, parallel_of, say_left_out
+
+    for name in beside.split():
+        (tmp_path / name).touch()
+    say_left_out(tmp_path, PARALLEL_FILE, parallel_of(tmp_path, asked), asked)
+    said = capsys.readouterr().out
+    assert left_out in said and bool(said) == bool(left_out) and said.count("\n") <= 1
+    assert find_parallel_files(tmp_path, ["sv"]) in ([], [tmp_path / "ntrex.17way.tsv"])
 
 
 def test_rows_that_do_not_match_are_refused_and_empty_ones_reported(tmp_path):

@@ -10,410 +10,429 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 from .files import InputError, read_jsonl, read_lines, read_rows, visible_files
 from .languages import LANGUAGES, Language, file_language, normalise_language
-from .rows import Loaded, Report, _Rows, _loaded, _text, _until, check_text
+from .rows import Loaded, LoadReport, PackedRows, Row, check_text, finish_load, until_kept
 
 # %% auto #0
 __all__ = ['PROMPT_FILE', 'ENTITY', 'data_files', 'cut_prompt', 'load_pairs', 'split_rows', 'find_prompt_files', 'load_prompts',
-           'some_prompts', 'align_rtp_lx', 'unescape', 'load_parallel', 'load_labelled', 'lexicon_file', 'load_lexicon',
-           'mask', 'summarise_prompts']
+           'some_prompts', 'align_rtp_lx', 'unescape', 'find_parallel_files', 'load_parallel', 'load_labelled',
+           'lexicon_file', 'load_lexicon', 'mask', 'summarise_prompts']
 
 # %% ../nbs/00_data.ipynb #c060
-def data_files(
-    path, endings=(".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".csv")
-) -> list[Path]:
-    "The file itself, or a folder's data files in sorted order (upstream's order, and with it its split, was the file system's)."
+_DATA_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".csv")
+
+
+def data_files(path, endings=_DATA_ENDINGS) -> list[Path]:
+    """The file itself, or a folder's data files in sorted order; a data set that `datasets` saved is one file.
+
+    (Upstream's order, and with it its split, was the file system's.)"""
     path = Path(path)
-    if (
-        not path.is_dir()
-        or (path / "dataset_info.json").exists()
-        or (path / "dataset_dict.json").exists()
-    ):
+    saved = any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
+    if not path.is_dir() or saved:
         return [path]
-    files = [
-        p
-        for p in visible_files(path)
-        if p.name.endswith(endings) and not p.name.startswith(("manifest", "checksums"))
+    ours = ("manifest", "checksums")
+    found = [
+        p for p in visible_files(path) if p.name.endswith(endings) and not p.name.startswith(ours)
     ]
-    if not files:
-        raise InputError(
-            "no data file in it",
-            path,
-            remedy=f"give the folder that holds the {' or '.join(endings[:2])} files",
-        )
-    return files
+    if not found:
+        remedy = f"give the folder that holds the {' or '.join(endings[:2])} files"
+        raise InputError("no data file in it", path, remedy=remedy)
+    return found
 
 # %% ../nbs/00_data.ipynb #c061
 def cut_prompt(prompt: str, continuation: str) -> str:
-    "`continuation` without `prompt` at its head; also without the last 20 characters or more of a longer prompt (PPLM's text included its prompt)."
+    """`continuation` without `prompt` at its head (PPLM's text included its prompt).
+
+    The generator kept only the last tokens of a long prompt, so its last 20 characters or more count as well."""
     rest, whole = continuation.removeprefix("<|endoftext|>").lstrip(), prompt.strip()
-    starts = [0] + [
-        m.start() for m in re.finditer(r"(?<=\s)\S", whole)
-    ]  # the generator kept only the last tokens of a long prompt
-    for head in (whole[i:] for i in starts if i == 0 or len(whole) - i >= 20):
-        inside = len(head) < 20 and re.match(
-            r"[^\W\d_\u3040-\u30ff\u3400-\u9fff]", rest[len(head) :]
-        )  # "cat" in "cats"
+    for start in [0] + [m.start() for m in re.finditer(r"(?<=\s)\S", whole)]:
+        head = whole[start:]
+        if start and len(head) < 20:
+            break
+        inside = len(head) < 20 and _LETTER.match(rest[len(head) :])  # "cat" in "cats"
         if head and rest.startswith(head) and not inside:
             return rest[len(head) :]
     return continuation
 
+
+# a letter of a script that puts spaces between words
+_LETTER = re.compile(r"[^\W\d_\u3040-\u30ff\u3400-\u9fff]")
+
 # %% ../nbs/00_data.ipynb #c064
-def _pair(row: dict, path, line: int) -> tuple[str, str, str]:
+def _pair(row: Row) -> tuple[str, str, str]:
     "(prompt, chosen, rejected) of a row in any of the four formats."
-    get = lambda name, empty=True: _text(row, name, path, line, empty)
-    if "prompt_text" in row:
-        return get("prompt_text", False), get("unpert_gen_text"), get("pert_gen_text")
-    if (
-        "BenignCompletion" in row
-    ):  # RTP-LX's human completion; the toxic one is in the original entry
-        entry = row.get("OriginalEntry") or {}
-        return (
-            _text(entry, "Prompt", path, line),
-            " " + get("BenignCompletion").lstrip(),
-            " " + _text(entry, "Completion", path, line, True).lstrip(),
-        )
-    if isinstance(row.get("chosen"), list):
-        raise InputError(
-            "is a list of messages",
-            path,
-            line,
-            "chosen",
-            "apply the model's chat template first (trl.apply_chat_template)",
-        )
-    if "prompt" in row:
-        return get("prompt", False), get("chosen"), get("rejected")
-    chosen, rejected = get("chosen"), get("rejected")
-    cut = chosen.rfind("\n\nAssistant:", 0, len(os.path.commonprefix([chosen, rejected]))) + len(
-        "\n\nAssistant:"
-    )
-    if cut < len("\n\nAssistant:"):
-        raise InputError(
-            "is missing, and chosen and rejected share no dialogue",
-            path,
-            line,
-            "prompt",
-            "give prompt, chosen and rejected",
-        )
+    text = lambda name: row.text(name, blank=True)
+    if "prompt_text" in row.values:
+        return row.text("prompt_text"), text("unpert_gen_text"), text("pert_gen_text")
+    if "BenignCompletion" in row.values:
+        return _completions(row)
+    if isinstance(row.values.get("chosen"), list):
+        remedy = "apply the model's chat template first (trl.apply_chat_template)"
+        row.refuse("is a list of messages", "chosen", remedy)
+    if "prompt" in row.values:
+        return row.text("prompt"), text("chosen"), text("rejected")
+    return _dialogue(row, text("chosen"), text("rejected"))
+
+
+def _completions(row: Row) -> tuple[str, str, str]:
+    "The pair of a row of RTP-LX: its human completion, and the toxic one, which stands in the original entry."
+    entry = row.inside("OriginalEntry")
+    prompt = entry.text("Prompt")
+    benign, toxic = row.text("BenignCompletion", blank=True), entry.text("Completion", blank=True)
+    return prompt, " " + benign.lstrip(), " " + toxic.lstrip()
+
+
+def _dialogue(row: Row, chosen: str, rejected: str) -> tuple[str, str, str]:
+    "The pair of two dialogues that are one until the last answer."
+    turn = "\n\nAssistant:"
+    shared = len(os.path.commonprefix([chosen, rejected]))
+    last = chosen.rfind(turn, 0, shared)
+    if last < 0:
+        problem = "is missing, and chosen and rejected share no dialogue"
+        row.refuse(problem, "prompt", "give prompt, chosen and rejected")
+    cut = last + len(turn)
     return chosen[:cut], chosen[cut:], rejected[cut:]
 
 # %% ../nbs/00_data.ipynb #c065
-def _pair_fault(
-    prompt: str, chosen: str, rejected: str, tokenizer, max_tokens, max_characters
-) -> str:
-    "Why a pair cannot be trained on; empty if it can."
-    if not chosen.strip():
-        return "empty chosen"
-    if not rejected.strip():
-        return "empty rejected"
-    if chosen == rejected:
-        return "chosen equals rejected"
-    if (
-        max_characters is not None
-        and len(prompt) + max(len(chosen), len(rejected)) > max_characters
-    ):
-        return f"over {max_characters} characters"
-    if (
-        max_tokens is not None
-        and max(map(len, tokenizer([prompt + chosen, prompt + rejected])["input_ids"])) > max_tokens
-    ):
-        return f"over {max_tokens} tokens"
-    return ""
+class _PairFilter(NamedTuple):
+    "What a pair must be to be trained on: two continuations that differ, and not too long, in tokens or characters."
+
+    tokenizer: object = None
+    max_tokens: int | None = None
+    max_characters: int | None = None
+
+    def fault(self, prompt: str, chosen: str, rejected: str) -> str:
+        "Why a pair cannot be trained on; empty if it can."
+        if not chosen.strip():
+            return "empty chosen"
+        if not rejected.strip():
+            return "empty rejected"
+        if chosen == rejected:
+            return "chosen equals rejected"
+        characters = len(prompt) + max(len(chosen), len(rejected))
+        if self.max_characters is not None and characters > self.max_characters:
+            return f"over {self.max_characters} characters"
+        if self.max_tokens is not None and self._tokens(prompt, chosen, rejected) > self.max_tokens:
+            return f"over {self.max_tokens} tokens"
+        return ""
+
+    def _tokens(self, prompt: str, chosen: str, rejected: str) -> int:
+        "The tokens of the longer of the two texts."
+        return max(map(len, self.tokenizer([prompt + chosen, prompt + rejected])["input_ids"]))
 
 # %% ../nbs/00_data.ipynb #c066
 def load_pairs(path, *, tokenizer=None, max_tokens=None, max_characters=None, limit=None) -> Loaded:
-    """Preference pairs with columns prompt, chosen, rejected, from a file or a folder of files in sorted order (section 3).
+    """Preference pairs with columns prompt, chosen, rejected, of a file or of a folder's files, sorted (section 3).
 
-    `max_tokens` counts `tokenizer`'s tokens of prompt and continuation; `max_characters=256` is upstream's filter.
-    `limit` is on the pairs kept. InputError names file, line and field."""
+    `max_tokens` counts `tokenizer`'s tokens of a whole text; `max_characters=256` is upstream's filter.
+    `limit` is on the pairs kept."""
     if max_tokens is not None and tokenizer is None:
-        raise InputError(
-            "needs a tokenizer", field="max_tokens", remedy="give tokenizer=, or max_characters="
-        )
-    report, rows, seen = Report(path=path), _Rows("prompt", "chosen", "rejected"), set()
+        remedy = "give tokenizer=, or max_characters="
+        raise InputError("needs a tokenizer", field="max_tokens", remedy=remedy)
+    usable = _PairFilter(tokenizer, max_tokens, max_characters)
+    report, rows, seen = LoadReport(path=path), PackedRows("prompt", "chosen", "rejected"), set()
     for file in data_files(path):
-        for line, row in _until(read_rows(file), report, limit):
-            prompt, *given = _pair(row, file, line)
-            chosen, rejected = (cut_prompt(prompt, text) for text in given)
-            if [chosen, rejected] != given:
-                report.note("prompt cut from the continuation")
-            if fault := _pair_fault(
-                prompt, chosen, rejected, tokenizer, max_tokens, max_characters
-            ):
-                report.drop(fault)
+        for line, values in until_kept(read_rows(file), report, limit):
+            pair = _usable_pair(Row(values, file, line), usable, report)
+            if pair is None:
                 continue
             report.kept += 1
-            rows.add({"prompt": prompt, "chosen": chosen, "rejected": rejected})
-            if (key := hash((prompt, chosen, rejected))) in seen:
+            rows.add(dict(zip(rows.texts, pair)))
+            if (key := hash(pair)) in seen:
                 report.note("repeated pair")
             seen.add(key)
-    return _loaded(rows, report)
+    return finish_load(rows, report)
+
+
+def _usable_pair(row: Row, usable: _PairFilter, report: LoadReport) -> tuple[str, str, str] | None:
+    "(prompt, chosen, rejected) of a row; None where it cannot be trained on, which goes to the report."
+    prompt, *given = _pair(row)
+    chosen, rejected = (cut_prompt(prompt, text) for text in given)
+    if [chosen, rejected] != given:
+        report.note("prompt cut from the continuation")
+    if fault := usable.fault(prompt, chosen, rejected):
+        report.drop(fault)
+        return None
+    return prompt, chosen, rejected
 
 # %% ../nbs/00_data.ipynb #c069
 def split_rows(rows, fraction: float = 0.05, seed: int = 0, by: str = "prompt"):
-    "(training rows, held-out rows): about `fraction` held out by `seed`; rows with the same `by` stay on one side (upstream's 5% did not care)."
+    """(training rows, held-out rows): about `fraction` is held out by `seed`.
+
+    Rows with the same `by` stay on one side (upstream's 5% did not care)."""
     import numpy
 
     keys = rows[by][:]
     groups = list(dict.fromkeys(keys))
     order = numpy.random.default_rng(seed).permutation(len(groups))
     held = {groups[i] for i in order[: round(fraction * len(groups))]}
-    side = [key in held for key in keys]
-    return rows.select([i for i, h in enumerate(side) if not h]), rows.select(
-        [i for i, h in enumerate(side) if h]
-    )
+    train = [i for i, key in enumerate(keys) if key not in held]
+    return rows.select(train), rows.select([i for i, key in enumerate(keys) if key in held])
 
 # %% ../nbs/00_data.ipynb #c073
 PROMPT_FILE = re.compile(r"rtp[-_ ]?lx[-_ ](.+?)\.jsonl?(\.gz)?", re.I)
 
 
 def find_prompt_files(folder, languages: Iterable[str] | None = None) -> dict[str, Path]:
-    "language -> its RTP_LX_{LANG}.json in `folder`, any spelling, in LANGUAGES' order; InputError names the first missing language."
-    folder, found = Path(folder), {}
+    """{language: its RTP_LX_{LANG}.json in `folder`}, in any spelling, in LANGUAGES' order.
+
+    InputError names the first of the `languages` that is missing, or two files of one language."""
+    folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(
-            "no such folder", folder, remedy="give the folder that holds RTP_LX_EN.json and its kin"
-        )
-    exact = lambda file, code: (
-        PROMPT_FILE.fullmatch(file.name)[1].casefold() == LANGUAGES[code].rtp_lx.casefold()
-    )
+        remedy = "give the folder that holds RTP_LX_EN.json and its kin"
+        raise InputError("no such folder", folder, remedy=remedy)
+    found = _prompt_files(folder)
+    if languages is None and not found:
+        remedy = "see `xgdetox data` for how to get them"
+        raise InputError("no RTP_LX_{LANG}.json in it", folder, remedy=remedy)
+    wanted = set(found) if languages is None else {normalise_language(s) for s in languages}
+    for code in wanted - set(found):
+        problem = f"no prompts in {LANGUAGES[code].name}"
+        remedy = f"add RTP_LX_{LANGUAGES[code].rtp_lx}.json or leave {code} out"
+        raise InputError(problem, folder, remedy=remedy)
+    return {code: found[code] for code in LANGUAGES if code in wanted}
+
+
+def _prompt_files(folder: Path) -> dict[str, Path]:
+    "{language: its file}; the table's own spelling wins over others. InputError where two files are equally good."
+    found = {}
     for file in sorted(p for p in folder.iterdir() if PROMPT_FILE.fullmatch(p.name)):
         try:
             code = normalise_language(PROMPT_FILE.fullmatch(file.name)[1])
         except InputError:
             continue  # RTP-LX has more languages than we
-        if code in found and exact(file, code) == exact(found[code], code):
-            raise InputError(
-                f"{found[code].name} and {file.name} are both {LANGUAGES[code].name}",
-                folder,
-                remedy="keep one of them",
-            )
-        if code not in found or exact(file, code):
+        if code in found and _spelled_as_table(file, code) == _spelled_as_table(found[code], code):
+            problem = f"{found[code].name} and {file.name} are both {LANGUAGES[code].name}"
+            raise InputError(problem, folder, remedy="keep one of them")
+        if code not in found or _spelled_as_table(file, code):
             found[code] = file
-    if languages is None and not found:
-        raise InputError(
-            "no RTP_LX_{LANG}.json in it", folder, remedy="see `xgdetox data` for how to get them"
-        )
-    wanted = set(found) if languages is None else {normalise_language(s) for s in languages}
-    for code in wanted - set(found):
-        raise InputError(
-            f"no prompts in {LANGUAGES[code].name}",
-            folder,
-            remedy=f"add RTP_LX_{LANGUAGES[code].rtp_lx}.json or leave {code} out",
-        )
-    return {code: found[code] for code in LANGUAGES if code in wanted}
+    return found
 
-# %% ../nbs/00_data.ipynb #c076
-def _number(value, path, line: int, name: str) -> float | None:
-    "A score as a float, None where it is missing (RealToxicityPrompts has nulls); InputError if it is no number."
-    if value is None or value == "":
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise InputError("is not a number", path, line, name, "give a number or null") from None
+
+def _spelled_as_table(file: Path, code: str) -> bool:
+    "Does a file of prompts spell its language as the table of languages does?"
+    return PROMPT_FILE.fullmatch(file.name)[1].casefold() == LANGUAGES[code].rtp_lx.casefold()
 
 # %% ../nbs/00_data.ipynb #c077
-def _prompt(
-    row: dict, path, line: int, blank: bool = False
-) -> tuple[str | None, str, str | None, dict]:
-    "(id or None, prompt, language or None, scores) of a row of RTP-LX, RealToxicityPrompts, PolygloToxicityPrompts or plain text."
-    score = lambda found: {k: _number(v, path, line, k) for k, v in found.items()}
-    if (
-        "Prompt" in row
-    ):  # RTP-LX: Annotations are means over three natives, AnnotationsRaw the three
-        means, raw = row.get("Annotations") or {}, row.get("AnnotationsRaw") or {}
-        if not isinstance(means, dict) or not isinstance(raw, dict):
-            raise InputError("is not an object", path, line, "Annotations", "give name: number")
-        each = {
-            f"{k}_raw": [_number(x, path, line, f"{k}_raw") for x in v]
-            for k, v in raw.items()
-            if isinstance(v, list)
-        }
-        return (
-            row.get("Index"),
-            _text(row, "Prompt", path, line, blank),
-            row.get("Locale"),
-            score(means) | each,
-        )
-    if isinstance(
-        row.get("prompt"), dict
-    ):  # RealToxicityPrompts: prompt.text with Perspective's scores beside it
-        key = (
-            f"{row['filename']}:{row.get('begin')}-{row.get('end')}"
-            if row.get("filename")
-            else None
-        )
-        return (
-            key,
-            _text(row["prompt"], "text", path, line, blank),
-            "en",
-            score({k: v for k, v in row["prompt"].items() if k != "text"}),
-        )
-    name = next((n for n in ("prompt", "text", "prompt_text") if n in row), "Prompt")
-    meta = row.get("meta_data") if isinstance(row.get("meta_data"), dict) else {}
-    language = row.get("lang") or row.get("language") or meta.get("lang")
-    numbers = {
-        k: v
-        for k, v in row.items()
-        if isinstance(v, (int, float)) and not isinstance(v, bool) and k not in ("id", "index")
-    }
-    return (
-        row.get("id", row.get("index")),
-        _text(row, name, path, line, blank),
-        language,
-        score(numbers),
-    )  # PolygloToxicityPrompts
+class _Prompt(NamedTuple):
+    "A prompt as a file has it."
+
+    id: object  # None: the file has none
+    text: str
+    language: str | None  # as the row names it
+    scores: dict
+
+
+def _prompt(row: Row, blank: bool) -> _Prompt:
+    "The prompt of a row of RTP-LX, RealToxicityPrompts, PolygloToxicityPrompts or plain text."
+    if "Prompt" in row.values:
+        return _rtp_lx_prompt(row, blank)
+    if isinstance(row.values.get("prompt"), dict):
+        return _realtoxicity_prompt(row, blank)
+    return _plain_prompt(row, blank)
+
+
+def _scores(row: Row, found: dict) -> dict[str, float | None]:
+    "Numbers by name; None where one is missing (RealToxicityPrompts has nulls)."
+    return {name: row.number(name, value) for name, value in found.items()}
+
+# %% ../nbs/00_data.ipynb #c0p1
+def _rtp_lx_prompt(row: Row, blank: bool) -> _Prompt:
+    "RTP-LX: Annotations are means over three natives, AnnotationsRaw what each of them gave."
+    scores = _scores(row, row.inside("Annotations").values)
+    for name, values in row.inside("AnnotationsRaw").values.items():
+        if isinstance(values, list):
+            scores[f"{name}_raw"] = [row.number(f"{name}_raw", value) for value in values]
+    return _Prompt(
+        row.values.get("Index"), row.text("Prompt", blank), row.values.get("Locale"), scores
+    )
+
+
+def _realtoxicity_prompt(row: Row, blank: bool) -> _Prompt:
+    "RealToxicityPrompts: the object prompt holds the text, with Perspective's scores beside it."
+    prompt, place = row.inside("prompt"), row.values
+    key = (
+        f"{place['filename']}:{place.get('begin')}-{place.get('end')}"
+        if place.get("filename")
+        else None
+    )
+    scores = {k: v for k, v in prompt.values.items() if k != "text"}
+    return _Prompt(key, prompt.text("text", blank), "en", _scores(row, scores))
+
+
+def _plain_prompt(row: Row, blank: bool) -> _Prompt:
+    "PolygloToxicityPrompts, and any row with a field prompt, text or prompt_text; its numbers are scores."
+    values = row.values
+    name = next((n for n in ("prompt", "text", "prompt_text") if n in values), "Prompt")
+    meta = values.get("meta_data") if isinstance(values.get("meta_data"), dict) else {}
+    language = values.get("lang") or values.get("language") or meta.get("lang")
+    is_score = lambda k, v: (
+        isinstance(v, (int, float)) and not isinstance(v, bool) and k not in ("id", "index")
+    )
+    scores = {k: v for k, v in values.items() if is_score(k, v)}
+    key = values.get("id", values.get("index"))
+    return _Prompt(key, row.text(name, blank), language, _scores(row, scores))
 
 # %% ../nbs/00_data.ipynb #c078
-def _prompt_language(path, given, named, line: int, known: dict) -> str:
-    "The language of a prompt: as given, else as the row says, else as the file is named; InputError where none is known or two disagree."
-    if named is None or str(named) == "":
-        code = None
-    else:
+def _prompt_language(row: Row, given: str | None, named, known: dict) -> str:
+    """The language of a prompt: as `given`, else as the row has it `named`; names seen before are in `known`.
+
+    InputError where the two disagree or there is neither."""
+    named = "" if named is None else str(named)
+    if named and named not in known:
         try:
-            code = known.setdefault(named, normalise_language(named))
+            known[named] = normalise_language(named)
         except InputError:
-            code = None  # a dialect that we have no name for
+            known[named] = None  # a dialect that we have no name for
+    code = known.get(named)
     if given and code and given != code:
-        raise InputError(
-            f"the row is {LANGUAGES[code].name}, the file should be {LANGUAGES[given].name}",
-            path,
-            line,
-            "language",
-            "check which file this is",
-        )
+        problem = f"the row is {LANGUAGES[code].name}, the file should be {LANGUAGES[given].name}"
+        row.refuse(problem, "language", "check which file this is")
     if not (given or code):
-        raise InputError(
-            "the language is not known",
-            path,
-            line,
-            "language",
-            "name it (language=), or name the file RTP_LX_{LANG}.json",
-        )
+        remedy = "name it (language=), or name the file RTP_LX_{LANG}.json"
+        row.refuse("the language is not known", "language", remedy)
     return given or code
+
+
+def _prompt_id(row: Row, own) -> str:
+    "A row's own id as text, else its line number less one."
+    key = str(row.line - 1 if own is None else own)
+    return Row({"prompt_id": key}, row.path, row.line).text("prompt_id")
 
 # %% ../nbs/00_data.ipynb #c079
 def load_prompts(path, language=None, limit=None, blank=False) -> Loaded:
-    """Prompts with columns prompt_id (text), prompt, language, then the file's scores, one column each (section 3.1).
+    """Prompts with columns prompt_id (text), prompt, language, then one for each score of the file (section 3.1).
 
     The id is the file's own (RTP-LX's `Index`, RealToxicityPrompts' `file:begin-end`), else the line number less one.
-    A prompt without a visible character is refused, or kept with `blank` for a caller that handles it."""
-    report, rows, ids, known = Report(path=path), _Rows("prompt_id", "prompt", "language"), {}, {}
+    A prompt without a visible character is refused, unless `blank`."""
+    report, rows = LoadReport(path=path), PackedRows("prompt_id", "prompt", "language")
+    ids, known = {}, {}
     name = PROMPT_FILE.fullmatch(Path(path).name)
     given = normalise_language(language or name[1]) if language or name else None
-    for line, row in _until(read_rows(path), report, limit):
-        if list(row) == ["text"] and row["text"] == "":
+    for line, values in until_kept(read_rows(path), report, limit):
+        if values == {"text": ""}:
             report.drop("blank line")
             continue
-        own, prompt, named, scores = _prompt(row, path, line, blank)
-        key = _text({"prompt_id": str(line - 1 if own is None else own)}, "prompt_id", path, line)
-        code = _prompt_language(path, given, named, line, known)
-        if key in ids:
-            if ids[key] == prompt:
-                report.drop("repeated row")
-                continue
-            raise InputError(
-                f"{key[:80]} stands for two prompts",
-                path,
-                line,
-                "prompt_id",
-                "give each prompt its own",
-            )
-        ids[key], report.kept = prompt, report.kept + 1
-        rows.add({"prompt_id": key, "prompt": prompt, "language": code} | scores)
+        prompt = _prompt_row(Row(values, path, line), given, known, blank)
+        if _is_repeated(Row(prompt, path, line), ids):
+            report.drop("repeated row")
+            continue
+        ids[prompt["prompt_id"]], report.kept = prompt["prompt"], report.kept + 1
+        rows.add(prompt)
     if again := len(ids) - len(set(ids.values())):
         report.note("prompts with the text of another", again)
-    return _loaded(rows, report)
+    return finish_load(rows, report)
+
+
+def _prompt_row(row: Row, given: str | None, known: dict, blank: bool) -> dict:
+    "The columns of one prompt: prompt_id, prompt, language, then its scores."
+    found = _prompt(row, blank)
+    key = _prompt_id(row, found.id)
+    code = _prompt_language(row, given, found.language, known)
+    return {"prompt_id": key, "prompt": found.text, "language": code} | found.scores
+
+
+def _is_repeated(row: Row, ids: dict[str, str]) -> bool:
+    "Did the id stand for this prompt before? InputError where it stood for another."
+    key = row.values["prompt_id"]
+    if key in ids and ids[key] != row.values["prompt"]:
+        row.refuse(f"{key[:80]} stands for two prompts", "prompt_id", "give each prompt its own")
+    return key in ids
 
 # %% ../nbs/00_data.ipynb #c0w7
 def some_prompts(path):
     "`path`, if it is a file with a row in it; else InputError. Reads no further than the first row."
     if next(read_rows(path), None) is None:
-        raise InputError("holds no prompts", path, remedy="give a file with one prompt a line")
+        raise InputError("holds no prompts", path, remedy="give a file with one prompt per line")
     return path
 
 # %% ../nbs/00_data.ipynb #c083
-def _source_keys(scoring, code: str, report: Report) -> dict[str, tuple[str, str]]:
-    "RealToxicityPrompts' place (`file:begin-end`) -> (Index, prompt) of one language, from RTP-LX's scoring files; the first row of a place counts, what else there is goes to the report's notes."
-    scoring, name = Path(scoring), LANGUAGES[code].rtp_lx
-    files = [
-        p
-        for stem in ("acs_results", "gpt4_results")
-        for p in sorted(scoring.rglob(f"{stem}_{name}.json*"))
-    ]
-    for file in files:  # English has its places only in gpt4_results
-        found, own, again = {}, 0, 0
-        for line, row in read_jsonl(file):
-            entry = row.get("OriginalEntry", row)
-            place = entry.get("OriginalMetadata") if isinstance(entry, dict) else None
-            if not place:
-                own += 1
-                continue  # written for that culture
-            if not isinstance(place, dict):
-                raise InputError(
-                    "is not an object", file, line, "OriginalMetadata", "get the file again"
-                )
-            if missing := {"Filename", "Begin", "End"} - set(place):
-                raise InputError(
-                    f"lacks {' and '.join(sorted(missing))}",
-                    file,
-                    line,
-                    "OriginalMetadata",
-                    "get the file again",
-                )
-            key = "{Filename}:{Begin}-{End}".format(**place)
-            again += key in found
-            found.setdefault(
-                key, (str(entry.get("Index", row.get("Index"))), _text(entry, "Prompt", file, line))
-            )
+def _source_keys(scoring, code: str, report: LoadReport) -> dict[str, tuple[str, str]]:
+    """{place in RealToxicityPrompts (`file:begin-end`): (Index, prompt)} of a language, from RTP-LX's scoring files.
+
+    The first row of a place counts; what else there is goes to the report's notes."""
+    for file in _scoring_files(scoring, code):
+        found, own, again = _places_in(file)
         if not found:
-            continue
+            continue  # English has its places only in gpt4_results
         for what, count in (("without an English source", own), ("place named again", again)):
             if count:
                 report.note(f"{code} {what}", count)
         return found
-    raise InputError(
-        f"no scoring file with OriginalMetadata for {LANGUAGES[code].name}",
-        scoring,
-        remedy=f"add acs_results_{name}.json (`xgdetox data get rtp-lx-scoring`)",
-    )
+    problem = f"no scoring file with OriginalMetadata for {LANGUAGES[code].name}"
+    remedy = f"add acs_results_{LANGUAGES[code].rtp_lx}.json (`xgdetox data get rtp-lx-scoring`)"
+    raise InputError(problem, scoring, remedy=remedy)
+
+
+def _scoring_files(scoring, code: str) -> list[Path]:
+    "RTP-LX's scoring files of a language, those of the content filter first."
+    names = [f"{stem}_{LANGUAGES[code].rtp_lx}.json*" for stem in ("acs_results", "gpt4_results")]
+    return [p for name in names for p in sorted(Path(scoring).rglob(name))]
+
+
+def _places_in(file: Path) -> tuple[dict[str, tuple[str, str]], int, int]:
+    "({place: (Index, prompt)} of a scoring file, rows written for their culture, rows of a place seen before)."
+    found, own, again = {}, 0, 0
+    for line, values in read_jsonl(file):
+        entry = values.get("OriginalEntry", values)
+        place = entry.get("OriginalMetadata") if isinstance(entry, dict) else None
+        if not place:
+            own += 1
+            continue
+        row = Row(entry, file, line)
+        key = _place(row, place)
+        again += key in found
+        index = str(entry.get("Index", values.get("Index")))
+        found.setdefault(key, (index, row.text("Prompt")))
+    return found, own, again
+
+
+def _place(row: Row, metadata) -> str:
+    "The place in RealToxicityPrompts, `file:begin-end`, that a row of a scoring file was cut from."
+    if not isinstance(metadata, dict):
+        row.refuse("is not an object", "OriginalMetadata", "get the file again")
+    if missing := {"Filename", "Begin", "End"} - set(metadata):
+        problem = f"lacks {' and '.join(sorted(missing))}"
+        row.refuse(problem, "OriginalMetadata", "get the file again")
+    return "{Filename}:{Begin}-{End}".format(**metadata)
 
 # %% ../nbs/00_data.ipynb #c084
 def align_rtp_lx(scoring, prompts=None, languages: Iterable[str] | None = None) -> Loaded:
-    """RTP-LX's prompts side by side: columns place (`file:begin-end`; `id` is Indonesian), then one a language; only prompts that all `languages` have.
+    """RTP-LX's prompts side by side, those that all `languages` have: columns place (`file:begin-end`), then languages.
 
-    `scoring` is RTP-LX's scoring folder; `prompts`, the folder of RTP_LX_{LANG}.json, gives the texts by `Index` (English needs it)."""
-    codes = [
-        c for c in LANGUAGES if languages is None or c in {normalise_language(s) for s in languages}
-    ]
-    report, texts = Report(path=scoring), {}
-    for code in codes:
-        places = _source_keys(scoring, code, report)
-        if prompts is None and code != "en":
-            texts[code] = {k: text for k, (_, text) in places.items()}
-        elif prompts is None:
-            raise InputError(
-                "English texts are not in the scoring files",
-                scoring,
-                remedy="give prompts=, the folder with RTP_LX_EN.json",
-            )
-        else:
-            found = load_prompts(find_prompt_files(prompts, [code])[code]).rows
-            known = dict(zip(found["prompt_id"][:], found["prompt"][:]))
-            texts[code] = {k: known[index] for k, (index, _) in places.items() if index in known}
-            if gone := len(places) - len(texts[code]):
-                report.note(f"{code} not among the prompts", gone)
+    `scoring` is RTP-LX's scoring folder; `prompts`, the folder of RTP_LX_{LANG}.json, gives the texts by `Index`
+    (English needs it). The place is not called `id`, which is Indonesian."""
+    asked = None if languages is None else {normalise_language(s) for s in languages}
+    codes = [c for c in LANGUAGES if asked is None or c in asked]
+    report = LoadReport(path=scoring)
+    texts = {code: _texts_by_place(code, scoring, prompts, report) for code in codes}
     order = list(texts.get("en") or texts[codes[0]])
-    shared = [k for k in order if all(k in texts[c] for c in codes)]
+    shared = [place for place in order if all(place in texts[c] for c in codes)]
     report.kept = len(shared)
     if lost := len(order) - len(shared):
         report.drop("not in every language", lost)
-    rows = _Rows("place", *codes)
-    for k in shared:
-        rows.add({"place": k} | {c: texts[c][k] for c in codes})
-    return _loaded(rows, report)
+    rows = PackedRows("place", *codes)
+    for place in shared:
+        rows.add({"place": place} | {c: texts[c][place] for c in codes})
+    return finish_load(rows, report)
+
+
+def _texts_by_place(code: str, scoring, prompts, report: LoadReport) -> dict[str, str]:
+    "{place in RealToxicityPrompts: prompt} of one language, from the scoring files or, by `Index`, from the prompts."
+    places = _source_keys(scoring, code, report)
+    if prompts is None and code == "en":
+        remedy = "give prompts=, the folder with RTP_LX_EN.json"
+        raise InputError("English texts are not in the scoring files", scoring, remedy=remedy)
+    if prompts is None:
+        return {place: text for place, (_, text) in places.items()}
+    found = load_prompts(find_prompt_files(prompts, [code])[code]).rows
+    known = dict(zip(found["prompt_id"][:], found["prompt"][:]))
+    texts = {place: known[index] for place, (index, _) in places.items() if index in known}
+    if gone := len(places) - len(texts):
+        report.note(f"{code} not among the prompts", gone)
+    return texts
 
 # %% ../nbs/00_data.ipynb #c088
 ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
@@ -424,151 +443,160 @@ def unescape(text: str) -> str:
     return ENTITY.sub(lambda m: html.unescape(m[0]), text)
 
 # %% ../nbs/00_data.ipynb #c091
-def _parallel_files(folder: Path, l: Language) -> tuple[Path, Path, str] | None:
-    "(file of language `l`, file of English, how to read them) for the folders that keep a file a language; None for others."
-
-    def find(*names):
-        return next((folder / n for n in names if (folder / n).is_file()), None)
-
-    for one, english, how in (
-        (
-            f"dpo_toxicity_pairwise_{l.code}_200.jsonl",
-            "dpo_toxicity_pairwise_en_200.jsonl",
-            "rows",
-        ),  # upstream
-        (
-            f"newstest2019-ref.{l.ntrex}.txt" if l.code != "en" else "newstest2019-src.eng.txt",
-            "newstest2019-src.eng.txt",
-            "lines",
-        ),  # NTREX
-        (f"tatoeba.{l.iso3}-eng.{l.iso3}", f"tatoeba.{l.iso3}-eng.eng", "lines"),  # LASER's Tatoeba
+def _layouts(l: Language) -> list[tuple[str, str, str]]:
+    "[(file of language `l`, file of English, how to read them)] for the folders that keep a file per language."
+    english = "newstest2019-src.eng.txt"
+    ntrex = english if l.code == "en" else f"newstest2019-ref.{l.ntrex}.txt"
+    upstream = ("dpo_toxicity_pairwise_{}_200.jsonl".format(code) for code in (l.code, "en"))
+    return [
+        (*upstream, "rows"),
+        *([(ntrex, english, "lines")] if l.ntrex else []),
+        # LASER's Tatoeba
+        *(
+            [(f"tatoeba.{l.iso3}-eng.{l.iso3}", f"tatoeba.{l.iso3}-eng.eng", "lines")]
+            if l.iso3
+            else []
+        ),
         (f"tatoeba.{l.code}-en.tsv", f"tatoeba.{l.code}-en.tsv", "table"),
+        # one sentence per line
         (f"{l.code}.txt", "en.txt", "lines"),
-    ):  # one sentence a line
-        pair = find(one, one + ".gz"), find(english, english + ".gz")
-        if all(pair):
-            return *pair, how
-        if pair[1] and how != "table":
-            raise InputError(
-                f"no sentences in {l.name}", folder, remedy=f"add {one} or leave {l.code} out"
-            )
+    ]
+
+
+def _parallel_files(folder: Path, l: Language) -> tuple[Path, Path, str] | None:
+    "(file of language `l`, file of English, how to read them) in a folder with one of these layouts; None in others."
+    for one, english, how in _layouts(l):
+        file, source = _plain_or_zipped(folder, one), _plain_or_zipped(folder, english)
+        if file and source:
+            return file, source, how
+        if source:
+            remedy = f"add {one} or leave {l.code} out"
+            raise InputError(f"no sentences in {l.name}", folder, remedy=remedy)
+
+
+def _plain_or_zipped(folder: Path, name: str) -> Path | None:
+    "The file with this name in a folder, or the same with .gz; None if neither is there."
+    return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+
+
+def _tables(folder: Path) -> list[Path]:
+    "The TSV and CSV files of a folder."
+    return [
+        p for p in visible_files(folder) if p.name.removesuffix(".gz").endswith((".tsv", ".csv"))
+    ]
+
+# %% ../nbs/00_data.ipynb #c0p2
+def find_parallel_files(folder, languages: Iterable[str] | None = None) -> list[Path]:
+    "The files of a folder that `load_parallel` reads for `languages` (None: all that are there), those of English too."
+    folder, found = Path(folder), []
+    tables = _tables(folder)
+    for code in map(normalise_language, LANGUAGES if languages is None else languages):
+        try:
+            files = _parallel_files(folder, LANGUAGES[code])
+        except InputError:
+            continue
+        found += files[:2] if files else tables if len(tables) == 1 else []
+    return list(dict.fromkeys(found))
 
 # %% ../nbs/00_data.ipynb #c092
 def _parallel_table(file: Path, code: str) -> Iterator[tuple[str, str, str]]:
-    "(id, text, English) of a table with a column a language, its first other column being the id."
+    "(id, text, English) of a table with a column per language, its first other column being the id."
     names = None
     for line, row in read_rows(file):
         if names is None:
-            names = {}
-            for column in row:
-                if column.casefold() == "id" and str(row[column]).isdigit():
-                    continue  # a key, not Indonesian
-                try:
-                    names.setdefault(normalise_language(column), column)
-                except InputError:
-                    pass
+            names = _language_columns(row)
             if code not in names or "en" not in names:
-                raise InputError(
-                    "no such column",
-                    file,
-                    1,
-                    LANGUAGES["en" if code in names else code].name,
-                    "the header must name languages by code",
-                )
+                missing = LANGUAGES["en" if code in names else code].name
+                remedy = "the header must name languages by code"
+                raise InputError("no such column", file, 1, missing, remedy)
         first = next(iter(row))
-        yield (
-            (row[first] if first not in names.values() else str(line - 1)),
-            row[names[code]],
-            row[names["en"]],
-        )
+        key = row[first] if first not in names.values() else str(line - 1)
+        yield key, row[names[code]], row[names["en"]]
+
+
+def _language_columns(row: dict) -> dict[str, str]:
+    "{language: its column} in the first row of a table; a column `id` of numbers is a key, not Indonesian."
+    names = {}
+    for column in row:
+        if column.casefold() == "id" and str(row[column]).isdigit():
+            continue
+        try:
+            names.setdefault(normalise_language(column), column)
+        except InputError:
+            pass
+    return names
 
 # %% ../nbs/00_data.ipynb #c093
+def _first_below(folder: Path, name: str) -> Path | None:
+    "The first file `name`.json or the like in a folder or at most three folders below; None if there is none."
+    patterns = [f"{below}{name}.json*" for below in ("", "*/", "*/*/", "*/*/*/")]
+    return next((p for pattern in patterns for p in sorted(folder.glob(pattern))), None)
+
+
 def _rtp_lx_prompts(folder: Path) -> Path | None:
-    "Where RTP_LX_EN.json lies in a folder that also holds RTP-LX's scoring files, at most three folders deep; None if it is not one."
-    find = lambda name: next(
-        (
-            p
-            for deep in ("", "*/", "*/*/", "*/*/*/")
-            for p in sorted(folder.glob(f"{deep}{name}.json*"))
-        ),
-        None,
-    )
-    scoring, prompts = find("gpt4_results_EN"), find("RTP_LX_EN")
+    "Where RTP_LX_EN.json lies in a folder that also holds RTP-LX's scoring files; None if it does not hold both."
+    scoring, prompts = _first_below(folder, "gpt4_results_EN"), _first_below(folder, "RTP_LX_EN")
     return prompts.parent if scoring and prompts else None
 
 
-def _parallel_rows(path: Path, code: str, report: Report) -> Iterator[tuple[str, str, str]]:
-    "(id, text, English) of a table, or of a folder in upstream's, NTREX's, Tatoeba's, one-file-a-language or RTP-LX's layout."
+def _parallel_rows(path: Path, code: str, report: LoadReport) -> Iterator[tuple[str, str, str]]:
+    "(id, text, English) of a table, or of a folder in one of the layouts that `load_parallel` names."
     if not path.exists():
-        raise InputError(
-            "no such file or folder", path, remedy="check the path, or see `xgdetox data`"
-        )
+        remedy = "check the path, or see `xgdetox data`"
+        raise InputError("no such file or folder", path, remedy=remedy)
     if not path.is_dir():
-        yield from _parallel_table(path, code)
-        return
-    if (found := _parallel_files(path, LANGUAGES[code])) is None:
-        tables = [
-            p for p in visible_files(path) if p.name.removesuffix(".gz").endswith((".tsv", ".csv"))
-        ]
-        if len(tables) == 1:
-            yield from _parallel_table(tables[0], code)
-            return
-        if prompts := _rtp_lx_prompts(path):
-            aligned = align_rtp_lx(path, prompts, {code, "en"})
-            report.dropped, report.notes = dict(aligned.report.dropped), dict(aligned.report.notes)
-            yield from zip(aligned.rows["place"], aligned.rows[code], aligned.rows["en"])
-            return
-        raise InputError(
-            f"no parallel sentences in {LANGUAGES[code].name}",
-            path,
-            remedy="see page 00_data for the layouts that are read",
-        )
-    one, english, how = found
-    if how == "table":
-        yield from _parallel_table(one, code)
-        return
-    if how == "rows":
-        read = lambda p: [_text(row, "Prompt", p, line, True) for line, row in read_jsonl(p)]
-    else:
-        read = lambda p: [line.rstrip("\r\n") for _, line in read_lines(p)]
-    texts, originals = read(one), read(english)
+        return _parallel_table(path, code)
+    if files := _parallel_files(path, LANGUAGES[code]):
+        file, english, how = files
+        return _parallel_table(file, code) if how == "table" else _side_by_side(file, english, how)
+    if len(tables := _tables(path)) == 1:
+        return _parallel_table(tables[0], code)
+    if prompts := _rtp_lx_prompts(path):
+        aligned = align_rtp_lx(path, prompts, {code, "en"})
+        report.dropped, report.notes = dict(aligned.report.dropped), dict(aligned.report.notes)
+        return zip(aligned.rows["place"], aligned.rows[code], aligned.rows["en"])
+    problem = f"no parallel sentences in {LANGUAGES[code].name}"
+    raise InputError(problem, path, remedy="see page 00_data for the layouts that are read")
+
+
+def _side_by_side(file: Path, english: Path, how: str) -> Iterator[tuple[str, str, str]]:
+    "(row number, text, English) of two files with the same sentence in the same row: `lines`, or `rows` of JSON."
+    texts, originals = _sentences(file, how), _sentences(english, how)
     if len(texts) != len(originals):
-        raise InputError(
-            f"has {len(texts)} rows, {english.name} has {len(originals)}",
-            one,
-            min(len(texts), len(originals)) + 1,
-            remedy="the same row must be the same sentence; get both again",
-        )
-    yield from ((str(i), *both) for i, both in enumerate(zip(texts, originals)))
+        problem = f"has {len(texts)} rows, {english.name} has {len(originals)}"
+        line = min(len(texts), len(originals)) + 1
+        remedy = "the same row must be the same sentence; get both again"
+        raise InputError(problem, file, line, remedy=remedy)
+    for i, (text, original) in enumerate(zip(texts, originals)):
+        yield str(i), text, original
+
+
+def _sentences(file: Path, how: str) -> list[str]:
+    "The sentences of a file of JSON rows with `Prompt`, or of lines."
+    if how == "rows":
+        return [Row(row, file, line).text("Prompt", blank=True) for line, row in read_jsonl(file)]
+    return [line.rstrip("\r\n") for _, line in read_lines(file)]
 
 # %% ../nbs/00_data.ipynb #c094
 def load_parallel(path, language, raw: bool = False, limit=None) -> Loaded:
     """Sentences of `language` beside their English: columns id, text, english (section 5).
 
-    `path` is a table with a column a language, or a folder in upstream's, NTREX's, Tatoeba's, one-file-a-language or RTP-LX's layout.
-    HTML entities are unescaped; `raw=True` leaves them, as upstream did."""
+    `path` is a table with a column per language, or a folder in upstream's, NTREX's, Tatoeba's, RTP-LX's or the
+    one-file-per-language layout. HTML entities are unescaped, unless `raw` (upstream's way)."""
     path, code = Path(path), normalise_language(language)
-    report, rows, plain = (
-        Report(path=path),
-        _Rows("id", "text", "english"),
-        (lambda text: text) if raw else unescape,
-    )
-    for key, text, english in _until(_parallel_rows(path, code, report), report, limit):
-        if (
-            not isinstance(text, str)
-            or not isinstance(english, str)
-            or not text.strip()
-            or not english.strip()
-        ):
+    report, rows = LoadReport(path=path), PackedRows("id", "text", "english")
+    plain = (lambda text: text) if raw else unescape
+    for key, *both in until_kept(_parallel_rows(path, code, report), report, limit):
+        if not all(isinstance(text, str) and text.strip() for text in both):
             report.drop("empty in one language")
             continue
-        if ENTITY.search(text) or ENTITY.search(english):
+        if any(map(ENTITY.search, both)):
             report.note("HTML entities left in" if raw else "HTML entities unescaped")
         report.kept += 1
-        for name, said in (("id", str(key)), ("text", text), ("english", english)):
-            check_text(said, path, report.kept, name)
-        rows.add({"id": str(key), "text": plain(text), "english": plain(english)})
-    return _loaded(rows, report)
+        named = zip(rows.texts, (str(key), *both))
+        key, *both = (check_text(said, path, report.kept, name) for name, said in named)
+        rows.add(dict(zip(rows.texts, (key, *map(plain, both)))))
+    return finish_load(rows, report)
 
 # %% ../nbs/00_data.ipynb #c098
 _YES = {
@@ -597,137 +625,123 @@ _LABELLED = {
 }
 
 
-def _label(row: dict, path, line: int) -> tuple[str, int | None]:
+def _label(row: Row) -> tuple[str, int | None]:
     "(text, 1 toxic or 0 not; None where its makers gave no label) of a row in any format known here."
-    if "Very Toxic" in row:  # inspection-ai: annotators per level; more of them toxic than not
-        count = {
-            k: _number(row.get(k), path, line, k) or 0
-            for k in ("Not Toxic", "Hard to Say", "Toxic", "Very Toxic")
-        }
-        return _text(row, "text", path, line, True), int(
-            count["Toxic"] + count["Very Toxic"] > count["Not Toxic"] + count["Hard to Say"]
-        )
-    if "homophobia" in row:  # ToLD-Br: votes of three per category; two agree on one
-        return _text(row, "text", path, line, True), int(
-            max(_number(row[k], path, line, k) or 0 for k in row if k != "text") >= 2
-        )
-    text, label = next((pair for pair in _LABELLED if set(pair) <= set(row)), ("text", "label"))
-    comment, value = _text(row, text, path, line, True), row.get(label)
+    values = row.values
+    if "Very Toxic" in values or "homophobia" in values:
+        return row.text("text", blank=True), _label_of_votes(row)
+    known = (pair for pair in _LABELLED if set(pair) <= set(values))
+    text, label = next(known, ("text", "label"))
+    comment, value = row.text(text, blank=True), values.get(label)
     if label == "sentiment":
         return comment, int(str(value) != "normal")
     if str(value) == "-1":
         return comment, None  # Kaggle's test rows that were not scored
-    if str(value).strip().casefold() not in _YES:
-        raise InputError(
-            "is missing" if value is None else "is no label",
-            path,
-            line,
-            label,
-            "give 1 for toxic and 0 for not",
-        )
-    return comment, _YES[str(value).strip().casefold()]
+    said = str(value).strip().casefold()
+    if said not in _YES:
+        problem = "is missing" if value is None else "is no label"
+        row.refuse(problem, label, "give 1 for toxic and 0 for not")
+    return comment, _YES[said]
+
+
+def _label_of_votes(row: Row) -> int:
+    "The label of a row of annotators' votes: inspection-ai's per level, or ToLD-Br's per category."
+    count = lambda name: row.number(name, row.values.get(name)) or 0
+    if "Very Toxic" in row.values:
+        toxic = count("Toxic") + count("Very Toxic")
+        return int(toxic > count("Not Toxic") + count("Hard to Say"))
+    # two of three annotators agree on a category
+    return int(max(count(name) for name in row.values if name != "text") >= 2)
 
 # %% ../nbs/00_data.ipynb #c099
 def load_labelled(path, limit=None, keep: Iterable[str] = ()) -> Loaded:
-    "Comments with columns text, label (1 = toxic) and those named in `keep` (section 4.2); the formats are those of `_LABELLED`."
+    "Comments with columns text, label (1 = toxic) and those of `keep` (section 4.2), in any format of `_LABELLED`."
     keep, seen = tuple(keep), set()
-    report, rows = Report(path=path), _Rows("text", *keep, whole=("label",))
-    for line, row in _until(read_rows(path), report, limit):
-        each = (
-            [row]
-            if "neutral1" not in row
-            else [{"text": row.get("toxic"), "label": 1}]
-            + [
-                {"text": row[k], "label": 0}
-                for k in ("neutral1", "neutral2", "neutral3")
-                if row.get(k)
-            ]
-        )  # ParaDetox: up to four texts a row
-        for one in each:
-            text, label = _label(one, path, line)
-            if not text.strip():
-                report.drop("empty text")
-                continue
-            if label is None:
-                report.drop("not labelled")
+    report, rows = LoadReport(path=path), PackedRows("text", *keep, whole=("label",))
+    for line, values in until_kept(read_rows(path), report, limit):
+        kept = Row(values, path, line)
+        for one in _comments(values):
+            text, label = _label(Row(one, path, line))
+            if not text.strip() or label is None:
+                report.drop("not labelled" if text.strip() else "empty text")
                 continue
             report.kept += 1
-            rows.add(
-                {"text": text, "label": label} | {k: _text(row, k, path, line, True) for k in keep}
-            )
+            rows.add({"text": text, "label": label} | {k: kept.text(k, blank=True) for k in keep})
             if (key := hash(text)) in seen:
                 report.note("repeated text")
             seen.add(key)
-    return _loaded(rows, report)
+    return finish_load(rows, report)
+
+
+def _comments(values: dict) -> list[dict]:
+    "The comments of a row: itself, or the up to four texts of a row of ParaDetox."
+    if "neutral1" not in values:
+        return [values]
+    neutral = [values[k] for k in ("neutral1", "neutral2", "neutral3") if values.get(k)]
+    toxic = {"text": values.get("toxic"), "label": 1}
+    return [toxic, *({"text": text, "label": 0} for text in neutral)]
 
 # %% ../nbs/00_data.ipynb #c103
 def lexicon_file(folder, language) -> Path | None:
-    "The word list of a language in a folder: `{lang}.txt`, also gzipped or without ending, as LDNOOBW has it; None without one."
+    "The word list of a language in a folder: `{lang}.txt`, also gzipped or, as in LDNOOBW, without ending; else None."
     code = normalise_language(language)
     names = (f"{code}.txt", f"{code}.txt.gz", code, f"{file_language(code)}.txt")
     return next((Path(folder) / name for name in names if (Path(folder) / name).is_file()), None)
 
 
 def load_lexicon(path, language) -> list[str]:
-    "The words of `{path}/{language}.txt` (or without ending, as LDNOOBW has it), once each; none, with a warning, where there is no list."
+    "The words of a language's list in a folder (`lexicon_file`), once each; none, with a warning, without a list."
     path, code = Path(path), normalise_language(language)
     if not path.is_dir():
-        raise InputError(
-            "no such folder", path, remedy="give a folder with one word list a language, {lang}.txt"
-        )
-    if file := lexicon_file(path, code):
-        return list(dict.fromkeys(w for _, line in read_lines(file) if (w := line.strip())))
-    warnings.warn(f"{path.name}: no word list for {LANGUAGES[code].name}", stacklevel=2)
-    return []
+        remedy = "give a folder with one word list per language, {lang}.txt"
+        raise InputError("no such folder", path, remedy=remedy)
+    file = lexicon_file(path, code)
+    if file is None:
+        warnings.warn(f"{path.name}: no word list for {LANGUAGES[code].name}", stacklevel=2)
+        return []
+    return list(dict.fromkeys(w for _, line in read_lines(file) if (w := line.strip())))
 
 # %% ../nbs/00_data.ipynb #c104
 def mask(text_or_word: str, words: Iterable[str]) -> str:
-    "The text with each of `words`, in any case, cut to its first letter and asterisks; whole words only where the script has spaces."
-    words = sorted(
-        {w for w in ([words] if isinstance(words, str) else words) if w}, key=len, reverse=True
-    )
+    """The text with each of `words`, in any case, cut to its first letter and asterisks.
+
+    Only whole words are cut where the script has spaces."""
+    words = {w for w in ([words] if isinstance(words, str) else words) if w}
     if not words:
         return text_or_word
-    whole = lambda w: (
-        re.escape(w)
-        if re.search(r"[\u3040-\u30ff\u3400-\u9fff]", w)
-        else rf"(?<!\w){re.escape(w)}(?!\w)"
-    )
-    return re.sub(
-        "|".join(map(whole, words)),
-        lambda m: m[0][0] + "*" * (len(m[0]) - 1),
-        text_or_word,
-        flags=re.I,
-    )
+    patterns = map(_word_pattern, sorted(words, key=len, reverse=True))
+    hide = lambda m: m[0][0] + "*" * (len(m[0]) - 1)
+    return re.sub("|".join(patterns), hide, text_or_word, flags=re.I)
+
+
+def _word_pattern(word: str) -> str:
+    "A regular expression for a word: whole, unless it is in a script without spaces."
+    spaceless = re.search(r"[\u3040-\u30ff\u3400-\u9fff]", word)
+    return re.escape(word) if spaceless else rf"(?<!\w){re.escape(word)}(?!\w)"
 
 # %% ../nbs/00_data.ipynb #c132
 def summarise_prompts(files: dict[str, Path]):
-    "A pandas table, one row a language: prompts, mean length in characters and words, native annotators' mean toxicity (1-5) and share of 4 or 5."
+    """A pandas table, one row per language: prompts, their mean length in characters and words, and what natives gave.
+
+    `toxicity` is the mean of the native annotators' (1-5), `toxic` the share of prompts with 4 or 5."""
     import pandas
 
-    rows = []
-    for code, path in files.items():
-        loaded, l = load_prompts(path, code).rows, LANGUAGES[code]
-        lengths, words = (
-            [len(p) for p in loaded["prompt"]],
-            [len(p.split()) for p in loaded["prompt"]],
-        )
-        toxic = (
-            [t for t in loaded["Toxicity"] if t is not None]
-            if "Toxicity" in loaded.column_names
-            else []
-        )
-        mean = lambda xs: sum(xs) / len(xs) if len(xs) else float("nan")
-        rows.append(
-            {
-                "language": code,
-                "name": l.name,
-                "script": l.script,
-                "prompts": len(loaded),
-                "characters": mean(lengths),
-                "words": mean(words) if l.spaced else float("nan"),
-                "toxicity": mean(toxic),
-                "toxic": mean([t >= 4 for t in toxic]),
-            }
-        )
-    return pandas.DataFrame(rows)
+    return pandas.DataFrame([_prompt_summary(code, path) for code, path in files.items()])
+
+
+def _prompt_summary(code: str, path: Path) -> dict:
+    "One row of `summarise_prompts`; NaN for a mean of nothing."
+    loaded, l = load_prompts(path, code).rows, LANGUAGES[code]
+    scored = loaded["Toxicity"] if "Toxicity" in loaded.column_names else []
+    toxicity = [t for t in scored if t is not None]
+    mean = lambda xs: sum(xs) / len(xs) if len(xs) else float("nan")
+    return {
+        "language": code,
+        "name": l.name,
+        "script": l.script,
+        "prompts": len(loaded),
+        "characters": mean([len(p) for p in loaded["prompt"]]),
+        "words": mean([len(p.split()) for p in loaded["prompt"]]) if l.spaced else float("nan"),
+        "toxicity": mean(toxicity),
+        "toxic": mean([t >= 4 for t in toxicity]),
+    }

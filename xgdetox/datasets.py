@@ -18,7 +18,7 @@ from .data import data_files
 from .files import InputError, read_json, read_rows, write_json
 from .identity import file_hash
 from .languages import LANGUAGES
-from .rows import Report
+from .rows import LoadReport
 
 # %% auto #0
 __all__ = ['DATASETS', 'paper_numbers', 'write_paper_neurons', 'DataSet', 'data_folder', 'data_table', 'download', 'get_dataset',
@@ -484,7 +484,7 @@ def _from_hub(d: DataSet, folder: Path) -> list[Path]:
     return files
 
 # %% ../nbs/lib/datasets.ipynb #c125
-def get_dataset(name: str, folder=None, sources: dict[str, str] | None = None) -> Report:
+def get_dataset(name: str, folder=None, sources: dict[str, str] | None = None) -> LoadReport:
     "Download a data set of DATASETS into `folder` and check its hash and number of rows (InputError if they differ); `sources` replaces addresses (a mirror)."
     if name not in DATASETS:
         raise InputError(
@@ -512,7 +512,7 @@ def get_dataset(name: str, folder=None, sources: dict[str, str] | None = None) -
             field=name,
             remedy=f"the files are kept; compare them with {d.home}",
         )
-    return Report(len(files), path=folder)
+    return LoadReport(len(files), path=folder)
 
 # %% ../nbs/lib/datasets.ipynb #c126
 def check_dataset(name: str, folder=None) -> list[str]:

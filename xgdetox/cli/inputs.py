@@ -75,7 +75,8 @@ def place(name: str, what: str) -> Path:
 # %% ../../nbs/lib/cli_inputs.ipynb #e1010988
 GENERATION_FILE = re.compile(r"output-rtp_lx_(.+)\.json")
 PARALLEL_FILE = re.compile(
-    r"(?:dpo_toxicity_pairwise_(.+)_200\.jsonl|newstest2019-\w+\.(.+)\.txt|tatoeba\.[\w-]+\.(\w+)|([\w-]+)\.txt)(?:\.gz)?"
+    r"(?:dpo_toxicity_pairwise_(.+)_200\.jsonl|newstest2019-\w+\.(.+)\.txt|tatoeba\.([\w-]+)-en\.tsv"
+    r"|tatoeba\.[\w-]+\.(\w+)|([\w-]+)\.txt|([\w.-]+)\.[ct]sv)(?:\.gz)?"
 )
 LIST_FILE = re.compile(r"(\w[\w-]*?)(?:\.txt)?(?:\.gz)?")
 
@@ -107,17 +108,10 @@ def say_left_out(folder, pattern, taken, languages=None):
 
 # %% ../../nbs/lib/cli_inputs.ipynb #ed360444
 def parallel_of(folder: Path, languages=None) -> list[Path]:
-    "The files of a folder of parallel sentences that are read: of the languages asked for, else of all that are there, and English."
-    from xgdetox.languages import LANGUAGES, normalise_language
-    from xgdetox.data import _parallel_files
+    "The files of a folder of parallel sentences that are read for the languages asked for, or for all that are there."
+    from xgdetox.data import find_parallel_files
 
-    asked, found = [normalise_language(l) for l in languages or LANGUAGES], []
-    for code in asked if folder.is_dir() else ():
-        try:
-            found += (_parallel_files(folder, LANGUAGES[code]) or ())[:2]
-        except InputError:
-            continue
-    return found
+    return find_parallel_files(folder, languages or None) if folder.is_dir() else []
 
 # %% ../../nbs/lib/cli_inputs.ipynb #ee6447b8
 def prompts_of(given, languages=None) -> dict[str, Path]:
