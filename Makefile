@@ -17,7 +17,7 @@ pip = $(bin)/python -m pip install -c constraints.txt
 named = awk '/^Collecting / { sub(/[<>=!~\[].*/, "", $$2); printf "%s ", $$2; fflush() } /^Installing collected/ { printf "\ninstalling them\n"; fflush() }'
 SHELL := bash
 
-.PHONY: demo real real-data test slow site readme refill bench clean vllm
+.PHONY: demo real real-data test slow refills site readme refill bench clean vllm
 
 demo: .venv/.ready  ## the paper's argument on the embedded world: a table here, a report in runs/quick/report.html
 	@$(bin)/xgdetox run $(GRID) --cores $(CORES)
@@ -49,14 +49,18 @@ real: real-data .venv/.ready .venv/.real  ## the question on real weights (Gemma
 	@set -o pipefail; $(pip) -e ".[gemma,judge]" | $(named)
 	@touch $@
 
-test: .venv/.ready  ## every page and every test that is not slow
-	@$(bin)/python -m pytest -q -m "not slow" tests/test_structure.py
-	@OMP_NUM_THREADS=1 $(bin)/nbdev_test --n_workers $(CORES) --do_print
-	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -m "not slow" -n $(CORES) --dist loadfile --durations=10 tests --ignore=tests/test_structure.py
+# Tests go to the workers one by one, so that no file keeps a core waiting for the other.
+share = -n $(CORES) --dist worksteal
 
-slow: .venv/.lm_eval .venv/.real vllm  ## kills, vLLM, lm_eval, SLURM and browser tests, and beside them every figure against a refill; each skips with a reason where its tool is missing
-	@$(bin)/python -m pytest -q -m "slow or real" -rs --durations=10 tests --ignore=tests/test_structure.py & rest=$$!; \
-	  $(bin)/python -m pytest -q -m slow -rs --durations=10 tests/test_structure.py; pages=$$?; wait $$rest && exit $$pages
+test: .venv/.ready  ## every page and every test that is not slow
+	@OMP_NUM_THREADS=1 $(bin)/nbdev_test --n_workers $(CORES) --do_print
+	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -m "not slow" $(share) --durations=20 tests
+
+slow: .venv/.lm_eval .venv/.real vllm  ## kills, vLLM, lm_eval, SLURM and browser tests, and figures against a refill where their code changed; each skips with a reason where its tool is missing
+	@$(bin)/python -m pytest -q -m "slow or real" $(share) -rs --durations=20 tests
+
+refills: .venv/.ready  ## every page with figures against a refill, whether its code changed or not
+	@XGDETOX_REFILLS=all $(bin)/python -m pytest -q -m slow $(share) --durations=20 tests/test_structure.py
 
 bench: .venv/.ready  ## speed ratios, each measured within one run; written to results/bench_*.csv
 	@set -e; for f in tests/bench_*.py; do echo "== $$f"; $(bin)/python $$f; done

@@ -7,21 +7,21 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
 from xgdetox.files import InputError, write_json
 from xgdetox.languages import LANGUAGES
 from xgdetox.runs import (
-    OPTIONAL,
+    OPTIONAL_TABLES,
     TABLES,
     family,
+    format_interval,
+    format_number,
     headline,
-    interval,
     load_run,
-    number,
     summary_table,
-    variants,
 )
 from xgdetox.report import asset, guarded, make_report, relation_view
 from xgdetox.figures import is_control
@@ -31,124 +31,118 @@ CHROMIUM = next(
     (c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None
 )
 NASTY = '<script>alert(1)</script><img src=x onerror=alert(1)> & "quoted" {{ 7*7 }}'
+SCORER = "lexicon:world@ab12"
+
+
+def measured(head, metric, value, **more):
+    "A row with an interval of a tenth either way, over 60 prompts."
+    ends = dict(value=value, low=value * 0.9, high=value * 1.1, n=60)
+    return head | dict(metric=metric) | ends | more
+
+
+def text_rows(head, before, left):
+    "Toxicity, toxic mass, quality and activations of one model in one language; `left` is what tuning left."
+    missing = dict(metric="missing", value=0.01, n=1500, count=15, scorer=SCORER)
+    active = dict(reading="base", control="")
+    random = dict(reading="base", control="random-0")
+    return {
+        "toxicity": [
+            measured(head, "toxicity_probability", before * left, scorer=SCORER),
+            measured(head, "emt", 0.8 * before * left, scorer=SCORER),
+            head | missing,
+        ],
+        "mass": [measured(head, "toxic_mass", 0.1 * left)],
+        "quality": [
+            measured(head, "perplexity", 9 + 0.1 * left),
+            measured(head, "language_kept", 0.98),
+        ],
+        "activations": [
+            measured(head, "mean_activation", 0.3 * left, **active),
+            measured(head, "mean_activation", 0.3 * 1, **random),
+        ],
+    }
+
+
+def drop_row(head, left):
+    ends = dict(value=1 - left, low=0.9 - left, high=1.1 - left, n=60)
+    return head | dict(metric="toxic_mass_relative_drop") | ends
+
+
+def base_rows(head, share):
+    "Retrieval (not for English), the probe, the intervention and an example of the untuned model in one language."
+    found = dict(metric="top1", value=share, variant="centred", direction="both", n=200)
+    ends = dict(value=0.1 + 0.9 * share, low=0.05 + 0.9 * share, high=0.15 + 0.85 * share)
+    text = dict(prompt=NASTY, text="such a darn fool " + NASTY)
+    retrieval = head | found | dict(layer=None, reason="")
+    return {
+        "retrieval": [retrieval] if head["language"] != "en" else [],
+        "probe": [head | dict(metric="probe_auc", n=100) | ends],
+        "intervention": [
+            head | dict(metric="toxic_mass", value=value, offset=offset, control=control, n=60)
+            for offset in (0, -0.5, -1)
+            for control, value in (("", 0.1 * (1 + offset / 2)), ("random-0", 0.1))
+        ],
+        "examples": [head | dict(tuning="dpo", metric="example") | text],
+    }
+
+
+def model_rows(model):
+    "What a model has once: its neurons, a duration, a loss."
+    vector = dict(layer=2, neuron=17, tokens="darn, fool", metric="cosine", value=0.4)
+    return {
+        "value_vectors": [dict(model=model, tuning="base") | vector],
+        "durations": [dict(model=model, metric="train", value=33)],
+        "training": [dict(model=model, metric="loss", value=0.3)],
+    }
+
+
+def write_run(folder, tables, **manifest):
+    for name, rows in tables.items():
+        if rows:
+            write_table(tidy(rows), folder / "tables" / f"{name}.csv")
+    write_json(folder / "manifest.json", manifest)
+    return folder
 
 
 def build(folder, models=("world-0", "world-1", "control-0"), seeds=(0, 1)):
     "A made-up run with every table, the shapes that the grid's steps write."
     rng = np.random.default_rng(0)
-    T = {k: [] for k in TABLES}
-    for m in models:
-        for c in LANGUAGES:
-            share, b = rng.uniform(0.3, 1), rng.uniform(0.4, 0.7)
-            for s in (None, *seeds):
-                left = 1 if s is None else 1 - 0.8 * share + rng.normal(0, 0.03)
-                head = dict(model=m, tuning="base" if s is None else "dpo", seed=s, language=c)
-                add = lambda table, metric, v, **kw: T[table].append(
-                    head | dict(metric=metric, value=v, low=v * 0.9, high=v * 1.1, n=60) | kw
-                )
-                for metric, v in (("toxicity_probability", b), ("emt", 0.8 * b)):
-                    add("toxicity", metric, v * left, scorer="lexicon:world@ab12")
-                T["toxicity"].append(
-                    head
-                    | dict(
-                        metric="missing", value=0.01, n=1500, count=15, scorer="lexicon:world@ab12"
-                    )
-                )
-                add("mass", "toxic_mass", 0.1 * left)
-                add("quality", "perplexity", 9 + 0.1 * left)
-                add("quality", "language_kept", 0.98)
-                for control in ("", "random-0"):
-                    add(
-                        "activations",
-                        "mean_activation",
-                        0.3 * (1 if control else left),
-                        reading="base",
-                        control=control,
-                    )
-                if s is not None:
-                    T["drops"].append(
-                        head
-                        | dict(
-                            metric="toxic_mass_relative_drop",
-                            value=1 - left,
-                            low=0.9 - left,
-                            high=1.1 - left,
-                            n=60,
-                        )
-                    )
-            one = dict(model=m, tuning="base", language=c)
-            if c != "en":
-                T["retrieval"].append(
-                    one
-                    | dict(
-                        metric="top1",
-                        value=share,
-                        variant="centred",
-                        direction="both",
-                        n=200,
-                        layer=None,
-                        reason="",
-                    )
-                )
-            T["probe"].append(
-                one
-                | dict(
-                    metric="probe_auc",
-                    value=0.1 + 0.9 * share,
-                    low=0.05 + 0.9 * share,
-                    high=0.15 + 0.85 * share,
-                    n=100,
-                )
-            )
-            for o in (0, -0.5, -1):
-                for control in ("", "random-0"):
-                    T["intervention"].append(
-                        one
-                        | dict(
-                            metric="toxic_mass",
-                            value=0.1 * (1 + o / 2 * (control == "")),
-                            offset=o,
-                            control=control,
-                            n=60,
-                        )
-                    )
-            T["examples"].append(
-                one
-                | dict(
-                    tuning="dpo", metric="example", prompt=NASTY, text="such a darn fool " + NASTY
-                )
-            )
-        T["value_vectors"].append(
-            dict(
-                model=m,
-                tuning="base",
-                metric="cosine",
-                value=0.4,
-                layer=2,
-                neuron=17,
-                tokens="darn, fool",
-            )
-        )
-        T["durations"].append(dict(model=m, metric="train", value=33))
-        T["training"].append(dict(model=m, metric="loss", value=0.3))
-    for name, rows in T.items():
-        if rows:
-            write_table(tidy(rows), folder / "tables" / f"{name}.csv")
-    write_json(
-        folder / "manifest.json",
-        dict(
-            name="made up <b>run</b>",
-            versions=dict(torch="2.13"),
-            settings=dict(prompts=60),
-            notes=["A note."],
-        ),
-    )
-    return folder
+    tables = {name: [] for name in TABLES}
+
+    def add(found):
+        for name, rows in found.items():
+            tables[name] += rows
+
+    for model in models:
+        for code in LANGUAGES:
+            share, before = rng.uniform(0.3, 1), rng.uniform(0.4, 0.7)
+            head = dict(model=model, language=code)
+            add(text_rows(head | dict(tuning="base", seed=None), before, 1))
+            for seed in seeds:
+                left = 1 - 0.8 * share + rng.normal(0, 0.03)
+                tuned = head | dict(tuning="dpo", seed=seed)
+                add(text_rows(tuned, before, left))
+                tables["drops"].append(drop_row(tuned, left))
+            add(base_rows(head | dict(tuning="base"), share))
+        add(model_rows(model))
+    about = dict(versions=dict(torch="2.13"), settings=dict(prompts=60), notes=["A note."])
+    return write_run(folder, tables, name="made up <b>run</b>", **about)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return build(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def one_model(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("one"), models=("world",), seeds=(0,))
+
+
+@pytest.fixture
+def copied(one_model, tmp_path):
+    "A run of one model that a test may break."
+    return shutil.copytree(one_model, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
@@ -256,36 +250,30 @@ def test_numbers_are_those_of_the_tables(run):
 @pytest.mark.parametrize(
     "gone", [t for t in TABLES if t not in ("toxicity",)] + ["all but toxicity", "manifest"]
 )
-def test_any_missing_table_is_said(tmp_path, gone):
-    build(tmp_path, models=("world",), seeds=(0,))
+def test_any_missing_table_is_said(copied, gone):
     for t in TABLES:
         if t == gone or gone == "all but toxicity" and t != "toxicity":
-            (tmp_path / "tables" / f"{t}.csv").unlink(missing_ok=True)
+            (copied / "tables" / f"{t}.csv").unlink(missing_ok=True)
     if gone == "manifest":
-        (tmp_path / "manifest.json").unlink()
-    page = make_report(tmp_path, tmp_path / "out" / "page.html", n_resamples=50).read_text("utf-8")
+        (copied / "manifest.json").unlink()
+    page = make_report(copied, copied / "out" / "page.html", n_resamples=50).read_text("utf-8")
     if gone == "manifest":
         assert "No manifest.json" in page
     elif gone == "all but toxicity":
         assert page.count("Not shown:") >= 4 and "tables/drops.csv is not there" in page
-    elif gone not in (*OPTIONAL, "relation"):
+    elif gone not in (*OPTIONAL_TABLES, "relation"):
         assert f"tables/{gone}.csv is not there or empty" in page
     assert "nan" not in re.sub(r"<[^>]+>", " ", page).lower().split()
 
 
-def test_a_broken_table_and_missing_values_are_said(tmp_path):
-    build(tmp_path, models=("world",), seeds=(0,))
-    (tmp_path / "tables" / "probe.csv").write_text("not,a\ntable")
-    t = pd.read_csv(tmp_path / "tables" / "toxicity.csv")
+def test_a_broken_table_and_missing_values_are_said(copied):
+    (copied / "tables" / "probe.csv").write_text("not,a\ntable")
+    t = pd.read_csv(copied / "tables" / "toxicity.csv")
     t.loc[(t.language == "id") & (t.metric != "missing"), ["value", "low", "high"]] = np.nan
-    write_table(t, tmp_path / "tables" / "toxicity.csv")
-    page = make_report(tmp_path, n_resamples=50).read_text("utf-8")
-    assert (
-        "Not readable" in page
-        and "probe.csv" in page
-        and str(tmp_path) not in page
-        and re.search(r"toxicity: 4 of \d+ values are missing \(id\)", page)
-    )
+    write_table(t, copied / "tables" / "toxicity.csv")
+    page = make_report(copied, n_resamples=50).read_text("utf-8")
+    assert "Not readable" in page and "probe.csv" in page and str(copied) not in page
+    assert re.search(r"toxicity: 4 of \d+ values are missing \(id\)", page)
 
 
 def test_no_run_is_one_line(tmp_path):
@@ -302,11 +290,11 @@ def test_made_again_it_is_the_same(run, page):
 
 def test_small_things():
     assert (
-        number(math.nan) == "\u2013"
-        and number(0.00123) == "0.0012"
-        and number(0.0104) == "0.010"
-        and number(1234.5) == "1234"
-        and interval(math.nan, 1) == ""
+        format_number(math.nan) == "\u2013"
+        and format_number(0.00123) == "0.0012"
+        and format_number(0.0104) == "0.010"
+        and format_number(1234.5) == "1234"
+        and format_interval(math.nan, 1) == ""
     )
     assert (
         family("world-12") == "world"
@@ -321,84 +309,60 @@ def test_small_things():
 
 # ---- every number has its metric, its scorer, and its interval or p where there is one
 
+P_OF_DROPS = (0.0005, 0.02, 0.4)  # English, German, French
 
-def small(
-    folder,
-    scorers=("one@1",),
-    seeds=(0,),
-    languages=("en", "de", "fr"),
-    p=(0.0005, 0.02, 0.4),
-    flags=(),
-):
+
+def scored_rows(head, rank, place, scorer, p):
+    "Toxicity by one scorer, and its drops where the model is tuned; the second scorer finds a tenth more left."
+    tuned = head["tuning"] != "base"
+    left = (0 if place == 0 else 0.5 + 0.1 * rank) if tuned else 1
+    found = dict(toxicity_probability=0.5 * left, emt=0.4 * left)
+    toxicity = [head | dict(metric=m, value=v, scorer=scorer) for m, v in found.items()]
+    if not tuned:
+        return toxicity, []
+    metric, ends = "toxicity_probability", dict(low=0.9 - left, high=1.1 - left)
+    relative = dict(metric=f"{metric}_relative_drop", value=1 - left, scorer=scorer) | ends
+    drop = dict(metric=f"{metric}_drop", value=0.5 - 0.5 * left, p=p, scorer=scorer)
+    return toxicity, [head | relative, head | drop]
+
+
+def mass_rows(head, place, p):
+    "Toxic mass and its drops where the model is tuned."
+    tuned = head["tuning"] != "base"
+    mass = head | dict(metric="toxic_mass", value=0.02 * (place + 1) if tuned else 0.1)
+    ends = dict(value=0.8 - 0.2 * place, low=0.1, high=0.9)
+    relative = head | dict(metric="toxic_mass_relative_drop") | ends
+    drop = head | dict(metric="toxic_mass_drop", value=0.1 - 0.02 * (place + 1), p=p)
+    return [mass], [relative, drop] if tuned else []
+
+
+def quality_rows(head, place):
+    "Perplexity, and its paired test where the model is tuned."
+    tuned = head["tuning"] != "base"
+    perplexity = head | dict(metric="perplexity", value=10 if tuned else 9, measured_by="m")
+    test = dict(metric="perplexity_change", value=1 - place, p=0.001, p_holm=0.003)
+    return [perplexity, head | test | dict(measured_by="m")] if tuned else [perplexity]
+
+
+def small(folder, scorers=("one@1",), seeds=(0,)):
     "A run of three languages: toxicity by each scorer, toxic mass, drops with p, and the paired test of quality."
-    T = {k: [] for k in ("toxicity", "mass", "drops", "quality")}
-    for seed in (None, *seeds):
-        for k, c in enumerate(languages):
-            head = dict(
-                model="m", tuning="base" if seed is None else "dpo", seed=seed, language=c, n=40
-            )
-            for j, scorer in enumerate(scorers):
-                left = 1 if seed is None else 0 if c == "en" else 0.5 + 0.1 * j
-                T["toxicity"] += [
-                    head | dict(metric=m, value=v * left, scorer=scorer)
-                    for m, v in (("toxicity_probability", 0.5), ("emt", 0.4))
-                ]
-                if seed is not None:
-                    T["drops"].append(
-                        head
-                        | dict(
-                            metric="toxicity_probability_relative_drop",
-                            value=1 - left,
-                            low=0.9 - left,
-                            high=1.1 - left,
-                            scorer=scorer,
-                        )
-                    )
-                if seed is not None:
-                    T["drops"].append(
-                        head
-                        | dict(
-                            metric="toxicity_probability_drop",
-                            value=0.5 - 0.5 * left,
-                            p=p[k],
-                            scorer=scorer,
-                        )
-                    )
-            T["mass"].append(
-                head | dict(metric="toxic_mass", value=0.1 if seed is None else 0.02 * (k + 1))
-            )
-            T["quality"].append(
-                head | dict(metric="perplexity", value=9 if seed is None else 10, measured_by="m")
-            )
-            if seed is None:
-                continue
-            T["drops"] += [
-                head
-                | dict(metric="toxic_mass_relative_drop", value=0.8 - 0.2 * k, low=0.1, high=0.9),
-                head | dict(metric="toxic_mass_drop", value=0.1 - 0.02 * (k + 1), p=p[k]),
-            ]
-            T["quality"].append(
-                head
-                | dict(
-                    metric="perplexity_change", value=1 - k, p=0.001, p_holm=0.003, measured_by="m"
-                )
-            )
-    for name, rows in T.items():
-        write_table(tidy(rows), folder / "tables" / f"{name}.csv")
-    write_json(folder / "manifest.json", dict(name="small"))
-    return folder
+    tables = {name: [] for name in ("toxicity", "mass", "drops", "quality")}
+    for tuning, seed in (("base", None), *(("dpo", seed) for seed in seeds)):
+        for place, (code, p) in enumerate(zip(("en", "de", "fr"), P_OF_DROPS)):
+            head = dict(model="m", tuning=tuning, seed=seed, language=code, n=40)
+            found = [scored_rows(head, rank, place, name, p) for rank, name in enumerate(scorers)]
+            mass, drops = mass_rows(head, place, p)
+            tables["toxicity"] += [row for toxicity, _ in found for row in toxicity]
+            tables["drops"] += [row for _, some in found for row in some] + drops
+            tables["mass"] += mass
+            tables["quality"] += quality_rows(head, place)
+    return write_run(folder, tables, name="small")
 
 
 def text_of(path):
-    return " ".join(
-        html.unescape(
-            re.sub(
-                r"<[^>]+>",
-                " ",
-                re.sub(r"<svg.*?</svg>|<style.*?</style>", "", path.read_text("utf-8"), flags=re.S),
-            )
-        ).split()
-    )
+    "What a reader sees of a page, pictures apart."
+    page = re.sub(r"<svg.*?</svg>|<style.*?</style>", "", path.read_text("utf-8"), flags=re.S)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
 
 
 def test_each_sentence_and_column_names_its_metric(tmp_path):
@@ -445,11 +409,9 @@ def test_every_scorer_is_shown_and_none_hides_another(tmp_path):
 
 def test_of_several_tuned_models_the_falls_are_counted(tmp_path):
     said = text_of(make_report(small(tmp_path, seeds=(0, 1))))
-    assert (
-        "toxic mass falls beyond chance (p < .05) in all 2 tuned models in 2 of 3 languages, in none of the models in 1."
-        in said
-        and "80% [10%, 90%] 2 of 2" in said
-    )
+    every = "in all 2 tuned models in 2 of 3 languages, in none of the models in 1."
+    assert f"toxic mass falls beyond chance (p < .05) {every}" in said
+    assert "80% [10%, 90%] 2 of 2" in said
 
 
 def test_the_paired_test_of_quality_is_shown_or_said_to_be_missing(tmp_path):
@@ -500,64 +462,49 @@ def test_a_report_elsewhere_is_all_that_is_written(run, tmp_path):
     assert files() == before and [p.name for p in tmp_path.iterdir()] == ["x.html"]
 
 
-MEASURE = """<script>addEventListener('load', () => setTimeout(() => {
- const lum = c => { const v = c.map(x => { x /= 255; return x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4 }); return .2126 * v[0] + .7152 * v[1] + .0722 * v[2] };
- const rgb = s => (s.match(/[\\d.]+/g) || []).map(Number); const faint = [];
- ACT; document.querySelectorAll('details').forEach(d => d.open = true);
- for (const e of document.querySelectorAll('body *')) {
-  if (![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) || !e.getClientRects().length) continue;
-  let b = e; while (b && (rgb(getComputedStyle(b).backgroundColor)[3] ?? 1) === 0) b = b.parentElement;
-  const s = getComputedStyle(e), svg = e.namespaceURI.includes('svg'), fg = rgb(svg && s.fill !== 'none' ? s.fill : s.color).slice(0, 3), bg = b ? rgb(getComputedStyle(b).backgroundColor).slice(0, 3) : [255, 255, 255];
-  const [x, y] = [lum(fg), lum(bg)].sort((p, q) => q - p); if ((x + .05) / (y + .05) < 4.5) faint.push(e.tagName + ':' + e.textContent.slice(0, 20)); }
- const wide = [...document.querySelectorAll('body *')].filter(e => !e.closest('.wide') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + '.' + e.className);
- const named = e => e.closest('[role=img][aria-label], [aria-hidden=true], img[alt]');
- setTimeout(() => parent.postMessage(JSON.stringify({faint: faint.slice(0, 5), wide: wide.slice(0, 5), scroll: document.documentElement.scrollWidth, inner: innerWidth, said: SAY,
-  images: document.querySelectorAll('svg, img, canvas').length, nameless: [...document.querySelectorAll('svg, img, canvas')].filter(e => !named(e)).length,
-  dark: matchMedia('(prefers-color-scheme: dark)').matches}), '*'), 300); }, 1500));</script>"""
-FRAME = """<!doctype html><title>nothing</title><script>addEventListener('message', e => { document.title = e.data })</script>
-<iframe src="page.html" style="width: %dpx; height: 900px; border: 0"></iframe>"""  # a browser window cannot be 390 wide, a frame can
-in_chromium = lambda f: pytest.mark.slow(
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium")(
-        pytest.mark.parametrize(
-            "width, dark", [(390, False), (1280, False), (390, True), (1280, True)]
-        )(f)
-    )
-)
+# ---- in a browser, narrow and wide, light and dark
+
+# A browser window cannot be 390 wide, a frame can.
+FRAME = """<!doctype html><title>nothing</title>
+<script>addEventListener('message', e => { document.title = e.data })</script>
+<iframe src="page.html" style="width: %dpx; height: 900px; border: 0"></iframe>"""
+WINDOWS = [(390, False), (1280, False), (390, True), (1280, True)]
+
+
+def in_chromium(test):
+    test = pytest.mark.parametrize("width, dark", WINDOWS)(test)
+    return pytest.mark.slow(pytest.mark.skipif(CHROMIUM is None, reason="no chromium")(test))
+
+
+def measuring(page, act, say):
+    "The page with a script that acts and measures; `say` is what else it tells."
+    script = (Path(__file__).parent / "measure_page.js").read_text("utf-8")
+    script = script.replace("__ACT__", act).replace("__SAY__", say)
+    before, end, after = page.rpartition("</body>")
+    return f"{before}<script>(() => {{ {script} }})()</script>{end}{after}"
+
+
+def browse(url, profile, dark):
+    "The page's DOM after twelve virtual seconds; no message in the console."
+    command = [
+        *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"),
+        *(f"--user-data-dir={profile}", "--window-size=1400,1000"),
+        f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+        *("--virtual-time-budget=12000", "--dump-dom", url),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert "CONSOLE" not in done.stderr, done.stderr[-800:]
+    return done.stdout
 
 
 def look(page, folder, width, dark, act="", say="''") -> dict:
-    "Open a page from file:// in a frame of `width`, do `act`, measure it; no console message, no scroll, nothing faint or without a name."
-    before, end, after = page.rpartition("</body>")
-    (folder / "page.html").write_text(
-        before + MEASURE.replace("ACT", act).replace("SAY", say) + end + after, "utf-8"
-    )
+    "What is measured of a page in a frame of `width`: no console message, no scroll, nothing faint or without a name."
+    (folder / "page.html").write_text(measuring(page, act, say), "utf-8")
     (folder / "frame.html").write_text(FRAME % width)
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--enable-logging=stderr",
-            f"--user-data-dir={folder}/profile",
-            "--window-size=1400,1000",
-            f"--blink-settings=preferredColorScheme={0 if dark else 1}",
-            "--virtual-time-budget=12000",
-            "--dump-dom",
-            (folder / "frame.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert "CONSOLE" not in done.stderr, done.stderr[-800:]
-    found = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout, re.S)[1]))
-    assert (
-        (found["dark"], found["inner"]) == (dark, width)
-        and found["scroll"] <= width
-        and not found["wide"]
-        and not found["faint"]
-    ), found
+    dom = browse((folder / "frame.html").as_uri(), folder / "profile", dark)
+    found = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dom, re.S)[1]))
+    assert (found["dark"], found["inner"]) == (dark, width), found
+    assert found["scroll"] <= width and not found["wide"] and not found["faint"], found
     assert found["images"] >= 4 and not found["nameless"], found
     return found
 
@@ -684,23 +631,33 @@ def test_the_command_writes_it_or_says_why_in_one_line(explored, tmp_path, capsy
     assert (tmp_path / "e.html").exists() and not (tmp_path / "f.html").exists()
 
 
-def test_an_explorer_needs_something_to_explore(tmp_path):
+def test_an_explorer_needs_something_to_explore(copied):
     pytest.importorskip("vl_convert")
     from xgdetox.explorer import write_explorer
 
-    build(tmp_path, models=("world",), seeds=(0,))
     for name in TABLES:
         if name != "probe":
-            (tmp_path / "tables" / f"{name}.csv").unlink(missing_ok=True)
+            (copied / "tables" / f"{name}.csv").unlink(missing_ok=True)
     with pytest.raises(InputError, match="to explore"):
-        write_explorer(tmp_path)
-    assert not (tmp_path / "explorer.html").exists()
+        write_explorer(copied)
+    assert not (copied / "explorer.html").exists()
 
 
-CHOOSE = """const pick = (id, v) => { const e = document.getElementById(id); e.value = v; e.dispatchEvent(new Event(id === 'offset' ? 'input' : 'change')); };
- pick('language', 'en'); pick('offset', 0); document.getElementById('show').click()"""
-SAID = """[document.getElementById('summary').textContent, document.querySelector('#numbers tbody td').textContent, document.getElementById('texts').innerText, document.querySelectorAll('#texts img, #texts script').length,
-  document.querySelectorAll('.chart svg path').length]"""
+CHOOSE = """
+ const pick = (id, value) => {
+  const e = document.getElementById(id);
+  e.value = value;
+  e.dispatchEvent(new Event(id === 'offset' ? 'input' : 'change'));
+ };
+ pick('language', 'en');
+ pick('offset', 0);
+ document.getElementById('show').click()"""
+SAID = """[
+ document.getElementById('summary').textContent,
+ document.querySelector('#numbers tbody td').textContent,
+ document.getElementById('texts').innerText,
+ document.querySelectorAll('#texts img, #texts script').length,
+ document.querySelectorAll('.chart svg path').length]"""
 
 
 @in_chromium
@@ -713,7 +670,7 @@ def test_the_explorer_in_a_browser(explored, tmp_path, width, dark):
     assert (
         summary.startswith("English: base")
         and "offset -1" in summary
-        and first.startswith(number(base))
+        and first.startswith(format_number(base))
     )
     assert (
         "pushed <script>alert(1)</script>" in texts
@@ -740,6 +697,7 @@ def test_the_committed_explorer_in_a_browser(root, tmp_path, width, dark):
         tmp_path,
         width,
         dark,
-        say="[document.getElementById('texts').innerText, document.querySelectorAll('#language option').length]",
+        say="""[document.getElementById('texts').innerText,
+          document.querySelectorAll('#language option').length]""",
     )
     assert found["said"][1] == 17 and "***" in found["said"][0]

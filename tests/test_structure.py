@@ -13,6 +13,10 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import refills  # noqa: E402
+import shape  # noqa: E402
+
 NBS = ROOT / "nbs"
 # The order of the pages: a page may import any earlier one and none later (DESIGN.md, layout).
 ORDER = (
@@ -287,19 +291,16 @@ def test_links_resolve(page):
         )
 
 
-FITS = {  # what must hold of the code of package, pages, tests and tools -> what breaks it now, what may break it
-    "ruff format": lambda shape: (shape.ruff("format", "--check", "-q").stdout.splitlines(), []),
-    "long functions and ruff check": lambda shape: (shape.unfit(), shape.listed()),
+FITS = {  # what must hold of the code -> what breaks it now, what may break it
+    "ruff format": lambda: (shape.ruff("format", "--check", "-q").stdout.splitlines(), []),
+    "long functions and ruff check": lambda: (shape.unfit(), shape.listed()),
 }
 
 
 @pytest.mark.parametrize("what", FITS)
-def test_code_fits(what, monkeypatch):
-    "One layout, no line over 120, no function over 40 lines or 1,200 characters; the list of exceptions only shrinks."
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    import shape
-
-    found, allowed = map(set, FITS[what](shape))
+def test_code_fits(what):
+    "One layout, no line over 120, no function over 40 lines or 1,200 characters; exceptions only get fewer."
+    found, allowed = map(set, FITS[what]())
     assert not found - allowed, "split it, or lay it out with ruff format (CONTRIBUTING.md)"
     assert not allowed - found, "done: take it off the list with python tools/shape.py write"
 
@@ -343,83 +344,45 @@ def test_site_is_processed_without_quarto(tmp_path):
 
 # ---- the tables behind the committed figures, against a refill
 
-READ_TABLES = (
-    "index",
-    "results",
-    "differences",
-)  # pages that only read results/: quick, every table is compared
-TOLERANCE = dict(
-    rel=0.02, abs=0.02
-)  # other processors round otherwise, and a sampled text may change
 
-
-def numbers(cell):
-    "The numbers of a cell's tables, in order."
-    tables = "".join(
-        "".join(o["data"]["text/html"])
-        for o in cell["outputs"]
-        if "<table" in "".join(o.get("data", {}).get("text/html", ""))
-    )
-    return [
-        float(n)
-        for n in re.findall(
-            r"-?\d+(?:\.\d+)?(?:e-?\d+)?",
-            re.sub(r"<style.*?</style>|<[^>]+>", " ", tables, flags=re.S),
-        )
-    ]
-
-
-def behind_figures(code, every):
-    "Positions of the cells whose table is compared: every one, or those that the next figure is drawn from."
-    tables, found = [i for i, c in enumerate(code) if numbers(c)], []
-    for i, c in enumerate(code):
-        before = [t for t in tables if t <= i]
-        if re.search(r"^#\|\s*label:\s*fig-", source(c), re.M) and before:
-            found.append(before[-1])
-    return tables if every else sorted(set(found))
-
-
-def compare_with_refill(page, tmp_path):
-    sys.path.insert(0, str(ROOT / "tools"))
-    from pages import execute
-
-    for name in ("nbs", "results", "experiments"):
-        shutil.copytree(
-            ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.lock", "explore")
-        )
-    untracked = subprocess.run(
-        ["git", "ls-files", "-o", "results"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    for name in untracked:
-        (tmp_path / name).unlink(
-            missing_ok=True
-        )  # a table that is not committed yet is behind no committed figure
-    copy = tmp_path / page.relative_to(ROOT)
-    raw = json.loads(copy.read_text(encoding="utf-8"))
-    raw["cells"] = [c for c in raw["cells"] if "nbdev_export()" not in source(c)]
-    copy.write_text(json.dumps(raw), encoding="utf-8")
-    old, new = cells(copy), [c for c in execute(copy).cells if c.cell_type == "code"]
-    for i in behind_figures(old, page.stem in READ_TABLES):
-        assert numbers(new[i]) == pytest.approx(numbers(old[i]), **TOLERANCE), (
-            f"{page.name}: run make refill PAGES={page.stem}: {source(old[i])[:60]!r}"
+def compare_with_refill(page, folder):
+    for start, committed, refilled in refills.refilled_tables(page, folder):
+        assert refilled == pytest.approx(committed, **refills.TOLERANCE), (
+            f"{page.name}: run make refill PAGES={page.relative_to(NBS).with_suffix('')}: {start!r}"
         )
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p.stem in READ_TABLES], ids=ids)
+ONLY_TABLES = [p for p in PAGES if p.stem in refills.ONLY_TABLES]
+WITH_FIGURES = [p for p in PAGES if refills.has_figures(p) and p not in ONLY_TABLES]
+
+
+@pytest.mark.parametrize("page", ONLY_TABLES, ids=ids)
 def test_tables_equal_a_refill(page, tmp_path):
     compare_with_refill(page, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "page",
-    [
-        p
-        for p in PAGES
-        if p.stem not in READ_TABLES
-        and any(re.search(r"^#\|\s*label:\s*fig-", source(c), re.M) for c in cells(p))
-    ],
-    ids=ids,
-)
+@pytest.mark.parametrize("page", WITH_FIGURES, ids=ids)
 def test_tables_behind_figures_equal_a_refill(page, tmp_path):
+    if os.environ.get("XGDETOX_REFILLS") != "all" and refills.is_fresh(page):
+        pytest.skip("its code is what its outputs come from; make refills runs every page")
     compare_with_refill(page, tmp_path)
+
+
+def test_a_pages_hash_follows_its_code_and_no_words(tmp_path, monkeypatch):
+    "The hash by which a refill is skipped: it changes with code that a page uses, not with words or other modules."
+    for name in ("nbs", "xgdetox", "constraints.txt"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    monkeypatch.setattr(refills, "ROOT", tmp_path)
+    page, hash_of = tmp_path / "nbs" / "05_probe.ipynb", refills.page_hash
+    first = hash_of(page)
+
+    def append(name, text):
+        path = tmp_path / "xgdetox" / f"{name}.py"
+        path.write_text(path.read_text("utf-8") + text, "utf-8")
+        return hash_of(page)
+
+    assert append("languages", "\n\n# a comment\n") == first
+    assert append("explorer", "\nX = 1\n") == first  # the page does not use it
+    assert append("languages", "\nX = 1\n") != first  # the page uses it through others

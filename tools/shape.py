@@ -1,4 +1,6 @@
-"Code that does not fit: `shape.py` lists long functions and what ruff says, `shape.py write` keeps the list in tests/long_functions.txt."
+"""Code that does not fit the layout.
+
+`shape.py` lists long functions and what ruff says; `shape.py write` keeps that list in tests/long_functions.txt."""
 
 import ast
 import json

@@ -18,41 +18,41 @@ from xgdetox.runs import (
     Run,
     drop_metric,
     family,
+    format_interval,
+    format_number,
     headline,
-    interval,
-    measure,
-    number,
+    pool_metric,
     removed_of,
 )
-from .stats import chance, correlation
+from .stats import chance, correlation, tidy
 
 # %% auto #0
-__all__ = ['BLUE', 'ORANGE', 'GREY', 'INK', 'ACTIVATION_STYLES', 'READINGS', 'svg', 'Figure', 'figure_languages',
-           'retrieval_points', 'label_shifts', 'figure_retrieval', 'is_control', 'figure_intervention',
-           'falls_by_model', 'mean_activations', 'figure_activations', 'figure_probe']
+__all__ = ['BLUE', 'ORANGE', 'GREY', 'svg', 'Figure', 'figure_languages', 'retrieval_points', 'label_shifts', 'figure_retrieval',
+           'is_control', 'with_control', 'figure_intervention', 'falls_by_model', 'mean_activations',
+           'figure_activations', 'figure_probe']
 
 # %% ../nbs/lib/figures.ipynb #c024
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8a8a8a"
-INK = "#010203"  # stands for the page's text colour
+_INK = "#010203"  # stands for the page's text colour
+_COLOURED = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
+_LOOK = dict.fromkeys(_COLOURED, _INK) | {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "xgdetox",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 def svg(draw, alt: str, height: float = 3.2, width: float = 4.9) -> str:
-    "Draw on an Axes and return inline SVG of `width` x `height` inches, its text as text in the page's colour, with `alt` as its name."
+    """Inline SVG of `width` x `height` inches of what `draw` puts on an Axes.
+
+    Its text stays text, in the page's colour; `alt` is its accessible name."""
     import matplotlib as mpl
     from matplotlib.figure import Figure as Canvas
 
-    look = dict.fromkeys(
-        ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), INK
-    )
-    look |= {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "xgdetox",
-        "font.family": "sans-serif",
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    with mpl.rc_context(look):
+    with mpl.rc_context(_LOOK):
         canvas, out = Canvas(figsize=(width, height), layout="constrained"), io.StringIO()
         draw(canvas.subplots())
         canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None})
@@ -60,26 +60,26 @@ def svg(draw, alt: str, height: float = 3.2, width: float = 4.9) -> str:
 
 # %% ../nbs/lib/figures.ipynb #c025
 def _inline(text: str, alt: str) -> str:
-    "Matplotlib's SVG made fit for a page: no prologue, no metadata, names that clash with no other figure's, an accessible name."
-    text = re.sub(
-        r"<metadata>.*?</metadata>",
-        "",
-        text[text.index("<svg") :].replace(INK, "currentColor"),
-        flags=re.S,
-    )
+    "Matplotlib's SVG made fit for a page: no prologue, no metadata, an accessible name, its own ids."
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     box = re.search(r'viewBox="([^"]+)"', text)[1]
-    opening = (
-        f'<svg viewBox="{box}" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
-        f'aria-label="{html.escape(alt, quote=True)}">'
-    )
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    name = html.escape(alt, quote=True)
+    opening = f'<svg viewBox="{box}" {spaces} role="img" aria-label="{name}">'
     text = opening + text[text.index(">") + 1 :]
-    prefix, used = (
-        f"g{zlib.crc32(alt.encode()):x}-",
-        {a or b for a, b in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text)},
+    return re.sub(
+        r"font: ([\d.]+)px [^;\"]+", r"font: \1px system-ui, sans-serif", _own_ids(text, alt)
     )
-    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else "", text)
-    text = text.replace('href="#', f'href="#{prefix}').replace("url(#", f"url(#{prefix}")
-    return re.sub(r"font: ([\d.]+)px [^;\"]+", r"font: \1px system-ui, sans-serif", text)
+
+
+def _own_ids(text: str, alt: str) -> str:
+    "SVG whose ids begin with a number made from `alt`; ids that nothing refers to are gone."
+    prefix = f"g{zlib.crc32(alt.encode()):x}-"
+    used = {a or b for a, b in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text)}
+    renamed = lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else ""
+    text = re.sub(r' id="([^"]+)"', renamed, text)
+    return text.replace('href="#', f'href="#{prefix}').replace("url(#", f"url(#{prefix}")
 
 # %% ../nbs/lib/figures.ipynb #c026
 @dataclass
@@ -91,152 +91,186 @@ class Figure:
     caption: str = ""
     missing: str = ""
 
+
+def _legend_above(ax) -> None:
+    "A legend in two columns above the plot."
+    ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
+
+
+def _arms(value: pd.Series, low: pd.Series, high: pd.Series) -> list[pd.Series]:
+    "Lengths of an interval's two arms, for Matplotlib; 0 where there is no interval."
+    return [(value - low).fillna(0).clip(lower=0), (high - value).fillna(0).clip(lower=0)]
+
+# %% ../nbs/lib/figures.ipynb #c027a
+_SIDES = (
+    ("before", -0.12, dict(fmt="o", color=ORANGE, label="before")),
+    ("after", 0.12, dict(fmt="s", color=BLUE, label="after")),
+)
+
+
+def _draw_before_after(ax, h: pd.DataFrame, key: str) -> None:
+    "Two dots with intervals per language, joined by a line."
+    x = np.arange(len(h))
+    ax.vlines(x, h[f"{key}_after"], h[f"{key}_before"], color=GREY, linewidth=1, alpha=0.6)
+    for side, shift, style in _SIDES:
+        value, low, high = (h[f"{key}_{side}{end}"] for end in ("", "_low", "_high"))
+        look = dict(linestyle="none", markersize=4.5, elinewidth=1) | style
+        ax.errorbar(x + shift, value, yerr=_arms(value, low, high), **look)
+    ax.set_xticks(x, h.language)
+    ax.set_ylabel(HEADLINE[key][0].lower())
+    ax.set_ylim(bottom=0)
+    _legend_above(ax)
+
 # %% ../nbs/lib/figures.ipynb #c027
 def figure_languages(run: Run, model: str, tuning: str = "") -> Figure:
     "Toxicity before and after by language."
-    h, title = headline(run, model, tuning), "Before and after English tuning, by language"
-    key = next(
-        (k for k in ("probability", "mass", "emt") if len(h) and h[f"{k}_before"].notna().any()),
-        None,
-    )
-    if key is None:
+    title = "Before and after English tuning, by language"
+    h = headline(run, model, tuning)
+    measured = [k for k in ("probability", "mass", "emt") if h[f"{k}_before"].notna().any()]
+    if not measured:
         return Figure(title, missing="no toxicity was measured")
-    name, (b, a) = HEADLINE[key][0], (f"{key}_before", f"{key}_after")
-    h = h.sort_values(b, ascending=False).reset_index(drop=True)
-    x = np.arange(len(h))
-
-    def draw(ax):
-        ax.vlines(x, h[a], h[b], color=GREY, linewidth=1, alpha=0.6)
-        for shift, column, style in (
-            (-0.12, b, dict(fmt="o", color=ORANGE, label="before")),
-            (0.12, a, dict(fmt="s", color=BLUE, label="after")),
-        ):
-            arms = [
-                (h[column] - h[column + "_low"]).fillna(0).clip(lower=0),
-                (h[column + "_high"] - h[column]).fillna(0).clip(lower=0),
-            ]
-            ax.errorbar(
-                x + shift,
-                h[column],
-                yerr=arms,
-                linestyle="none",
-                markersize=4.5,
-                elinewidth=1,
-                **style,
-            )
-        ax.set_xticks(x, h.language)
-        ax.set_ylabel(name.lower())
-        ax.set_ylim(bottom=0)
-        ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
-
-    both = h[[b, a]].dropna()
-    text = f"{name}: mean over {len(both)} languages {number(both[b].mean())} before, {number(both[a].mean())} after; lower in {int((both[a] < both[b]).sum())}."
-    return Figure(title, svg(draw, f"{model} {tuning}. {text}"), text + " Bars are 95% intervals.")
+    key = measured[0]
+    h = h.sort_values(f"{key}_before", ascending=False).reset_index(drop=True)
+    both = h[[f"{key}_before", f"{key}_after"]].dropna()
+    before, after = both.to_numpy(float).T
+    text = (
+        f"{HEADLINE[key][0]}: mean over {len(both)} languages {format_number(before.mean())} before, "
+        f"{format_number(after.mean())} after; lower in {(after < before).sum()}."
+    )
+    drawn = svg(lambda ax: _draw_before_after(ax, h, key), f"{model} {tuning}. {text}")
+    return Figure(title, drawn, text + " Bars are 95% intervals.")
 
 # %% ../nbs/lib/figures.ipynb #c029
 def retrieval_points(run: Run, model: str, tuning: str = "") -> pd.DataFrame:
-    "Retrieval in the untuned models and the relative drop, a row a language, mean over seeds, English left out."
+    "Retrieval in the untuned models and the relative drop, per language but English, mean over seeds."
     from xgdetox.retrieval import pick
 
-    if "retrieval" not in run.tables:
-        return pd.DataFrame()
-    r = run.tables["retrieval"]
+    r = run.tables.get("retrieval", tidy([]))
     r = r[(r.model.map(family) == model) & r.tuning.isin(["base", ""])]
     if "layer" not in r or not len(r):
         return pd.DataFrame()
-    drops = headline(run, model, tuning).set_index("language")["drop"]
-    return (
-        pd.DataFrame(dict(retrieval=pick(r).groupby("language").value.mean(), drop=drops))
-        .drop(index="en", errors="ignore")
-        .dropna()
-    )
+    retrieval = pick(r).groupby("language").value.mean()
+    drop = headline(run, model, tuning).set_index("language")["drop"]
+    points = pd.DataFrame(dict(retrieval=retrieval, drop=drop))
+    return points.drop(index="en", errors="ignore").dropna()
 
 # %% ../nbs/lib/figures.ipynb #c030
 def _partials(run: Run, model: str, tuning: str) -> str:
-    "What the relation table says given what else was known; over all seeds where it has that."
-    t = run.tables.get("relation")
-    if t is None or "given" not in t:
+    "The partial correlations of the relation table in words, over all seeds where it has those."
+    t = run.tables.get("relation", tidy([]))
+    if "given" not in t:
         return ""
-    t = t[
-        (t.metric == "partial_r")
-        & (t.model.map(family) == model)
-        & t.value.notna()
-        & (t.tuning.isin([tuning, ""]) if tuning else True)
-    ]
+    t = t[(t.metric == "partial_r") & (t.model.map(family) == model) & t.value.notna()]
+    if tuning:
+        t = t[t.tuning.isin([tuning, ""])]
     if "outcome" in t:
         t = t[t.outcome == drop_metric(run)]
     if (t.model == model).any():
         t = t[t.model == model]
-    return "".join(
-        f"; partial r given {g.replace('_', ' ')} = {number(d.value.mean())} {interval(d.low.mean(), d.high.mean())}"
-        for g, d in t.groupby("given", sort=False)
-    )
+    said = ""
+    for given, d in t.groupby("given", sort=False):
+        ends = format_interval(d.low.mean(), d.high.mean())
+        said += (
+            f"; partial r given {given.replace('_', ' ')} = {format_number(d.value.mean())} {ends}"
+        )
+    return said
 
 # %% ../nbs/lib/figures.ipynb #c064
+_SHIFTS = [(4, 3), (4, -9), (-15, 3), (-15, -9), (5, -3), (-16, -3), (-5, 6), (-5, -13)]  # points
+
+
+def _crowding(left: float, low: float, size, boxes, points) -> float:
+    "How much a label at (left, low) covers of other labels (`boxes`), and 30 for each point that it covers."
+    width, height = size
+    covered = lambda a, b, length: max(0, min(a + length, b + length) - max(a, b))
+    labels = sum(covered(left, a, width) * covered(low, b, height) for a, b in boxes)
+    inside = lambda a, b: left - 3 < a < left + width + 3 and low - 3 < b < low + height + 3
+    return labels + 30 * sum(inside(a, b) for a, b in points)
+
+
 def label_shifts(
-    x, y, width: float = 290, height: float = 175, size=(12, 8)
+    x,
+    y,
+    width: float = 290,
+    height: float = 175,
+    size=(12, 8),
 ) -> list[tuple[float, float]]:
-    "Where the label of each point may stand, in points from it, so that labels of `size` cover neither points nor each other where that can be had; the plot is `width` x `height` points."
+    """Where the label of each point stands, as a shift in typographic points.
+
+    Labels of `size` cover neither points nor each other where that is possible, on a plot of `width` x
+    `height` points."""
     at = lambda v, length: (np.asarray(v, float) - np.min(v)) / (np.ptp(v) or 1) * length
-    points, (w, h), boxes, shifts = np.column_stack([at(x, width), at(y, height)]), size, [], []
+    points = np.column_stack([at(x, width), at(y, height)])
+    boxes, shifts = [], []
     for px, py in points:
-
-        def cost(shift):
-            left, low = px + shift[0], py + shift[1]
-            labels = sum(
-                max(0, min(left + w, a + w) - max(left, a))
-                * max(0, min(low + h, b + h) - max(low, b))
-                for a, b in boxes
-            )
-            return labels + 30 * sum(
-                left - 3 < a < left + w + 3 and low - 3 < b < low + h + 3 for a, b in points
-            )
-
-        best = min(
-            [(4, 3), (4, -9), (-15, 3), (-15, -9), (5, -3), (-16, -3), (-5, 6), (-5, -13)], key=cost
-        )
+        cost = lambda shift: _crowding(px + shift[0], py + shift[1], size, boxes, points)
+        best = min(_SHIFTS, key=cost)
         boxes.append((px + best[0], py + best[1]))
         shifts.append(best)
     return shifts
 
+# %% ../nbs/lib/figures.ipynb #c070a
+def _draw_retrieval(ax, points: pd.DataFrame, removed: str) -> None:
+    "A dot per language, labelled with its code."
+    x, y = points.retrieval, points["drop"]
+    ax.plot(x, y, "o", color=BLUE, markersize=4.5)
+    for code, place, shift in zip(points.index, points.to_numpy(), label_shifts(x, y)):
+        ax.annotate(code, place, shift, textcoords="offset points", fontsize=8)
+    ax.set_xlabel("retrieval (top-1, untuned model)")
+    ax.set_ylabel(f"share of {removed} removed")
+
 # %% ../nbs/lib/figures.ipynb #c070
 def figure_retrieval(run: Run, model: str, tuning: str = "") -> Figure:
     "Retrieval against the relative drop, with r, its interval, and the partial r given what else was known."
-    title, p = "Does retrieval foretell transfer?", retrieval_points(run, model, tuning)
-    if not len(p):
+    title = "Does retrieval predict transfer?"
+    points = retrieval_points(run, model, tuning)
+    if not len(points):
         return Figure(title, missing="retrieval and a drop are not both there")
-    c, what = correlation(p.retrieval, p["drop"]), removed_of(drop_metric(run))
-
-    def draw(ax):
-        ax.plot(p.retrieval, p["drop"], "o", color=BLUE, markersize=4.5)
-        for code, (x, y), shift in zip(
-            p.index, p[["retrieval", "drop"]].to_numpy(), label_shifts(p.retrieval, p["drop"])
-        ):
-            ax.annotate(code, (x, y), shift, textcoords="offset points", fontsize=8)
-        ax.set_xlabel("retrieval (top-1, untuned model)")
-        ax.set_ylabel(f"share of {what} removed")
-
-    text = (
-        f"Retrieval and the share of {what} removed: over {c['n']} languages r = {number(c['r'])} {interval(c['low'], c['high'])}"
-        if not c["reason"]
-        else f"No r: {c['reason']}"
-    )
+    c, removed = correlation(points.retrieval, points["drop"]), removed_of(drop_metric(run))
+    text = f"No r: {c['reason']}"
+    if not c["reason"]:
+        r = f"{format_number(c['r'])} {format_interval(c['low'], c['high'])}"
+        text = f"Retrieval and the share of {removed} removed: over {c['n']} languages r = {r}"
     text += _partials(run, model, tuning) + "."
-    return Figure(
-        title,
-        svg(draw, f"{model} {tuning}. Scatter of retrieval and share of {what} removed. {text}"),
-        text,
-    )
+    alt = f"{model} {tuning}. Scatter of retrieval and share of {removed} removed. {text}"
+    drawn = svg(lambda ax: _draw_retrieval(ax, points, removed), alt)
+    return Figure(title, drawn, text)
 
 # %% ../nbs/lib/figures.ipynb #c033
 def is_control(x) -> bool:
-    "A cell of a `control` column as a boolean: True and random-0 are, empty, False and selected are not."
+    "A cell of a `control` column as a boolean: True and random-0 are controls, empty, False and selected are not."
     return str(x).strip().lower() not in ("", "false", "0", "0.0", "nan", "none", "selected")
 
-
-def _with_control(t: pd.DataFrame) -> pd.DataFrame:
-    "The table with a boolean column `control`."
+# %% ../nbs/lib/figures.ipynb #c033b
+def with_control(t: pd.DataFrame) -> pd.DataFrame:
+    "The table with a boolean column `control`, False throughout where there was no such column."
     return t.assign(control=t.control.map(is_control) if "control" in t else False)
+
+# %% ../nbs/lib/figures.ipynb #c034a
+_PUSHED_METRICS = ("toxic_mass", "average_toxicity", "toxicity_probability", "emt")
+_CURVES = {
+    False: dict(marker="o", color=ORANGE, label="selected"),
+    True: dict(marker="s", color=GREY, ls="--", label="random"),
+}
+
+
+def _draw_intervention(ax, curves: dict[bool, pd.Series], name: str) -> None:
+    "A curve over offsets for the selected neurons, and one for random neurons."
+    for control, style in _CURVES.items():
+        if len(curves[control]):
+            ax.plot(curves[control].index, curves[control], markersize=4.5, **style)
+    ax.set_xlabel("offset added to the activation")
+    ax.set_ylabel(name)
+    ax.set_ylim(bottom=0)
+    ax.legend(frameon=False)
+
+
+def _ends_of(curve: pd.Series) -> str:
+    "The first and the last value of a curve in words."
+    if not len(curve):
+        return "not measured"
+    at = lambda i: f"{format_number(curve.iloc[i])} at {curve.index[i]:g}"
+    return f"{at(0)}, {at(-1)}"
 
 # %% ../nbs/lib/figures.ipynb #c034
 def figure_intervention(run: Run, model: str, tuning: str = "") -> Figure:
@@ -244,73 +278,36 @@ def figure_intervention(run: Run, model: str, tuning: str = "") -> Figure:
     title, t = "Pushing the neurons by hand", run.tables.get("intervention")
     if t is None or "offset" not in t:
         return Figure(title, missing="no intervention was run")
-    t = _with_control(t[(t.model.map(family) == model) & t.value.notna()])
-    metric = next(
-        (
-            m
-            for m in ("toxic_mass", "average_toxicity", "toxicity_probability", "emt")
-            if (t.metric == m).any()
-        ),
-        None,
-    )
+    t = with_control(t[(t.model.map(family) == model) & t.value.notna()])
+    metric = next((m for m in _PUSHED_METRICS if (t.metric == m).any()), None)
     if metric is None:
         return Figure(title, missing="no toxicity was measured under it")
-    name = metric.replace("_", " ")
-    t = t[t.metric == metric].groupby(["control", "offset"]).value.mean()
-    curves = {
-        c: t[c].sort_index() if c in t.index.levels[0] else pd.Series(dtype=float)
-        for c in (False, True)
-    }
-
-    def draw(ax):
-        for c, style in (
-            (False, dict(marker="o", color=ORANGE, label="selected")),
-            (True, dict(marker="s", color=GREY, ls="--", label="random")),
-        ):
-            if len(curves[c]):
-                ax.plot(curves[c].index, curves[c], markersize=4.5, **style)
-        ax.set_xlabel("offset added to the activation")
-        ax.set_ylabel(name)
-        ax.set_ylim(bottom=0)
-        ax.legend(frameon=False)
-
-    fell = falls_by_model(run, model, metric)
-    say = lambda s: (
-        f"{number(s.iloc[0])} at {s.index[0]:g}, {number(s.iloc[-1])} at {s.index[-1]:g}"
-        if len(s)
-        else "not measured"
-    )
+    name, t = metric.replace("_", " "), t[t.metric == metric]
+    curves = {c: t[t.control == c].groupby("offset").value.mean() for c in (False, True)}
     text = (
-        f"{name.capitalize()}, mean over languages. Selected neurons: {say(curves[False])}. Random neurons: {say(curves[True])}."
-        + fell
+        f"{name.capitalize()}, mean over languages. Selected neurons: {_ends_of(curves[False])}. "
+        f"Random neurons: {_ends_of(curves[True])}." + falls_by_model(run, model, metric)
     )
-    return Figure(title, svg(draw, f"{model}. {text}"), text)
+    drawn = svg(lambda ax: _draw_intervention(ax, curves, name), f"{model}. {text}")
+    return Figure(title, drawn, text)
 
 # %% ../nbs/lib/figures.ipynb #c077
 def falls_by_model(run: Run, model: str, metric: str) -> str:
-    "In how many languages the lowest offset lowers a metric, for each model of a family: a sentence, or nothing."
-    t = _with_control(run.tables["intervention"])
+    "A sentence: in how many languages the lowest offset lowers a metric, per model of a family."
+    t = with_control(run.tables["intervention"])
     t = t[(t.model.map(family) == model) & (t.metric == metric) & ~t.control & t.value.notna()]
     least = t.offset.min()
     if not least < 0 or not (t.offset == 0).any():
         return ""
-    at = t.pivot_table(index=["model", "language"], columns="offset", values="value")[
-        [0, least]
-    ].dropna()
+    at = t.pivot_table(index=["model", "language"], columns="offset", values="value")
+    at = at[[0, least]].dropna()
     fell = (at[least] < at[0]).groupby("model", sort=False).agg(["sum", "size"])
-    return (
-        f" At {least:g} it falls in {', '.join(f'{a} of {b}' for a, b in fell.to_numpy())} languages"
-        + (", a model each." if len(fell) > 1 else ".")
-    )
+    counts = ", ".join(f"{a} of {b}" for a, b in fell.to_numpy())
+    several = ", one count per model." if len(fell) > 1 else "."
+    return f" At {least:g} it falls in {counts} languages{several}"
 
 # %% ../nbs/lib/figures.ipynb #c037
-ACTIVATION_STYLES = {
-    (False, False): dict(marker="o", color=ORANGE, label="before"),
-    (False, True): dict(marker="s", color=BLUE, label="after"),
-    (True, False): dict(marker="o", mfc="none", color=GREY, label="random, before"),
-    (True, True): dict(marker="s", mfc="none", color=GREY, label="random, after"),
-}
-READINGS = {
+_READINGS = {
     "base": " Both models read the base's text.",
     "own": " Each model reads its own text.",
     "tuned": " Both models read the tuned model's text.",
@@ -318,29 +315,52 @@ READINGS = {
 
 
 def mean_activations(run: Run, model: str, tuning: str = "") -> tuple[dict, str]:
-    "Mean activation by language: ({(control, after): Series}, reading). The reading of the base's text is preferred: it is the same for both."
+    """Mean activation by language: ({(control, after): Series}, reading).
+
+    Which text was read: the base's is preferred, because it is the same for both models."""
     t = run.tables["activations"]
-    t = t[
-        (t.model.map(family) == model)
-        & t.value.notna()
-        & t.language.isin(LANGUAGES)
-        & (t.metric == "mean_activation")
-    ]
+    t = t[(t.model.map(family) == model) & (t.metric == "mean_activation")]
+    t = t[t.value.notna() & t.language.isin(LANGUAGES)]
     if "neuron" in t:
         t = t[t.neuron.isna()]
-    reading = (
-        ""
-        if "reading" not in t or not len(t)
-        else next((r for r in READINGS if (t.reading == r).any()), "")
-    )
+    reading = ""
+    if "reading" in t:
+        reading = next((r for r in _READINGS if (t.reading == r).any()), "")
     if reading:
         t = t[t.reading == reading]
     if tuning:
         t = t[t.tuning.isin(["base", "", tuning])]
-    t = _with_control(t).assign(after=~t.tuning.isin(["base", ""]))
-    return {
-        key: d.groupby("language").value.mean() for key, d in t.groupby(["control", "after"])
-    }, reading
+    t = with_control(t).assign(after=~t.tuning.isin(["base", ""]))
+    groups = t.groupby(["control", "after"])
+    return {key: d.groupby("language").value.mean() for key, d in groups}, reading
+
+# %% ../nbs/lib/figures.ipynb #c037a
+_ACTIVATION_STYLES = {
+    (False, False): dict(marker="o", color=ORANGE, label="before"),
+    (False, True): dict(marker="s", color=BLUE, label="after"),
+    (True, False): dict(marker="o", mfc="none", color=GREY, label="random, before"),
+    (True, True): dict(marker="s", mfc="none", color=GREY, label="random, after"),
+}  # (control, after)
+
+
+def _draw_activations(ax, means: dict, codes: list[str]) -> None:
+    "Up to four dots per language: selected and random neurons, before and after."
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    x = range(len(codes))
+    for key, style in _ACTIVATION_STYLES.items():
+        if key in means:
+            ax.plot(x, means[key].reindex(codes), linestyle="none", markersize=4.5, **style)
+    ax.set_xticks(x, codes)
+    ax.set_ylabel("mean activation")
+    ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
+
+
+def _random_means(means: dict) -> str:
+    "The means of random neurons before and after, in words."
+    if not {(True, False), (True, True)} <= set(means):
+        return " No random neurons were measured."
+    before, after = (format_number(means[True, side].mean()) for side in (False, True))
+    return f" Random neurons: {before}, {after}."
 
 # %% ../nbs/lib/figures.ipynb #c005
 def figure_activations(run: Run, model: str, tuning: str = "") -> Figure:
@@ -353,94 +373,61 @@ def figure_activations(run: Run, model: str, tuning: str = "") -> Figure:
     if before is None or after is None:
         return Figure(title, missing="activations before and after are not both there")
     codes = [c for c in LANGUAGES if c in before.index and c in after.index]
-
-    def draw(ax):
-        ax.axhline(0, color=GREY, linewidth=0.8)
-        for key, style in ACTIVATION_STYLES.items():
-            if key in means:
-                ax.plot(
-                    range(len(codes)),
-                    means[key].reindex(codes),
-                    linestyle="none",
-                    markersize=4.5,
-                    **style,
-                )
-        ax.set_xticks(range(len(codes)), codes)
-        ax.set_ylabel("mean activation")
-        ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
-
-    text = f"Mean activation {number(before.mean())} before, {number(after.mean())} after; lower in {int((after[codes] < before[codes]).sum())} of {len(codes)} languages."
-    random = [means.get((True, side)) for side in (False, True)]
-    text += (
-        f" Random neurons: {number(random[0].mean())}, {number(random[1].mean())}."
-        if all(r is not None for r in random)
-        else " No random neurons were measured."
+    lower = (after[codes] < before[codes]).sum()
+    text = (
+        f"Mean activation {format_number(before.mean())} before, {format_number(after.mean())} after; "
+        f"lower in {lower} of {len(codes)} languages."
     )
-    text += READINGS.get(reading, "") + _permutation(run, model, reading)
-    return Figure(title, svg(draw, f"{model} {tuning}. {text}"), text)
+    text += _random_means(means) + _READINGS.get(reading, "") + _permutation(run, model, reading)
+    drawn = svg(lambda ax: _draw_activations(ax, means, codes), f"{model} {tuning}. {text}")
+    return Figure(title, drawn, text)
 
 # %% ../nbs/lib/figures.ipynb #c039
 def _permutation(run: Run, model: str, reading: str) -> str:
-    "What the test against matched random sets says, a value for each tuned model."
+    "What the test against matched random sets says, one p per tuned model; empty where it was not made."
     t = run.tables["activations"]
     if "p" not in t or "null_mean" not in t:
         return ""
-    t = t[
-        (t.model.map(family) == model)
-        & (t.metric == "activation_drop")
-        & t.null_mean.notna()
-        & t.p.notna()
-    ]
+    t = t[(t.model.map(family) == model) & (t.metric == "activation_drop")]
+    t = t[t.null_mean.notna() & t.p.notna()]
     if reading and "reading" in t:
         t = t[t.reading == reading]
+    if not len(t):
+        return ""
     sets = t["sets"] if "sets" in t else pd.Series(math.nan, index=t.index)
     said = "; ".join(chance(p, n) for p, n in zip(t.p, sets))
-    return (
-        f" Against random sets matched by layer and activation: fall {number(t.value.mean())}, theirs {number(t.null_mean.mean())}; {said}."
-        if len(t)
-        else ""
-    )
+    fall, theirs = format_number(t.value.mean()), format_number(t.null_mean.mean())
+    return f" Against random sets matched by layer and activation: fall {fall}, theirs {theirs}; {said}."
+
+# %% ../nbs/lib/figures.ipynb #c040a
+def _draw_probe(ax, m: pd.DataFrame) -> None:
+    "A dot with its interval per language, English marked, and a dashed line at chance."
+    x, english = np.arange(len(m)), (m.language == "en").to_numpy()
+    ax.axhline(0.5, color=GREY, linewidth=1, linestyle="--")
+    arms = _arms(m.value, m.low, m.high)
+    ax.errorbar(x, m.value, yerr=arms, fmt="none", color=GREY, elinewidth=1)
+    for which, style in (
+        (~english, dict(marker="o", color=BLUE, label="zero-shot")),
+        (english, dict(marker="s", color=ORANGE, label="English")),
+    ):
+        if which.any():
+            ax.plot(x[which], m.value[which], linestyle="none", markersize=4.5, **style)
+    ax.set_xticks(x, m.language)
+    ax.set_ylabel("ROC-AUC")
+    ax.set_ylim(min(0.4, m.value.min() - 0.05), 1.02)
+    _legend_above(ax)
 
 # %% ../nbs/lib/figures.ipynb #c040
 def figure_probe(run: Run, model: str, tuning: str = "") -> Figure:
     "The English probe's AUC in every language."
-    title, m = (
-        "The English probe in other languages",
-        measure(run, "probe", "probe_auc", model, "base"),
-    )
+    title = "The English probe in other languages"
+    m = pool_metric(run, "probe", "probe_auc", model, "base")
     m = m[m.language.isin(LANGUAGES) & m.value.notna()].sort_values("value", ascending=False)
     if not len(m):
         return Figure(title, missing="no probe was evaluated")
-    x, english = np.arange(len(m)), (m.language == "en").to_numpy()
-
-    def draw(ax):
-        ax.axhline(0.5, color=GREY, linewidth=1, linestyle="--")
-        ax.errorbar(
-            x,
-            m.value,
-            yerr=[
-                (m.value - m.low).fillna(0).clip(lower=0),
-                (m.high - m.value).fillna(0).clip(lower=0),
-            ],
-            fmt="none",
-            color=GREY,
-            elinewidth=1,
-        )
-        for which, style in (
-            (~english, dict(marker="o", color=BLUE, label="zero-shot")),
-            (english, dict(marker="s", color=ORANGE, label="English")),
-        ):
-            if which.any():
-                ax.plot(x[which], m.value[which], linestyle="none", markersize=4.5, **style)
-        ax.set_xticks(x, m.language)
-        ax.set_ylabel("ROC-AUC")
-        ax.set_ylim(min(0.4, m.value.min() - 0.05), 1.02)
-        ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
-
-    others = m.value[~english]
-    text = (
-        f"ROC-AUC {number(m.value[english].mean())} in English"
-        + (f", {number(others.min())} to {number(others.max())} elsewhere" if len(others) else "")
-        + "; the dashed line is chance."
-    )
-    return Figure(title, svg(draw, f"{model}. {text}"), text)
+    others = m.value[m.language != "en"]
+    text = f"ROC-AUC {format_number(m.value[m.language == 'en'].mean())} in English"
+    if len(others):
+        text += f", {format_number(others.min())} to {format_number(others.max())} elsewhere"
+    text += "; the dashed line is chance."
+    return Figure(title, svg(lambda ax: _draw_probe(ax, m), f"{model}. {text}"), text)

@@ -12,175 +12,219 @@ from importlib import resources
 from pathlib import Path
 from .data import load_lexicon, mask
 from xgdetox.figures import (
-    _with_control,
     figure_activations,
     figure_intervention,
     figure_languages,
     figure_probe,
     figure_retrieval,
+    with_control,
 )
 from .files import InputError, write_atomic, write_csv
 from .languages import LANGUAGES, file_language
 from xgdetox.runs import (
     HEADLINE,
-    OPTIONAL,
-    Run,
+    OPTIONAL_TABLES,
     TABLES,
+    Run,
     drop_metric,
     family,
+    format_interval,
+    format_number,
+    format_percent,
     headline,
-    interval,
     judges,
     load_run,
-    measure,
-    number,
-    percent,
+    pool_metric,
     removed_of,
+    report_sections,
     rows_of,
-    variants,
 )
 from .stats import tidy, write_table
 
 # %% auto #0
-__all__ = ['FIGURES', 'PAIRED', 'pieces', 'guarded', 'rude_words_of', 'sample_examples', 'chance_cell', 'drop_cells',
-           'headline_cells', 'headline_table', 'spelled', 'section', 'headline_sentence', 'chance_sentence',
-           'quality_view', 'facts', 'what_is_missing', 'html_table', 'relation_view', 'relate_again', 'asset',
-           'make_report', 'summary', 'render']
+__all__ = ['FIGURES', 'cut_at_rude_words', 'guarded', 'rude_words_of', 'headline_table', 'quality_view', 'facts',
+           'what_is_missing', 'html_table', 'relation_view', 'asset', 'page_path', 'all_headlines', 'make_report']
+
+# %% ../nbs/lib/report.ipynb #c061a
+def _rude_spans(text: str, words) -> list[tuple[int, int]]:
+    "Where rude words begin and end in `text`; of every word where `words` is None."
+    if words is None:
+        return [m.span() for m in re.finditer(r"\w+", text)]
+    masked = mask(text, words)
+    if len(masked) != len(text):
+        return []
+    spans = [m.span() for m in re.finditer(r"\S\*+", masked)]
+    return [(a, b) for a, b in spans if masked[a:b] != text[a:b]]  # asterisks may be the text's own
 
 # %% ../nbs/lib/report.ipynb #c061
-def pieces(text: str, words=None) -> list[str]:
-    "`text` cut at its rude words: plain, rude, plain, rude ... No `words`: every word counts as rude."
+def cut_at_rude_words(text: str, words=None) -> list[str]:
+    "`text` cut at its rude words: plain, rude, plain, rude ... Without `words`, every word counts as rude."
     text, out, last = str(text), [], 0
-    masked = "" if words is None else mask(text, words)
-    found = (
-        re.finditer(r"\w+", text)
-        if words is None
-        else re.finditer(r"\S\*+", masked)
-        if len(masked) == len(text) and masked != text
-        else []
-    )
-    for a, b in (m.span() for m in found if m[0] != text[slice(*m.span())] or words is None):
-        out += [text[last:a], text[a:b]]
-        last = b  # an asterisk of the text is none of ours
+    for start, end in _rude_spans(text, words):
+        out += [text[last:start], text[start:end]]
+        last = end
     return [*out, text[last:]]
 
-
+# %% ../nbs/lib/report.ipynb #c061b
 def guarded(text: str, words=None):
-    "`text` as safe HTML in which rude words stand masked, beside their full form that a box of the page reveals. No `words`: all are masked."
+    """`text` as safe HTML in which rude words are masked, beside their full form that a box of the page
+    reveals.
+
+    Without `words`, every word is masked."""
     from markupsafe import Markup, escape
 
-    hidden = lambda w: Markup('<span class="m">{}</span><span class="u">{}</span>').format(
-        w[0] + "*" * max(1, len(w) - 1), w
-    )
-    return Markup("").join(
-        hidden(p) if i % 2 else escape(p) for i, p in enumerate(pieces(text, words))
-    )
+    both = Markup('<span class="m">{}</span><span class="u">{}</span>')
+    hidden = lambda word: both.format(word[0] + "*" * max(1, len(word) - 1), word)
+    parts = enumerate(cut_at_rude_words(text, words))
+    return Markup("").join(hidden(part) if i % 2 else escape(part) for i, part in parts)
 
 # %% ../nbs/lib/report.ipynb #c045
-def rude_words_of(run: Run) -> list[str] | None:
-    "The lexicon that the run's manifest names, all languages together; None where it names none or it is not at hand."
+def _lexicon_words(name: str) -> set[str]:
+    "All words of a lexicon, every language together; empty where it is not at hand."
     from xgdetox.world import resolve_data
 
+    try:
+        folder = Path(resolve_data(name, "lexicon"))
+    except (InputError, OSError):
+        return set()
+    there = [c for c in LANGUAGES if (folder / f"{c}.txt").exists()]
+    return {word for code in there for word in load_lexicon(folder, code)}
+
+
+def rude_words_of(run: Run) -> list[str] | None:
+    "The words of the lexicons that the run's manifest names, all languages together; None where there are none."
     grid = run.manifest.get("grid", {})
-    names = [grid.get("data", {})] + [m.get("data", {}) for m in grid.get("models", {}).values()]
-    folders, words = (
-        dict.fromkeys(n["lexicon"] for n in names if isinstance(n.get("lexicon"), str)),
-        set(),
-    )
-    for name in folders:
-        try:
-            folder = Path(resolve_data(name, "lexicon"))
-        except (InputError, OSError):
-            continue
-        if folder.is_dir():
-            words |= {
-                w
-                for c in LANGUAGES
-                if (folder / f"{c}.txt").exists()
-                for w in load_lexicon(folder, c)
-            }
-    return sorted(words) or None
+    data = [grid.get("data", {}), *(m.get("data", {}) for m in grid.get("models", {}).values())]
+    names = {d["lexicon"] for d in data if isinstance(d.get("lexicon"), str)}
+    return sorted(set().union(*map(_lexicon_words, names))) or None
 
 # %% ../nbs/lib/report.ipynb #c047
-def sample_examples(run: Run, prompts: int = 3) -> pd.DataFrame:
-    "The first continuation of a few prompts of each language before and after: of tables/examples, else read from generations/."
-    if "examples" in run.tables:
-        return run.tables["examples"]
+def _first_texts(folder: Path, language: str, prompts: int) -> list[dict]:
+    "The first continuations in a folder of generations, one per prompt; empty where they cannot be read."
     from xgdetox.generation import read_generations
 
-    rows = []
-    for folder in sorted(p for p in (run.folder / "generations").glob("*") if p.is_dir()):
-        for code in LANGUAGES:
-            path = folder / f"output-rtp_lx_{file_language(code)}.json"
-            try:
-                t = (
-                    read_generations(path).drop_duplicates("prompt_id").head(prompts)
-                    if path.exists()
-                    else ()
-                )
-            except InputError:
-                continue
-            for r in t.itertuples() if len(t) else ():
-                rows.append(
-                    dict(model=folder.name, language=code, prompt=r.prompt, text=r.generated_text)
-                )
-    return tidy(rows)
+    path = folder / f"output-rtp_lx_{file_language(language)}.json"
+    if not path.exists():
+        return []
+    try:
+        t = read_generations(path).drop_duplicates("prompt_id").head(prompts)
+    except InputError:
+        return []
+    head = dict(model=folder.name, language=language)
+    return [head | dict(prompt=r.prompt, text=r.generated_text) for r in t.itertuples()]
 
-# %% ../nbs/lib/report.ipynb #c049
-def chance_cell(r: dict) -> str:
-    "Whether the drop is beyond chance: its corrected p where one model was tuned, else in how many of the tuned models it falls (or rises)."
-    tests = r.get("tests", math.nan)
-    if not tests > 0 or r["language"] == "mean":
-        return number(math.nan)
-    if tests == 1:
-        return number(r["p_holm"])
-    return f"{r['falls']:.0f} of {tests:.0f}" + (
-        f"; rises in {r['rises']:.0f}" if r["rises"] else ""
+
+def _sample_texts(run: Run, prompts: int = 3) -> pd.DataFrame:
+    "A few continuations per model and language: those of tables/examples, else the first ones in generations/."
+    if "examples" in run.tables:
+        return run.tables["examples"]
+    folders = sorted(p for p in (run.folder / "generations").glob("*") if p.is_dir())
+    return tidy(
+        [row for folder in folders for c in LANGUAGES for row in _first_texts(folder, c, prompts)]
     )
 
+# %% ../nbs/lib/report.ipynb #c050s
+def _language_name(language: str) -> str:
+    "A language's name in English; any other text stays as it is."
+    return LANGUAGES[language].name if language in LANGUAGES else language
 
-def drop_cells(r: dict, what: str, several: bool) -> list[tuple[str, tuple[str, str]]]:
-    "The cells of a relative drop of `what`: the share that is removed with its interval, and whether that is beyond chance."
+# %% ../nbs/lib/report.ipynb #c049
+def _chance_cell(r: dict) -> str:
+    "The corrected p of a drop for one tuned model; for several, in how many it falls (or rises) beyond chance."
+    tests = r.get("tests", math.nan)
+    if not tests > 0 or r["language"] == "mean":
+        return format_number(math.nan)
+    if tests == 1:
+        return format_number(r["p_holm"])
+    rises = f"; rises in {r['rises']:.0f}" if r["rises"] else ""
+    return f"{r['falls']:.0f} of {tests:.0f}{rises}"
+
+
+def _drop_cells(r: dict, metric: str, several: bool) -> list[tuple[str, tuple[str, str]]]:
+    "The cells of a relative drop: the share that is removed with its interval, and whether that is beyond chance."
+    removed = (
+        format_percent(r["drop"]),
+        format_interval(r["drop_low"], r["drop_high"], format_percent),
+    )
     tested = "Falls beyond chance (Holm p < .05)" if several else "p (Holm)"
-    return [
-        (
-            f"{what.capitalize()} removed",
-            (percent(r["drop"]), interval(r["drop_low"], r["drop_high"], percent)),
-        ),
-        (tested, (chance_cell(r), "")),
-    ]
+    title = f"{removed_of(metric).capitalize()} removed"
+    return [(title, removed), (tested, (_chance_cell(r), ""))]
 
 
-def headline_cells(
-    r: dict, shown: list[str], metric: str, several: bool
-) -> list[tuple[str, tuple[str, str]]]:
-    "The cells of one row of the headline: (column, (value before and after, intervals)); each drop stands behind its own metric."
-    out = []
-    for k in shown:
-        ci = [interval(r[f"{k}_{s}_low"], r[f"{k}_{s}_high"]) for s in ("before", "after")]
-        values = f"{number(r[f'{k}_before'])} \u2192 {number(r[f'{k}_after'])}"
-        out.append(
-            (
-                HEADLINE[k][0],
-                (values, " \u2192 ".join(c or "\u2013" for c in ci) if any(ci) else ""),
-            )
-        )
-        if metric == f"{HEADLINE[k][2]}_relative_drop":
-            out += drop_cells(r, removed_of(metric), several)
-    if metric and not any("removed" in c for c, _ in out):
-        out += drop_cells(r, removed_of(metric), several)
-    return out
+def _metric_cell(r: dict, key: str) -> tuple[str, tuple[str, str]]:
+    "The cell of a `HEADLINE` metric: its title, and its values before and after with their intervals."
+    before, after = (format_number(r[f"{key}_{side}"]) for side in ("before", "after"))
+    ends = [format_interval(r[f"{key}_{s}_low"], r[f"{key}_{s}_high"]) for s in ("before", "after")]
+    intervals = " \u2192 ".join(e or "\u2013" for e in ends) if any(ends) else ""
+    return HEADLINE[key][0], (f"{before} \u2192 {after}", intervals)
+
+
+def _headline_cells(r: dict, shown: list[str], metric: str, several: bool) -> list[tuple]:
+    "The cells of one row of the headline, as (title, (value, interval)); each drop stands behind its own metric."
+    out, drop_shown = [], not metric
+    for key in shown:
+        out.append(_metric_cell(r, key))
+        if metric == f"{HEADLINE[key][2]}_relative_drop":
+            out += _drop_cells(r, metric, several)
+            drop_shown = True
+    return out if drop_shown else out + _drop_cells(r, metric, several)
+
+# %% ../nbs/lib/report.ipynb #c051
+def _chance_sentence(h: pd.DataFrame, what: str) -> str:
+    "A sentence: in how many languages the drop is beyond chance; empty where it was not tested."
+    t = h[h.tests > 0]
+    if not len(t):
+        return ""
+    text = f" After Holm's correction {what} falls beyond chance (p < .05) in "
+    if t.tests.max() == 1:
+        return text + f"{t.falls.sum():.0f} of {len(t)} languages."
+    every, none = (t.falls == t.tests).sum(), (t.falls == 0).sum()
+    text += f"all {t.tests.max():.0f} tuned models in {every} of {len(t)} languages"
+    return text + (f", in none of the models in {none}." if none else ".")
+
+
+def _headline_sentence(h: pd.DataFrame, key: str, metric: str) -> str:
+    "The headline in words; every number is said with its metric."
+    both = h[[f"{key}_before", f"{key}_after"]].dropna()
+    before, after = map(format_number, both.mean())
+    text = f"{HEADLINE[key][0]} goes from {before} to {after} on average over {len(both)} languages"
+    text += f"; {len(h) - len(both)} more could not be scored." if len(both) < len(h) else "."
+    drops = h[["language", "drop"]].dropna().sort_values("drop")
+    removed = removed_of(metric)
+    if len(drops) > 2:
+        say = lambda r: f"{_language_name(r.language)} ({format_percent(r['drop'])})"
+        most, least = say(drops.iloc[-1]), say(drops.iloc[0])
+        text += f" Of the {removed}, most is removed in {most}, least in {least}."
+    return text + _chance_sentence(h, removed)
 
 # %% ../nbs/lib/report.ipynb #c050
-FIGURES = (
-    figure_languages,
-    figure_retrieval,
-    figure_intervention,
-    figure_activations,
-    figure_probe,
-)
+def _shown_metrics(h: pd.DataFrame, keys) -> list[str]:
+    "Those `keys` of `HEADLINE` that were measured; expected maximum toxicity where the probability was not."
+    measured = lambda key: h[[f"{key}_before", f"{key}_after"]].notna().any(axis=None)
+    shown = [key for key in keys if measured(key)]
+    return ["emt", *shown] if "probability" not in shown and measured("emt") else shown
 
 
+def _mean_row(h: pd.DataFrame) -> dict:
+    "The mean over languages as a row of the headline, without intervals."
+    means = h.drop(columns="language").mean()
+    without = {k: math.nan if k.endswith(("_low", "_high")) else v for k, v in means.items()}
+    return without | {"language": "mean"}
+
+
+def _headline_rows(h: pd.DataFrame, shown: list[str], metric: str) -> list[dict]:
+    "Every language and the mean as the template shows them."
+    several = h.tests.max() > 1
+    return [
+        dict(
+            language=_language_name(r["language"]),
+            cells=_headline_cells(r, shown, metric, several),
+            mean=r["language"] == "mean",
+        )
+        for r in [*h.to_dict("records"), _mean_row(h)]
+    ]
+
+# %% ../nbs/lib/report.ipynb #c050b
 def headline_table(
     run: Run,
     model: str,
@@ -191,102 +235,25 @@ def headline_table(
 ) -> dict:
     """One table of the headline as the template shows it: sentence, columns, rows, seeds, scorer.
 
-    `keys`: of `HEADLINE`; those that were not measured are left out. `metric`: the relative drop that it tells of."""
+    `keys`: of `HEADLINE`; those that were not measured are left out. `metric`: the relative drop
+    (default `drop_metric`)."""
     metric = metric or drop_metric(run)
     h = headline(run, model, tuning, scorer=scorer, metric=metric)
-    there = lambda k: h[[f"{k}_before", f"{k}_after"]].notna().any(axis=None)
-    shown = [k for k in keys if there(k)]
-    if "probability" not in shown and there("emt"):
-        shown.insert(0, "emt")
+    out = dict(columns=[], rows=[], seeds=0, scorer=scorer)
+    shown = _shown_metrics(h, keys)
     if not shown:
-        return dict(
-            sentence="No toxicity was measured for this model.",
-            columns=[],
-            rows=[],
-            seeds=0,
-            scorer=scorer,
-        )
-    numbers = h.drop(columns="language").mean()
-    mean = {k: math.nan if k.endswith(("_low", "_high")) else v for k, v in numbers.items()} | {
-        "language": "mean"
-    }
-    several = h.tests.max() > 1
-    rows = [
-        dict(
-            language=spelled(r["language"]),
-            cells=headline_cells(r, shown, metric, several),
-            mean=r["language"] == "mean",
-        )
-        for r in [*h.to_dict("records"), mean]
-    ]
+        return out | dict(sentence="No toxicity was measured for this model.")
+    rows = _headline_rows(h, shown, metric)
     seeds = h[[c for c in h if c.startswith("seeds")]].max(axis=None)
-    return dict(
-        sentence=headline_sentence(h, shown, metric),
-        columns=[c for c, _ in rows[0]["cells"]],
+    return out | dict(
+        sentence=_headline_sentence(h, shown[0], metric),
+        columns=[title for title, _ in rows[0]["cells"]],
         rows=rows,
         seeds=0 if math.isnan(seeds) else int(seeds),
-        scorer=scorer,
     )
 
-
-def spelled(language: str) -> str:
-    "A language's name in English; what is none stays as it is."
-    return LANGUAGES[language].name if language in LANGUAGES else language
-
-
-def section(run: Run, model: str, tuning: str, alone: bool) -> dict:
-    """What the template shows of one family and tuning: title, the headline's tables (the first with toxic mass and quality, then one for each
-    further scorer of the same texts), the paired test of quality, figures."""
-    t = run.tables.get("toxicity", tidy([]))
-    first, *others = judges(t[t.model.map(family) == model]) or [""]
-    tables = [headline_table(run, model, tuning, first)]
-    for scorer in others:
-        tables.append(
-            headline_table(
-                run,
-                model,
-                tuning,
-                scorer,
-                ("probability", "emt"),
-                "toxicity_probability_relative_drop",
-            )
-        )
-    return dict(
-        title=model if alone or not tuning else f"{model}, {tuning}",
-        tables=tables,
-        quality=quality_view(run, model, tuning),
-        figures=[f(run, model, tuning) for f in FIGURES],
-    )
-
-# %% ../nbs/lib/report.ipynb #c051
-def headline_sentence(h: pd.DataFrame, shown: list[str], metric: str) -> str:
-    "The headline in words; every number is said with its metric."
-    key = shown[0]
-    both = h[[f"{key}_before", f"{key}_after"]].dropna()
-    before, after = both.mean()
-    text = f"{HEADLINE[key][0]} goes from {number(before)} to {number(after)} on average over {len(both)} languages"
-    text += f"; {len(h) - len(both)} more could not be scored." if len(both) < len(h) else "."
-    drops = h[["language", "drop"]].dropna().sort_values("drop")
-    say = lambda r: f"{spelled(r.language)} ({percent(r['drop'])})"
-    if len(drops) > 2:
-        text += f" Of the {removed_of(metric)}, most is removed in {say(drops.iloc[-1])}, least in {say(drops.iloc[0])}."
-    return text + chance_sentence(h, removed_of(metric))
-
-
-def chance_sentence(h: pd.DataFrame, what: str) -> str:
-    "In how many languages the drop is beyond chance, for one tuned model or over several; nothing where it was not tested."
-    t = h[h.tests > 0]
-    if not len(t):
-        return ""
-    if t.tests.max() == 1:
-        return f" After Holm's correction {what} falls beyond chance (p < .05) in {t.falls.sum():.0f} of {len(t)} languages."
-    every = (t.falls == t.tests).sum()
-    none = (t.falls == 0).sum()
-    text = f" After Holm's correction {what} falls beyond chance (p < .05) in all {t.tests.max():.0f} tuned models in {every} of {len(t)} languages"
-    return text + (f", in none of the models in {none}." if none else ".")
-
-
-PAIRED = {
+# %% ../nbs/lib/report.ipynb #c051b
+_PAIRED_METRICS = {
     "perplexity": "Perplexity",
     "dist_1": "Distinct-1",
     "dist_2": "Distinct-2",
@@ -295,228 +262,263 @@ PAIRED = {
     "tokens": "Tokens",
     "ended": "Ended by itself",
     "language_kept": "Language kept",
-}  # metrics of quality that the paired test is shown of
+}
+
+
+def _changes_beyond_chance(t: pd.DataFrame) -> dict[str, str]:
+    "In how many languages a metric rises and falls beyond chance (Holm p < .05), one count per tuned model."
+    sure = t.p_holm < 0.05
+    t = t.assign(rises=sure & (t.value > 0), falls=sure & (t.value < 0))
+    models = t.groupby(["model", "tuning", "seed"], sort=False, dropna=False)
+    counts = models[["rises", "falls"]].agg(["sum", "size"])
+    said = lambda side: "; ".join(f"{a:.0f} of {b:.0f}" for a, b in counts[side].to_numpy())
+    return dict(rises=said("rises"), falls=said("falls"))
 
 
 def quality_view(run: Run, model: str, tuning: str) -> list[dict]:
-    """The paired test of quality: a row per metric with its means before and after over languages, and in how many languages it rises and falls beyond
-    chance (paired by prompt, Holm p < .05), for each tuned model. Empty where the run holds no paired test."""
+    """The paired test of quality: a row per metric with its means before and after over languages, and
+    in how many languages it rises and falls beyond chance. Empty where the run holds no paired test."""
     rows = []
-    for metric, name in PAIRED.items():
+    for metric, name in _PAIRED_METRICS.items():
         t = rows_of(run, "quality", f"{metric}_change", model, tuning)
         if "p_holm" not in t or not t.p_holm.notna().any():
             continue
-        t = t[t.p_holm.notna()].assign(
-            up=lambda t: (t.p_holm < 0.05) & (t.value > 0),
-            down=lambda t: (t.p_holm < 0.05) & (t.value < 0),
-        )
-        by = t.groupby(["model", "tuning", "seed"], sort=False, dropna=False)[["up", "down"]].agg(
-            ["sum", "size"]
-        )
-        count = lambda side: "; ".join(f"{a:.0f} of {b:.0f}" for a, b in by[side].to_numpy())
-        mean = [
-            measure(run, "quality", metric, model, side).value.mean() for side in ("base", tuning)
-        ]
-        rows.append(
-            dict(
-                metric=name,
-                before=number(mean[0]),
-                after=number(mean[1]),
-                rises=count("up"),
-                falls=count("down"),
-            )
-        )
+        pooled = lambda side: pool_metric(run, "quality", metric, model, side).value.mean()
+        means = dict(before=format_number(pooled("base")), after=format_number(pooled(tuning)))
+        changes = _changes_beyond_chance(t[t.p_holm.notna()])
+        rows.append(dict(metric=name) | means | changes)
     return rows
+
+# %% ../nbs/lib/report.ipynb #c050c
+FIGURES = (
+    figure_languages,
+    figure_retrieval,
+    figure_intervention,
+    figure_activations,
+    figure_probe,
+)
+
+
+def _section(run: Run, model: str, tuning: str, alone: bool) -> dict:
+    """What the template shows of one family and tuning: title, tables of the headline, the paired test
+    of quality, figures.
+
+    The first table has toxic mass and quality, then comes one for each further scorer of the same texts."""
+    t = run.tables.get("toxicity", tidy([]))
+    first, *others = judges(t[t.model.map(family) == model])
+    drop = "toxicity_probability_relative_drop"
+    further = [
+        headline_table(run, model, tuning, scorer, keys=("probability", "emt"), metric=drop)
+        for scorer in others
+    ]
+    return dict(
+        title=model if alone or not tuning else f"{model}, {tuning}",
+        tables=[headline_table(run, model, tuning, first), *further],
+        quality=quality_view(run, model, tuning),
+        figures=[figure(run, model, tuning) for figure in FIGURES],
+    )
+
+# %% ../nbs/lib/report.ipynb #c052a
+_COUNTED = {
+    "missing": "Continuations without a score",
+    "blank": "Continuations that are blank",
+}
+_MANIFEST_FACTS = {
+    "seeds": "Seeds",
+    "models": "Checkpoints",
+    "versions": "Versions",
+    "git": "Commit",
+    "written": "Written",
+    "settings_of": "Settings of",
+}
+
+
+def _distinct(values) -> str:
+    "The distinct values in their order, empty ones left out; `not recorded` where there are none."
+    there = [x for x in values if str(x) not in ("", "nan")]
+    said = [f"{x:g}" if isinstance(x, float) else str(x) for x in there]
+    return ", ".join(dict.fromkeys(said)) or "not recorded"
+
+
+def _count_facts(toxicity: pd.DataFrame) -> list[tuple[str, str]]:
+    "How many continuations have no score, and how many are blank."
+    out = []
+    for metric, what in _COUNTED.items():
+        t = toxicity[toxicity.metric == metric]
+        if not len(t):
+            continue
+        counted = f"{int(t['count'].sum())} of {int(t.n.sum())}" if "count" in t else ""
+        out.append((what, counted or format_percent(t.value.mean())))
+    return out
+
+
+def _manifest_facts(manifest: dict) -> list[tuple[str, str]]:
+    "Seeds, versions and the like, as the manifest has them."
+    said = lambda x: ", ".join(f"{k} {v}" for k, v in x.items()) if isinstance(x, dict) else str(x)
+    return [(what, said(manifest[k])) for k, what in _MANIFEST_FACTS.items() if manifest.get(k)]
 
 # %% ../nbs/lib/report.ipynb #c052
 def facts(run: Run) -> list[tuple[str, str]]:
-    "Scorer, revision, seeds, counts, durations: what a reader needs to trust a number."
-    tox, m = run.tables.get("toxicity", run.tables.get("drops", tidy([]))), run.manifest
-    listed = lambda s: (
-        ", ".join(
-            dict.fromkeys(
-                f"{x:g}" if isinstance(x, float) else str(x) for x in s if str(x) not in ("", "nan")
-            )
-        )
-        or "not recorded"
-    )
+    "Scorer, revision, seeds, counts and durations, as pairs of (what, value)."
+    toxicity = run.tables.get("toxicity", run.tables.get("drops", tidy([])))
     quality = run.tables.get("quality", tidy([]))
-    out = [
-        ("Scorer and revision", listed(tox.scorer)),
-        *(
-            [("Quality measured by", listed(quality.measured_by))]
-            if "measured_by" in quality
-            else []
-        ),
-        ("Models", listed(tox.model)),
-        ("Tunings", listed(tox.tuning)),
-        ("Tuning seeds", listed(tox.seed)),
+    out = [("Scorer and revision", _distinct(toxicity.scorer))]
+    if "measured_by" in quality:
+        out.append(("Quality measured by", _distinct(quality.measured_by)))
+    out += [
+        ("Models", _distinct(toxicity.model)),
+        ("Tunings", _distinct(toxicity.tuning)),
+        ("Tuning seeds", _distinct(toxicity.seed)),
     ]
-    if first := judges(tox)[0]:
+    if first := judges(toxicity)[0]:
         out.append(("Scorer of the headline", first))
-    for name, what in (
-        ("missing", "Continuations without a score"),
-        ("blank", "Continuations that are blank"),
-    ):
-        t = tox[tox.metric == name]
-        if len(t):
-            out.append(
-                (
-                    what,
-                    f"{int(t['count'].sum())} of {int(t.n.sum())}"
-                    if "count" in t
-                    else percent(t.value.mean()),
-                )
-            )
+    out += _count_facts(toxicity)
     if "durations" in run.tables:
-        out.append(
-            (
-                "Time",
-                f"{run.tables['durations'].value.sum() / 60:.1f} minutes in {len(run.tables['durations'])} jobs",
-            )
-        )
-    for key, what in (
-        ("seeds", "Seeds"),
-        ("models", "Checkpoints"),
-        ("versions", "Versions"),
-        ("git", "Commit"),
-        ("written", "Written"),
-        ("settings_of", "Settings of"),
-    ):
-        if m.get(key):
-            out.append(
-                (
-                    what,
-                    ", ".join(f"{k} {v}" for k, v in m[key].items())
-                    if isinstance(m[key], dict)
-                    else str(m[key]),
-                )
-            )
-    return out
+        t = run.tables["durations"]
+        out.append(("Time", f"{t.value.sum() / 60:.1f} minutes in {len(t)} jobs"))
+    return out + _manifest_facts(run.manifest)
+
+# %% ../nbs/lib/report.ipynb #c071a
+_WITHOUT_GAPS = (
+    "value_vectors",
+    "training",
+    "durations",
+    "examples",
+)  # a missing value says nothing there
+
+
+def _missing_values(name: str, t: pd.DataFrame) -> list[str]:
+    "How many values of a table are missing, in which languages and why: one sentence, or none."
+    gone = t[t.value.isna()]
+    if name in _WITHOUT_GAPS or not len(gone):
+        return []
+    text = f"{name}: {len(gone)} of {len(t)} values are missing"
+    if where := sorted(set(gone.language) - {""}):
+        text += f" ({', '.join(where)})"
+    if why := sorted({str(r) for r in gone.get("reason", [])} - {"", "nan"}):
+        text += ": " + "; ".join(why[:4])
+    return [text + "."]
+
+
+def _lacks_paired_test(run: Run) -> bool:
+    "Whether quality was measured before and after, and not compared prompt by prompt."
+    if "quality" not in run.tables or not any(tuning for _, tuning in report_sections(run)):
+        return False
+    return not run.tables["quality"].metric.str.endswith("_change").any()
+
+
+def _failures(run: Run) -> list[str]:
+    "What failed, as the manifest has it."
+    failed = run.manifest.get("failed", [])
+    failed = failed if isinstance(failed, list) else [failed]
+    said = lambda f: f if isinstance(f, str) else json.dumps(f, ensure_ascii=False)
+    return [f"Failed: {said(f)}" for f in failed]
 
 # %% ../nbs/lib/report.ipynb #c071
 def what_is_missing(run: Run) -> list[str]:
-    "Everything the report could not show, in words."
-    out = [f"Not readable: {f}" for f in run.faults] + [
-        f"No table: tables/{m}.csv is not there or empty."
-        for m in run.missing
-        if m not in (*OPTIONAL, "manifest")
-    ]
+    "Everything that the report could not show, in words."
+    out = [f"Not readable: {fault}" for fault in run.faults]
+    absent = [m for m in run.missing if m not in (*OPTIONAL_TABLES, "manifest")]
+    out += [f"No table: tables/{m}.csv is not there or empty." for m in absent]
     if "manifest" in run.missing:
         out.append("No manifest.json: settings and versions are not recorded.")
     for name, t in run.tables.items():
-        gone = t[t.value.isna()]
-        if name in ("value_vectors", "training", "durations", "examples") or not len(gone):
-            continue
-        where, why = (
-            sorted(set(gone.language) - {""}),
-            sorted({str(r) for r in gone.get("reason", [])} - {"", "nan"}),
-        )
-        out.append(
-            f"{name}: {len(gone)} of {len(t)} values are missing"
-            + (f" ({', '.join(where)})" if where else "")
-            + (": " + "; ".join(why[:4]) if why else "")
-            + "."
-        )
-    if (
-        "quality" in run.tables
-        and not run.tables["quality"].metric.str.endswith("_change").any()
-        and any(tuning for _, tuning in variants(run))
-    ):
-        out.append(
-            "quality: no paired test, because the values of single prompts before and after tuning are not both there."
-        )
-    failed = run.manifest.get("failed", [])
-    return out + [
-        f"Failed: {f if isinstance(f, str) else json.dumps(f, ensure_ascii=False)}"
-        for f in (failed if isinstance(failed, list) else [failed])
-    ]
+        out += _missing_values(name, t)
+    if _lacks_paired_test(run):
+        values = "the values of single prompts before and after tuning are not both there"
+        out.append(f"quality: no paired test, because {values}.")
+    return out + _failures(run)
 
 # %% ../nbs/lib/report.ipynb #c055
+_QUOTED = ("tokens", "text", "prompt", "generated_text", "token")  # columns of generated text
+
+
+def _html_cell(column: str, x, words):
+    "A cell as text: four digits of a number, nothing where it is missing, quoted text guarded."
+    if isinstance(x, float):
+        x = "" if math.isnan(x) else f"{x:.4g}"
+    return guarded(x, words) if column in _QUOTED else x
+
+
 def html_table(df: pd.DataFrame, rows: int = 400, words=None):
     "A table as escaped HTML: numbers rounded, empty columns left out, quoted text guarded, at most `rows` rows."
     from markupsafe import Markup
 
-    df = df[[c for c in df if not (df[c].isna() | (df[c].astype(str) == "")).all()]]
-    show = lambda x: (
-        "" if isinstance(x, float) and math.isnan(x) else f"{x:.4g}" if isinstance(x, float) else x
-    )
-    cell = lambda c, x: (
-        guarded(show(x), words)
-        if c in ("tokens", "text", "prompt", "generated_text", "token")
-        else show(x)
-    )
-    join = lambda tag, parts: Markup("").join(
-        Markup(f"<{tag}>{{}}</{tag.split()[0]}>").format(p) for p in parts
-    )
-    body = join(
-        "tr",
-        (
-            join("td", (cell(c, x) for c, x in zip(df, r)))
-            for r in df.head(rows).itertuples(index=False)
-        ),
-    )
-    more = (
-        Markup('<p class="quiet">{} more rows in tables/.</p>').format(len(df) - rows)
-        if len(df) > rows
-        else ""
-    )
-    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>{}").format(
-        join('th scope="col"', df.columns), body, more
-    )
+    empty = [c for c in df if (df[c].isna() | (df[c].astype(str) == "")).all()]
+    df = df.drop(columns=empty)
+    column = Markup('<th scope="col">{}</th>')
+    head = Markup("").join(column.format(c) for c in df)
+    body = Markup("")
+    for r in df.head(rows).itertuples(index=False):
+        cells = (Markup("<td>{}</td>").format(_html_cell(c, x, words)) for c, x in zip(df, r))
+        body += Markup("<tr>{}</tr>").format(Markup("").join(cells))
+    more = Markup('<p class="quiet">{} more rows in tables/.</p>').format(len(df) - rows)
+    table = Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>{}")
+    return table.format(head, body, more if len(df) > rows else "")
 
 # %% ../nbs/lib/report.ipynb #c057
+_RELATION_KEY = ["model", "tuning", "seed", "outcome", "predictor"]
+
+
+def _value_and_interval(row) -> str:
+    "A statistic with its interval; an empty text where it is missing."
+    if row is None or math.isnan(row.value):
+        return ""
+    return f"{row.value:.2f} {format_interval(row.low, row.high)}"
+
+
+def _partials_given(d: pd.DataFrame) -> str:
+    "The partial correlations of a group, each with what it is given."
+    t = d[(d.metric == "partial_r") & d.value.notna()]
+    said = [f"{q.given.replace('_', ' ')}: {_value_and_interval(q)}" for q in t.itertuples()]
+    return "; ".join(said)
+
+
+def _relation_row(key: tuple, d: pd.DataFrame) -> dict:
+    "One row of `relation_view` from the statistics of one outcome and predictor."
+    model, tuning, seed, outcome, predictor = key
+    one = lambda metric: next(d[d.metric == metric].itertuples(), None)
+    r, prompts = one("pearson"), one("pearson_prompts")
+    error, mean = one("loo_mae"), one("loo_mae_mean_only")
+    return {
+        "model": model,
+        "tuning": tuning,
+        "seed": "all" if math.isnan(seed) else f"{seed:g}",
+        "outcome": outcome.replace("_", " "),
+        "predictor": predictor.replace("_", " "),
+        "r [over languages]": _value_and_interval(r),
+        "over prompts": format_interval(prompts.low, prompts.high) if prompts else "",
+        "p (t test)": format_number(r.p) if r else "",
+        "Spearman": _value_and_interval(one("spearman")),
+        "partial r given": _partials_given(d),
+        "error, left out": format_number(error.value) if error else "",
+        "error of the mean": format_number(mean.value) if mean else "",
+        "n": format_number(d.n.max()).split(".")[0],
+    }
+
+# %% ../nbs/lib/report.ipynb #c057b
 def relation_view(t: pd.DataFrame) -> pd.DataFrame:
-    "The relation as people read it: a row a model, outcome and predictor; r, Spearman, partial r given what is known, error left out."
+    """The relation as people read it: one row per model, outcome and predictor.
+
+    Columns: r, Spearman, partial r given what else is known, and the error for a language that was left
+    out. Where seeds were pooled, single seeds are not shown."""
     pooled = set(t.model[t.seed.isna()])
-    t = t[t.seed.isna() | ~t.model.map(family).isin(pooled)]  # seeds one by one stay in the tables
-    rows, t = (
-        [],
-        t.assign(
-            **{c: t[c].fillna("") if c in t else "" for c in ("predictor", "given", "outcome")},
-            p=t["p"] if "p" in t else math.nan,
-        ),
-    )
-    for (model, tuning, seed, outcome, predictor), d in t.groupby(
-        ["model", "tuning", "seed", "outcome", "predictor"], sort=False, dropna=False
-    ):
-        one = lambda metric: next(d[(d.metric == metric)].itertuples(), None)
-        show = lambda q: (
-            "" if q is None or math.isnan(q.value) else f"{q.value:.2f} {interval(q.low, q.high)}"
-        )
-        r, prompts, error, mean = map(
-            one, ("pearson", "pearson_prompts", "loo_mae", "loo_mae_mean_only")
-        )
-        partial = d[(d.metric == "partial_r") & d.value.notna()]
-        rows.append(
-            {
-                "model": model,
-                "tuning": tuning,
-                "seed": "all" if math.isnan(seed) else f"{seed:g}",
-                "outcome": outcome.replace("_", " "),
-                "predictor": predictor.replace("_", " "),
-                "r [over languages]": show(r),
-                "over prompts": interval(prompts.low, prompts.high) if prompts else "",
-                "p (t test)": number(r.p) if r else "",
-                "Spearman": show(one("spearman")),
-                "partial r given": "; ".join(
-                    f"{q.given.replace('_', ' ')}: {show(q)}" for q in partial.itertuples()
-                ),
-                "error, left out": number(error.value) if error else "",
-                "error of the mean": number(mean.value) if mean else "",
-                "n": number(d.n.max()).split(".")[0],
-            }
-        )
-    return pd.DataFrame(rows)
+    t = t[t.seed.isna() | ~t.model.map(family).isin(pooled)]
+    for column in ("predictor", "given", "outcome"):
+        t = t.assign(**{column: t[column].fillna("") if column in t else ""})
+    t = t.assign(p=t["p"] if "p" in t else math.nan)
+    groups = t.groupby(_RELATION_KEY, sort=False, dropna=False)
+    return pd.DataFrame([_relation_row(key, d) for key, d in groups])
 
 # %% ../nbs/lib/report.ipynb #c059
-def relate_again(run: Run, n_resamples: int, keep: bool = True) -> None:
-    "Work out the relation of retrieval to transfer, over all seeds and with the shares of pretraining text; `keep` writes tables/relation.csv."
+def _relate_again(run: Run, n_resamples: int, keep: bool = True) -> None:
+    "Work out the relation of retrieval to transfer over all seeds, into `run`; `keep` writes tables/relation.csv too."
     from xgdetox.relation import relate_run
 
-    if not {"retrieval", "drops"} <= set(run.tables) or not len(
-        t := relate_run(run.folder, n_resamples=n_resamples)
-    ):
+    if not {"retrieval", "drops"} <= set(run.tables):
+        return
+    t = relate_run(run.folder, n_resamples=n_resamples)
+    if not len(t):
         return
     if keep:
         write_table(t, run.folder / "tables" / "relation.csv")
@@ -526,8 +528,8 @@ def relate_again(run: Run, n_resamples: int, keep: bool = True) -> None:
 
 # %% ../nbs/lib/report.ipynb #c060
 def _vectors(run: Run, words) -> list[dict]:
-    "The neurons with the tokens they promote, masked; random ones left out."
-    t = _with_control(run.tables.get("value_vectors", tidy([])))
+    "Up to 60 selected neurons with the tokens that they promote, masked."
+    t = with_control(run.tables.get("value_vectors", tidy([])))
     if "tokens" not in t or not len(t):
         return []
     t = t[t.tokens.notna() & ~t.control].drop_duplicates(["model", "layer", "neuron"]).head(60)
@@ -535,104 +537,107 @@ def _vectors(run: Run, words) -> list[dict]:
         dict(
             model=r["model"],
             place=f"{int(r['layer'])}, {int(r['neuron'])}",
-            cosine=number(r["value"] if r["metric"] == "cosine" else math.nan),
+            cosine=format_number(r["value"] if r["metric"] == "cosine" else math.nan),
             tokens=guarded(r["tokens"], words),
         )
         for r in t.to_dict("records")
     ]
 
 
+def _example(r: dict, words) -> dict:
+    "One continuation with its model and prompt, masked."
+    prompt, text = guarded(r.get("prompt", ""), words), guarded(r["text"], words)
+    return dict(model=r.get("model", ""), prompt=prompt, text=text)
+
+
 def _examples(run: Run, words) -> list[dict]:
-    "A few continuations of each language, masked."
-    t = sample_examples(run)
-    return (
-        [
-            dict(
-                code=code,
-                language=LANGUAGES[code].name if code in LANGUAGES else code,
-                rows=[
-                    dict(
-                        model=r.get("model", ""),
-                        prompt=guarded(r.get("prompt", ""), words),
-                        text=guarded(r["text"], words),
-                    )
-                    for r in d.head(24).to_dict("records")
-                ],
-            )
-            for code, d in t.groupby("language", sort=False)
-        ]
-        if "text" in t
-        else []
-    )
+    "A few continuations per language, masked."
+    t, out = _sample_texts(run), []
+    if "text" not in t:
+        return out
+    for code, d in t.groupby("language", sort=False):
+        rows = [_example(r, words) for r in d.head(24).to_dict("records")]
+        out.append(dict(code=code, language=_language_name(code), rows=rows))
+    return out
 
 # %% ../nbs/lib/report.ipynb #c067
 def asset(name: str) -> str:
     "The text of one of the package's own files."
     return resources.files("xgdetox").joinpath("assets", name).read_text("utf-8")
 
-# %% ../nbs/lib/report.ipynb #c068
-def make_report(
-    run_dir, output=None, *, rude_words=None, notes=(), n_resamples: int = 1000
-) -> Path:
-    """Write the report of a run as one HTML file that needs nothing beside it; returns its path (default `run_dir`/report.html).
 
-    `rude_words`: those to mask in quoted text (default: of the lexicon in the manifest; without one every word is masked); `notes`: sentences
-    for the top; `n_resamples`: of the relation's intervals. The run's own report comes with tables/relation.csv and tables/summary.csv (the
-    headline); any other `output` is all that is written."""
-    run = load_run(run_dir)
-    own = run.folder / "report.html"
-    output = Path(output) if output else own
-    output = output if output.suffix else output / "report.html"
-    keep = output.resolve() == own.resolve()
-    relate_again(run, n_resamples, keep)
-    words = list(rude_words) if rude_words is not None else rude_words_of(run)
-    page = render(run, words, notes)
-    with write_atomic(output) as f:
-        f.write(page)
-    if keep:
-        write_csv(run.folder / "tables" / "summary.csv", summary(run))
-    return output
+def page_path(run: Run, name: str, output=None) -> Path:
+    "Where a page of a run is written: `output`, or `name` in `output` where that is a folder, or in the run's folder."
+    if not output:
+        return run.folder / name
+    output = Path(output)
+    return output if output.suffix else output / name
 
-
-def summary(run: Run) -> pd.DataFrame:
-    "The headlines of all families and tunings as one table: `headline`'s columns, model, tuning."
-    tables = [
-        headline(run, model, tuning).assign(model=model, tuning=tuning)
-        for model, tuning in variants(run)
-    ]
-    return pd.concat(tables or [pd.DataFrame()])
+# %% ../nbs/lib/report.ipynb #c068a
+def _page_parts(run: Run, words, notes=()) -> dict:
+    "Everything that the template shows, by the name it has there."
+    pairs, manifest = report_sections(run), run.manifest
+    alone = lambda model: sum(other == model for other, _ in pairs) == 1
+    settings = manifest.get("settings", manifest.get("grid"))
+    relation = run.tables.get("relation")
+    tables = [(n, html_table(t, words=words)) for n, t in run.tables.items() if n != "examples"]
+    return dict(
+        name=manifest.get("name", run.folder.name),
+        about=manifest.get("about", ""),
+        notes=list(dict.fromkeys([*notes, *manifest.get("notes", [])])),
+        families=[_section(run, model, tuning, alone(model)) for model, tuning in pairs],
+        relation="" if relation is None else html_table(relation_view(relation)),
+        vectors=_vectors(run, words),
+        examples=_examples(run, words),
+        facts=facts(run),
+        settings=json.dumps(settings, indent=1, ensure_ascii=False) if settings else "",
+        missing=what_is_missing(run),
+        tables=tables,
+    )
 
 
-def render(run: Run, words, notes=()) -> str:
+def _render(run: Run, words, notes=()) -> str:
     "The report's HTML."
     from jinja2 import Environment
     import xgdetox
 
-    pairs, m = variants(run), run.manifest
-    settings = m.get("settings", m.get("grid"))
-    return (
-        Environment(autoescape=True)
-        .from_string(asset("report.html.j2"))
-        .render(
-            style=asset("page.css"),
-            name=m.get("name", run.folder.name),
-            about=m.get("about", ""),
-            notes=list(dict.fromkeys([*notes, *m.get("notes", [])])),
-            families=[
-                section(run, model, tuning, sum(p[0] == model for p in pairs) == 1)
-                for model, tuning in pairs
-            ],
-            relation=html_table(relation_view(run.tables["relation"]))
-            if "relation" in run.tables
-            else "",
-            vectors=_vectors(run, words),
-            examples=_examples(run, words),
-            facts=facts(run),
-            settings=json.dumps(settings, indent=1, ensure_ascii=False) if settings else "",
-            missing=what_is_missing(run),
-            tables=[
-                (n, html_table(t, words=words)) for n, t in run.tables.items() if n != "examples"
-            ],
-            version=getattr(xgdetox, "__version__", ""),
-        )
-    )
+    template = Environment(autoescape=True).from_string(asset("report.html.j2"))
+    version = getattr(xgdetox, "__version__", "")
+    parts = _page_parts(run, words, notes)
+    return template.render(style=asset("page.css"), version=version, **parts)
+
+# %% ../nbs/lib/report.ipynb #c068b
+def all_headlines(run: Run) -> pd.DataFrame:
+    "The headlines of all families and tunings as one table: `headline`'s columns, model, tuning."
+    tables = [
+        headline(run, model, tuning).assign(model=model, tuning=tuning)
+        for model, tuning in report_sections(run)
+    ]
+    return pd.concat(tables or [pd.DataFrame()])
+
+# %% ../nbs/lib/report.ipynb #c068
+def make_report(
+    run_dir,
+    output=None,
+    *,
+    rude_words=None,
+    notes=(),
+    n_resamples: int = 1000,
+) -> Path:
+    """The path of a run's report, one HTML file that needs nothing beside it (default `run_dir`/report.html).
+
+    `rude_words`: those to mask in quoted text (default: of the lexicon in the manifest; without one
+    every word is masked); `notes`: sentences for the top; `n_resamples`: of the relation's intervals.
+    The run's own report comes with tables/relation.csv and tables/summary.csv (the headline); any other
+    `output` is all that is written. InputError where there is no run."""
+    run = load_run(run_dir)
+    output = page_path(run, "report.html", output)
+    keep = output.resolve() == page_path(run, "report.html").resolve()
+    _relate_again(run, n_resamples, keep)
+    words = list(rude_words) if rude_words is not None else rude_words_of(run)
+    page = _render(run, words, notes)
+    with write_atomic(output) as f:
+        f.write(page)
+    if keep:
+        write_csv(run.folder / "tables" / "summary.csv", all_headlines(run))
+    return output

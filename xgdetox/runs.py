@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from .files import InputError
 from .languages import LANGUAGES
-from .stats import combine_seeds, holm, proportion_interval, read_table, tidy
+from .stats import combine_seeds, holm, proportion_interval, read_table, tidy, write_table
 
 # %% auto #0
-__all__ = ['TABLES', 'OPTIONAL', 'DROPS', 'SHARES', 'JUDGED', 'HEADLINE', 'NAMED', 'Run', 'load_run', 'made_up_run', 'family',
-           'variants', 'judges', 'one_judge', 'exact_ends', 'rows_of', 'measure', 'drop_metric', 'removed_of',
-           'beyond_chance', 'headline', 'number', 'percent', 'interval', 'summary_table']
+__all__ = ['TABLES', 'OPTIONAL_TABLES', 'HEADLINE', 'Run', 'load_run', 'made_up_run', 'family', 'report_sections', 'judges',
+           'one_judge', 'exact_ends', 'rows_of', 'pool_metric', 'drop_metric', 'removed_of', 'beyond_chance',
+           'headline', 'format_number', 'format_percent', 'format_interval', 'summary_table']
 
 # %% ../nbs/lib/runs.ipynb #c031
 TABLES = (
@@ -37,12 +37,12 @@ TABLES = (
     "durations",
     "examples",
 )
-OPTIONAL = ("explained", "examples")  # not every run has them, and that is no fault
+OPTIONAL_TABLES = ("explained", "examples")  # not every run has them, and that is no fault
 
 
 @dataclass
 class Run:
-    "What a run left behind: its tables, its manifest, what is not there (`missing`) and what could not be read (`faults`)."
+    "What a run left behind: tables and manifest, which of them are `missing`, and `faults` for what could not be read."
 
     folder: Path
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
@@ -50,40 +50,48 @@ class Run:
     missing: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
-# %% ../nbs/lib/runs.ipynb #c006
-def load_run(run_dir) -> Run:
-    "Read every table of `run_dir`/tables, or of `run_dir` itself as in results/, and its manifest. InputError only if there is no such folder, or no table to report."
-    run = Run(Path(run_dir))
-    if not run.folder.is_dir():
-        raise InputError("no such run", path=run.folder, remedy="run a grid first")
+# %% ../nbs/lib/runs.ipynb #c006a
+def _find_table(folder: Path, name: str) -> Path | None:
+    "The file of a table: in tables/, or in the folder itself as in results/; None where there is no such file."
+    places = (f"tables/{name}.csv", f"tables/{name}.parquet", f"{name}.csv")
+    return next((folder / place for place in places if (folder / place).exists()), None)
+
+
+def _read_tables(run: Run) -> None:
+    "Read every table into `run`; one that is absent or empty is missing, one that cannot be read is a fault."
     for name in TABLES:
-        path = next(
-            (
-                p
-                for p in (
-                    run.folder / f"tables/{name}.csv",
-                    run.folder / f"tables/{name}.parquet",
-                    run.folder / f"{name}.csv",
-                )
-                if p.exists()
-            ),
-            None,
-        )
+        path = _find_table(run.folder, name)
         try:
-            t = read_table(path) if path else tidy([])
+            table = read_table(path) if path else tidy([])
         except (InputError, OSError, UnicodeDecodeError) as e:
-            run.faults.append(" ".join(str(e).replace(str(run.folder), run.folder.name).split()))
+            message = str(e).replace(str(run.folder), run.folder.name)
+            run.faults.append(" ".join(message.split()))
             continue
-        if len(t):
-            run.tables[name] = t
+        if len(table):
+            run.tables[name] = table
         else:
             run.missing.append(name)
+
+
+def _read_manifest(run: Run) -> None:
+    "Read manifest.json into `run`."
     try:
         run.manifest = json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         run.missing.append("manifest")
     except ValueError:
         run.faults.append("manifest.json is not JSON")
+
+# %% ../nbs/lib/runs.ipynb #c006
+def load_run(run_dir) -> Run:
+    """The tables of `run_dir`/tables, or of `run_dir` itself as in results/, and the manifest.
+
+    InputError where there is no such folder, or no table to report."""
+    run = Run(Path(run_dir))
+    if not run.folder.is_dir():
+        raise InputError("no such run", path=run.folder, remedy="run a grid first")
+    _read_tables(run)
+    _read_manifest(run)
     if not run.tables:
         raise InputError(
             run.faults[0] if run.faults else "no table to report",
@@ -92,74 +100,60 @@ def load_run(run_dir) -> Run:
         )
     return run
 
+# %% ../nbs/lib/runs.ipynb #c008a
+_SHARE_LEFT = dict(en=0.1, de=0.2, es=0.25, fr=0.3, hi=0.6, ja=0.5, ko=0.65, pl=0.45)
+
+
+def _made_up_toxicity(head: dict, before: float, tunings) -> list[dict]:
+    "Rows of toxicity, one per tuning: a share of the value before, within 0.06."
+    measured = dict(metric="toxicity_probability", scorer="lexicon:world@made-up")
+    rows = []
+    for tuning, seed, share in tunings:
+        value = before * share
+        ends = dict(value=value, low=value - 0.06, high=value + 0.06)
+        rows.append(head | dict(tuning=tuning, seed=seed, n=40) | measured | ends)
+    return rows
+
+
+def _made_up_drops(head: dict, tunings) -> list[dict]:
+    "Rows of the relative drop of toxic mass, one per tuned model."
+    rows = []
+    for tuning, seed, share in tunings:
+        ends = dict(value=1 - share, low=0.92 - share, high=1.08 - share)
+        found = dict(metric="toxic_mass_relative_drop", n=40) | ends
+        if tuning == "dpo":
+            rows.append(head | dict(tuning=tuning, seed=seed) | found)
+    return rows
+
+
+def _made_up_mechanism(head: dict, left: float, noise) -> dict[str, dict]:
+    "One row each of retrieval (not for English) and the probe."
+    head = head | dict(tuning="base")
+    ends = dict(value=1 - 0.4 * left, low=0.95 - 0.4 * left, high=1 - 0.35 * left)
+    rows = dict(probe=head | dict(metric="probe_auc", n=100) | ends)
+    if head["language"] != "en":
+        found = dict(metric="top1", variant="centred", direction="both", layer=np.nan, n=200)
+        rows["retrieval"] = head | found | dict(value=1 - 0.8 * left + noise())
+    return rows
+
 # %% ../nbs/lib/runs.ipynb #c008
 def made_up_run(folder) -> Path:
-    "Tables of made-up numbers in `folder`, eight languages and two tuning seeds: something to show where no run is at hand."
-    from xgdetox.stats import write_table
-
+    "`folder`, filled with tables of made-up numbers: something to show where no run is at hand."
     rng = np.random.default_rng(0)
-    made = {t: [] for t in TABLES}
-    for c, b, left in zip(
-        ["en", "de", "es", "fr", "hi", "ja", "ko", "pl"],
-        rng.uniform(0.4, 0.7, 8),
-        [0.1, 0.2, 0.25, 0.3, 0.6, 0.5, 0.65, 0.45],
-    ):
-        for tuning, seed, f in (("base", np.nan, 1.0), ("dpo", 0, left), ("dpo", 1, left * 0.9)):
-            head = dict(model="world-0", tuning=tuning, seed=seed, language=c, n=40)
-            made["toxicity"].append(
-                head
-                | dict(
-                    metric="toxicity_probability",
-                    value=b * f,
-                    low=b * f - 0.06,
-                    high=b * f + 0.06,
-                    scorer="lexicon:world@made-up",
-                )
-            )
-            if tuning == "dpo":
-                made["drops"].append(
-                    head
-                    | dict(
-                        metric="toxic_mass_relative_drop", value=1 - f, low=0.92 - f, high=1.08 - f
-                    )
-                )
-        head = dict(model="world-0", tuning="base", language=c)
-        if c != "en":
-            made["retrieval"].append(
-                head
-                | dict(
-                    metric="top1",
-                    variant="centred",
-                    direction="both",
-                    layer=np.nan,
-                    value=1 - 0.8 * left + rng.normal(0, 0.05),
-                    n=200,
-                )
-            )
-        made["probe"].append(
-            head
-            | dict(
-                metric="probe_auc",
-                value=1 - 0.4 * left,
-                low=0.95 - 0.4 * left,
-                high=1 - 0.35 * left,
-                n=100,
-            )
-        )
-    made["value_vectors"].append(
-        dict(
-            model="world-0",
-            tuning="base",
-            metric="cosine",
-            value=0.4,
-            layer=2,
-            neuron=17,
-            tokens="darn dog fool",
-        )
-    )
+    made = {name: [] for name in ("toxicity", "drops", "retrieval", "probe")}
+    all_before = rng.uniform(0.4, 0.7, len(_SHARE_LEFT))
+    for (language, left), before in zip(_SHARE_LEFT.items(), all_before):
+        head = dict(model="world-0", language=language)
+        tunings = (("base", np.nan, 1.0), ("dpo", 0, left), ("dpo", 1, left * 0.9))
+        made["toxicity"] += _made_up_toxicity(head, before, tunings)
+        made["drops"] += _made_up_drops(head, tunings)
+        rows = _made_up_mechanism(head, left, noise=lambda: rng.normal(0, 0.05))
+        for name, row in rows.items():
+            made[name].append(row)
+    vector = dict(layer=2, neuron=17, tokens="darn dog fool", metric="cosine", value=0.4)
+    made["value_vectors"] = [dict(model="world-0", tuning="base") | vector]
     for name, rows in made.items():
-        if rows:
-            write_table(tidy(rows), Path(folder) / "tables" / f"{name}.csv")
+        write_table(tidy(rows), Path(folder) / "tables" / f"{name}.csv")
     return Path(folder)
 
 # %% ../nbs/lib/runs.ipynb #c010
@@ -167,33 +161,91 @@ def family(model: str) -> str:
     "The name without its pretraining seed: world-2 and world-0 are both `world`."
     return re.sub(r"-\d+$", "", model)
 
-
-def variants(run: Run) -> list[tuple[str, str]]:
-    "What gets a section of its own: (family, tuning), controls last; tuning is empty where nothing was tuned."
-    pairs = {}
-    for t in (
-        run.tables[n]
-        for n in ("toxicity", "mass", "drops", "quality", "retrieval")
-        if n in run.tables
-    ):
+# %% ../nbs/lib/runs.ipynb #c010b
+def report_sections(run: Run) -> list[tuple[str, str]]:
+    "Pairs of (family, tuning), one per section of the report, controls last; tuning is empty where nothing was tuned."
+    tunings = {}  # family -> its tunings, in the tables' order
+    for name in ("toxicity", "mass", "drops", "quality", "retrieval"):
+        t = run.tables.get(name, tidy([]))
         for model, tuning in zip(t.model.map(family), t.tuning):
-            pairs.setdefault(model, {})["" if tuning == "base" else tuning] = None
-    out = [
-        (m, tuning)
-        for m, tunings in pairs.items()
-        for tuning in ([x for x in tunings if x] or [""])
-        if m
-    ]
-    return sorted(out, key=lambda p: "control" in p[0])
+            tunings.setdefault(model, {})["" if tuning == "base" else tuning] = None
+    pairs = []
+    for model, found in tunings.items():
+        tuned = [tuning for tuning in found if tuning]
+        pairs += [(model, tuning) for tuning in tuned or [""] if model]
+    return sorted(pairs, key=lambda pair: "control" in pair[0])
 
 # %% ../nbs/lib/runs.ipynb #c012
-DROPS = (
+_JUDGED_ONCE = [
+    "model",
+    "tuning",
+    "seed",
+    "language",
+    "metric",
+]  # one scorer gives one row of these
+
+
+def judges(t: pd.DataFrame) -> list[str]:
+    'The scorers of a table where several judged the same texts, in the table\'s order; else [""], nothing to choose.'
+    judged = t[t.scorer != ""]
+    scorers_per_row = judged.groupby(_JUDGED_ONCE, dropna=False).scorer.nunique()
+    return list(judged.scorer.unique()) if (scorers_per_row > 1).any() else [""]
+
+# %% ../nbs/lib/runs.ipynb #c012b
+def one_judge(t: pd.DataFrame, scorer: str = "") -> pd.DataFrame:
+    """The rows of one scorer (`scorer`, else the first of several that judged the same texts), and
+    those without a scorer.
+
+    Scorers that judged different models (the lexicons of two worlds) do not compete, and all of their
+    rows stay."""
+    if "attribute" in t:
+        t = t[t.attribute.fillna("").isin(["", "TOXICITY"])]
+    chosen = scorer or judges(t)[0]
+    return t[t.scorer.isin(["", chosen])] if chosen else t
+
+# %% ../nbs/lib/runs.ipynb #c074
+def exact_ends(t: pd.DataFrame) -> pd.DataFrame:
+    "The table with exact (Clopper-Pearson) intervals for toxicity probabilities of 0 and 1."
+    sure = (t.metric == "toxicity_probability") & t.value.isin([0, 1]) & t.low.isna() & (t.n > 0)
+    if not sure.any():
+        return t
+    counted = t.loc[sure, ["value", "n"]].to_numpy(float)
+    t = t.copy()
+    t.loc[sure, ["low", "high"]] = [proportion_interval(value * n, n) for value, n in counted]
+    return t
+
+# %% ../nbs/lib/runs.ipynb #c074b
+def rows_of(
+    run: Run,
+    table: str,
+    metric: str,
+    model: str,
+    tuning: str | None = None,
+    scorer: str = "",
+) -> pd.DataFrame:
+    """The rows of one metric of a family of models in a table of the run; empty where it was not measured.
+
+    `tuning`: "base" for the untuned model, a tuning's name, "" for any tuned one, None for all;
+    `scorer`: as in `one_judge`."""
+    t = run.tables.get(table, tidy([]))
+    t = t[(t.metric == metric) & (t.model.map(family) == model)]
+    base = t.tuning.isin(["base", ""])
+    if tuning == "base":
+        t = t[base]
+    elif tuning == "":
+        t = t[~base]
+    elif tuning is not None:
+        t = t[t.tuning == tuning]
+    return one_judge(t, scorer)
+
+# %% ../nbs/lib/runs.ipynb #c074c
+_DROP_METRICS = (
     "toxic_mass_relative_drop",
     "emt_relative_drop",
     "toxicity_probability_relative_drop",
     "average_toxicity_relative_drop",
-)
-SHARES = (
+)  # at most 1
+_UNIT_METRICS = (
     "toxicity_probability",
     "emt",
     "average_toxicity",
@@ -202,56 +254,10 @@ SHARES = (
     "probe_auc",
     "probe_accuracy",
     "top1",
-)
-JUDGED = ["model", "tuning", "seed", "language", "metric"]  # what a scorer judges once
+)  # between 0 and 1
 
 
-def judges(t: pd.DataFrame) -> list[str]:
-    'The scorers of which one must be chosen, in the table\'s order: those of a table where several judged the same texts; else [""].'
-    judged = t[t.scorer != ""]
-    twice = judged.groupby(JUDGED, dropna=False).scorer.nunique()
-    return list(judged.scorer.unique()) if (twice > 1).any() else [""]
-
-
-def one_judge(t: pd.DataFrame, scorer: str = "") -> pd.DataFrame:
-    """The rows of one scorer, and those that need none: of `scorer`, else of the first where several judged the same texts.
-
-    Scorers that judged different models (the lexicons of two worlds) do not compete, and all of their rows stay."""
-    if "attribute" in t:
-        t = t[t.attribute.fillna("").isin(["", "TOXICITY"])]
-    chosen = scorer or judges(t)[0]
-    return t[t.scorer.isin(["", chosen])] if chosen else t
-
-# %% ../nbs/lib/runs.ipynb #c074
-def exact_ends(t: pd.DataFrame) -> pd.DataFrame:
-    "Toxicity probabilities of 0 and 1, for which a bootstrap has no interval, with the exact (Clopper-Pearson) one of none or all of `n` prompts."
-    sure = (t.metric == "toxicity_probability") & t.value.isin([0, 1]) & t.low.isna() & (t.n > 0)
-    if not sure.any():
-        return t
-    ends = [
-        proportion_interval(value * n, n)
-        for value, n in t.loc[sure, ["value", "n"]].to_numpy(float)
-    ]
-    t = t.copy()
-    t.loc[sure, ["low", "high"]] = ends
-    return t
-
-
-def rows_of(
-    run: Run, table: str, metric: str, model: str, tuning: str | None = None, scorer: str = ""
-) -> pd.DataFrame:
-    """The rows of one metric of a family of models in a table of the run; empty where it was not measured.
-
-    `tuning`: "base" for the untuned model, a tuning's name, "" for any tuned one, None for all. `scorer`: `one_judge`'s."""
-    t = run.tables.get(table, tidy([]))
-    t = t[(t.metric == metric) & (t.model.map(family) == model)]
-    base = t.tuning.isin(["base", ""])
-    if tuning is not None:
-        t = t[base if tuning == "base" else ~base if tuning == "" else t.tuning == tuning]
-    return one_judge(t, scorer)
-
-
-def measure(
+def pool_metric(
     run: Run,
     table: str,
     metric: str,
@@ -261,9 +267,10 @@ def measure(
     over: str = "seeds",
     scorer: str = "",
 ) -> pd.DataFrame:
-    """One metric of a family of models over its seeds: columns `by` + value, low, high, n, seeds. Empty where it was not measured.
-    The interval is over prompts and seeds, or with over="prompts" over prompts to these very models.
+    """One metric of a family of models over its seeds: columns `by` + value, low, high, n, seeds; empty
+    where it was not measured.
 
+    The interval is over prompts and seeds, or with over="prompts" over prompts to these very models.
     `tuning`, `scorer`: as in `rows_of`."""
     t = exact_ends(rows_of(run, table, metric, model, tuning, scorer))
     if tuning == "base":
@@ -271,11 +278,11 @@ def measure(
     out = combine_seeds(t, list(by))
     if over == "prompts":
         out = out.assign(low=out.prompt_low, high=out.prompt_high)
-    if metric in SHARES:
+    if metric in _UNIT_METRICS:  # half-widths of few seeds reach beyond what can be
         out = out.assign(low=out.low.clip(lower=0))
-    return (
-        out.assign(high=out.high.clip(upper=1)) if metric in (*SHARES, *DROPS) else out
-    )  # half-widths of few seeds reach beyond what there is
+    if metric in (*_UNIT_METRICS, *_DROP_METRICS):
+        out = out.assign(high=out.high.clip(upper=1))
+    return out
 
 # %% ../nbs/lib/runs.ipynb #c016
 HEADLINE = {
@@ -284,104 +291,125 @@ HEADLINE = {
     "emt": ("Expected maximum toxicity", "toxicity", "emt"),
     "language_kept": ("Language kept", "quality", "language_kept"),
     "perplexity": ("Perplexity", "quality", "perplexity"),
-}
-NAMED = {
+}  # column of the headline table -> its name, the run's table, the metric in it
+
+
+def drop_metric(run: Run) -> str:
+    """The relative drop that the report speaks of: of toxic mass where it was measured, else of sampled
+    toxicity.
+
+    Without a table of drops, that of the first metric that was measured; "" where none was."""
+    measured = set(run.tables["drops"].metric) if "drops" in run.tables else set()
+    if not measured & set(_DROP_METRICS):
+        tables = [run.tables.get(name, tidy([])) for name in ("mass", "toxicity")]
+        measured = {f"{metric}_relative_drop" for t in tables for metric in t.metric}
+    return next((metric for metric in _DROP_METRICS if metric in measured), "")
+
+# %% ../nbs/lib/runs.ipynb #c016b
+_METRICS_IN_WORDS = {
     "toxic_mass": "toxic mass",
     "emt": "expected maximum toxicity",
     "toxicity_probability": "toxicity probability",
     "average_toxicity": "average toxicity",
-}  # metrics in words
-
-
-def drop_metric(run: Run) -> str:
-    """The relative drop that the report speaks of: of toxic mass where it was measured, else of sampled toxicity.
-
-    Without a table of drops, that of the first metric of `DROPS` that was measured; "" where none was."""
-    there = set(run.tables["drops"].metric) if "drops" in run.tables else set()
-    if not there & set(DROPS):
-        there = {
-            f"{m}_relative_drop"
-            for name in ("mass", "toxicity")
-            for m in run.tables.get(name, tidy([])).metric
-        }
-    return next((m for m in DROPS if m in there), "")
+}
 
 
 def removed_of(metric: str) -> str:
-    "What a relative drop is a share of, in words: `toxic_mass_relative_drop` is of toxic mass."
-    return NAMED.get(
-        metric.removesuffix("_relative_drop"),
-        metric.removesuffix("_relative_drop").replace("_", " "),
-    )
+    "What a relative drop is a share of, in words: `toxic_mass_relative_drop` is a share of toxic mass."
+    name = metric.removesuffix("_relative_drop")
+    return _METRICS_IN_WORDS.get(name, name.replace("_", " "))
 
 # %% ../nbs/lib/runs.ipynb #c017
-def beyond_chance(
-    run: Run, model: str, tuning: str = "", metric: str = "", scorer: str = ""
-) -> pd.DataFrame:
-    """One row per language: in how many tuned models (`tests`) a metric falls, and rises, beyond chance, and `p_holm` where there is one model.
+_TESTED = ["falls", "rises", "tests", "p_holm"]
 
-    `metric`: a relative drop (default `drop_metric`). The p of the drop itself, a sign-flip test over prompts, is corrected over the languages of a tuned
-    model (Holm); beyond chance is p_holm < .05."""
-    t = rows_of(
-        run,
-        "drops",
-        (metric or drop_metric(run)).replace("_relative_drop", "_drop"),
-        model,
-        tuning,
-        scorer,
-    )
-    out = pd.DataFrame(
-        columns=["falls", "rises", "tests", "p_holm"],
-        index=pd.Index([], name="language"),
-        dtype=float,
-    )
+
+def beyond_chance(
+    run: Run,
+    model: str,
+    tuning: str = "",
+    metric: str = "",
+    scorer: str = "",
+) -> pd.DataFrame:
+    """In how many tuned models (`tests`) a metric falls and rises beyond chance, per language, and
+    `p_holm` where there is one model.
+
+    `metric`: a relative drop (default `drop_metric`). Each p is of a sign-flip test of the drop over
+    prompts, corrected over the languages of a tuned model (Holm); beyond chance is p_holm < .05."""
+    drop = (metric or drop_metric(run)).replace("_relative_drop", "_drop")
+    t = rows_of(run, "drops", drop, model, tuning, scorer)
     if "p" not in t or not t.p.notna().any():
-        return out
-    t = t.assign(p_holm=t.groupby(["model", "tuning", "seed"], dropna=False).p.transform(holm))
+        return pd.DataFrame(columns=_TESTED, index=pd.Index([], name="language"), dtype=float)
+    p_holm = t.groupby(["model", "tuning", "seed"], dropna=False).p.transform(holm)
     t = t.assign(
-        falls=(t.p_holm < 0.05) & (t.value > 0),
-        rises=(t.p_holm < 0.05) & (t.value < 0),
+        p_holm=p_holm,
+        falls=(p_holm < 0.05) & (t.value > 0),
+        rises=(p_holm < 0.05) & (t.value < 0),
         tests=t.p.notna(),
     )
     found = t.groupby("language", sort=False)
-    one = found.p_holm.first().where(found.tests.sum() == 1)
-    return found[["falls", "rises", "tests"]].sum().assign(p_holm=one).astype(float)
+    p_of_one = found.p_holm.first().where(found.tests.sum() == 1)
+    return found[_TESTED[:3]].sum().assign(p_holm=p_of_one).astype(float)
 
-
-def headline(
-    run: Run, model: str, tuning: str = "", over: str = "seeds", scorer: str = "", metric: str = ""
-) -> pd.DataFrame:
-    """One row per language: {key}_before and {key}_after of every `HEADLINE` metric with _low and _high; drop, drop_low, drop_high; seeds;
-    falls, rises, tests and p_holm of `beyond_chance`. `over` and `scorer` are `measure`'s; `metric` is the relative drop (default `drop_metric`).
-
-    A relative drop that no table holds is worked out from before and after of the same metric, without an interval."""
-    columns, metric = {}, metric or drop_metric(run)
-    for key, (_, table, name) in HEADLINE.items():
+# %% ../nbs/lib/runs.ipynb #c017b
+def _before_and_after(run: Run, model: str, tuning: str, **pooling) -> dict[str, pd.Series]:
+    "{key}_before and {key}_after of every `HEADLINE` metric with _low and _high, and seeds, by language."
+    columns = {}
+    for key, (_, table, metric) in HEADLINE.items():
         for side, which in (("before", "base"), ("after", tuning)):
-            m = measure(run, table, name, model, which, over=over, scorer=scorer).set_index(
-                "language"
-            )
-            for c in ("value", "low", "high"):
-                columns[f"{key}_{side}" + ("" if c == "value" else f"_{c}")] = m[c].astype(float)
+            m = pool_metric(run, table, metric, model, which, **pooling).set_index("language")
+            columns[f"{key}_{side}"] = m.value.astype(float)
+            columns[f"{key}_{side}_low"] = m.low.astype(float)
+            columns[f"{key}_{side}_high"] = m.high.astype(float)
             if len(m):
                 columns.setdefault(f"seeds_{side}", m.seeds)
-    d = measure(run, "drops", metric, model, tuning, over=over, scorer=scorer).set_index("language")
-    columns |= dict(
-        drop=d.value.astype(float), drop_low=d.low.astype(float), drop_high=d.high.astype(float)
-    )
-    columns |= beyond_chance(run, model, tuning, metric, scorer).to_dict("series")
-    out = pd.DataFrame(columns).rename_axis("language").reset_index()
+    return columns
+
+
+def _in_order(h: pd.DataFrame) -> pd.DataFrame:
+    "The headline table with its languages in the order of `LANGUAGES`, any others last."
+    place = {language: i for i, language in enumerate(LANGUAGES)}
+    by_place = lambda languages: languages.map(lambda language: place.get(language, 99))
+    return h.sort_values("language", key=by_place).reset_index(drop=True)
+
+
+def _fill_drop(h: pd.DataFrame, metric: str) -> pd.DataFrame:
+    "The headline table with drops that no table holds worked out from before and after, without an interval."
     with np.errstate(all="ignore"):
         for key, (_, _, name) in HEADLINE.items():
             if metric == f"{name}_relative_drop":
-                out["drop"] = out["drop"].fillna(1 - out[f"{key}_after"] / out[f"{key}_before"])
-    order = {c: i for i, c in enumerate(LANGUAGES)}
-    return out.sort_values("language", key=lambda s: s.map(lambda c: order.get(c, 99))).reset_index(
-        drop=True
+                drop = 1 - h[f"{key}_after"] / h[f"{key}_before"]
+                h = h.assign(drop=h["drop"].fillna(drop))
+    return h
+
+# %% ../nbs/lib/runs.ipynb #c017c
+def headline(
+    run: Run,
+    model: str,
+    tuning: str = "",
+    over: str = "seeds",
+    scorer: str = "",
+    metric: str = "",
+) -> pd.DataFrame:
+    """One row per language: {key}_before and {key}_after of every `HEADLINE` metric with _low and
+    _high; drop, drop_low, drop_high; seeds; falls, rises, tests and p_holm of `beyond_chance`.
+
+    `over`, `scorer`: as in `pool_metric`; `metric`: the relative drop (default `drop_metric`). A
+    relative drop that no table holds is worked out from before and after of the same metric, without an
+    interval."""
+    metric, pooling = metric or drop_metric(run), dict(over=over, scorer=scorer)
+    columns = _before_and_after(run, model, tuning, **pooling)
+    d = pool_metric(run, "drops", metric, model, tuning, **pooling).set_index("language")
+    columns |= dict(
+        drop=d.value.astype(float),
+        drop_low=d.low.astype(float),
+        drop_high=d.high.astype(float),
     )
+    columns |= beyond_chance(run, model, tuning, metric, scorer).to_dict("series")
+    out = _fill_drop(pd.DataFrame(columns).rename_axis("language").reset_index(), metric)
+    return _in_order(out)
 
 # %% ../nbs/lib/runs.ipynb #c019
-def number(x) -> str:
+def format_number(x) -> str:
     "A number for people; a dash where it is missing."
     if x is None or math.isnan(x):
         return "\u2013"
@@ -389,40 +417,41 @@ def number(x) -> str:
         return f"{x:.0f}"
     return f"{x:#.2g}" if 0 < abs(x) < 0.1 else f"{x:.2f}"
 
-
-def percent(x) -> str:
+# %% ../nbs/lib/runs.ipynb #c019b
+def format_percent(x) -> str:
     "A share as a percentage; a dash where it is missing."
     return "\u2013" if x is None or math.isnan(x) else f"{100 * x:.0f}%"
 
-
-def interval(low, high, show=number) -> str:
-    "[low, high], or nothing where there is no interval."
-    return (
-        "" if low is None or math.isnan(low) or math.isnan(high) else f"[{show(low)}, {show(high)}]"
-    )
+# %% ../nbs/lib/runs.ipynb #c019c
+def format_interval(low, high, show=format_number) -> str:
+    "[low, high], or an empty text where there is no interval."
+    if low is None or math.isnan(low) or math.isnan(high):
+        return ""
+    return f"[{show(low)}, {show(high)}]"
 
 # %% ../nbs/lib/runs.ipynb #c020
+def _terminal_row(r: dict, removed: str) -> dict:
+    "A row of the headline table as a terminal shows it; `removed` is the title of the relative drop."
+
+    def both(key):
+        ends = [r[f"{key}_{side}"] for side in ("before", "after")]
+        missing = all(map(math.isnan, ends))
+        return {HEADLINE[key][0].lower(): "" if missing else " -> ".join(map(format_number, ends))}
+
+    toxicity = both("probability") | both("mass")
+    return (
+        toxicity | {removed: format_percent(r["drop"])} | both("language_kept") | both("perplexity")
+    )
+
+# %% ../nbs/lib/runs.ipynb #c020b
 def summary_table(run_dir) -> pd.DataFrame:
-    "The headline of a run for a terminal: a row per language, and the mean, for each family and tuning. Print with `.to_string(index=False)`."
+    "The headline of a run for a terminal: a row per language, and the mean, for each family and tuning."
     run, out = run_dir if isinstance(run_dir, Run) else load_run(run_dir), []
     removed = f"{removed_of(drop_metric(run))} removed" if drop_metric(run) else "removed"
-    for model, tuning in variants(run):
+    for model, tuning in report_sections(run):
         h = headline(run, model, tuning)
         h.loc[len(h)] = h.drop(columns="language").mean().to_dict() | {"language": "mean"}
         for r in h.to_dict("records"):
-            measured = lambda key: (
-                not all(math.isnan(r[f"{key}_{side}"]) for side in ("before", "after"))
-            )
-            both = lambda key: (
-                f"{number(r[f'{key}_before'])} -> {number(r[f'{key}_after'])}"
-                if measured(key)
-                else ""
-            )
-            row = {"model": model, "tuning": tuning, "language": r["language"]}
-            row |= {HEADLINE[k][0].lower(): both(k) for k in ("probability", "mass")} | {
-                removed: percent(r["drop"])
-            }
-            out.append(
-                row | {HEADLINE[k][0].lower(): both(k) for k in ("language_kept", "perplexity")}
-            )
+            head = dict(model=model, tuning=tuning, language=r["language"])
+            out.append(head | _terminal_row(r, removed))
     return pd.DataFrame(out)
