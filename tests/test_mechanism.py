@@ -15,7 +15,7 @@ from test_models import FAMILIES, TEXTS, Words, tiny
 from xgdetox.activations import (
     Patched,
     compare_activations,
-    explain_transfer,
+    explain_neurons,
     explained_drop,
     forced_activations,
     neuron_groups,
@@ -35,6 +35,7 @@ from xgdetox.probe import (
     fit_probe_paper,
     load_probe,
     pooled_features,
+    probe_languages,
     save_probe,
     shuffled_control,
     train_probe,
@@ -42,6 +43,7 @@ from xgdetox.probe import (
 from xgdetox.value_vectors import (
     all_activations,
     continuation_activations,
+    find_sources,
     matched_neurons,
     multilinguality,
     norm_gain,
@@ -198,72 +200,85 @@ def prompts_of(little):
     return {c: little / f"RTP_LX_{c.upper()}.json" for c in ("en", "de")}
 
 
+GROUPS = ["toxic, active", "toxic, negative", "against, active", "against, negative"]
+
+
+def chain(model, tuned, tokenizer, little, folder) -> dict:
+    "Pages 05 to 08 on one pair of models: the table of each step, and the neurons."
+    files, lexicon = prompts_of(little), str(little / "lexicon")
+    same = dict(tokenizer=tokenizer, label="little")
+    tests = {c: little / f"{c}.csv" for c in ("en", "de")}
+    probe = folder / "probe"
+    tables = dict(probe=probe_languages(model, little / "en.csv", tests, probe, **same))
+    found = find_sources(model, probe, files, lexicon, languages=list(files), top_k=20, **same)
+    tables["vectors"], neurons = found.table, found.neurons
+    tables["curve"] = mass_curve(model, neurons, (0.0, -1.0), files, lexicon, sets=3, **same)
+    tables["activations"] = compare_activations(model, tuned, neurons, files, sets=20, **same)
+    tables["explained"] = explain_neurons(model, tuned, neurons, probe, files, lexicon, **same)
+    return tables | dict(neurons=neurons)
+
+
+CHAIN_METRICS = {
+    "probe": {"probe_auc", "probe_accuracy", "probe_majority"},
+    "vectors": {"cosine", "rude_tokens", "effective_languages"},
+    "curve": {"toxic_mass", "toxic_mass_change"},
+    "activations": {"mean_activation", "activation_drop", "languages_falling"},
+    "explained": {"toxic_mass", "explained_share"},
+}
+
+
+def reading_agrees(model, tokenizer, prompts, neurons, offset):
+    "Left padding = no padding, decoding with hooks = reading with hooks, offset 0 = untouched, to 1e-5."
+    with neuron_hooks(model, add=[(l, n, offset) for l, n in neurons]):
+        means, ids = continuation_activations(model, tokenizer, prompts, neurons, 5)
+        single = [continuation_activations(model, tokenizer, [p], neurons, 5) for p in prompts]
+        read = forced_activations(model, tokenizer, prompts, ids, neurons)  # in one pass
+    assert np.array_equal(ids, np.concatenate([i for _, i in single]))
+    assert np.allclose(means, np.concatenate([m for m, _ in single]), atol=1e-5)
+    assert np.allclose(means, read, atol=1e-5)
+    plain, plain_ids = continuation_activations(model, tokenizer, prompts, neurons, 5)
+    untouched = np.array_equal(means, plain) and np.array_equal(ids, plain_ids)
+    assert untouched == (offset == 0)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_whole_chain_on_every_architecture(little, tmp_path, family):
-    "Pages 05 to 08 to one table; left padding = no padding, decoding with hooks = reading with hooks, offset 0 = untouched, to 1e-5."
     model, tokenizer = tiny(family), load_tokenizer(str(little / "base"))
-    table = explain_transfer(
-        model,
-        nudged(model),
-        little / "en.csv",
-        prompts_of(little),
-        str(little / "lexicon"),
-        labelled={c: little / f"{c}.csv" for c in ("en", "de")},
-        top_k=20,
-        offsets=(0.0, -1.0),
-        sets=3,
-        permutations=20,
-        label="little",
-        folder=tmp_path,
-        tokenizer=tokenizer,
-    )
-    metrics = {
-        "probe_auc",
-        "rude_tokens",
-        "effective_languages",
-        "toxic_mass",
-        "toxic_mass_change",
-        "mean_activation",
-        "activation_drop",
-        "languages_falling",
-        "explained_share",
-    }
-    assert metrics <= set(table.metric) and (table.model == "little").all()
-    share = table[(table.metric == "explained_share") & (table.control == "")]
-    assert set(share.group) == {
-        "selected",
-        "toxic, active",
-        "toxic, negative",
-        "against, active",
-        "against, negative",
-        "all",
-    }
-    untouched = table[(table.metric == "toxic_mass_change") & (table.offset == 0)]
+    found = chain(model, nudged(model), tokenizer, little, tmp_path)
+    neurons = found.pop("neurons")
+    for step, table in found.items():
+        assert CHAIN_METRICS[step] <= set(table.metric) and (table.model == "little").all()
+    explained = found["explained"]
+    share = explained[(explained.metric == "explained_share") & (explained.control == "")]
+    assert set(share.group) == {"selected", *GROUPS, "all"}
+    curve = found["curve"]
+    untouched = curve[(curve.metric == "toxic_mass_change") & (curve.offset == 0)]
     assert len(untouched) == 3 and (untouched.value == 0).all()
-
-    neurons = read_neurons(tmp_path / "neurons.json")
     sizes = share[share.language == "en"].set_index("group").n_neurons
-    assert (
-        sizes[["toxic, active", "toxic, negative", "against, active", "against, negative"]].sum()
-        == 3 * anatomy(model).n_neurons
-    )
+    assert sizes[GROUPS].sum() == 3 * anatomy(model).n_neurons
     prompts = list(load_prompts(prompts_of(little)["en"], "en").rows["prompt"])
     assert len({len(tokenizer(p).input_ids) for p in prompts}) > 2
     for offset in (0.0, -1.0):
-        with neuron_hooks(model, add=[(l, n, offset) for l, n in neurons]):
-            means, ids = continuation_activations(
-                model, tokenizer, prompts, neurons, 5
-            )  # a batch, padded on the left, with its cache
-            single = [continuation_activations(model, tokenizer, [p], neurons, 5) for p in prompts]
-            read = forced_activations(
-                model, tokenizer, prompts, ids, neurons
-            )  # the same tokens in one pass
-        assert np.array_equal(ids, np.concatenate([i for _, i in single])) and np.allclose(
-            means, np.concatenate([m for m, _ in single]), atol=1e-5
-        )
-        assert np.allclose(means, read, atol=1e-5)
-        plain, plain_ids = continuation_activations(model, tokenizer, prompts, neurons, 5)
-        assert (offset == 0) == (np.array_equal(means, plain) and np.array_equal(ids, plain_ids))
+        reading_agrees(model, tokenizer, prompts, neurons, offset)
+
+
+def test_sources_are_written_and_a_wrong_keyword_fails(little, tmp_path):
+    base, probe = str(little / "base"), tmp_path / "probe"
+    files, lexicon = prompts_of(little), little / "lexicon"
+    train_probe(base, little / "en.csv", probe)
+    found = find_sources(base, probe, files, lexicon, languages=["en", "de"], top_k=10, limit=3)
+    assert found.write(tmp_path / "s.csv") == tmp_path / "s.csv"
+    assert read_neurons(tmp_path / "s.json") == found.neurons
+    shown = pd.read_csv(tmp_path / "s-tokens.csv", keep_default_na=False)
+    assert len(shown) == 30 * (10 + len(found.neurons)) and "rude" not in set(shown.token)
+    written = pd.read_csv(tmp_path / "s.csv")
+    assert (written[written.metric == "cosine"].n == 3).all()
+    plain = find_sources(base, probe, files, top_k=10, limit=3)  # no lists: no token is rude
+    assert (plain.tokens.languages == "").all() and plain.neurons == found.neurons
+    with pytest.raises(TypeError, match="topk"):
+        find_sources(base, probe, files, topk=5)
+    with pytest.raises(TypeError, match="randon"):
+        explain_neurons(base, base, found.neurons, probe, files, lexicon, randon=5)
 
 
 def test_intervention_is_kept_as_data_and_repeats(little, tmp_path):

@@ -6,44 +6,37 @@
 from __future__ import annotations
 import numpy as np
 import pandas as pd
-import tempfile
 import torch
-from pathlib import Path
 from torch import nn
 from types import SimpleNamespace
 from .data import load_prompts
 from .files import InputError
-from .intervention import _words, mass_curve
 from .languages import normalise_language
-from .mass import toxic_mass
+from .mass import rude_words, toxic_mass
 from .anatomy import anatomy, neuron_hooks
 from .models import load
 from .tokens import batch_tokens, encode, length_batches
-from .probe import evaluate_probe, train_probe
 from xgdetox.stats import (
     bootstrap_mean,
     bootstrap_means,
     paired_difference,
     permutation_test,
-    read_table,
     relative_drop,
     tidy,
     write_table,
 )
 from xgdetox.value_vectors import (
-    _prompt_rows,
     all_activations,
     continuation_activations,
+    english_prompts,
     matched_neurons,
-    multilinguality_test,
+    prompt_rows,
     rank_value_vectors,
-    select_sources,
-    write_neurons,
 )
 
 # %% auto #0
 __all__ = ['forced_activations', 'read_activations', 'same_shape', 'compare_activations', 'Patched', 'Caches', 'neuron_groups',
-           'patch_groups', 'explained_drop', 'same_layers', 'explain_transfer', 'summarise_explained']
+           'patch_groups', 'explained_drop', 'explain_neurons', 'summarise_explained']
 
 # %% ../nbs/08_activations.ipynb #c007
 @torch.inference_mode()
@@ -57,14 +50,13 @@ def forced_activations(
     max_tokens: int | None = None,
     parts=None,
 ) -> np.ndarray:
-    """Mean activation of `neurons`, (prompt, neuron), while the model reads each prompt followed by given tokens `ids` (prompt, token).
+    """Mean activation of `neurons`, (prompt, neuron), while each prompt is read with `ids` after it.
 
-    One pass; the same positions as `continuation_activations`: the last prompt token and all but the last of `ids`."""
+    `ids`: given tokens, (prompt, token). One pass, read at the positions of
+    `continuation_activations`: the last prompt token and all but the last of `ids`."""
     ids, parts = np.asarray(ids), parts or anatomy(model)
-    rows = [
-        p + list(map(int, new[:-1]))
-        for p, new in zip(_prompt_rows(model, tokenizer, prompts, bos, ids.shape[1]), ids)
-    ]
+    heads = prompt_rows(model, tokenizer, prompts, bos, ids.shape[1])
+    rows = [head + list(map(int, new[:-1])) for head, new in zip(heads, ids)]
     means, last = None, lambda a: a[:, -ids.shape[1] :].mean(1)
     for batch in length_batches([len(r) for r in rows], max_tokens or batch_tokens(model)):
         inputs = encode(tokenizer, [rows[i] for i in batch], device=model.device)
@@ -87,27 +79,26 @@ def read_activations(
     n_tokens: int = 20,
     bos="tokenizer",
 ) -> dict:
-    """{reading: (before, after)}, each (prompt, neuron): both models' mean activations on the same prompts.
+    """{reading: (before, after)}, each (prompt, neuron): mean activations on the same prompts.
 
-    "own": each model on its own greedy continuation (the paper); "base", "tuned": both on that model's continuation, so that only the weights differ."""
-    before, base_ids = continuation_activations(base, tokenizer, prompts, neurons, n_tokens, bos)
-    after, tuned_ids = continuation_activations(tuned, tokenizer, prompts, neurons, n_tokens, bos)
+    "own": each model on its own greedy continuation (the paper). "base", "tuned": both on that
+    model's continuation, so that only the weights differ."""
+    how = (tokenizer, prompts, neurons, n_tokens, bos)
+    before, base_ids = continuation_activations(base, *how)
+    after, tuned_ids = continuation_activations(tuned, *how)
+    forced = lambda model, ids: forced_activations(model, tokenizer, prompts, ids, neurons, bos)
     make = {
         "own": lambda: (before, after),
-        "base": lambda: (
-            before,
-            forced_activations(tuned, tokenizer, prompts, base_ids, neurons, bos),
-        ),
-        "tuned": lambda: (
-            forced_activations(base, tokenizer, prompts, tuned_ids, neurons, bos),
-            after,
-        ),
+        "base": lambda: (before, forced(tuned, base_ids)),
+        "tuned": lambda: (forced(base, tuned_ids), after),
     }
     return {r: make[r]() for r in readings}
 
 # %% ../nbs/08_activations.ipynb #c063
 def same_shape(base, tuned):
-    "The parts of `base`; `InputError` where `tuned` has other layers or neurons, so that no neuron of one is one of the other."
+    """The anatomy of `base`.
+
+    `InputError` where `tuned` has other layers or neurons: then no neuron of one is one of the other."""
     one, two = anatomy(base), anatomy(tuned)
     shapes = [f"{p.n_layers} layers of {p.n_neurons} neurons" for p in (one, two)]
     if shapes[0] != shapes[1]:
@@ -137,157 +128,131 @@ def compare_activations(
     tuning: str = "dpo",
     output=None,
 ) -> pd.DataFrame:
-    """Activations of `neurons` before and after tuning, a language and reading: tidy table with reading, layer, neuron, control.
+    """Activations of `neurons` before and after tuning, per language and reading: a tidy table.
 
-    Metrics: mean_activation (tuning "base" and `tuning`; with layer and neuron: that neuron's), activation_drop (before - after, paired over prompts), and over all
-    languages (language "all") activation_drop with p of a permutation test against `sets` sets of random neurons matched for layer and mean activation."""
-    (base, tokenizer), tuned, rows = load(base, tokenizer), load(tuned, tokenizer)[0], []
-    parts, head = (
-        same_shape(base, tuned),
-        dict(model=label or str(getattr(base, "name_or_path", "")), seed=seed),
-    )
-    flat, everything = [l * parts.n_neurons + n for l, n in neurons], {r: [] for r in readings}
-    chosen = {}
+    Metrics: mean_activation (also of each neuron), activation_drop (before - after, paired over
+    prompts) and, over all languages, activation_drop with p against `sets` sets of matched neurons."""
+    (base, tokenizer), tuned = load(base, tokenizer), load(tuned, tokenizer)[0]
+    labels = dict(model=label or str(getattr(base, "name_or_path", "")), seed=seed)
+    falls = _Falls(neurons, same_shape(base, tuned), control, labels, tuning)
+    read = "all" if control else neurons
     for language, path in prompt_files.items():
         prompts = list(load_prompts(path, language, limit).rows["prompt"])
-        found = read_activations(
-            base, tuned, tokenizer, prompts, "all" if control else neurons, readings, n_tokens, bos
-        )
-        columns = dict(head, language=normalise_language(language))
+        found = read_activations(base, tuned, tokenizer, prompts, read, readings, n_tokens, bos)
         for reading, (before, after) in found.items():
-            everything[reading].append(
-                (
-                    before.mean(0),
-                    after.mean(0),
-                    (before - after)[:, flat].mean(1) if control else None,
-                )
-            )
-            if control and not chosen:
-                chosen["random-0"] = _flat(
-                    matched_neurons(before.mean(0).reshape(parts.n_layers, -1), neurons, seed),
-                    parts,
-                )
-            for name, at in {"": flat if control else slice(None), **chosen}.items():
-                rows += _rows(
-                    before[:, at],
-                    after[:, at],
-                    neurons if name == "" else [],
-                    dict(columns, reading=reading, control=name),
-                    tuning,
-                )
-    for reading, pairs in everything.items():
-        if control:
-            rows += _permuted(
-                *(np.stack(x) for x in list(zip(*pairs))[:2]),
-                [drop for *_, drop in pairs],
-                flat,
-                neurons,
-                parts,
-                sets,
-                seed,
-                dict(head, language="all", reading=reading, control="", tuning=tuning),
-            )
-    table = tidy(rows)
+            falls.add(normalise_language(language), reading, before, after)
+    table = tidy(falls.rows + falls.tests(sets))
     if output:
         write_table(table, output)
     return table
 
 # %% ../nbs/08_activations.ipynb #c014
-def _flat(neurons, parts):
-    return [l * parts.n_neurons + n for l, n in neurons]
+class _Falls:
+    "The rows of `compare_activations`, and what its test over all languages needs."
+
+    def __init__(self, neurons, parts, control: bool, labels: dict, tuning: str):
+        self.neurons, self.parts, self.control = neurons, parts, control
+        self.labels, self.tuning, self.seed = labels, tuning, labels["seed"]
+        self.at = {"": self.flat(neurons) if control else slice(None)}  # set: columns
+        self.rows, self.means, self.drops = [], {}, {}
+
+    def flat(self, neurons) -> list[int]:
+        "The columns of `neurons` where all neurons stand side by side."
+        return [layer * self.parts.n_neurons + n for layer, n in neurons]
+
+    def add(self, language: str, reading: str, before, after):
+        "The rows of one language and reading; with a control, all neurons are read."
+        if self.control:
+            if "random-0" not in self.at:
+                activation = before.mean(0).reshape(self.parts.n_layers, -1)
+                twins = matched_neurons(activation, self.neurons, self.seed)
+                self.at["random-0"] = self.flat(twins)
+            self.means.setdefault(reading, []).append((before.mean(0), after.mean(0)))
+            drop = (before - after)[:, self.at[""]].mean(1)
+            self.drops.setdefault(reading, []).append(drop)
+        for name, at in self.at.items():
+            columns = dict(self.labels, language=language, reading=reading, control=name)
+            self.rows += _set_rows(before[:, at], after[:, at], columns, self.tuning)
+            if name == "":
+                values = (("base", before[:, at]), (self.tuning, after[:, at]))
+                self.rows += _neuron_rows(self.neurons, values, columns)
+
+    def tests(self, sets: int) -> list[dict]:
+        "For each reading, the fall over all languages against `sets` random sets."
+        rows = []
+        for reading, means in self.means.items():
+            before, after = (np.stack(x) for x in zip(*means))  # language, neuron
+            columns = dict(self.labels, language="all", reading=reading, control="")
+            fall = self.fall_test(before, before - after, sets)
+            fall |= _over_prompts(self.drops[reading], self.seed)
+            everywhere = fall.pop("everywhere")
+            columns |= dict(tuning=self.tuning, n=len(before))
+            rows.append(columns | dict(metric="activation_drop") | fall)
+            rows.append(columns | dict(metric="languages_falling") | everywhere)
+        return rows
+
+    def fall_test(self, before, drop, sets: int) -> dict:
+        """The mean drop, its place among random sets matched for layer and activation, and how many
+        languages fall (`everywhere`: also the share of sets that fall in every one)."""
+        activation = before.mean(0).reshape(self.parts.n_layers, self.parts.n_neurons)
+        twin = lambda i: self.flat(matched_neurons(activation, self.neurons, self.seed + 1 + i))
+        random, own = [twin(i) for i in range(sets)], drop[:, self.at[""]]
+        null = np.array([drop[:, at].mean() for at in random])
+        all_fall = np.mean([(drop[:, at].mean(1) > 0).all() for at in random])
+        test = permutation_test(own.mean(), null, "greater")
+        everywhere = dict(value=float((own.mean(1) > 0).sum()), null_mean=float(all_fall))
+        names = ("p", "null_mean", "null_low", "null_high")
+        found = {k: test[k] for k in names}
+        return dict(value=float(own.mean()), **found, sets=test["n"], everywhere=everywhere)
 
 
-def _rows(before, after, neurons, columns, tuning) -> list[dict]:
-    "Mean activations before and after, their paired drop, and each neuron's own."
-    b, a, n = before.mean(1), after.mean(1), len(before)  # prompt
-    rows = []
-    for tuned, value in (("base", b), (tuning, a)):
-        mean, low, high = bootstrap_mean(value)
-        rows.append(
-            dict(
-                columns, tuning=tuned, metric="mean_activation", value=mean, low=low, high=high, n=n
-            )
-        )
-    drop = paired_difference(a, b)
-    rows.append(
-        dict(
-            columns,
-            tuning=tuning,
-            metric="activation_drop",
-            n=n,
-            **{k: drop[k] for k in ("value", "low", "high", "p")},
-        )
-    )
-    for tuned, values in (("base", before), (tuning, after)):
-        for (layer, neuron), *value in zip(
-            neurons, *bootstrap_means(values.T) if len(neurons) else ()
-        ):
-            rows.append(
-                dict(
-                    columns,
-                    tuning=tuned,
-                    metric="mean_activation",
-                    **dict(zip(("value", "low", "high"), map(float, value))),
-                    n=n,
-                    layer=layer,
-                    neuron=neuron,
-                )
-            )
-    return rows
+def _over_prompts(drops, seed: int) -> dict:
+    "The interval of the mean over languages when each language's prompts are drawn anew."
+    rng = np.random.default_rng(seed)
+    redrawn = [d[rng.integers(len(d), size=(2000, len(d)))].mean(1) for d in drops]
+    low, high = np.quantile(np.mean(redrawn, axis=0), [0.025, 0.975])
+    return dict(low=low, high=high)
 
 # %% ../nbs/08_activations.ipynb #c015
-def _permuted(before, after, drops, flat, neurons, parts, sets, seed, columns) -> list[dict]:
-    "The fall over all languages (`drops`: language -> (prompt,)) against that of random sets matched for layer and activation; how many sets fall in every language too."
-    drop = before - after  # language, neuron
-    activation = before.mean(0).reshape(parts.n_layers, parts.n_neurons)
-    random = [_flat(matched_neurons(activation, neurons, seed + 1 + i), parts) for i in range(sets)]
-    null = np.array([drop[:, at].mean() for at in random])
-    everywhere = np.mean([(drop[:, at].mean(1) > 0).all() for at in random])
-    test, rng = permutation_test(drop[:, flat].mean(), null, "greater"), np.random.default_rng(seed)
-    redrawn = np.mean(
-        [d[rng.integers(len(d), size=(2000, len(d)))].mean(1) for d in drops], axis=0
-    )  # prompts drawn anew in each language
-    observed = dict(
-        columns,
-        metric="activation_drop",
-        value=float(drop[:, flat].mean()),
-        **dict(zip(("low", "high"), np.quantile(redrawn, [0.025, 0.975]))),
-        n=len(drop),
-        p=test["p"],
-        null_mean=test["null_mean"],
-        null_low=test["null_low"],
-        null_high=test["null_high"],
-        sets=test["n"],
-    )
-    falls = dict(
-        columns,
-        metric="languages_falling",
-        value=float((drop[:, flat].mean(1) > 0).sum()),
-        n=len(drop),
-        null_mean=float(everywhere),
-    )
-    return [observed, falls]
+def _set_rows(before, after, columns: dict, tuning: str) -> list[dict]:
+    "Mean activation of a set of neurons before and after, and its drop, paired over prompts."
+    b, a, rows = before.mean(1), after.mean(1), []  # prompt
+    for tuned, values in (("base", b), (tuning, a)):
+        value, low, high = bootstrap_mean(values)
+        row = dict(tuning=tuned, metric="mean_activation", value=value, low=low, high=high)
+        rows.append(columns | row | dict(n=len(b)))
+    drop = paired_difference(a, b)
+    found = {k: drop[k] for k in ("value", "low", "high", "p")}
+    return rows + [columns | dict(tuning=tuning, metric="activation_drop", n=len(b)) | found]
+
+
+def _neuron_rows(neurons, values: tuple, columns: dict) -> list[dict]:
+    "Mean activation of each neuron; `values`: pairs of a tuning and its (prompt, neuron)."
+    rows = []
+    for tuned, each in values:
+        means = np.array(bootstrap_means(each.T)).T.tolist() if len(neurons) else []
+        for (layer, neuron), (value, low, high) in zip(neurons, means):
+            row = dict(tuning=tuned, metric="mean_activation", value=value, low=low, high=high)
+            rows.append(columns | row | dict(n=len(each), layer=layer, neuron=neuron))
+    return rows
 
 # %% ../nbs/08_activations.ipynb #c018
 class Patched(nn.Module):
-    """`base` with the activations of `tuned` in place of its own at `neurons` ([[layer, index], ...] or "all"), position by position.
+    """`base` with the activations of `tuned` in place of its own at `neurons`, position by position.
 
-    Both models read the same tokens, each with its own cache. It is called, sampled from and measured like any model; neither model is changed."""
+    `neurons`: [[layer, index], ...] or "all". Both models read the same tokens, each with its own
+    cache. It is called, sampled from and measured like any model; neither model is changed."""
 
     def __init__(self, base, tuned, neurons):
         super().__init__()
-        self.base, self.tuned, self.config, self.generation_config = (
-            base,
-            tuned,
-            base.config,
-            base.generation_config,
-        )
-        self.parts, self.neurons, self.at = same_shape(base, tuned), neurons, {}  # layer -> indices
+        self.base, self.tuned = base, tuned
+        self.config, self.generation_config = base.config, base.generation_config
+        self.parts, self.neurons, self.at = same_shape(base, tuned), neurons, {}  # layer: indices
         if isinstance(neurons, str):
             self.at = dict.fromkeys(range(self.parts.n_layers))
         else:
-            for l, n in neurons:
-                self.at.setdefault(int(l), []).append(int(n))
+            for layer, neuron in neurons:
+                self.at.setdefault(int(layer), []).append(int(neuron))
 
     @property
     def device(self):
@@ -313,23 +278,15 @@ class Patched(nn.Module):
         **extra,
     ):
         own, other = past_key_values or (None, None)
-        inputs = dict(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=use_cache,
-        )
+        inputs = dict(input_ids=input_ids, attention_mask=attention_mask)
+        inputs |= dict(position_ids=position_ids, use_cache=use_cache)
         with neuron_hooks(self.tuned, read=self.neurons, reduce=lambda a: a) as seen:
             after = self.tuned.base_model(**inputs, past_key_values=other)
-        put = {l: (self.at[l], seen.passes[l][0]) for l in self.at}
+        put = {layer: (self.at[layer], seen.passes[layer][0]) for layer in self.at}
         with neuron_hooks(self.base, put=put, parts=self.parts):
             out = self.base(**inputs, past_key_values=own, **extra)
-        return SimpleNamespace(
-            logits=out.logits,
-            past_key_values=Caches([out.past_key_values, after.past_key_values])
-            if use_cache
-            else None,
-        )
+        both = Caches([out.past_key_values, after.past_key_values]) if use_cache else None
+        return SimpleNamespace(logits=out.logits, past_key_values=both)
 
 
 class Caches(list):
@@ -341,9 +298,10 @@ class Caches(list):
 
 # %% ../nbs/08_activations.ipynb #c045
 def neuron_groups(cosine, activation) -> dict[str, list]:
-    """The four groups of Yang et al. (2025): positively or negatively activated x aligned with or against the toxicity direction.
+    """The four groups of Yang et al. (2025), {name: neurons}.
 
-    `cosine`, `activation`: (layer, neuron). Names: "toxic, active", "toxic, negative", "against, active", "against, negative"."""
+    Positively or negatively activated, times aligned with or against the toxicity direction.
+    `cosine`, `activation`: (layer, neuron)."""
     toxic, active = np.asarray(cosine) > 0, np.asarray(activation) > 0
     pick = lambda which: np.argwhere(which).tolist()
     return {
@@ -355,14 +313,12 @@ def neuron_groups(cosine, activation) -> dict[str, list]:
 
 
 def patch_groups(base, tokenizer, probe, neurons, prompts, bos="tokenizer") -> dict:
-    "What `explained_drop` patches: the selected `neurons`, the four groups by `probe` and mean activation on `prompts`, and all neurons."
+    """What `explained_drop` patches: the selected `neurons`, the four groups, and all neurons.
+
+    The groups follow `probe` and the mean activation on `prompts`."""
     activation = all_activations(base, tokenizer, prompts, bos=bos)  # layer, neuron
-    cosine = (
-        rank_value_vectors(base, probe, None)
-        .sort_values(["layer", "neuron"])
-        .cosine.to_numpy()
-        .reshape(activation.shape)
-    )
+    ranked = rank_value_vectors(base, probe, None).sort_values(["layer", "neuron"])
+    cosine = ranked.cosine.to_numpy().reshape(activation.shape)
     return {"selected": neurons, **neuron_groups(cosine, activation), "all": "all"}
 
 # %% ../nbs/08_activations.ipynb #c022
@@ -380,206 +336,141 @@ def explained_drop(
     seed: int = 0,
     label: str = "",
     tuning: str = "dpo",
-    max_tokens: int | None = None,
     output=None,
+    **how,
 ) -> pd.DataFrame:
-    """The share of the fall in toxic mass that each group of neurons recovers when its tuned activations are patched into the base, a language.
+    """The share of the fall in toxic mass that each group recovers when it is patched into the base.
 
-    Tidy table with group and control: toxic_mass (group "base", "tuned" or patched) and explained_share = (base - patched)/(base - tuned), with intervals over prompts;
-    `random` same-sized random sets a group, of the same layers, are the control. Share 0: nothing is theirs; 1: all of it; it may lie outside."""
+    Tidy table per language: toxic_mass and explained_share = (base - patched) / (base - tuned); 0:
+    nothing is theirs, 1: all of it. `random` sets of the same layers and size are each group's
+    control. `groups`: {name: neurons or "all"}; `how`: threshold, max_tokens of `mass_bounds`."""
     (base, tokenizer), tuned, rows = load(base, tokenizer), load(tuned, tokenizer)[0], []
-    runs = {
-        ("base", ""): base,
-        ("tuned", ""): tuned,
-        **{(name, ""): Patched(base, tuned, some) for name, some in groups.items()},
-    }
-    for name, some in groups.items():
-        if not isinstance(some, str):
-            runs |= {
-                (name, f"random-{i}"): Patched(
-                    base, tuned, same_layers(some, anatomy(base), seed + i)
-                )
-                for i in range(random)
-            }
+    runs = _patched_runs(base, tuned, groups, random, seed)
+    labels = dict(model=label or str(getattr(base, "name_or_path", "")), tuning=tuning, seed=seed)
     for language, path in prompt_files.items():
-        prompts, words = (
-            list(load_prompts(path, language, limit).rows["prompt"]),
-            _words(lexicon, None, normalise_language(language)),
-        )
-        mass = {
-            run: toxic_mass(model, tokenizer, prompts, words, bos=bos, max_tokens=max_tokens)
-            for run, model in runs.items()
-        }
-        for (name, control), value in mass.items():
-            columns = dict(
-                model=label or str(getattr(base, "name_or_path", "")),
-                tuning=tuning,
-                seed=seed,
-                language=normalise_language(language),
-                group=name,
-                control=control,
-                n=len(prompts),
-                n_neurons=len(groups[name])
-                if name in groups and not isinstance(groups[name], str)
-                else np.nan,
-            )
-            rows.append(
-                dict(
-                    columns,
-                    metric="toxic_mass",
-                    **dict(zip(("value", "low", "high"), bootstrap_mean(value))),
-                )
-            )
-            if name not in ("base", "tuned"):
-                share = relative_drop(
-                    mass["base", ""] - mass["tuned", ""], value - mass["tuned", ""]
-                )
-                rows.append(
-                    dict(
-                        columns,
-                        metric="explained_share",
-                        **{k: share[k] for k in ("value", "low", "high")},
-                    )
-                )
+        prompts = list(load_prompts(path, language, limit).rows["prompt"])
+        words = rude_words(lexicon, normalise_language(language))
+        mass_of = lambda m: toxic_mass(m, tokenizer, prompts, words, bos=bos, **how)
+        mass = {run: mass_of(model) for run, model in runs.items()}
+        columns = labels | dict(language=normalise_language(language))
+        rows += _share_rows(mass, groups, columns, len(prompts))
     table = tidy(rows)
     if output:
         write_table(table, output)
     return table
 
+
+def _patched_runs(base, tuned, groups: dict, random: int, seed: int) -> dict:
+    "{(group, control): model}: both models, the base with each group patched, and with random sets."
+    runs = {("base", ""): base, ("tuned", ""): tuned}
+    for name, some in groups.items():
+        runs[name, ""] = Patched(base, tuned, some)
+    for name, some in groups.items():
+        for i in range(0 if isinstance(some, str) else random):
+            twins = _same_layers(some, anatomy(base), seed + i)
+            runs[name, f"random-{i}"] = Patched(base, tuned, twins)
+    return runs
+
+
+def _share_rows(mass: dict, groups: dict, columns: dict, n: int) -> list[dict]:
+    "Rows of one language: the mass of each run, and the share that each patched one recovers."
+    rows, base, tuned = [], mass["base", ""], mass["tuned", ""]
+    for (name, control), patched in mass.items():
+        some = groups.get(name, "")
+        size = np.nan if isinstance(some, str) else len(some)
+        same = columns | dict(group=name, control=control, n=n, n_neurons=size)
+        value, low, high = bootstrap_mean(patched)
+        rows.append(same | dict(metric="toxic_mass", value=value, low=low, high=high))
+        if name not in ("base", "tuned"):
+            share = relative_drop(base - tuned, patched - tuned)
+            found = {k: share[k] for k in ("value", "low", "high")}
+            rows.append(same | dict(metric="explained_share") | found)
+    return rows
+
 # %% ../nbs/08_activations.ipynb #c023
-def same_layers(neurons, parts, seed: int = 0) -> list[list[int]]:
-    "As many random neurons of each layer as `neurons` has there; they may overlap with `neurons`, which can fill half a layer."
-    rng, layers = (
-        np.random.default_rng(seed),
-        pd.Series([l for l, _ in neurons]).value_counts().sort_index(),
-    )
-    return [
-        [int(l), int(n)]
-        for l, k in layers.items()
-        for n in sorted(rng.choice(parts.n_neurons, k, replace=False))
-    ]
+def _same_layers(neurons, parts, seed: int = 0) -> list[list[int]]:
+    """As many random neurons of each layer as `neurons` has there.
+
+    They may overlap with `neurons`, which can fill half a layer, where no twin is left to match."""
+    rng, found = np.random.default_rng(seed), []
+    layers = pd.Series([layer for layer, _ in neurons]).value_counts().sort_index()
+    for layer, k in layers.items():
+        drawn = sorted(rng.choice(parts.n_neurons, k, replace=False))
+        found += [[int(layer), int(n)] for n in drawn]
+    return found
 
 # %% ../nbs/08_activations.ipynb #c046
-def explain_transfer(
+def explain_neurons(
     base,
     tuned,
-    train_file,
+    neurons,
+    probe,
     prompt_files: dict,
     lexicon,
     *,
-    labelled: dict | None = None,
-    top_k: int = 100,
-    offsets=(-1.0, -2.0),
-    sets: int = 20,
-    permutations: int = 1000,
+    english_files: dict | None = None,
     tokenizer=None,
     bos="tokenizer",
     limit=None,
-    seed: int = 0,
-    label: str = "",
-    tuning: str = "dpo",
-    folder=None,
+    **options,
 ) -> pd.DataFrame:
-    """Probe, value vectors, intervention, activations and shares of `base` against `tuned`: one tidy table, every number with its control.
+    """How much of the fall in toxic mass `neurons` explain, beside the groups of `patch_groups`.
 
-    `train_file`: labelled English texts; `labelled`: {language: file} for the zero-shot AUC; `lexicon`: rude words. `folder` keeps probe and neurons."""
-    (base, tokenizer), tuned = load(base, tokenizer), load(tuned, tokenizer)[0]
-    folder, codes = (
-        Path(folder or tempfile.mkdtemp()),
-        {normalise_language(k): p for k, p in prompt_files.items()},
-    )
-    same, rude = (
-        dict(tokenizer=tokenizer, label=label, seed=seed),
-        {c: _words(lexicon, None, c) for c in codes},
-    )
-    probe = train_probe(base, train_file, folder / "probe", cache=folder, bos=bos, **same)
-    tables = (
-        [read_table(probe / "probe.csv")]
-        if not labelled
-        else [evaluate_probe(base, probe, labelled, cache=folder, **same)]
-    )
-    english = list(load_prompts(codes["en"], "en", limit).rows["prompt"])
-    activation = all_activations(base, tokenizer, english, bos=bos)
-    sources = select_sources(
-        base, tokenizer, rank_value_vectors(base, probe, top_k), english, bos=bos
-    )
-    neurons = sources.loc[sources.actual, ["layer", "neuron"]].to_numpy().tolist()
-    write_neurons(folder / "neurons.json", neurons)
-    vectors = multilinguality_test(base, tokenizer, neurons, activation, rude).rename(
-        columns={"measure": "metric"}
-    )
-    tables.append(
-        tidy(vectors.assign(model=label, tuning="base", seed=seed, language="all", n=len(neurons)))
-    )
-    same |= dict(bos=bos, limit=limit)
-    tables.append(
-        mass_curve(base, neurons, offsets, codes, lexicon, activation=activation, sets=sets, **same)
-    )
-    tables.append(
-        compare_activations(base, tuned, neurons, codes, sets=permutations, tuning=tuning, **same)
-    )
-    tables.append(
-        explained_drop(
-            base,
-            tuned,
-            patch_groups(base, tokenizer, probe, neurons, english, bos),
-            codes,
-            lexicon,
-            tuning=tuning,
-            **same,
-        )
-    )
-    return tidy(pd.concat(tables, ignore_index=True))
+    The groups follow `probe` and the English prompts of `english_files` (default: `prompt_files`).
+    `options`: those of `explained_drop`, whose table comes back."""
+    prompts = english_prompts(english_files or prompt_files, limit)
+    base, tokenizer = load(base, tokenizer)
+    groups = patch_groups(base, tokenizer, probe, neurons, prompts, bos)
+    same = dict(tokenizer=tokenizer, bos=bos, limit=limit)
+    return explained_drop(base, tuned, groups, prompt_files, lexicon, **same, **options)
 
 # %% ../nbs/08_activations.ipynb #c055
 def summarise_explained(explained) -> pd.DataFrame:
-    """The share of the fall in toxic mass that each group of neurons recovers, in English ("en") and in all other languages together ("others").
+    """The share of the fall that each group recovers, in English ("en") and elsewhere ("others").
 
-    `explained`: the table of `explained_drop`, for any number of models. One row a model, group and control ("random": the mean of its random sets), its interval over
-    languages, in English over prompts; then the mean over the models of one kind (world-0, world-1 ... are "world", seed empty), its interval over models. n counts those."""
-    plain = lambda t: t.fillna({"control": ""}).assign(
-        control=lambda t: t.control.str.replace(r"-\d+$", "", regex=True)
-    )
-    key, explained = ["model", "tuning", "seed", "group", "control"], tidy(explained)
-    mass = (
-        plain(explained[explained.metric == "toxic_mass"])
-        .groupby([*key, "language"], sort=False, dropna=False)
-        .value.mean()
-        .unstack("language")
-    )
-    prompts = (
-        plain(explained[(explained.metric == "explained_share") & (explained.language == "en")])
-        .groupby(key, dropna=False)[["low", "high"]]
-        .first()
-    )
+    `explained`: the table of `explained_drop` for any number of models. One row per model, group and
+    control ("random": the mean of its sets), its interval over languages, in English over prompts;
+    then the mean over models of one kind (world-0, world-1 ... are "world", without a seed), its
+    interval over models. n counts those."""
+    explained = _controls_together(tidy(explained))
+    key = ["model", "tuning", "seed", "group", "control"]
+    masses = explained[explained.metric == "toxic_mass"]
+    masses = masses.groupby([*key, "language"], sort=False, dropna=False).value.mean()
+    masses = masses.unstack("language")
+    english = explained[(explained.metric == "explained_share") & (explained.language == "en")]
+    english = english.groupby(key, dropna=False)[["low", "high"]].first()
     rows = []
-    for (*head, group, control), patched in mass.drop(["base", "tuned"], level="group").iterrows():
-        base, tuned = (mass.loc[(*head, end, "")] for end in ("base", "tuned"))
-        for name, at in (("en", mass.columns == "en"), ("others", mass.columns != "en")):
-            share = relative_drop((base - tuned)[at], (patched - tuned)[at])
-            if name == "en" and control == "" and (*head, group, control) in prompts.index:
-                share |= prompts.loc[(*head, group, control)].to_dict()
-            rows.append(
-                dict(
-                    zip(key, (*head, group, control)),
-                    language=name,
-                    metric="explained_share",
-                    **{k: share[k] for k in ("value", "low", "high", "n")},
-                )
-            )
-    one = pd.DataFrame(rows)
-    for (model, *rest), g in one.groupby(
-        [one.model.str.replace(r"-\d+$", "", regex=True), "tuning", "language", "group", "control"],
-        sort=False,
-    ):
+    for at, patched in masses.drop(["base", "tuned"], level="group").iterrows():
+        rows += [dict(zip(key, at)) | row for row in _two_shares(masses, english, at, patched)]
+    return tidy(rows + _over_models(pd.DataFrame(rows)))
+
+
+def _controls_together(table: pd.DataFrame) -> pd.DataFrame:
+    "The table with one name for all random sets, random, and none for the neurons themselves."
+    table = table.fillna({"control": ""})
+    return table.assign(control=table.control.str.replace(r"-\d+$", "", regex=True))
+
+
+def _two_shares(masses, english, at: tuple, patched) -> list[dict]:
+    "The explained share of one row of `masses` in English and in all other languages."
+    *head, group, control = at
+    base, tuned = (masses.loc[(*head, end, "")] for end in ("base", "tuned"))
+    rows = []
+    for name, some in (("en", masses.columns == "en"), ("others", masses.columns != "en")):
+        share = relative_drop((base - tuned)[some], (patched - tuned)[some])
+        if name == "en" and control == "" and at in english.index:
+            share |= english.loc[at].to_dict()
+        found = {k: share[k] for k in ("value", "low", "high", "n")}
+        rows.append(dict(language=name, metric="explained_share") | found)
+    return rows
+
+
+def _over_models(one: pd.DataFrame) -> list[dict]:
+    "The mean over the models of one kind, whose names differ in a number at the end."
+    rows, kind = [], one.model.str.replace(r"-\d+$", "", regex=True)
+    names = ["tuning", "language", "group", "control"]
+    for (model, *rest), g in one.groupby([kind, *names], sort=False):
         value = g[["value", "low", "high"]].iloc[0] if len(g) == 1 else bootstrap_mean(g.value)
-        rows.append(
-            dict(
-                zip(("tuning", "language", "group", "control"), rest),
-                model=model,
-                metric="explained_share",
-                n=len(g),
-                **dict(zip(("value", "low", "high"), value)),
-            )
-        )
-    return tidy(rows)
+        row = dict(zip(names, rest)) | dict(model=model, metric="explained_share", n=len(g))
+        rows.append(row | dict(zip(("value", "low", "high"), value)))
+    return rows

@@ -8,15 +8,17 @@ import hashlib
 import json
 import numpy as np
 import pandas as pd
+from dataclasses import dataclass
 from pathlib import Path
-from .data import load_lexicon, load_prompts
+from .data import load_prompts
 from .engines import prompt_room
 from .files import InputError, check_folder, check_seed, write_json
 from .generation import check_sampling, generate, split_adapter
 from .languages import normalise_language
-from .mass import toxic_mass
+from .mass import rude_words, toxic_mass
 from .anatomy import anatomy, check_neurons, neuron_hooks
 from .models import load
+from .quality import quality_table
 from .scorers.base import load_scorer
 from .scoring import score_generations
 from xgdetox.stats import (
@@ -29,10 +31,10 @@ from xgdetox.stats import (
     write_table,
 )
 from .toxicity import toxicity_table
-from .value_vectors import all_activations, matched_neurons
+from .value_vectors import all_activations, english_prompts, matched_neurons
 
 # %% auto #0
-__all__ = ['intervention', 'intervene', 'check_offsets', 'mass_curve', 'summarise_offsets']
+__all__ = ['GREEDY', 'intervention', 'intervene', 'check_offsets', 'mass_curve', 'summarise_offsets']
 
 # %% ../nbs/07_intervention.ipynb #c007
 def intervention(neurons, offset: float) -> list[dict]:
@@ -40,6 +42,9 @@ def intervention(neurons, offset: float) -> list[dict]:
     return [dict(layer=int(l), neuron=int(n), offset=float(offset)) for l, n in neurons]
 
 # %% ../nbs/07_intervention.ipynb #c010
+GREEDY = dict(n=1, temperature=0.0, top_p=0.8, max_tokens=20)  # the paper's decoding
+
+
 def intervene(
     model,
     neurons,
@@ -53,160 +58,117 @@ def intervene(
     activation=None,
     tokenizer=None,
     lexicon=None,
-    n: int = 1,
-    temperature: float = 0.0,
-    top_p: float = 0.8,
-    max_tokens: int = 20,
     seed: int = 0,
     bos="tokenizer",
     limit=None,
     quality=("perplexity", "language"),
     label: str = "",
     tuning: str = "base",
+    **sampling,
 ) -> pd.DataFrame:
-    """Toxicity, fluency and language of the continuations at each offset, for `neurons` and for `controls` sets of matched random ones (Figure 2).
+    """Toxicity, fluency and language at each offset, for `neurons` and `controls` sets of twins.
 
-    Tidy table with offset and control ("" or "random-0" ...); generations, scores and the interventions themselves stay in `output_dir`. The paper decodes greedily;
-    give `n` and `temperature` to sample. `InputError`, before the model is loaded, for numbers that cannot be and a place that cannot be written. `lexicon` (a folder, or {language: words}; by default the scorer's own words) gives the exact toxic mass beside the scores."""
-    (
-        check_offsets(offsets),
-        check_sampling(n, temperature, top_p, max_tokens, seed),
-        check_folder(output_dir),
-    )
-    prompt_room(split_adapter(model)[0], max_tokens)
-    (model, tokenizer), scorer, rows = load(model, tokenizer), load_scorer(scorer), []
-    check_neurons(neurons, (parts := anatomy(model)).n_layers, parts.n_neurons)
-    head = dict(model=label or str(getattr(model, "name_or_path", "")), tuning=tuning, seed=seed)
+    (Figure 2.) A tidy table with offset and control ("" or "random-0" ...); texts, scores and the
+    interventions stay in `output_dir`. `sampling`: over `GREEDY`. `lexicon` (a folder or {language:
+    words}; default: the scorer's words) gives the toxic mass. `InputError` before the model is loaded."""
+    sampling = GREEDY | sampling
+    check_offsets(offsets)
+    check_sampling(**sampling, seed=seed)
+    check_folder(output_dir)
+    prompt_room(split_adapter(model)[0], sampling["max_tokens"])
+    (model, tokenizer), scorer = load(model, tokenizer), load_scorer(scorer)
+    parts = anatomy(model)
+    check_neurons(neurons, parts.n_layers, parts.n_neurons)
     sets = {"": neurons}
     if control:
         if activation is None:
-            activation = all_activations(
-                model, tokenizer, _prompts(prompt_files, "en", limit), max_tokens, bos
-            )
-        sets |= {
-            f"random-{i}": matched_neurons(activation, neurons, seed + i) for i in range(controls)
-        }
-    settings = dict(
-        n=n,
-        temperature=temperature,
-        top_p=top_p,
-        max_tokens=max_tokens,
-        seed=seed,
-        bos=bos,
-        limit=limit,
-        tokenizer=tokenizer,
-        backend="transformers",
-    )
-    for offset in sorted({0.0, *map(float, offsets)}, reverse=True):
-        for name, some in sets.items():
-            if offset == 0 and name:  # nothing is added: the same run
-                rows += [
-                    dict(r, control=name) for r in rows if r["offset"] == 0 and r["control"] == ""
-                ]
-                continue
-            found = _one(
-                model,
-                tokenizer,
-                some,
-                offset,
-                prompt_files,
-                Path(output_dir),
-                scorer,
-                lexicon,
-                quality,
-                head,
-                settings,
-            )
-            rows += [dict(r, offset=offset, control=name, n_neurons=len(some)) for r in found]
-    table = tidy(rows)
+            prompts = english_prompts(prompt_files, limit)
+            steps = sampling["max_tokens"]
+            activation = all_activations(model, tokenizer, prompts, steps, bos)
+        for i in range(controls):
+            sets[f"random-{i}"] = matched_neurons(activation, neurons, seed + i)
+    labels = dict(model=label or str(getattr(model, "name_or_path", "")), tuning=tuning, seed=seed)
+    words = getattr(scorer, "words", {}) if lexicon is None else lexicon
+    settings = dict(sampling, seed=seed, bos=bos, limit=limit)
+    run = _Runs(model, tokenizer, prompt_files, Path(output_dir), scorer, words, quality, settings)
+    table = tidy(run.all(sets, offsets, labels))
     write_table(table, Path(output_dir) / "intervention.csv")
     return table
 
 # %% ../nbs/07_intervention.ipynb #c0v1
 def check_offsets(offsets):
-    "`InputError` for an offset that is no finite number, or so large that the sums of 16-bit models overflow."
+    """`InputError` for an offset that is not a finite number, or too large.
+
+    From some size on the sums of 16-bit models overflow."""
     for offset in offsets:
         if not abs(offset) <= 10_000:
-            raise InputError(
-                f"is {offset}", field="offset", remedy="give a number from -10,000 to 10,000"
-            )
+            remedy = "give a number from -10,000 to 10,000"
+            raise InputError(f"is {offset}", field="offset", remedy=remedy)
 
 # %% ../nbs/07_intervention.ipynb #c011
-def _prompts(files, language, limit):
-    "The prompts of a language, or of the first there is."
-    language = language if language in files else next(iter(files))
-    return list(load_prompts(files[language], language, limit).rows["prompt"])
+@dataclass
+class _Runs:
+    "What every run of `intervene` shares: one run is one set of neurons under one offset."
 
+    model: object
+    tokenizer: object
+    prompt_files: dict
+    output_dir: Path
+    scorer: object
+    words: object  # a folder of word lists, or {language: words}
+    quality: tuple
+    settings: dict  # of `generate`
 
-def _words(lexicon, scorer, language):
-    "Rude words of a language from a folder, a dict, or the scorer's own list."
-    if lexicon is None:
-        lexicon = getattr(scorer, "words", {})
-    return (
-        lexicon.get(language, []) if isinstance(lexicon, dict) else load_lexicon(lexicon, language)
-    )
+    def all(self, sets: dict, offsets, labels: dict) -> list[dict]:
+        "The rows of every set at every offset, the largest offset first; 0 is always among them."
+        rows = []
+        for offset in sorted({0.0, *map(float, offsets)}, reverse=True):
+            for name, neurons in sets.items():
+                if offset == 0 and name:  # nothing is added: the same run
+                    same = [r for r in rows if r["offset"] == 0 and r["control"] == ""]
+                    rows += [r | dict(control=name) for r in same]
+                    continue
+                own = dict(offset=offset, control=name, n_neurons=len(neurons))
+                rows += [r | own for r in self.one(neurons, offset, labels)]
+        return rows
 
-# %% ../nbs/07_intervention.ipynb #c012
-def _one(
-    model,
-    tokenizer,
-    neurons,
-    offset,
-    prompt_files,
-    output_dir,
-    scorer,
-    lexicon,
-    quality,
-    head,
-    settings,
-) -> list[dict]:
-    "Generate, score and measure under one intervention; finished runs are read, not repeated."
-    data = intervention(neurons, offset)
-    name = f"offset{offset:+g}-" + (
-        hashlib.sha256(json.dumps(data).encode()).hexdigest()[:8] if offset else "none"
-    )
-    add, rows = [tuple(d.values()) for d in data] if offset else [], []
-    write_json(output_dir / name / "intervention.json", data if offset else [])
-    with neuron_hooks(model, add=add):
-        files = generate(model, prompt_files, output_dir, name=name, **settings)
-        for language, path in prompt_files.items():
-            words = _words(lexicon, scorer, normalise_language(language))
-            if not words:
+    def one(self, neurons, offset: float, labels: dict) -> list[dict]:
+        "Generate, score and measure under one intervention; finished runs are read, not repeated."
+        data = intervention(neurons, offset) if offset else []
+        digest = hashlib.sha256(json.dumps(data).encode()).hexdigest()[:8]
+        name = f"offset{offset:+g}-{digest if offset else 'none'}"
+        folder = self.output_dir / name
+        write_json(folder / "intervention.json", data)
+        same = dict(tokenizer=self.tokenizer, backend="transformers")
+        with neuron_hooks(self.model, add=[tuple(d.values()) for d in data]):
+            files = generate(
+                self.model, self.prompt_files, self.output_dir, name=name, **same, **self.settings
+            )
+            rows = self.mass_rows(labels)
+        score_generations(files, self.scorer, folder / "scores")
+        tables = [toxicity_table(folder / "scores", **labels)]
+        if self.quality:
+            tables.append(self.quality_of(folder, labels))
+        return rows + [r for t in tables for r in t.to_dict("records")]
+
+    def mass_rows(self, labels: dict) -> list[dict]:
+        "Toxic mass of each language that has words."
+        rows, bos = [], self.settings["bos"]
+        for language, path in self.prompt_files.items():
+            code = normalise_language(language)
+            if not (words := rude_words(self.words, code)):
                 continue
-            mass = toxic_mass(
-                model,
-                tokenizer,
-                _prompts({language: path}, language, settings["limit"]),
-                words,
-                bos=settings["bos"],
-            )
+            prompts = list(load_prompts(path, language, self.settings["limit"]).rows["prompt"])
+            mass = toxic_mass(self.model, self.tokenizer, prompts, words, bos=bos)
             value, low, high = bootstrap_mean(mass)
-            rows.append(
-                dict(
-                    head,
-                    language=normalise_language(language),
-                    metric="toxic_mass",
-                    value=value,
-                    low=low,
-                    high=high,
-                    n=int(np.isfinite(mass).sum()),
-                )
-            )
-    score_generations(files, scorer, output_dir / name / "scores")
-    tables = [toxicity_table(output_dir / name / "scores", **head)]
-    if quality:
-        from xgdetox.quality import quality_table
+            row = dict(language=code, metric="toxic_mass", value=value, low=low, high=high)
+            rows.append(labels | row | dict(n=int(np.isfinite(mass).sum())))
+        return rows
 
-        tables.append(
-            quality_table(
-                output_dir / name,
-                metrics=quality,
-                lm=(model, tokenizer),
-                bos=settings["bos"],
-                **head,
-            )
-        )
-    return rows + [r for t in tables for r in t.to_dict("records")]
+    def quality_of(self, folder: Path, labels: dict) -> pd.DataFrame:
+        "Fluency and language of the texts in `folder`, as the model itself judges them."
+        lm, bos = (self.model, self.tokenizer), self.settings["bos"]
+        return quality_table(folder, metrics=self.quality, lm=lm, bos=bos, **labels)
 
 # %% ../nbs/07_intervention.ipynb #c014
 def mass_curve(
@@ -224,110 +186,93 @@ def mass_curve(
     seed: int = 0,
     label: str = "",
     tuning: str = "base",
+    **how,
 ) -> pd.DataFrame:
-    """Toxic mass at each offset, a language and over "all": for `neurons`, and what `sets` random twin sets do under the same push.
+    """Toxic mass per language and over "all" at each offset, beside `sets` random twin sets.
 
-    Tidy table: toxic_mass with its interval over prompts; toxic_mass_change, paired with offset 0 over prompts, with null_mean, null_low, null_high of the
-    twins' changes and, from 1,000 `sets` on, p, two-sided about their mean."""
-    check_offsets(offsets), check_seed(seed)
+    Tidy table: toxic_mass with its interval over prompts; toxic_mass_change, paired with offset 0,
+    with the twins' null_mean, null_low, null_high and, from 1,000 `sets` on, a two-sided p. `how`:
+    threshold, max_tokens of `mass_bounds`."""
+    check_offsets(offsets)
+    check_seed(seed)
     model, tokenizer = load(model, tokenizer)
     if activation is None:
-        activation = all_activations(model, tokenizer, _prompts(prompt_files, "en", limit), bos=bos)
-    head, codes = (
-        dict(model=label or str(getattr(model, "name_or_path", "")), tuning=tuning, seed=seed),
-        {normalise_language(k): k for k in prompt_files},
-    )
-    prompts = {c: _prompts({k: prompt_files[k]}, k, limit) for c, k in codes.items()}
-    words = {c: w for c in codes if (w := _words(lexicon, None, c))}
-
-    def masses(some, offset):
-        with neuron_hooks(model, add=[(l, n, offset) for l, n in some]):
-            return {c: toxic_mass(model, tokenizer, prompts[c], words[c], bos) for c in words}
-
+        prompts = english_prompts(prompt_files, limit)
+        activation = all_activations(model, tokenizer, prompts, bos=bos)
+    labels = dict(model=label or str(getattr(model, "name_or_path", "")), tuning=tuning, seed=seed)
+    masses = _masses_under(model, tokenizer, prompt_files, lexicon, limit, dict(how, bos=bos))
     before, rows = masses([], 0.0), []
     twins = [matched_neurons(activation, neurons, seed + i) for i in range(sets)]
     for offset in offsets:
-        after, null = (
-            masses(neurons, offset) if offset else before,
-            [masses(t, offset) if offset else before for t in twins],
-        )
-        for c in [*words, "all"]:
-            pick = (
-                (lambda m: np.concatenate([m[k] for k in words]))
-                if c == "all"
-                else (lambda m: m[c])
-            )
-            base = dict(head, language=c, offset=offset, n=len(pick(after)), n_neurons=len(neurons))
-            rows.append(
-                dict(
-                    base,
-                    metric="toxic_mass",
-                    **dict(zip(("value", "low", "high"), bootstrap_mean(pick(after)))),
-                )
-            )
-            change = paired_difference(pick(before), pick(after))
-            test = permutation_test(
-                change["value"], [np.nanmean(pick(m) - pick(before)) for m in null], "two-sided"
-            )
-            if sets < LEAST_SHUFFLES:
-                test["p"] = np.nan
-            rows.append(
-                dict(
-                    base,
-                    metric="toxic_mass_change",
-                    **{k: change[k] for k in ("value", "low", "high")},
-                    **{k: test[k] for k in ("p", "null_mean", "null_low", "null_high")},
-                )
-            )
+        after, *null = [masses(some, offset) if offset else before for some in [neurons, *twins]]
+        columns = dict(labels, offset=offset, n_neurons=len(neurons))
+        for code in [*before, "all"]:
+            own, at, random = _of_language(code, before, after, null)
+            rows += _curve_rows(own, at, random, columns | dict(language=code, n=len(at)))
     return tidy(rows)
+
+
+def _masses_under(model, tokenizer, prompt_files: dict, lexicon, limit, how: dict):
+    "The function (neurons, offset) -> {language: toxic mass (prompt,)} of the languages with words."
+    prompts, words = {}, {}
+    for language, path in prompt_files.items():
+        code = normalise_language(language)
+        if found := rude_words(lexicon, code):
+            words[code] = found
+            prompts[code] = list(load_prompts(path, language, limit).rows["prompt"])
+
+    def masses(neurons, offset: float) -> dict:
+        with neuron_hooks(model, add=[(l, n, offset) for l, n in neurons]):
+            return {c: toxic_mass(model, tokenizer, prompts[c], words[c], **how) for c in words}
+
+    return masses
+
+
+def _of_language(code: str, before: dict, after: dict, null: list[dict]) -> tuple:
+    "The masses (prompt,) of one language, or of all on end: before, after, and of each random set."
+    pick = lambda m: np.concatenate(list(m.values())) if code == "all" else m[code]
+    return pick(before), pick(after), [pick(m) for m in null]
+
+
+def _curve_rows(before, after, null: list, columns: dict) -> list[dict]:
+    "The mass, and its change beside that of random sets, of one language at one offset."
+    value, low, high = bootstrap_mean(after)
+    mass = dict(metric="toxic_mass", value=value, low=low, high=high)
+    change = paired_difference(before, after)
+    random = [np.nanmean(m - before) for m in null]
+    test = permutation_test(change["value"], random, "two-sided")
+    if len(null) < LEAST_SHUFFLES:
+        test["p"] = np.nan
+    found = {k: change[k] for k in ("value", "low", "high")}
+    found |= {k: test[k] for k in ("p", "null_mean", "null_low", "null_high")}
+    return [columns | mass, columns | dict(metric="toxic_mass_change") | found]
 
 # %% ../nbs/07_intervention.ipynb #c029
 def summarise_offsets(table) -> pd.DataFrame:
-    """What an offset does to each model, over its languages: toxic mass and perplexity against offset 0 (after/before - 1), and the share of texts in their language.
+    """What an offset does to each model over its languages, from the rows of `intervene`.
 
-    `table`: the rows of `intervene`, of any number of models. One row a model, offset and control ("" or "random": the mean of its sets), with an interval over the
-    languages, resampled in pairs; n counts languages. Metrics: toxic_mass_change, perplexity_change, language_kept."""
-    some = table[table.metric.isin(["toxic_mass", "perplexity", "language_kept"])].fillna(
-        {"control": ""}
-    )
+    toxic_mass_change and perplexity_change (after / before - 1, against offset 0) and language_kept.
+    One row per model, offset and control ("" or "random": the mean of its sets), with an interval over
+    the languages, resampled in pairs; n counts languages."""
+    some = table[table.metric.isin(["toxic_mass", "perplexity", "language_kept"])]
+    some = some.fillna({"control": ""})
     some = some.assign(control=some.control.str.replace(r"-\d+$", "", regex=True))
-    mean, rows = (
-        some.groupby(
-            ["model", "tuning", "seed", "metric", "control", "offset", "language"],
-            sort=False,
-            dropna=False,
-        )
-        .value.mean()
-        .unstack("language"),
-        [],
-    )
+    keys = ["model", "tuning", "seed", "metric", "control", "offset", "language"]
+    mean = some.groupby(keys, sort=False, dropna=False).value.mean().unstack("language")
+    rows = []
     for (model, tuning, seed, metric, control, offset), after in mean.iterrows():
-        head = dict(
-            model=model,
-            tuning=tuning,
-            seed=seed,
-            language="all",
-            n=int(after.notna().sum()),
-            control=control,
-            offset=offset,
-        )
-        if metric == "language_kept":
-            rows.append(
-                dict(
-                    head,
-                    metric=metric,
-                    **dict(zip(("value", "low", "high"), bootstrap_mean(after))),
-                )
-            )
-        else:
-            drop = relative_drop(mean.loc[(model, tuning, seed, metric, control, 0.0)], after)
-            rows.append(
-                dict(
-                    head,
-                    metric=f"{metric}_change",
-                    value=-drop["value"],
-                    low=-drop["high"],
-                    high=-drop["low"],
-                )
-            )
+        before = mean.loc[(model, tuning, seed, metric, control, 0.0)]
+        head = dict(model=model, tuning=tuning, seed=seed, language="all")
+        head |= dict(n=int(after.notna().sum()), control=control, offset=offset)
+        rows.append(head | _offset_change(metric, before, after))
     return tidy(rows)
+
+
+def _offset_change(metric: str, before, after) -> dict:
+    "A share as it is; of mass and perplexity the change, after / before - 1."
+    if metric == "language_kept":
+        value, low, high = bootstrap_mean(after)
+        return dict(metric=metric, value=value, low=low, high=high)
+    drop = relative_drop(before, after)
+    changes = dict(value=-drop["value"], low=-drop["high"], high=-drop["low"])
+    return dict(metric=f"{metric}_change") | changes

@@ -25,15 +25,15 @@ from xgdetox.files import (
     write_json,
 )
 from .languages import normalise_language
-from .identity import parameter_hash
 from .anatomy import pooled_states, state_width
+from .identity import parameter_hash
 from .models import load
-from .stats import bootstrap_mean, permutation_test, tidy, write_table
+from .stats import bootstrap_mean, permutation_test, read_table, tidy, write_table
 
 # %% auto #0
 __all__ = ['SCRIPT', 'pooled_features', 'fit_probe', 'fit_probe_paper', 'auc', 'auc_interval', 'probe_metrics', 'train_probe',
-           'script_settings', 'check_layer', 'class_difference', 'save_probe', 'load_probe', 'evaluate_probe',
-           'write_table_of_scores', 'shuffled_control']
+           'check_training', 'script_settings', 'check_layer', 'class_difference', 'save_probe', 'load_probe',
+           'evaluate_probe', 'probe_languages', 'shuffled_control']
 
 # %% ../nbs/05_probe.ipynb #c007
 def pooled_features(
@@ -41,15 +41,13 @@ def pooled_features(
 ) -> np.ndarray:
     """Mean hidden state of each text at `layers`, (text, layer, d_model), computed once.
 
-    `cache`: a folder for the memory-mapped file, named after model, texts, layers and `bos`; None keeps the features in memory. A file that
-    was cut off is never read: it gets its name when it is whole."""
+    `cache`: a folder for the memory-mapped file, named after model, texts, layers and `bos`; None
+    keeps the features in memory. A file gets its name when it is whole, so none is read cut off."""
     d = state_width(model)
     if cache is None:
         return pooled_states(model, tokenizer, texts, bos, list(layers)).astype(dtype)
-    key = hashlib.sha256(
-        json.dumps([parameter_hash(model), list(layers), bos, dtype, list(texts)]).encode()
-    ).hexdigest()[:16]
-    path = Path(cache) / f"features-{key}.npy"
+    named = json.dumps([parameter_hash(model), list(layers), bos, dtype, list(texts)])
+    path = Path(cache) / f"features-{hashlib.sha256(named.encode()).hexdigest()[:16]}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
@@ -62,76 +60,78 @@ def pooled_features(
 
 # %% ../nbs/05_probe.ipynb #c011
 def fit_probe(x, y, seed: int = 0, folds: int = 5, at_most: int = 20_000) -> dict:
-    """Logistic regression with L2 regularisation chosen by cross-validated AUC: dict(weight (1, d), bias, C, cv_auc).
+    """Logistic regression, its L2 strength chosen by cross-validated AUC.
 
-    `x`: features (text, d), centred and divided by one number, so that the directions of the stream keep their lengths. The choice is
-    made on `at_most` texts, the fit on all."""
+    dict(weight (1, d), bias, C, cv_auc). `x`: features (text, d), centred and divided by one number,
+    so that the directions of the stream keep their lengths. The choice is made on `at_most` texts,
+    the fit on all of them, to the end: stopped at 1e-4, rounding alone moves accuracy by .05."""
+    from sklearn.linear_model import LogisticRegression
+
+    x, y = np.asarray(x, np.float32), np.asarray(y)
+    centre, scale = x.mean(0), float(x.std()) or 1.0
+    some = np.random.default_rng(seed).permutation(len(x))[:at_most]
+    x = (x - centre) / scale
+    C, cv_auc = _best_strength(x[some], y[some], folds, seed)
+    fit = LogisticRegression(C=C, max_iter=5000, tol=1e-8).fit(x, y)
+    weight = (fit.coef_ / scale).astype(np.float32)
+    bias = float(fit.intercept_[0] - weight[0] @ centre)
+    return dict(weight=weight, bias=bias, C=float(C), cv_auc=float(cv_auc))
+
+
+def _best_strength(x, y, folds: int, seed: int) -> tuple:
+    "The C of the best cross-validated AUC, and that AUC."
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
-    x, y = np.asarray(x, np.float32), np.asarray(y)
-    centre, scale, some = (
-        x.mean(0),
-        float(x.std()) or 1.0,
-        np.random.default_rng(seed).permutation(len(x))[:at_most],
-    )
-    x = (x - centre) / scale
-    cv = StratifiedKFold(
-        max(2, min(folds, np.bincount(y[some]).min())), shuffle=True, random_state=seed
-    )
+    folds = max(2, min(folds, np.bincount(y).min()))
     search = GridSearchCV(
         LogisticRegression(max_iter=1000),
         dict(C=np.logspace(-4, 2, 7)),
-        cv=cv,
+        cv=StratifiedKFold(folds, shuffle=True, random_state=seed),
         scoring="roc_auc",
         refit=False,
-    ).fit(x[some], y[some])
-    C = search.best_params_["C"]
-    fit = LogisticRegression(C=C, max_iter=5000, tol=1e-8).fit(
-        x, y
-    )  # to the end: stopped at 1e-4, rounding alone moves accuracy elsewhere by .05
-    weight = (fit.coef_ / scale).astype(np.float32)
-    return dict(
-        weight=weight,
-        bias=float(fit.intercept_[0] - weight[0] @ centre),
-        C=float(C),
-        cv_auc=float(search.best_score_),
-    )
+    ).fit(x, y)
+    return search.best_params_["C"], search.best_score_
 
 # %% ../nbs/05_probe.ipynb #c014
-SCRIPT = dict(
-    learning_rate=1e-6, epochs=20, batch_size=10
-)  # the released script's; Table 7 says 1e-4, 20 and 10
+SCRIPT = dict(learning_rate=1e-6, epochs=20, batch_size=10)  # Table 7 says 1e-4, 20 and 10
 
 
 def fit_probe_paper(
-    x, y, seed: int = 0, epochs: int = 20, lr: float = 1e-6, batch: int = 10, x_val=None, y_val=None
+    x,
+    y,
+    seed: int = 0,
+    epochs: int = 20,
+    lr: float = 1e-6,
+    batch: int = 10,
+    x_val=None,
+    y_val=None,
 ) -> dict:
-    """The released script's probe: no bias, Adam, batches of `batch`, `epochs` of binary cross-entropy; dict(weight (1, d), bias, validation_losses).
+    """The released script's probe: dict(weight (1, d), bias 0, validation_losses).
 
-    Its rate is 1e-6, where Table 7 says 1e-4. The weights are the last epoch's: the script means to keep the epoch of least validation loss, but keeps
-    the very probe that it goes on training. Seeded, initialisation too, which the script's is not."""
+    Adam on `epochs` of binary cross-entropy without a bias. Its rate is 1e-6, where Table 7 says 1e-4.
+    The weights are the last epoch's: the script means to keep the best epoch, but keeps the very probe
+    that it goes on training. Seeded, initialisation too, which the script's is not."""
     rng = torch.Generator().manual_seed(seed)
-    x, y = torch.as_tensor(np.asarray(x, np.float32)), torch.as_tensor(np.asarray(y, np.float32))
-    w = torch.nn.Parameter(
-        (torch.rand(x.shape[1], generator=rng) * 2 - 1) / x.shape[1] ** 0.5
-    )  # nn.Linear's own range
-    adam, loss, losses = (
-        torch.optim.Adam([w], lr),
-        torch.nn.functional.binary_cross_entropy_with_logits,
-        [],
-    )
+    x, y = _as_floats(x), _as_floats(y)
+    start = (torch.rand(x.shape[1], generator=rng) * 2 - 1) / x.shape[1] ** 0.5  # of nn.Linear
+    w, losses = torch.nn.Parameter(start), []
+    adam = torch.optim.Adam([w], lr)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits
     for _ in range(epochs):
         for rows in torch.randperm(len(x), generator=rng).split(batch):
             adam.zero_grad()
             loss(x[rows] @ w, y[rows]).backward()
             adam.step()
-        if x_val is None:
-            continue
-        x_held, y_held = (torch.as_tensor(np.asarray(a, np.float32)) for a in (x_val, y_val))
-        with torch.no_grad():
-            losses.append(float(loss(x_held @ w, y_held)))
+        if x_val is not None:
+            with torch.no_grad():
+                losses.append(float(loss(_as_floats(x_val) @ w, _as_floats(y_val))))
     return dict(weight=w.detach().numpy()[None], bias=0.0, validation_losses=losses)
+
+
+def _as_floats(a) -> torch.Tensor:
+    "An array as a float32 tensor."
+    return torch.as_tensor(np.asarray(a, np.float32))
 
 # %% ../nbs/05_probe.ipynb #c018
 def auc(scores, labels, axis=-1):
@@ -151,33 +151,31 @@ def auc_interval(scores, labels, n_resamples: int = 1000, seed: int = 0, level: 
     "AUC with its percentile bootstrap interval over texts: (value, low, high)."
     rng, n = np.random.default_rng(seed), len(scores)
     scores, labels, draws = np.asarray(scores, float), np.asarray(labels), []
-    for _ in range(0, n_resamples, step := max(1, int(2e6 // max(n, 1)))):
-        i = rng.integers(0, n, (min(step, n_resamples - sum(map(len, draws))), n))
+    step = max(1, int(2e6 // max(n, 1)))  # resamples at a time
+    for done in range(0, n_resamples, step):
+        i = rng.integers(0, n, (min(step, n_resamples - done), n))
         draws.append(auc(scores[i], labels[i]))
-    draws = np.concatenate(draws)
-    low, high = (
-        np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
-        if np.isfinite(draws).any()
-        else (np.nan, np.nan)
-    )
+    draws, (low, high) = np.concatenate(draws), (np.nan, np.nan)
+    if np.isfinite(draws).any():
+        low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(auc(scores, labels)), float(low), float(high)
 
 # %% ../nbs/05_probe.ipynb #c022
 def probe_metrics(scores, labels, **columns) -> list[dict]:
-    "Tidy rows of one set of texts: accuracy, the majority class's accuracy, and ROC-AUC, with intervals over texts."
+    "Tidy rows of one set of texts, with intervals over texts: accuracy, the majority class's, ROC-AUC."
     scores, labels = np.asarray(scores, float), np.asarray(labels)
     keep = ~np.isnan(scores)
     scores, labels = scores[keep], labels[keep]
-    right = (scores > 0) == labels
-    rows = {
-        "probe_accuracy": bootstrap_mean(right),
+    found = {
+        "probe_accuracy": bootstrap_mean((scores > 0) == labels),
         "probe_majority": (max(labels.mean(), 1 - labels.mean()), np.nan, np.nan),
         "probe_auc": auc_interval(scores, labels),
     }
-    return [
-        dict(columns, metric=m, value=v, low=lo, high=hi, n=len(labels))
-        for m, (v, lo, hi) in rows.items()
-    ]
+    rows = []
+    for metric, (value, low, high) in found.items():
+        row = dict(metric=metric, value=value, low=low, high=high, n=len(labels))
+        rows.append(columns | row)
+    return rows
 
 # %% ../nbs/05_probe.ipynb #c024
 def train_probe(
@@ -196,87 +194,82 @@ def train_probe(
     language: str = "en",
     label: str = "",
     tuning: str = "base",
-    learning_rate: float | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
+    **script,
 ) -> Path:
-    """Train a probe on labelled comments, measure it on `held_out` of them, and save it to `output_dir`.
+    """Train a probe on labelled comments, measure it on `held_out` of them, save it to `output_dir`.
 
-    Writes probe.safetensors (`weight` (1, d), `bias` (1,), `direction` (1, d): the difference of the class means), probe.json (facts) and
-    probe.csv (tidy). `paper`: the released script's training, without a separate direction; `learning_rate` (1e-6), `epochs` (20) and `batch_size` (10)
-    are its settings and nothing without it (Table 7: 1e-4, 20, 10). Raises `InputError`, for these before the model is loaded."""
-    training = script_settings(
-        paper, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size
-    )
-    check_seed(seed), check_folder(output_dir)
-    from sklearn.model_selection import train_test_split
-
+    Writes probe.safetensors, probe.json (facts) and probe.csv (tidy); see `save_probe`. `paper`: the
+    released script's training, whose settings are `script` (see `script_settings`)."""
+    training = check_training(output_dir, paper=paper, seed=seed, **script)
     start, (model, tokenizer), name = time.time(), load(model, tokenizer), label or str(model)
     check_layer(model, layer)
-    rows = load_labelled(train_file, limit).rows
-    y = np.array(rows["label"])
-    if len(set(y)) < 2 or np.bincount(y).min() < 10:
-        raise InputError(
-            f"{np.bincount(y, minlength=2).tolist()} texts of class 0 and 1",
-            train_file,
-            field="label",
-            remedy="give at least 10 of each",
-        )
-    x = pooled_features(model, tokenizer, list(rows["text"]), (layer,), bos, cache)[:, 0]
-    train, test = train_test_split(
-        np.arange(len(y)), test_size=held_out, stratify=y, random_state=seed
-    )  # paper: 90/10
-    keep = lambda at: at[~np.isnan(np.asarray(x[at, 0], np.float32))]
-    train, test = np.sort(keep(train)), np.sort(keep(test))
-    how = (
-        dict(
-            epochs=training["epochs"],
-            lr=training["learning_rate"],
-            batch=training["batch_size"],
-            x_val=x[test],
-            y_val=y[test],
-        )
-        if paper
-        else {}
-    )
-    fit = (fit_probe_paper if paper else fit_probe)(x[train], y[train], seed, **how)
+    texts, y = _two_classes(train_file, limit)
+    x = pooled_features(model, tokenizer, texts, (layer,), bos, cache)[:, 0]
+    train, test = _two_sides(x, y, held_out, seed)
+    fit, direction = _fit(x, y, train, test, seed, training)
     weight, bias = fit.pop("weight"), fit.pop("bias")
-    direction = None if paper else class_difference(x[train], y[train])
-    rows = probe_metrics(
-        np.asarray(x[test], np.float32) @ weight[0] + bias,
-        y[test],
-        model=name,
-        tuning=tuning,
-        seed=seed,
-        language=language,
-        layer=layer,
-    )
-    facts = dict(
-        model=name,
-        fingerprint=parameter_hash(model),
-        train_file=str(train_file),
-        layer=layer,
-        bos=bos,
-        paper=paper,
-        seed=seed,
-        bias=bias,
-        norm=float(np.linalg.norm(weight)),
-        n_train=len(train),
-        n_test=len(test),
-        seconds=round(time.time() - start, 2),
-        **training,
-        **fit,
-        **{r["metric"]: r["value"] for r in rows},
-    )
+    scores = np.asarray(x[test], np.float32) @ weight[0] + bias
+    labels = dict(model=name, tuning=tuning, seed=seed, language=language, layer=layer)
+    rows = probe_metrics(scores, y[test], **labels)
+    facts = dict(model=name, fingerprint=parameter_hash(model), train_file=str(train_file))
+    facts |= dict(layer=layer, bos=bos, paper=paper, seed=seed, bias=bias)
+    facts |= dict(norm=float(np.linalg.norm(weight)), n_train=len(train), n_test=len(test))
+    facts |= dict(seconds=round(time.time() - start, 2), **training, **fit)
+    facts |= {r["metric"]: r["value"] for r in rows}
     write_table(tidy(rows), Path(output_dir) / "probe.csv")
     return save_probe(output_dir, weight, facts, direction)
 
+
+def _two_classes(file, limit) -> tuple[list[str], np.ndarray]:
+    "Texts and labels of a file; `InputError` with fewer than 10 of either class."
+    rows = load_labelled(file, limit).rows
+    y = np.array(rows["label"])
+    if len(set(y)) < 2 or np.bincount(y).min() < 10:
+        counts = np.bincount(y, minlength=2).tolist()
+        problem = f"{counts} texts of class 0 and 1"
+        raise InputError(problem, file, field="label", remedy="give at least 10 of each")
+    return list(rows["text"]), y
+
+
+def _two_sides(x, y, held_out: float, seed: int):
+    "The rows to train on and those held out (paper: 90/10), without texts that have no features."
+    from sklearn.model_selection import train_test_split
+
+    every = np.arange(len(y))
+    sides = train_test_split(every, test_size=held_out, stratify=y, random_state=seed)
+    has = lambda at: ~np.isnan(np.asarray(x[at, 0], np.float32))
+    return [np.sort(at[has(at)]) for at in sides]
+
+
+def _fit(x, y, train, test, seed: int, training: dict):
+    "The fitted probe, and the direction of the class means, which the paper's training has not."
+    if not training:
+        return fit_probe(x[train], y[train], seed), class_difference(x[train], y[train])
+    names = dict(epochs="epochs", lr="learning_rate", batch="batch_size")
+    how = {name: training[key] for name, key in names.items()}
+    return fit_probe_paper(x[train], y[train], seed, **how, x_val=x[test], y_val=y[test]), None
+
 # %% ../nbs/05_probe.ipynb #c0x1
-def script_settings(paper: bool, **given) -> dict:
-    "The settings of the paper's training: the script's, or those `given`; none without `paper`. `InputError` for one that cannot be."
+def check_training(output_dir, *, paper: bool = False, seed: int = 0, **script) -> dict:
+    "`script_settings`, after a look at seed and folder: what can be refused before a model is loaded."
+    settings = script_settings(paper, **script)
+    check_seed(seed)
+    check_folder(output_dir)
+    return settings
+
+
+def script_settings(
+    paper: bool,
+    learning_rate: float | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+) -> dict:
+    """The settings of the paper's training: the script's, or those given; none without `paper`.
+
+    `InputError` for one that cannot be, or that is given without `paper`."""
+    given = dict(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
+    given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
-        if value is None:
-            continue
         if not paper:
             raise InputError(
                 "belongs to the paper's training",
@@ -287,13 +280,14 @@ def script_settings(paper: bool, **given) -> dict:
             raise InputError(
                 f"is {value}", field=name, remedy="give a number above 0 and below 1,000,000"
             )
-    return SCRIPT | {k: v for k, v in given.items() if v is not None} if paper else {}
+    return SCRIPT | given if paper else {}
 
 
 def check_layer(model, layer: int):
-    "`InputError` where a model has no such layer: 0 is the embeddings, 1 the first block's output, -1 the last one's."
-    config = model.config.get_text_config()
-    layers = config.num_hidden_layers
+    """`InputError` where a model has no such layer.
+
+    0 is the embeddings, 1 the first block's output, -1 the last block's."""
+    layers = model.config.get_text_config().num_hidden_layers
     if not -layers - 1 <= layer <= layers:
         raise InputError(
             f"is {layer}, and the model has {layers} blocks",
@@ -310,7 +304,10 @@ def class_difference(x, y) -> np.ndarray:
 
 # %% ../nbs/05_probe.ipynb #c026
 def save_probe(output_dir, weight, facts: dict, direction=None) -> Path:
-    "Write probe.safetensors and probe.json into `output_dir`; returns the folder."
+    """Write probe.safetensors and probe.json into `output_dir`; returns the folder.
+
+    The tensors: `weight` (1, d), `bias` (1,) and, where given, `direction` (1, d): the difference of
+    the class means, of length 1."""
     from safetensors.numpy import save
 
     output_dir = Path(output_dir)
@@ -327,9 +324,10 @@ def save_probe(output_dir, weight, facts: dict, direction=None) -> Path:
 
 # %% ../nbs/05_probe.ipynb #c027
 def load_probe(path) -> tuple[np.ndarray, dict]:
-    """A probe's weight (1, d), float32, and its facts, from a folder, a .safetensors file, or the original's pickled .pt.
+    """A probe's weight (1, d), float32, and its facts.
 
-    The .pt is never unpickled: a class in it could run any code. Its raw numbers are read from the zip file instead."""
+    `path`: a folder, a .safetensors file, or the original's pickled .pt, which is never unpickled: a
+    class in it could run any code. Its raw numbers are read from the zip file instead."""
     from safetensors.numpy import load_file
 
     path = Path(path)
@@ -355,31 +353,30 @@ def load_probe(path) -> tuple[np.ndarray, dict]:
     return weight.reshape(1, -1).astype(np.float32), facts
 
 # %% ../nbs/05_probe.ipynb #c028
+_STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2"}
+
+
 def _read_pickled_linear(path) -> tuple[np.ndarray, dict]:
-    "The one float storage in a zip file of torch.save; the pickle is read as a list of words, never run."
-    types = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2"}
+    "The one weight in a zip file of torch.save; the pickle is read as a list of words, never run."
+    words, raw = [], []
     try:
         with zipfile.ZipFile(path) as z:
-            words = [
-                str(arg)
-                for n in z.namelist()
-                if n.endswith("data.pkl")
-                for _, arg, _ in pickletools.genops(z.read(n))
-                if arg is not None
-            ]
-            kinds = [t for t in types if any(t in w for w in words)]
-            raw = [z.read(n) for n in z.namelist() if "/data/" in n]
+            for name in z.namelist():
+                if name.endswith("data.pkl"):
+                    words += [str(arg) for _, arg, _ in pickletools.genops(z.read(name))]
+                if "/data/" in name:
+                    raw.append(z.read(name))
     except (zipfile.BadZipFile, ValueError) as e:
-        raise InputError(
-            f"not a file of torch.save ({e})", path, remedy="give a .safetensors file"
-        ) from e
+        problem = f"not a file of torch.save ({e})"
+        raise InputError(problem, path, remedy="give a .safetensors file") from e
+    kinds = [t for t in _STORAGES if any(t in w for w in words)]
     if len(raw) != 1 or len(kinds) != 1:
         raise InputError(
             f"{len(raw)} tensors of {kinds}, not one weight",
             path,
             remedy="give a probe without bias, or a .safetensors file",
         )
-    weight = np.frombuffer(raw[0], types[kinds[0]]).astype(np.float32)[None]
+    weight = np.frombuffer(raw[0], _STORAGES[kinds[0]]).astype(np.float32)[None]
     return weight, dict(bias=0.0, layer=-1, bos="tokenizer", source=path.name)
 
 # %% ../nbs/05_probe.ipynb #c031
@@ -396,43 +393,72 @@ def evaluate_probe(
     tuning: str = "base",
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The probe on labelled texts of other languages: accuracy, majority class, AUC, one row each; `files`: {language: path}.
+    """The probe on labelled texts of other languages, {language: path}: accuracy, majority class, AUC.
 
-    At the English threshold, accuracy elsewhere is near chance where a language shifts all scores; the AUC is not moved by that."""
+    At the English threshold, accuracy is near chance where a language shifts all scores; the AUC is
+    not moved by that. `output`: FILE.csv; the scores of each language go to FILE.{language}.csv."""
     (model, tokenizer), (weight, facts), rows = load(model, tokenizer), load_probe(probe), []
     for language, path in files.items():
         texts = load_labelled(path, limit).rows
-        x = pooled_features(
-            model, tokenizer, list(texts["text"]), (facts["layer"],), facts["bos"], cache
-        )[:, 0]
+        x = _probed_features(model, tokenizer, list(texts["text"]), facts, cache)
         if x.shape[1] != weight.shape[1]:
             raise InputError(
                 f"the probe has {weight.shape[1]} weights, the model {x.shape[1]} dimensions",
                 probe,
                 remedy="use the probe's own model",
             )
-        scores = np.asarray(x, np.float32) @ weight[0] + facts["bias"]
-        rows += probe_metrics(
-            scores,
-            texts["label"],
-            model=label,
-            tuning=tuning,
-            seed=seed,
-            language=normalise_language(language),
-            layer=facts["layer"],
-        )
+        scores = x @ weight[0] + facts["bias"]
+        labels = dict(model=label, tuning=tuning, seed=seed)
+        labels |= dict(language=normalise_language(language), layer=facts["layer"])
+        rows += probe_metrics(scores, texts["label"], **labels)
         if output:
-            write_table_of_scores(
-                Path(output).with_suffix(f".{language}.csv"), scores, texts["label"]
-            )
+            _write_scores(Path(output).with_suffix(f".{language}.csv"), scores, texts["label"])
     if output:
         write_table(tidy(rows), output)
     return tidy(rows)
 
+
+def _probed_features(model, tokenizer, texts, facts: dict, cache) -> np.ndarray:
+    "The features that a probe with these facts reads, (text, d), float32."
+    layers, bos = (facts["layer"],), facts["bos"]
+    return np.asarray(
+        pooled_features(model, tokenizer, texts, layers, bos, cache)[:, 0], np.float32
+    )
+
 # %% ../nbs/05_probe.ipynb #c032
-def write_table_of_scores(path, scores, labels) -> Path:
-    "One row a text (its number, the probe's score, its label); never the text itself."
+def _write_scores(path, scores, labels) -> Path:
+    "One row per text (its number, the probe's score, its label); never the text itself."
     return write_csv(path, dict(text=range(len(scores)), score=scores, label=list(labels)))
+
+# %% ../nbs/05_probe.ipynb #c0y1
+def probe_languages(
+    model,
+    train_file,
+    test_files: dict,
+    output_dir,
+    *,
+    tokenizer=None,
+    cache=None,
+    label: str = "",
+    tuning: str = "base",
+    seed: int = 0,
+    output=None,
+    **training,
+) -> pd.DataFrame:
+    """Train a probe in one language and test it in others: the tidy rows of the tests.
+
+    Without `test_files` ({language: path}), those of the held-out texts. The probe goes to
+    `output_dir`, the table of the tests to `output`. `training`: of `train_probe`."""
+    script = {k: training[k] for k in ("paper", *SCRIPT) if k in training}
+    check_training(output_dir, seed=seed, **script)
+    for path in test_files.values():
+        load_labelled(path)  # a file that cannot be read is said before the work
+    model, tokenizer = load(model, tokenizer)
+    same = dict(tokenizer=tokenizer, cache=cache, label=label, tuning=tuning, seed=seed)
+    probe = train_probe(model, train_file, output_dir, **same, **training)
+    if not test_files:
+        return read_table(probe / "probe.csv")
+    return evaluate_probe(model, probe, test_files, output=output, **same)
 
 # %% ../nbs/05_probe.ipynb #c050
 def shuffled_control(
@@ -449,54 +475,36 @@ def shuffled_control(
     tuning: str = "base",
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The probe's AUC in each language beside that of `shuffles` probes of the same texts, features and regularisation whose training labels were shuffled.
+    """The probe's AUC per language ({language: path}) beside that of probes trained on shuffled labels.
 
-    Tidy: a row a language (`files`: {language: path}), probe_auc with its interval over texts; null_mean, null_low, null_high (95% of the shuffles), p: how often one does as well."""
-    from sklearn.linear_model import LogisticRegression
-
-    (model, tokenizer), (weight, facts), rng, rows = (
-        load(model, tokenizer),
-        load_probe(probe),
-        np.random.default_rng(seed),
-        [],
-    )
+    Same texts, features and regularisation. Rows probe_auc with an interval over texts; null_mean,
+    null_low, null_high (95% of the `shuffles`), p: how often one does as well."""
+    (model, tokenizer), (weight, facts), rows = load(model, tokenizer), load_probe(probe), []
 
     def features(path):
         texts = load_labelled(path, limit).rows
-        x = np.asarray(
-            pooled_features(
-                model, tokenizer, list(texts["text"]), (facts["layer"],), facts["bos"], cache
-            )[:, 0],
-            np.float32,
-        )
+        x = _probed_features(model, tokenizer, list(texts["text"]), facts, cache)
         return x[keep := ~np.isnan(x[:, 0])], np.array(texts["label"])[keep]
 
-    x, y = features(train_file)
-    x = (x - x.mean(0)) / (float(x.std()) or 1.0)
-    solver = (
-        "newton-cholesky" if x.shape[1] < len(x) else "lbfgs"
-    )  # the same optimum; the first needs a few steps where texts outnumber features
-    fit = LogisticRegression(C=facts.get("C", 1.0), max_iter=5000, solver=solver).fit
-    fits = [fit(x, rng.permutation(y)).coef_[0].copy() for _ in range(shuffles)]
+    weights = _shuffled_weights(*features(train_file), facts.get("C", 1.0), shuffles, seed)
     for language, path in files.items():
         x, y = features(path)
         value, low, high = auc_interval(x @ weight[0], y)
-        test = permutation_test(value, auc(np.array(fits) @ x.T, y), "greater")
-        rows.append(
-            dict(
-                model=label,
-                tuning=tuning,
-                seed=seed,
-                language=normalise_language(language),
-                metric="probe_auc",
-                value=value,
-                low=low,
-                high=high,
-                n=len(y),
-                layer=facts["layer"],
-                p=test["p"],
-                shuffles=shuffles,
-                **{k: test[k] for k in ("null_mean", "null_low", "null_high")},
-            )
-        )
+        test = permutation_test(value, auc(weights @ x.T, y), "greater")
+        row = dict(model=label, tuning=tuning, seed=seed, language=normalise_language(language))
+        row |= dict(metric="probe_auc", value=value, low=low, high=high, n=len(y))
+        row |= dict(layer=facts["layer"], p=test["p"], shuffles=shuffles)
+        rows.append(row | {k: test[k] for k in ("null_mean", "null_low", "null_high")})
     return tidy(rows)
+
+
+def _shuffled_weights(x, y, C: float, shuffles: int, seed: int) -> np.ndarray:
+    "The weights, (shuffle, d), of probes that learned `x` with the labels in random order."
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(seed)
+    x = (x - x.mean(0)) / (float(x.std()) or 1.0)
+    # the same optimum; the first solver needs a few steps where texts outnumber features
+    solver = "newton-cholesky" if x.shape[1] < len(x) else "lbfgs"
+    fit = LogisticRegression(C=C, max_iter=5000, solver=solver).fit
+    return np.array([fit(x, rng.permutation(y)).coef_[0].copy() for _ in range(shuffles)])

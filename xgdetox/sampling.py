@@ -4,6 +4,7 @@
 
 # %% ../nbs/02_generation.ipynb #c088
 from __future__ import annotations
+import copy
 import hashlib
 import inspect
 import numpy as np
@@ -16,9 +17,9 @@ from .tokens import encode, last_tokens, length_batches, reads_padding, token_id
 
 # %% auto #0
 __all__ = ['CACHED', 'LIKELIEST', 'LARGE', 'DOUBT', 'row_seed', 'uniforms', 'nucleus_floor', 'likeliest_nucleus', 'draw_rows',
-           'invert', 'draw', 'forward_at', 'repeat_cache', 'sample', 'accepts', 'stop_tokens', 'model_config', 'cut',
-           'to_text', 'Prompt', 'prepare_prompts', 'read_prompts', 'cache_positions', 'plan_batches', 'continue_batch',
-           'continue_prompts', 'as_rows']
+           'invert', 'draw', 'forward_at', 'repeat_cache', 'select_cache', 'sample', 'accepts', 'stop_tokens',
+           'model_config', 'cut', 'to_text', 'Prompt', 'prepare_prompts', 'read_prompts', 'cache_positions',
+           'plan_batches', 'continue_batch', 'continue_prompts', 'as_rows']
 
 # %% ../nbs/02_generation.ipynb #c011
 def row_seed(seed: int, language: str, prompt_id: str, sample: int = 0) -> int:
@@ -132,7 +133,8 @@ def forward_at(model, where=None, **inputs):
 def repeat_cache(cache, n: int):
     """A model's cache of keys with every row `n` times, changed in place.
 
-    None for no cache, and for one that also holds states which cannot be repeated: that of hybrids of attention and Mamba."""
+    None for no cache, and for one that also holds states which cannot be repeated: that of hybrids of
+    attention and Mamba."""
     if cache is None:
         return None
     try:
@@ -142,6 +144,63 @@ def repeat_cache(cache, n: int):
     return cache
 
 
+def select_cache(cache, rows):
+    """A copy of a model's cache of keys that holds some of its `rows` (row,); `cache` stays as it is.
+
+    None for no cache, and for one that holds anything but plain keys and values."""
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    if isinstance(cache, list):  # of several models that read the same tokens
+        found = [select_cache(one, rows) for one in cache]
+        return None if any(one is None for one in found) else type(cache)(found)
+    layers = getattr(cache, "layers", None)
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    if not layers or any(type(layer) not in plain for layer in layers):
+        return None
+    some = copy.copy(cache)  # selecting makes new tensors: the old ones are shared until then
+    some.layers = [copy.copy(layer) for layer in layers]
+    some.batch_select_indices(rows)
+    return some
+
+# %% ../nbs/02_generation.ipynb #c0r1
+class _Rows:
+    "Rows of text that a model continues: from its cache, or, where it keeps none, read anew each time."
+
+    def __init__(self, model, inputs: dict):
+        self.model, self.takes, self.cache = model, accepts(model), None
+        self.keeps = "past_key_values" in self.takes
+        names = ("input_ids", "attention_mask", "position_ids")
+        self.ids, self.mask, self.position = (inputs[k].to(model.device) for k in names)
+
+    def read(self):
+        "Logits (row, vocabulary) of the next token."
+        inputs = dict(input_ids=self.ids, attention_mask=self.mask, use_cache=self.keeps)
+        if "position_ids" in self.takes:
+            inputs["position_ids"] = self.position
+        if self.keeps:
+            inputs["past_key_values"] = self.cache
+        result = forward_at(self.model, **inputs)
+        self.cache = getattr(result, "past_key_values", None) if self.keeps else None
+        return result.logits
+
+    def repeat(self, n: int):
+        "Each row `n` times, with its cache."
+        self.cache = repeat_cache(self.cache, n)
+        every = (self.ids, self.mask, self.position)
+        self.ids, self.mask, self.position = (x.repeat_interleave(n, 0) for x in every)
+
+    def append(self, token):
+        "One more token for each row, (row,)."
+        self.keeps = self.cache is not None
+        new, after = token.unsqueeze(1), self.position[:, -1:] + 1
+        if self.keeps:
+            self.ids, self.position = new, after
+        else:
+            self.ids = torch.cat([self.ids, new], 1)
+            self.position = torch.cat([self.position, after], 1)
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(new), 1)], 1)
+
+# %% ../nbs/02_generation.ipynb #c0r2
 @torch.no_grad()
 def sample(
     model,
@@ -154,48 +213,29 @@ def sample(
     stop=None,
     pad: int | None = None,
 ):
-    """Token ids of `n` continuations of each row of a left-padded batch, (batch * n, max_tokens); after a stop token only `pad`.
+    """Token ids of `n` continuations of each row of a left-padded batch, (batch * n, max_tokens).
 
-    The prompt is read once; its cache is then repeated `n` times (a model that keeps no keys, such as Mamba, reads all anew for each token). Rows `b*n ... b*n+n-1` continue prompt b; `seeds` has one number each (default 0, 1, 2 ...).
-    `stop`: token ids that end a text (default: the model's own). Hooks see the prompt's pass with `batch` rows, then `batch * n`."""
-    takes, stop = accepts(model), stop_tokens(model) if stop is None else stop
-    ids, mask, position = (
-        inputs[k].to(model.device) for k in ("input_ids", "attention_mask", "position_ids")
-    )
-    rows, pad = len(ids) * n, (stop[0] if stop else 0) if pad is None else pad
-    if seeds is None:
-        seeds = range(rows)
-    if temperature:
-        u = torch.from_numpy(uniforms(seeds, max_tokens)).to(ids.device, torch.float32)
-    out, over = (
-        ids.new_full((rows, max_tokens), pad),
-        torch.zeros(rows, dtype=torch.bool, device=ids.device),
-    )
-    extra, cache, keeps = {}, None, "past_key_values" in takes
+    Rows `b*n ... b*n+n-1` continue prompt b, each with its number in `seeds` (default 0, 1, 2 ...).
+    After a token in `stop` (default: the model's own) there is only `pad`. The prompt is read once:
+    hooks see its pass with `batch` rows, then `batch * n`."""
+    stop = stop_tokens(model) if stop is None else stop
+    pad = (stop[0] if stop else 0) if pad is None else pad
+    text = _Rows(model, inputs)
+    rows = len(text.ids) * n
+    u = uniforms(range(rows) if seeds is None else seeds, max_tokens) if temperature else None
+    u = u if u is None else torch.from_numpy(u).to(text.ids.device, torch.float32)
+    out, over = text.ids.new_full((rows, max_tokens), pad), text.ids.new_zeros(rows).bool()
     for t in range(max_tokens):
-        if "position_ids" in takes:
-            extra["position_ids"] = position
-        if keeps:
-            extra["past_key_values"] = cache
-        result = forward_at(model, input_ids=ids, attention_mask=mask, use_cache=keeps, **extra)
-        logits, cache = result.logits, getattr(result, "past_key_values", None) if keeps else None
+        logits = text.read()
         if t == 0 and n > 1:
-            cache = repeat_cache(cache, n)
-        keeps = cache is not None
-        if t == 0 and n > 1:
-            ids, logits, mask, position = (
-                x.repeat_interleave(n, 0) for x in (ids, logits, mask, position)
-            )
-        token = draw(logits, u[:, t] if temperature else None, temperature, top_p)
+            text.repeat(n)
+            logits = logits.repeat_interleave(n, 0)
+        token = draw(logits, None if u is None else u[:, t], temperature, top_p)
         out[:, t] = token = torch.where(over, pad, token)
-        over |= torch.isin(token, ids.new_tensor(stop))
+        over |= torch.isin(token, token.new_tensor(stop))
         if t + 1 == max_tokens or bool(over.all()):
             return out
-        new, after = token.unsqueeze(1), position[:, -1:] + 1
-        ids, position = (
-            (new, after) if keeps else (torch.cat([ids, new], 1), torch.cat([position, after], 1))
-        )
-        mask = torch.cat([mask, mask.new_ones(rows, 1)], 1)
+        text.append(token)
 
 # %% ../nbs/02_generation.ipynb #c026
 def accepts(model):

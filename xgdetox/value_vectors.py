@@ -5,25 +5,30 @@
 # %% ../nbs/06_value_vectors.ipynb #c002
 from __future__ import annotations
 import json
+import math
 import numpy as np
 import pandas as pd
 import torch
 import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
-from .files import InputError, read_json, read_rows, write_atomic
-from .mass import word_pieces
+from .data import load_prompts
+from .files import InputError, read_json, read_rows, write_atomic, write_csv
+from .languages import LANGUAGES
+from .mass import rude_words, word_pieces
 from .anatomy import anatomy, check_neurons, neuron_hooks, value_vector_matrix
 from .checkpoints import context_length
+from .models import load
 from .tokens import encode, last_tokens, length_batches, token_ids
 from .probe import load_probe
 from .sampling import sample
-from .stats import bootstrap_mean, permutation_test, tidy
+from .stats import bootstrap_mean, permutation_test, tidy, write_table
 
 # %% auto #0
-__all__ = ['rank_value_vectors', 'probe_direction', 'norm_gain', 'continuation_activations', 'select_sources', 'all_activations',
-           'matched_neurons', 'read_neurons', 'write_neurons', 'script', 'toxic_tokens', 'promoted_tokens',
-           'multilinguality', 'effective_number', 'multilinguality_test', 'token_table', 'masked', 'describe_sources',
-           'recorded_projections', 'script_makeup']
+__all__ = ['rank_value_vectors', 'probe_direction', 'norm_gain', 'continuation_activations', 'prompt_rows', 'select_sources',
+           'all_activations', 'matched_neurons', 'read_neurons', 'write_neurons', 'script', 'toxic_tokens',
+           'promoted_tokens', 'multilinguality', 'effective_number', 'multilinguality_test', 'token_table', 'masked',
+           'describe_sources', 'Sources', 'find_sources', 'english_prompts', 'recorded_projections', 'script_makeup']
 
 # %% ../nbs/06_value_vectors.ipynb #c007
 @torch.inference_mode()
@@ -36,18 +41,33 @@ def rank_value_vectors(
     parts=None,
     chunk: int = 8192,
 ) -> pd.DataFrame:
-    """The `top_k` value vectors nearest to the probe by cosine, over all layers: rank, layer, neuron, cosine (section 4.2).
+    """The `top_k` value vectors nearest to the probe by cosine: rank, layer, neuron, cosine (section 4.2).
 
-    `probe`: a path, or a vector (d,). `direction`: "difference" takes the class means' difference where the probe's file has it (else its weight, as
-    in the paper), "weight" always the weight. `space`: "paper" compares with w as it is, although w lives behind the final norm; "residual" with w times
-    the norm's gain, the same direction as seen from inside the stream. None keeps all. Works on half-precision weights chunk by chunk."""
+    `probe`: a path (see `probe_direction`), or a vector (d,). `top_k` None ranks all. `space`: "paper"
+    compares with w as it is, although w lives behind the final norm; "residual" with w times the
+    norm's gain, the same direction as seen from inside the stream. Weights are read chunk by chunk."""
     parts = parts or anatomy(model)
-    w = torch.as_tensor(
-        np.asarray(
-            probe_direction(probe, direction) if isinstance(probe, (str, Path)) else probe,
-            np.float32,
-        )
-    ).flatten()
+    w = _direction_in_stream(probe, direction, space, parts)
+    cosines = [  # layer; neuron
+        _cosines(value_vector_matrix(model, layer, parts), w, chunk)
+        for layer in range(parts.n_layers)
+    ]
+    flat = torch.cat(cosines)
+    value, at = flat.topk(min(top_k or len(flat), len(flat)))
+    columns = dict(
+        rank=range(1, len(at) + 1),
+        layer=(at // parts.n_neurons).numpy(),
+        neuron=(at % parts.n_neurons).numpy(),
+        cosine=value.numpy(),
+    )
+    return pd.DataFrame(columns)
+
+
+def _direction_in_stream(probe, direction: str, space: str, parts) -> torch.Tensor:
+    "The direction (d,) to compare value vectors with; `InputError` where it does not fit the model."
+    if isinstance(probe, (str, Path)):
+        probe = probe_direction(probe, direction)
+    w = torch.as_tensor(np.asarray(probe, np.float32)).flatten()
     if len(w) != parts.d_model:
         raise InputError(
             f"the probe has {len(w)} weights, the model {parts.d_model} dimensions",
@@ -56,31 +76,23 @@ def rank_value_vectors(
         )
     if space not in ("paper", "residual"):
         raise InputError(f"is {space!r}", field="space", remedy="use paper or residual")
-    if space == "residual":
-        w = w * norm_gain(parts.final_norm).cpu()
-    cosines = []  # layer; neuron
-    for layer in range(parts.n_layers):
-        V = value_vector_matrix(model, layer, parts)  # neuron, d
-        some = (V[i : i + chunk].float() for i in range(0, len(V), chunk))
-        cosines.append(
-            torch.cat(
-                [(v @ w.to(v)) / (v.norm(dim=1) * w.norm()).clamp(min=1e-12) for v in some]
-            ).cpu()
-        )
-    flat = torch.cat(cosines)
-    value, at = flat.topk(min(top_k or len(flat), len(flat)))
-    return pd.DataFrame(
-        dict(
-            rank=range(1, len(at) + 1),
-            layer=(at // parts.n_neurons).numpy(),
-            neuron=(at % parts.n_neurons).numpy(),
-            cosine=value.numpy(),
-        )
-    )
+    return w * norm_gain(parts.final_norm).cpu() if space == "residual" else w
+
+
+def _cosines(V, w, chunk: int) -> torch.Tensor:
+    "The cosine of each row of `V` (neuron, d) with `w` (d,), on the CPU."
+    found = []
+    for i in range(0, len(V), chunk):
+        v = V[i : i + chunk].float()
+        found.append((v @ w.to(v)) / (v.norm(dim=1) * w.norm()).clamp(min=1e-12))
+    return torch.cat(found).cpu()
 
 # %% ../nbs/06_value_vectors.ipynb #c008
 def probe_direction(path, direction: str = "difference") -> np.ndarray:
-    "A saved probe's direction (d,): the class means' difference where there is one, or the classifier's weight."
+    """A saved probe's direction, (d,).
+
+    `direction`: "difference" takes the difference of the class means where the file has it, else the
+    weight, as in the paper; "weight" always takes the classifier's weight."""
     if direction not in ("difference", "weight"):
         raise InputError(f"is {direction!r}", field="direction", remedy="use difference or weight")
     weight, facts = load_probe(path)
@@ -88,7 +100,9 @@ def probe_direction(path, direction: str = "difference") -> np.ndarray:
 
 # %% ../nbs/06_value_vectors.ipynb #c011
 def norm_gain(norm) -> torch.Tensor:
-    "The gain of a norm, (d,); Gemma stores it as gain - 1, so it is read off what the norm does to +1 and -1 in turn."
+    """The gain of a norm, (d,).
+
+    Gemma stores the gain less 1, so it is read off what the norm makes of +1 and -1 in turn."""
     d = norm.weight.shape[0]
     x = torch.ones(1, d, dtype=norm.weight.dtype, device=norm.weight.device)
     x[:, ::2] = -1
@@ -107,11 +121,13 @@ def continuation_activations(
     max_tokens: int = 4096,
     parts=None,
 ):
-    """Mean activation of `neurons` while the model continues each prompt greedily, (prompt, neuron), and the tokens it wrote (prompt, n_tokens).
+    """Mean activation of `neurons` during greedy continuation, (prompt, neuron), and the new tokens.
 
-    Read at the last prompt token and the first `n_tokens` - 1 new ones: the positions that predict the continuation. `neurons` "all" reads
-    every neuron, layer by layer. Greedy decoding does not stop at the end of a text, as in the original."""
-    rows, parts = _prompt_rows(model, tokenizer, prompts, bos, n_tokens), parts or anatomy(model)
+    Read at the last prompt token and the first `n_tokens` - 1 new ones: the positions that predict
+    the continuation. `neurons` "all" reads every neuron. As in the original, decoding does not stop
+    at the end of a text: the tokens are (prompt, n_tokens)."""
+    rows = prompt_rows(model, tokenizer, prompts, bos, n_tokens)
+    parts = parts or anatomy(model)
     means, ids = None, np.zeros((len(rows), n_tokens), int)
     for batch in length_batches([len(r) + n_tokens for r in rows], max_tokens):
         inputs = encode(tokenizer, [rows[i] for i in batch], device=model.device)
@@ -124,8 +140,10 @@ def continuation_activations(
     return means, ids
 
 
-def _prompt_rows(model, tokenizer, prompts, bos, n_tokens):
-    "Token ids of the prompts, the end of each where it would not fit the context with `n_tokens` more."
+def prompt_rows(model, tokenizer, prompts, bos, n_tokens) -> list[list[int]]:
+    """Token ids of each prompt, with room for `n_tokens` more in the context.
+
+    Of a prompt that is too long, the end is kept."""
     room = context_length(model)
     left = room and max(1, room - n_tokens)
     return [last_tokens(tokenizer, r, left or None) for r in token_ids(tokenizer, prompts, bos)]
@@ -134,23 +152,24 @@ def _prompt_rows(model, tokenizer, prompts, bos, n_tokens):
 def select_sources(
     model, tokenizer, candidates, prompts, n_tokens: int = 20, bos="tokenizer"
 ) -> pd.DataFrame:
-    """`candidates` (a table with layer and neuron, or pairs) with mean_activation, its interval over prompts, and `actual`: mean > 0.
+    """`candidates` with mean_activation, its interval over prompts, and `actual`: a mean above 0.
 
-    The paper's rule (section 4.2): mean activation over the next 20 tokens of English prompts; the original has no code for it."""
-    table = (
-        candidates.copy()
-        if isinstance(candidates, pd.DataFrame)
-        else pd.DataFrame(candidates, columns=["layer", "neuron"])
-    )
-    means, _ = continuation_activations(
-        model, tokenizer, prompts, table[["layer", "neuron"]].to_numpy().tolist(), n_tokens, bos
-    )
+    `candidates`: a table with layer and neuron, or pairs. The paper's rule (section 4.2): the mean
+    activation over the next 20 tokens of English prompts; the original has no code for it."""
+    if isinstance(candidates, pd.DataFrame):
+        table = candidates.copy()
+    else:
+        table = pd.DataFrame(candidates, columns=["layer", "neuron"])
+    neurons = table[["layer", "neuron"]].to_numpy().tolist()
+    means, _ = continuation_activations(model, tokenizer, prompts, neurons, n_tokens, bos)
     table[["mean_activation", "low", "high"]] = [bootstrap_mean(m) for m in means.T]
     return table.assign(actual=table.mean_activation > 0)
 
 # %% ../nbs/06_value_vectors.ipynb #c020
 def all_activations(model, tokenizer, prompts, n_tokens: int = 20, bos="tokenizer") -> np.ndarray:
-    "Mean activation of every neuron over the prompts' greedy continuations, (layer, neuron): what random controls are matched on."
+    """Mean activation of every neuron over the prompts' greedy continuations, (layer, neuron).
+
+    Random controls are matched on it."""
     parts = anatomy(model)
     means, _ = continuation_activations(
         model, tokenizer, prompts, "all", n_tokens, bos, parts=parts
@@ -161,21 +180,18 @@ def all_activations(model, tokenizer, prompts, n_tokens: int = 20, bos="tokenize
 def matched_neurons(
     activation, neurons, seed: int = 0, pool: int = 16, exclude=()
 ) -> list[list[int]]:
-    """A random twin for each of `neurons`: same layer, one of the `pool` nearest in mean activation, none twice, none of `neurons`.
+    """A random twin for each of `neurons`: same layer, and one of the `pool` nearest in activation.
 
-    `activation`: (layer, neuron), as `all_activations` gives it. A set of twins answers whether it is these neurons that matter, or any that are as active."""
+    No twin stands twice, or among `neurons` or `exclude`. `activation`: (layer, neuron), of
+    `all_activations`. Twins tell whether it is these neurons that matter."""
     check_neurons(neurons, *activation.shape)
-    rng, taken, twins = (
-        np.random.default_rng(seed),
-        {(int(l), int(n)) for l, n in [*neurons, *exclude]},
-        [],
-    )
+    rng, twins = np.random.default_rng(seed), []
+    taken = {(int(l), int(n)) for l, n in [*neurons, *exclude]}
     for i in rng.permutation(len(neurons)):
         layer, neuron = map(int, neurons[i])
-        near = np.argsort(abs(activation[layer] - activation[layer, neuron]), kind="stable")
-        near = [int(n) for n in near[: pool + len(taken) + 1] if (layer, int(n)) not in taken][
-            :pool
-        ]
+        distance = abs(activation[layer] - activation[layer, neuron])
+        near = np.argsort(distance, kind="stable")[: pool + len(taken) + 1].tolist()
+        near = [n for n in near if (layer, n) not in taken][:pool]
         if not near:
             raise InputError(
                 f"layer {layer} has no neuron left to draw",
@@ -188,9 +204,10 @@ def matched_neurons(
 
 # %% ../nbs/06_value_vectors.ipynb #c024
 def read_neurons(path) -> list[list[int]]:
-    """Neurons of a file: JSON [[layer, index], ...], or a table with the columns layer and neuron (its `actual` rows where it has that column).
+    """Neurons of a file: JSON [[layer, index], ...], or a table with the columns layer and neuron.
 
-    InputError for anything else; a pickle is never opened."""
+    Of a table with a column `actual`, only its true rows. `InputError` for anything else; a pickle is
+    never opened."""
     path = Path(path)
     if path.suffix in (".pkl", ".pickle", ".pt"):
         raise InputError(
@@ -201,55 +218,40 @@ def read_neurons(path) -> list[list[int]]:
     if path.suffix == ".csv":
         return _neurons_of_table(path)
     pairs = read_json(path)
-
-    def whole(x):
-        return isinstance(x, int) and not isinstance(x, bool) and x >= 0
-
-    good = (
-        isinstance(pairs, list)
-        and pairs
-        and all(isinstance(p, list) and len(p) == 2 and all(map(whole, p)) for p in pairs)
-    )
-    if not good:
+    if not (isinstance(pairs, list) and pairs and all(map(_is_neuron, pairs))):
         raise InputError(
             "not a list of [layer, index] pairs", path, remedy="write [[3, 17], [5, 2]]"
         )
     return pairs
 
 
+def _is_neuron(pair) -> bool:
+    "Whether `pair` is a list of two whole numbers."
+    is_whole = lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= 0
+    return isinstance(pair, list) and len(pair) == 2 and all(map(is_whole, pair))
+
+
 def _neurons_of_table(path: Path) -> list[list[int]]:
-    "The pairs of a table; InputError for a cell that is no whole number, with its line."
-    found = []
+    "The pairs of a table; `InputError` with the line of a cell that is not a whole number."
+    found, remedy = [], "give the output of `xgdetox value-vectors`"
     for line, row in read_rows(path):
         if not {"layer", "neuron"} <= set(row):
-            raise InputError(
-                "no columns layer and neuron",
-                path,
-                1,
-                remedy="give the output of `xgdetox value-vectors`",
-            )
+            raise InputError("no columns layer and neuron", path, 1, remedy=remedy)
         if str(row.get("actual", "True")).casefold() in ("false", "0", "0.0", ""):
             continue
         cells = [str(row[key]).strip().removesuffix(".0") for key in ("layer", "neuron")]
         if cells == ["", ""]:
-            continue  # a row of the table that is about all of them
+            continue  # a row about all neurons together
         if not all(cell.isdecimal() for cell in cells):
-            raise InputError(
-                "layer and neuron are no whole numbers",
-                path,
-                line,
-                remedy="give the output of `xgdetox value-vectors`",
-            )
+            raise InputError("layer and neuron are not whole numbers", path, line, remedy=remedy)
         found.append([int(cell) for cell in cells])
     if not found:
-        raise InputError(
-            "no neurons in it", path, remedy="give the output of `xgdetox value-vectors`"
-        )
+        raise InputError("no neurons in it", path, remedy=remedy)
     return found
 
 
 def write_neurons(path, neurons) -> Path:
-    "Write neurons as JSON [[layer, index], ...]."
+    "Writes neurons as JSON [[layer, index], ...] and returns the path."
     with write_atomic(path) as f:
         f.write(json.dumps([[int(l), int(n)] for l, n in neurons]) + "\n")
     return Path(path)
@@ -273,7 +275,9 @@ _SCRIPTS = {
 
 
 def script(token: str) -> str:
-    'The script of most letters of `token`, the first of equals; empty without letters, "other" where it is not in our list.'
+    """The script of most letters of `token`, the first of equals.
+
+    Empty without letters, "other" where it is not in our list."""
     found = [unicodedata.name(c, "").split(" ")[0] for c in token if c.isalpha()]
     if not found:
         return ""
@@ -281,9 +285,10 @@ def script(token: str) -> str:
 
 # %% ../nbs/06_value_vectors.ipynb #c029
 def toxic_tokens(tokenizer, rude: dict) -> dict[int, set]:
-    """{token id: languages} of the tokens that stand for a rude word: the whole word, or a first piece of at least three letters and half of it.
+    """{token id: languages} of the tokens that stand for a rude word.
 
-    `rude`: {language: words}. Scripts without spaces need one letter less."""
+    Such a token is the whole word, or its first piece if that has at least three letters and half of
+    the word. Scripts without spaces need one letter less. `rude`: {language: words}."""
     found: dict[int, set] = {}
     for language, words in rude.items():
         for word in {f for w in words for f in (w, w.lower(), w.capitalize())}:
@@ -297,12 +302,18 @@ def toxic_tokens(tokenizer, rude: dict) -> dict[int, set]:
 # %% ../nbs/06_value_vectors.ipynb #c030
 @torch.inference_mode()
 def promoted_tokens(
-    model, tokenizer, neurons, k: int = 30, norm: bool = False, rude: dict | None = None, parts=None
+    model,
+    tokenizer,
+    neurons,
+    k: int = 30,
+    norm: bool = False,
+    rude: dict | None = None,
+    parts=None,
 ) -> pd.DataFrame:
-    """The `k` tokens that each value vector promotes most: layer, neuron, rank, token_id, token, logit, script, languages.
+    """The `k` tokens that each value vector promotes most, one row per token.
 
-    U v with the unembedding U, as in the paper; `norm` puts the final norm between. `languages` names those of whose rude words the token is the
-    head (`rude`: {language: words}), empty for the rest."""
+    Logits are U v with the unembedding U, as in the paper; `norm` puts the final norm between.
+    `languages` names those in which the token heads a word of `rude` ({language: words})."""
     parts, known = parts or anatomy(model), toxic_tokens(tokenizer, rude or {})
     U, rows = parts.unembedding.weight, []
     for layer, neuron in neurons:
@@ -311,50 +322,33 @@ def promoted_tokens(
             v = parts.final_norm(v.to(next(parts.final_norm.parameters()))[None])[0]
         logits, ids = (U @ v.to(U)).float().topk(k)
         for rank, (i, logit) in enumerate(zip(ids.tolist(), logits.tolist()), 1):
-            token = tokenizer.decode([i])
-            rows.append(
-                (
-                    layer,
-                    neuron,
-                    rank,
-                    i,
-                    token,
-                    logit,
-                    script(token),
-                    " ".join(sorted(known.get(i, ()))),
-                )
-            )
-    return pd.DataFrame(
-        rows, columns="layer neuron rank token_id token logit script languages".split()
-    )
+            token, languages = tokenizer.decode([i]), " ".join(sorted(known.get(i, ())))
+            rows.append((layer, neuron, rank, i, token, logit, script(token), languages))
+    columns = "layer neuron rank token_id token logit script languages"
+    return pd.DataFrame(rows, columns=columns.split())
 
 # %% ../nbs/06_value_vectors.ipynb #c032
 def multilinguality(tokens: pd.DataFrame) -> pd.DataFrame:
-    """One row a value vector: how many of its promoted tokens are rude, and the effective number of their languages and scripts.
+    """How many promoted tokens of each value vector are rude, and in how many languages and scripts.
 
-    exp of the entropy: 1 if all rude tokens share a language, n if n languages share them evenly, 0 without any. A token of several languages
-    counts for each in equal parts."""
+    Effective numbers are exp of the entropy: 1 if all rude tokens share a language, n if n languages
+    share them evenly, 0 without any. A token of several languages counts for each in equal parts."""
     rows = []
     for (layer, neuron), t in tokens.groupby(["layer", "neuron"], sort=False):
         rude = t[t.languages != ""]
-        spread = pd.concat(
-            [pd.Series(1 / len(ls), index=ls) for s in rude.languages if (ls := s.split())]
-            or [pd.Series(dtype=float)]
-        )
-        rows.append(
-            (
-                layer,
-                neuron,
-                len(rude),
-                spread.index.nunique(),
-                effective_number(spread.groupby(level=0).sum()),
-                effective_number(rude.script.value_counts()),
-            )
-        )
-    return pd.DataFrame(
-        rows,
-        columns="layer neuron rude_tokens languages effective_languages effective_scripts".split(),
-    )
+        spread = _language_weights(rude.languages)
+        counts = (len(rude), spread.index.nunique())
+        languages = effective_number(spread.groupby(level=0).sum())
+        scripts = effective_number(rude.script.value_counts())
+        rows.append((layer, neuron, *counts, languages, scripts))
+    columns = "layer neuron rude_tokens languages effective_languages effective_scripts"
+    return pd.DataFrame(rows, columns=columns.split())
+
+
+def _language_weights(languages) -> pd.Series:
+    "Weights by language: a token's languages, separated by spaces, share a weight of 1."
+    shares = [pd.Series(1 / len(ls), index=ls) for s in languages if (ls := s.split())]
+    return pd.concat(shares or [pd.Series(dtype=float)])
 
 
 def effective_number(weights) -> float:
@@ -375,27 +369,21 @@ def multilinguality_test(
     seed: int = 0,
     norm: bool = False,
 ) -> pd.DataFrame:
-    """The mean of each column of `multilinguality` over `neurons`, against `sets` sets of random ones matched for layer and activation.
+    """The mean of each column of `multilinguality` over `neurons`, against `sets` sets of twins.
 
-    One row a measure: value, null_mean, null_low, null_high, p (how often a random set has as much), sets."""
+    The twins are random neurons matched for layer and activation. One row per measure: value,
+    null_mean, null_low, null_high, p (how often a random set has as much), sets."""
     random = [matched_neurons(activation, neurons, seed + i) for i in range(sets)]
     every = list(dict.fromkeys(tuple(n) for some in [neurons, *random] for n in some))
-    table = multilinguality(promoted_tokens(model, tokenizer, every, k, norm, rude)).set_index(
-        ["layer", "neuron"]
-    )
+    tokens = promoted_tokens(model, tokenizer, every, k, norm, rude)
+    table = multilinguality(tokens).set_index(["layer", "neuron"])
     means = lambda some: table.loc[[tuple(n) for n in some]].mean()
     observed, null = means(neurons), pd.DataFrame([means(some) for some in random])
-    return pd.DataFrame(
-        [
-            dict(
-                measure=m,
-                value=observed[m],
-                sets=sets,
-                **permutation_test(observed[m], null[m], "greater"),
-            )
-            for m in table.columns
-        ]
-    )
+    rows = []
+    for m in table.columns:
+        test = permutation_test(observed[m], null[m], "greater")
+        rows.append(dict(measure=m, value=observed[m], sets=sets, **test))
+    return pd.DataFrame(rows)
 
 # %% ../nbs/06_value_vectors.ipynb #c038
 def token_table(
@@ -404,25 +392,21 @@ def token_table(
     show_rude: bool = False,
     first: int = 12,
 ) -> pd.DataFrame:
-    "One row a value vector: its neuron, what `sources` says of it, how many rude tokens in how many languages, and its first tokens in words."
-    word = lambda t: t.token.strip() if show_rude or not t.languages else masked(t.token)
-    text = (
-        tokens[tokens["rank"] <= first]
-        .groupby(["layer", "neuron"], sort=False)[["token", "languages"]]
-        .apply(lambda g: ", ".join(word(t) for t in g.itertuples()))
-    )
-    table = multilinguality(tokens).merge(
-        text.rename("tokens").reset_index(), on=["layer", "neuron"]
-    )
+    """One row per value vector: how many rude tokens in how many languages, and its first tokens.
+
+    Where `sources` is given, what it says of the neuron stands in front. Rude tokens are masked
+    unless `show_rude`."""
+    some = tokens[tokens["rank"] <= first]
+    shown = some.token.str.strip()
+    if not show_rude:
+        shown = shown.where(some.languages == "", some.token.map(masked))
+    neuron = ["layer", "neuron"]
+    text = some.assign(tokens=shown).groupby(neuron, sort=False).tokens.agg(", ".join)
+    table = multilinguality(tokens).merge(text.reset_index(), on=neuron)
     if sources is None:
         return table
-    return sources[
-        [
-            c
-            for c in ("rank", "layer", "neuron", "cosine", "mean_activation", "actual")
-            if c in sources
-        ]
-    ].merge(table, on=["layer", "neuron"])
+    wanted = ("rank", "layer", "neuron", "cosine", "mean_activation", "actual")
+    return sources[[c for c in wanted if c in sources]].merge(table, on=neuron)
 
 
 def masked(token: str) -> str:
@@ -441,95 +425,141 @@ def describe_sources(
     show_rude: bool = False,
     labels: dict | None = None,
 ) -> tuple:
-    """(neurons, tidy table, tokens): the actual sources in `near` (of `select_sources`; without any, the ten most active), and what all of `near` promote.
+    """(neurons, tidy table, tokens): the actual sources in `near`, and what all of `near` promote.
 
-    Table: a row a value vector (metric cosine, `control` "random" for twins of the neurons) and a row a measure of `multilinguality_test` with its p.
-    Tokens: a row a promoted token with script and languages; rude ones masked unless `show_rude`. `labels`: further columns."""
+    `near`: of `select_sources`; without any actual source, the ten most active stand in. The table
+    has a row per value vector (metric cosine; `control` "random" for twins) and per measure of
+    `multilinguality_test`. Rude tokens are masked unless `show_rude`. `labels`: further columns."""
     sources = near[near.actual] if near.actual.any() else near.nlargest(10, "mean_activation")
-    of = lambda some: promoted_tokens(model, tokenizer, some, k, norm, rude)
-    pairs = sources[["layer", "neuron"]].to_numpy().tolist()
-    near_tokens, twins = (
-        of(near[["layer", "neuron"]].to_numpy().tolist()),
-        of(matched_neurons(activation, pairs)),
+    pairs, every = (some[["layer", "neuron"]].to_numpy().tolist() for some in (sources, near))
+    own = promoted_tokens(model, tokenizer, every, k, norm, rude)
+    twins = matched_neurons(activation, pairs)
+    twins = promoted_tokens(model, tokenizer, twins, k, norm, rude)
+    tests = multilinguality_test(model, tokenizer, pairs, activation, rude, k, norm=norm)
+    rows = _vector_rows(own, twins, near, show_rude) + _test_rows(tests, len(pairs))
+    table = tidy([(labels or {}) | row for row in rows])
+    return pairs, table, _all_tokens(own, twins, show_rude)
+
+
+def _vector_rows(own, twins, near: pd.DataFrame, show_rude: bool) -> list[dict]:
+    "A row per value vector in `near` and per twin: metric cosine, and what `token_table` says."
+    table = token_table(own, near, show_rude)
+    tables = (
+        table.assign(value=table.cosine, control=""),
+        token_table(twins, show_rude=show_rude).assign(control="random"),
     )
-    rows = token_table(near_tokens, near, show_rude).assign(
-        value=lambda t: t.cosine, control=""
-    ).to_dict("records") + token_table(twins, show_rude=show_rude).assign(control="random").to_dict(
-        "records"
-    )
-    tests = (
-        multilinguality_test(model, tokenizer, pairs, activation, rude, k, norm=norm)
-        .rename(columns={"measure": "metric", "null_low": "low", "null_high": "high"})
-        .assign(n=len(pairs))
-    )
-    labels = labels or {}
-    table = tidy(
-        [
-            {
-                **labels,
-                "metric": "cosine",
-                **{("rude_languages" if c == "languages" else c): v for c, v in r.items()},
-            }
-            for r in rows
-        ]
-        + [{**labels, **r} for r in tests.to_dict("records")]
-    )
-    tokens = pd.concat(
-        [near_tokens.assign(control=""), twins.assign(control="random")], ignore_index=True
-    )
+    renamed = [t.rename(columns={"languages": "rude_languages"}) for t in tables]
+    return [{"metric": "cosine", **r} for t in renamed for r in t.to_dict("records")]
+
+
+def _test_rows(tests: pd.DataFrame, n: int) -> list[dict]:
+    "The rows of `multilinguality_test` for `n` neurons under the tidy table's names."
+    names = {"measure": "metric", "null_low": "low", "null_high": "high"}
+    return tests.rename(columns=names).assign(n=n).to_dict("records")
+
+
+def _all_tokens(own, twins, show_rude: bool) -> pd.DataFrame:
+    "Promoted tokens of value vectors and of their twins; rude ones masked unless `show_rude`."
+    tokens = [own.assign(control=""), twins.assign(control="random")]
+    tokens = pd.concat(tokens, ignore_index=True)
     if not show_rude:
         tokens["token"] = tokens.token.where(tokens.languages == "", tokens.token.map(masked))
-    return pairs, table, tokens
+    return tokens
+
+# %% ../nbs/06_value_vectors.ipynb #c0s1
+@dataclass(frozen=True)
+class Sources:
+    """What `find_sources` found.
+
+    `neurons`: the sources, [[layer, index], ...]; `table` and `tokens`: see `describe_sources`;
+    `active`: whether they are active on the prompts, or the ten most active stand in."""
+
+    neurons: list
+    table: pd.DataFrame
+    tokens: pd.DataFrame
+    active: bool
+
+    def write(self, output) -> Path:
+        "Writes the table to `output`, the neurons beside it as .json, the tokens as -tokens.csv."
+        output = Path(output)
+        write_table(self.table, output)
+        write_neurons(output.with_suffix(".json"), self.neurons)
+        write_csv(output.with_name(output.stem + "-tokens.csv"), self.tokens)
+        return output
+
+# %% ../nbs/06_value_vectors.ipynb #c0s2
+def find_sources(
+    model,
+    probe,
+    prompt_files: dict,
+    lexicon=None,
+    *,
+    languages=None,
+    tokenizer=None,
+    top_k: int = 100,
+    direction: str = "difference",
+    space: str = "paper",
+    n_tokens: int = 20,
+    bos="tokenizer",
+    limit=None,
+    label: str = "",
+    tuning: str = "base",
+    seed=math.nan,
+    **shown,
+) -> Sources:
+    """The value vectors nearest to `probe`, what they promote, and which are active in English.
+
+    `prompt_files`: {language: file}, of which the English one is read. `lexicon`: a folder of word
+    lists or {language: words}, for `languages` (default: all). `shown`: of `describe_sources`."""
+    prompts = english_prompts(prompt_files, limit)
+    rude = {code: rude_words(lexicon, code) for code in languages or LANGUAGES} if lexicon else {}
+    model, tokenizer = load(model, tokenizer)
+    near = rank_value_vectors(model, probe, top_k, direction, space)
+    near = select_sources(model, tokenizer, near, prompts, n_tokens, bos)
+    activation = all_activations(model, tokenizer, prompts, n_tokens, bos)
+    labels = dict(model=label, tuning=tuning, seed=seed, n=len(prompts))
+    found = describe_sources(model, tokenizer, near, activation, rude, labels=labels, **shown)
+    return Sources(*found, active=bool(near.actual.any()))
+
+
+def english_prompts(prompt_files: dict, limit: int | None = None) -> list[str]:
+    "The first `limit` English prompts of {language: file}; without English, of the first language."
+    language = "en" if "en" in prompt_files else next(iter(prompt_files))
+    return list(load_prompts(prompt_files[language], language, limit).rows["prompt"])
 
 # %% ../nbs/06_value_vectors.ipynb #c061
 def recorded_projections(path, rude: dict) -> pd.DataFrame:
-    """The original's recorded tokens, [{layer, index, tokens}, ...], as `promoted_tokens` has its own: layer, neuron, rank, token, script, languages.
+    """The original's recorded tokens, [{layer, index, tokens}, ...], one row per token.
 
-    `languages` names those in whose list of `rude` words the token stands as it is; a piece of a word counts only where it is listed."""
+    Columns: layer, neuron, rank, token, script, languages. `languages` names those in whose list of
+    `rude` words the token stands as it is; a piece of a word counts only where it is listed."""
     listed: dict[str, set] = {}
     for language, words in rude.items():
         for word in words:
             listed.setdefault(word.casefold(), set()).add(language)
+    rows = []
     try:
-        rows = [
-            (
-                int(r["layer"]),
-                int(r["index"]),
-                rank,
-                str(t),
-                script(t),
-                " ".join(sorted(listed.get(t.strip().casefold(), ()))),
-            )
-            for r in read_json(path)
-            for rank, t in enumerate(r["tokens"], 1)
-        ]
+        for r in read_json(path):
+            for rank, token in enumerate(r["tokens"], 1):
+                languages = " ".join(sorted(listed.get(token.strip().casefold(), ())))
+                neuron = (int(r["layer"]), int(r["index"]))
+                rows.append((*neuron, rank, str(token), script(token), languages))
     except (TypeError, KeyError, ValueError, AttributeError):
-        raise InputError(
-            "no recorded projections", path, remedy="a list of objects with layer, index and tokens"
-        ) from None
+        remedy = "a list of objects with layer, index and tokens"
+        raise InputError("no recorded projections", path, remedy=remedy) from None
     return pd.DataFrame(rows, columns="layer neuron rank token script languages".split())
 
 
 def script_makeup(tokens: pd.DataFrame, first: int = 5) -> pd.DataFrame:
-    "One row a value vector: its first tokens, how many have letters, in how many scripts, how many are not Latin, how many are rude, in how many languages."
-    rows = []
-    for (layer, neuron), t in tokens[tokens["rank"] <= first].groupby(
-        ["layer", "neuron"], sort=False
-    ):
+    """One row per value vector about its first tokens.
+
+    Columns: tokens, lettered (with letters), scripts, not_latin, rude_tokens, rude_languages."""
+    rows, some = [], tokens[tokens["rank"] <= first]
+    for (layer, neuron), t in some.groupby(["layer", "neuron"], sort=False):
         lettered = t.script[t.script != ""]
-        rows.append(
-            (
-                layer,
-                neuron,
-                len(t),
-                len(lettered),
-                lettered.nunique(),
-                int((lettered != "Latin").sum()),
-                int((t.languages != "").sum()),
-                len({l for s in t.languages for l in s.split()}),
-            )
-        )
-    return pd.DataFrame(
-        rows,
-        columns="layer neuron tokens lettered scripts not_latin rude_tokens rude_languages".split(),
-    )
+        letters = (len(lettered), lettered.nunique(), int((lettered != "Latin").sum()))
+        languages = {l for s in t.languages for l in s.split()}
+        rude = (int((t.languages != "").sum()), len(languages))
+        rows.append((layer, neuron, len(t), *letters, *rude))
+    columns = "layer neuron tokens lettered scripts not_latin rude_tokens rude_languages"
+    return pd.DataFrame(rows, columns=columns.split())
