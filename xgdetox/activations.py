@@ -36,7 +36,7 @@ from xgdetox.value_vectors import (
 
 # %% auto #0
 __all__ = ['forced_activations', 'read_activations', 'same_shape', 'compare_activations', 'Patched', 'Caches', 'neuron_groups',
-           'patch_groups', 'explained_drop', 'explain_neurons', 'summarise_explained']
+           'patch_groups', 'explained_drop', 'same_layers', 'explain_neurons', 'summarise_explained']
 
 # %% ../nbs/08_activations.ipynb #c007
 @torch.inference_mode()
@@ -367,7 +367,7 @@ def _patched_runs(base, tuned, groups: dict, random: int, seed: int) -> dict:
         runs[name, ""] = Patched(base, tuned, some)
     for name, some in groups.items():
         for i in range(0 if isinstance(some, str) else random):
-            twins = _same_layers(some, anatomy(base), seed + i)
+            twins = same_layers(some, anatomy(base), seed + i)
             runs[name, f"random-{i}"] = Patched(base, tuned, twins)
     return runs
 
@@ -388,7 +388,7 @@ def _share_rows(mass: dict, groups: dict, columns: dict, n: int) -> list[dict]:
     return rows
 
 # %% ../nbs/08_activations.ipynb #c023
-def _same_layers(neurons, parts, seed: int = 0) -> list[list[int]]:
+def same_layers(neurons, parts, seed: int = 0) -> list[list[int]]:
     """As many random neurons of each layer as `neurons` has there.
 
     They may overlap with `neurons`, which can fill half a layer, where no twin is left to match."""
