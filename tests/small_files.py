@@ -21,3 +21,8 @@ def refused(function, *arguments, **named) -> InputError:
         function(*arguments, **named)
     assert "\n" not in str(caught.value) and caught.value.remedy
     return caught.value
+
+
+def pair(prompt="The cat", chosen=" sat.", rejected=" hissed.", **more) -> dict:
+    "A row of dpo_toxic's preference pairs."
+    return {"prompt_text": prompt, "unpert_gen_text": chosen, "pert_gen_text": rejected, **more}

@@ -308,9 +308,7 @@ def load_prompts(path, language=None, limit=None, blank=False) -> Loaded:
     The id is the file's own (RTP-LX's `Index`, RealToxicityPrompts' `file:begin-end`), else the line number less one.
     A prompt without a visible character is refused, unless `blank`."""
     report, rows = LoadReport(path=path), PackedRows("prompt_id", "prompt", "language")
-    ids, known = {}, {}
-    name = PROMPT_FILE.fullmatch(Path(path).name)
-    given = normalise_language(language or name[1]) if language or name else None
+    ids, known, given = {}, {}, _language_of_file(path, language)
     for line, values in until_kept(read_rows(path), report, limit):
         if values == {"text": ""}:
             report.drop("blank line")
@@ -324,6 +322,12 @@ def load_prompts(path, language=None, limit=None, blank=False) -> Loaded:
     if again := len(ids) - len(set(ids.values())):
         report.note("prompts with the text of another", again)
     return finish_load(rows, report)
+
+
+def _language_of_file(path, language: str | None) -> str | None:
+    "The code of the language given, else of the one that the file is named after, else None."
+    named = PROMPT_FILE.fullmatch(Path(path).name)
+    return normalise_language(language or named[1]) if language or named else None
 
 
 def _prompt_row(row: Row, given: str | None, known: dict, blank: bool) -> dict:

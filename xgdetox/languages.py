@@ -10,8 +10,8 @@ from difflib import get_close_matches
 from .files import InputError, parse_yaml, read_yaml
 
 # %% auto #0
-__all__ = ['LANGUAGES', 'Language', 'covered_by', 'normalise_language', 'file_language', 'add_language', 'read_languages',
-           'add_languages']
+__all__ = ['LANGUAGES', 'PAPER_LANGUAGES', 'Language', 'covered_by', 'normalise_language', 'file_language', 'add_language',
+           'read_languages', 'add_languages']
 
 # %% ../nbs/lib/languages.ipynb #c012
 @dataclass(frozen=True)
@@ -166,9 +166,11 @@ _FITS = {
 }
 
 # %% ../nbs/lib/languages.ipynb #c0l3
+# every language that is known here; `add_language` adds others
 LANGUAGES: dict[str, Language] = {
     code: _language(code, row) for code, row in parse_yaml(_TABLE).items()
 }
+PAPER_LANGUAGES = tuple(LANGUAGES)  # the 17 of the paper
 
 # %% ../nbs/lib/languages.ipynb #c0l4
 def covered_by(scorer: str) -> tuple[str, ...]:
