@@ -21,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from xgdetox.calibration import calibrate, calibration_table, labelled_texts
-from xgdetox.ledger import look_up, open_ledger, record, source_number
+from xgdetox.ledger import look_up, open_ledger, record_scores, source_number
 from xgdetox.mass import rude_sequences, toxic_mass
 from xgdetox.scorers.base import Scored, Scorer, blocks, digest, load_scorer
 from xgdetox.scoring import score_generations
@@ -52,7 +52,7 @@ def bench_ledger(folder, n=425_000):
     start = time.process_time()
     for k, part in enumerate(np.array_split(np.arange(n), 17)):
         for block in blocks(part, 256):
-            record(ledger, scorer, list(LANGUAGES)[k], [Scored(texts[i], scores[i]) for i in block])
+            record_scores(ledger, scorer, list(LANGUAGES)[k], [Scored(texts[i], scores[i]) for i in block])
     note("ledger: scores written in batches of 256", n / (time.process_time() - start), "scores/s")
     ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     note("ledger: 425,000 scores on disk", path.stat().st_size / 1e6, "MB", "< 300")

@@ -25,7 +25,7 @@ ORDER = """
     data datasets world splits placebos
     holding lora merging
     sampling engines generation
-    scorers.base ledger calibration
+    scorers.base scores ledger calibration
     scorers.lexicon scorers.wire scorers.patience scorers.perspective scorers.local scorers.classifier
     scorers.guard scorers.imported scorers.panel scorers.encoders scorers.judge
     scoring toxicity mass quality

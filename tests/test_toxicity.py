@@ -47,14 +47,14 @@ from xgdetox.ledger import (
     import_scores,
     look_up,
     open_ledger,
-    record,
+    record_scores,
     show_scores,
     source_number,
 )
 from xgdetox.mass import rude_sequences, toxic_mass, word_pieces
 from xgdetox.scorers.base import Scored, Scorer, blocks, digest, load_scorer
 from xgdetox.scorers.guard import GUARDS, guard_format
-from xgdetox.scorers.imported import read_scores, score_files, write_upstream
+from xgdetox.scores import read_scores, score_files, write_upstream
 from xgdetox.scorers.lexicon import Lexicon
 from xgdetox.scoring import score_generations, score_texts
 from xgdetox.toxicity import (
@@ -751,8 +751,8 @@ def test_ledger_gives_back_what_it_was_given(tmp_path_factory, texts):
 def test_ledger_moves_and_keeps_what_it_has(tmp_path):
     a, b = open_ledger(tmp_path / "a.sqlite"), open_ledger(tmp_path / "b.sqlite")
     scorer = Paid({"en": ["x"]})
-    record(a, scorer, "en", [Scored("one", 0.5), Scored("two", math.nan, "COMMENT_TOO_LONG")])
-    record(
+    record_scores(a, scorer, "en", [Scored("one", 0.5), Scored("two", math.nan, "COMMENT_TOO_LONG")])
+    record_scores(
         b,
         scorer,
         "en",
@@ -878,7 +878,7 @@ def test_gathered_scores_do_not_wait_for_another_process(tmp_path, monkeypatch):
 
     def sleep(seconds):
         seen.append(ledger.execute("SELECT count(*) FROM scores").fetchone()[0])
-        record(ledger, scorer, "en", [Scored("held", 0.25)])  # the other one is done
+        record_scores(ledger, scorer, "en", [Scored("held", 0.25)])  # the other one is done
 
     monkeypatch.setattr("time.sleep", sleep)
     found = score_texts(["one x", "held", "two"], scorer, "en", ledger)
@@ -891,7 +891,7 @@ def test_gathered_scores_do_not_wait_for_another_process(tmp_path, monkeypatch):
 
 def test_looking_up_few_of_many_and_many_of_few(tmp_path):
     ledger, scorer = open_ledger(tmp_path / "l.sqlite"), Paid({"en": ["x"]})
-    record(
+    record_scores(
         ledger,
         scorer,
         "en",

@@ -19,87 +19,80 @@ from .files import InputError, read_jsonl, write_atomic
 from .scorers.base import Scored, Scorer, blocks, digest
 
 # %% auto #0
-__all__ = ['SCHEMA', 'NETWORK_DISKS', 'LEDGER_FIELDS', 'LEDGER_ROWS', 'disk_kind', 'open_ledger', 'opened', 'writing',
-           'source_number', 'look_up', 'record', 'drop_dead_claims', 'alive', 'claimed', 'scores_through',
-           'export_scores', 'import_scores', 'other_scores', 'nearby', 'show_scores']
+__all__ = ['NETWORK_DISKS', 'disk_kind', 'open_ledger', 'opened', 'writing', 'source_number', 'look_up', 'record_scores',
+           'drop_dead_claims', 'alive', 'claimed', 'scores_through', 'export_scores', 'import_scores', 'nearby',
+           'show_scores']
 
 # %% ../nbs/lib/ledger.ipynb #c025
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS sources(id INTEGER PRIMARY KEY, scorer TEXT, revision TEXT, attribute TEXT, language TEXT,
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sources(
+  id INTEGER PRIMARY KEY, scorer TEXT, revision TEXT, attribute TEXT, language TEXT,
   UNIQUE(scorer, revision, attribute, language));
-CREATE TABLE IF NOT EXISTS scores(source INTEGER, text BLOB, score REAL, reason TEXT, at INTEGER, PRIMARY KEY(source, text)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS claims(source INTEGER, text BLOB, pid INTEGER, at INTEGER, PRIMARY KEY(source, text)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS scores(
+  source INTEGER, text BLOB, score REAL, reason TEXT, at INTEGER, PRIMARY KEY(source, text)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS claims(
+  source INTEGER, text BLOB, pid INTEGER, at INTEGER, PRIMARY KEY(source, text)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS slots(name TEXT PRIMARY KEY, next REAL);
 """
 
 # %% ../nbs/lib/ledger.ipynb #c026
-NETWORK_DISKS = {
-    "nfs",
-    "nfs4",
-    "lustre",
-    "gpfs",
-    "beegfs",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "ceph",
-    "afs",
-    "glusterfs",
-    "9p",
-    "fuse.sshfs",
-}
+NETWORK_DISKS = set(
+    "nfs nfs4 lustre gpfs beegfs cifs smb3 smbfs ceph afs glusterfs 9p fuse.sshfs".split()
+)
 
 # %% ../nbs/lib/ledger.ipynb #c027
 def disk_kind(path, mounts: str | None = None) -> str:
-    "The kind of file system that `path` lies on, where the system tells it (Linux); else empty."
+    "The kind of file system that `path` lies on, if the system tells it (Linux); else empty."
     try:
         mounts = Path("/proc/mounts").read_text() if mounts is None else mounts
     except OSError:
         return ""
-    where, best = str(Path(path).absolute()), ("", "")
-    for fields in (line.split() for line in mounts.splitlines()):
-        if (
-            len(fields) > 2
-            and (where + "/").startswith(fields[1].rstrip("/") + "/")
-            and len(fields[1]) >= len(best[0])
-        ):
-            best = fields[1], fields[2]
+    where, best = f"{Path(path).absolute()}/", ("", "")  # mount point, kind
+    for _, point, kind, *_ in (f for line in mounts.splitlines() if len(f := line.split()) > 2):
+        if where.startswith(point.rstrip("/") + "/") and len(point) >= len(best[0]):
+            best = point, kind
     return best[1]
 
 # %% ../nbs/lib/ledger.ipynb #c074
 def open_ledger(path) -> sqlite3.Connection:
-    "Open (or make) a ledger. InputError on a network disk, or where the file is none."
+    "Open (or make) a ledger. InputError on a network disk, or if the file is not a ledger."
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(
-            f"no ledger can be made there ({e.strerror})", path, remedy="name another file"
-        ) from None
-    if (kind := disk_kind(path.parent)) in NETWORK_DISKS:
-        raise InputError(
-            f"a ledger cannot live on a network disk ({kind})",
-            path,
-            remedy="name a file on a local disk (XGDETOX_LEDGER, or TMPDIR for a job's own) and take it in with `xgdetox scores import`",
-        )
+    _check_place(path)
     try:
         ledger = sqlite3.connect(path, timeout=60, isolation_level=None)
         mode = ledger.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         ledger.execute("PRAGMA synchronous=NORMAL")  # nothing written is lost when a process dies
-        ledger.executescript(SCHEMA)
+        ledger.executescript(_SCHEMA)
         drop_dead_claims(ledger)
     except sqlite3.Error as e:
         raise InputError(f"is no ledger ({e})", path, remedy="name another file") from e
     if mode != "wal":
-        raise InputError(
-            "the disk allows no write-ahead log", path, remedy="put the ledger on a local disk"
-        )
+        remedy = "put the ledger on a local disk"
+        raise InputError("the disk allows no write-ahead log", path, remedy=remedy)
     return ledger
+
+
+def _check_place(path: Path) -> None:
+    "InputError if no ledger can be made there."
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        problem = f"no ledger can be made there ({e.strerror})"
+        raise InputError(problem, path, remedy="name another file") from None
+    if (kind := disk_kind(path.parent)) in NETWORK_DISKS:
+        raise InputError(
+            f"a ledger cannot live on a network disk ({kind})",
+            path,
+            remedy="name a file on a local disk (XGDETOX_LEDGER, or TMPDIR for a job's own) "
+            "and take it in with `xgdetox scores import`",
+        )
 
 # %% ../nbs/lib/ledger.ipynb #c029
 @contextmanager
 def opened(ledger, new: bool = True):
-    "A ledger from a path (closed afterwards; InputError if it is not there and not `new`), or an open one as it is."
+    """A ledger from a path, closed afterwards, or an open one as it is.
+
+    InputError if it must exist (not `new`) and does not."""
     if not isinstance(ledger, (str, Path)):
         yield ledger
         return
@@ -114,7 +107,7 @@ def opened(ledger, new: bool = True):
 # %% ../nbs/lib/ledger.ipynb #c030
 @contextmanager
 def writing(ledger: sqlite3.Connection):
-    "One transaction, all of it or nothing; waits up to a minute for its turn. InputError where the disk is full."
+    "One transaction, all of it or nothing; waits up to a minute for its turn. InputError if the disk is full."
     try:
         ledger.execute("BEGIN IMMEDIATE")
         try:
@@ -134,83 +127,78 @@ def writing(ledger: sqlite3.Connection):
 def source_number(ledger, scorer: str, revision: str, attribute: str, language: str) -> int:
     "The ledger's number for one scorer, revision, attribute and language."
     key = (scorer, revision, attribute, language)
-    found = lambda: ledger.execute(
-        "SELECT id FROM sources WHERE (scorer, revision, attribute, language) = (?, ?, ?, ?)", key
-    ).fetchone()
-    if found() is None:
-        ledger.execute(
-            "INSERT OR IGNORE INTO sources(scorer, revision, attribute, language) VALUES (?, ?, ?, ?)",
-            key,
-        )
-    return found()[0]
+    fields = "(scorer, revision, attribute, language)"
+    find = f"SELECT id FROM sources WHERE {fields} = (?, ?, ?, ?)"
+    found = ledger.execute(find, key).fetchone()
+    if found is None:
+        ledger.execute(f"INSERT OR IGNORE INTO sources{fields} VALUES (?, ?, ?, ?)", key)
+        found = ledger.execute(find, key).fetchone()
+    return found[0]
 
 # %% ../nbs/lib/ledger.ipynb #c032
 def look_up(ledger, source: int, texts: Iterable[str]) -> dict[str, Scored]:
     "What the ledger knows of `texts`: text -> its score, or the lasting reason why there is none."
-    texts, query = list(texts), "SELECT text, score, reason FROM scores WHERE source = ?"
-    keys, there = (
-        {digest(t): t for t in texts},
-        ledger.execute("SELECT count(*) FROM scores WHERE source = ?", (source,)).fetchone()[0],
-    )
+    keys = {digest(t): t for t in texts}
+    found = {}
+    for key, score, reason in _known_rows(ledger, source, list(keys)):
+        if (text := keys.get(key)) is not None:
+            found[text] = Scored(text, math.nan if score is None else score, reason or "")
+    return found
+
+
+def _known_rows(ledger, source: int, keys: list[bytes]) -> Iterable[tuple]:
+    """Rows (text's hash, score, reason) of a source that may be of `keys`.
+
+    All rows, if reading them costs less than searching for each key."""
+    query = "SELECT text, score, reason FROM scores WHERE source = ?"
+    count = "SELECT count(*) FROM scores WHERE source = ?"
+    there = ledger.execute(count, (source,)).fetchone()[0]
+    if not there:
+        return ()
     if there <= 4 * len(keys):
-        rows = (
-            ledger.execute(query, (source,)) if there else ()
-        )  # to read all of them costs less than to search for each
-    else:
-        rows = itertools.chain.from_iterable(
-            ledger.execute(f"{query} AND text IN ({','.join('?' * len(some))})", (source, *some))
-            for some in blocks(keys, 500)
-        )
-    return {
-        text: Scored(text, math.nan if score is None else score, reason or "")
-        for key, score, reason in rows
-        if (text := keys.get(key)) is not None
-    }
+        return ledger.execute(query, (source,))
+    parts = (
+        ledger.execute(f"{query} AND text IN ({_marks(some)})", (source, *some))
+        for some in blocks(keys, 500)
+    )
+    return itertools.chain.from_iterable(parts)
+
+
+def _marks(values) -> str:
+    return ",".join("?" * len(values))
 
 # %% ../nbs/lib/ledger.ipynb #c184
-def record(ledger, scorer: Scorer, language: str, batch: list[Scored]) -> None:
-    "Write a batch down, in one transaction. What should be asked again is not kept, and its claim is given up: others may try."
+def record_scores(ledger, scorer: Scorer, language: str, batch: list[Scored]) -> None:
+    """Write a batch down, in one transaction.
+
+    What should be asked for again is not kept, and its claim is given up: others may try."""
     sources = {
         a: source_number(ledger, scorer.id, scorer.revision, a, language)
         for a in dict.fromkeys((scorer.attribute, *scorer.attributes))
     }
-    rows, now = [], int(time.time())
-    for s in batch:
-        if s.again:
-            continue
-        if not s.extra and len(sources) == 1:
-            rows.append(
-                (
-                    sources[scorer.attribute],
-                    digest(s.text),
-                    None if s.score != s.score else float(s.score),
-                    s.reason or None,
-                    now,
-                )
-            )
-            continue
-        values = (
-            {scorer.attribute: s.score} | (s.extra or {})
-            if s.score == s.score
-            else dict.fromkeys(sources, s.score)
-        )  # a reason is each attribute's
-        rows += [
-            (sources[a], digest(s.text), None if v != v else float(v), s.reason or None, now)
-            for a, v in values.items()
-        ]
+    now = int(time.time())
+    rows = [row for s in batch if not s.again for row in _score_rows(s, scorer, sources, now)]
+    again = [(source, digest(s.text)) for s in batch if s.again for source in sources.values()]
     with writing(ledger):
         ledger.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?)", rows)
-        ledger.executemany(
-            "DELETE FROM claims WHERE source = ? AND text = ?",
-            [(source, digest(s.text)) for s in batch if s.again for source in sources.values()],
-        )
+        ledger.executemany("DELETE FROM claims WHERE source = ? AND text = ?", again)
+
+
+def _score_rows(s: Scored, scorer: Scorer, sources: dict[str, int], now: int) -> list[tuple]:
+    "The ledger's rows of one text: one per attribute. A reason is each attribute's."
+    values = {scorer.attribute: s.score}
+    if s.extra or len(sources) > 1:
+        scored = s.score == s.score
+        values = values | (s.extra or {}) if scored else dict.fromkeys(sources, s.score)
+    key, reason = digest(s.text), s.reason or None
+    return [(sources[a], key, None if v != v else float(v), reason, now) for a, v in values.items()]
 
 # %% ../nbs/lib/ledger.ipynb #c034
 def drop_dead_claims(ledger, hours: float = 1.0) -> None:
-    "Take away the claims of processes that are gone, and those that are older than `hours`."
+    "Remove the claims of processes that are gone, and those that are older than `hours`."
     gone = [pid for (pid,) in ledger.execute("SELECT DISTINCT pid FROM claims") if not alive(pid)]
     if gone:
-        ledger.execute(f"DELETE FROM claims WHERE pid IN ({','.join('?' * len(gone))})", gone)
+        ledger.execute(f"DELETE FROM claims WHERE pid IN ({_marks(gone)})", gone)
     ledger.execute("DELETE FROM claims WHERE at < ?", (time.time() - 3600 * hours,))
 
 
@@ -228,148 +216,138 @@ def alive(pid: int) -> bool:
 def claimed(
     ledger, source: int, texts: Iterable[str], asked: set, size: int = 32, hours: float = 1.0
 ) -> Iterator[str]:
-    "Those of `texts` that nobody has scored or claimed, claimed for this process as they are drawn and put into `asked`."
+    """Those of `texts` that nobody has scored or claimed.
+
+    They are claimed for this process as they are drawn, `size` at a time, and put into `asked`."""
     for block in blocks(texts, size):
-        keys, marks, now = {digest(t): t for t in block}, ",".join("?" * len(block)), time.time()
+        keys, now = {digest(t): t for t in block}, time.time()
         with writing(ledger):
-            done = {
-                k
-                for (k,) in ledger.execute(
-                    f"SELECT text FROM scores WHERE source = ? AND text IN ({marks})",
-                    (source, *keys),
-                )
-            }
-            held = ledger.execute(
-                f"SELECT text, pid, at FROM claims WHERE source = ? AND text IN ({marks})",
-                (source, *keys),
-            ).fetchall()
-            done |= {
-                k
-                for k, pid, at in held
-                if pid != os.getpid() and now - at < 3600 * hours and alive(pid)
-            }
-            mine = [k for k in keys if k not in done]
-            ledger.executemany(
-                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)",
-                [(source, k, os.getpid(), int(now)) for k in mine],
-            )
+            taken = _taken(ledger, source, list(keys), now - 3600 * hours)
+            mine = [k for k in keys if k not in taken]
+            rows = [(source, k, os.getpid(), int(now)) for k in mine]
+            ledger.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", rows)
         for k in mine:
             asked.add(keys[k])
             yield keys[k]
+
+
+def _taken(ledger, source: int, keys: list[bytes], since: float) -> set[bytes]:
+    "Those of `keys` that have a score, or a claim of another living process made after `since`."
+    where = f"WHERE source = ? AND text IN ({_marks(keys)})"
+    done = {k for (k,) in ledger.execute(f"SELECT text FROM scores {where}", (source, *keys))}
+    claims = ledger.execute(f"SELECT text, pid, at FROM claims {where}", (source, *keys))
+    others = [(k, pid) for k, pid, at in claims if pid != os.getpid() and at > since]
+    return done | {k for k, pid in others if alive(pid)}
 
 # %% ../nbs/lib/ledger.ipynb #c185
 def scores_through(
     ledger, scorer: Scorer, language: str, texts: list[str], wait: float = 0.2
 ) -> dict[str, Scored]:
-    "Scores of `texts`, asking only for what the ledger does not have and no other process is asking for; all attributes of the scorer."
-    others = {
-        a: _through(ledger, scorer, a, language, texts, wait) for a in scorer.attributes[1:]
-    }  # most often what they bring is all there is to ask
+    """Scores of `texts` with all attributes of the scorer, asking only for what nobody has or is asking for.
+
+    `wait`: seconds between two looks at what other processes ask for."""
+    # most often what the other attributes bring is all there is to ask
+    others = {a: _through(ledger, scorer, a, language, texts, wait) for a in scorer.attributes[1:]}
     found = _through(ledger, scorer, scorer.attribute, language, texts, wait)
-    return (
-        {
-            t: s._replace(extra={a: o[t].score for a, o in others.items() if t in o})
-            for t, s in found.items()
-        }
-        if others
-        else found
-    )
+    if not others:
+        return found
+    return {t: s._replace(extra=_extra(others, t)) for t, s in found.items()}
+
+
+def _extra(others: dict[str, dict], text: str) -> dict[str, float]:
+    return {a: found[text].score for a, found in others.items() if text in found}
 
 
 def _through(
     ledger, scorer, attribute: str, language: str, texts: list[str], wait: float
 ) -> dict[str, Scored]:
+    "The same for one attribute."
     source = source_number(ledger, scorer.id, scorer.revision, attribute, language)
-    found, asked, waiting, since = look_up(ledger, source, texts), set(), [], time.time()
-    if hasattr(scorer, "share"):
-        scorer.share(ledger)  # one quota for all who share the ledger
+    found, asked = look_up(ledger, source, texts), set()
+    waiting = _Waiting(ledger, scorer, language)
+    scorer.share(ledger)
     try:
         while left := [t for t in texts if t not in found and t not in asked]:
-            for batch in scorer.stream(
-                claimed(ledger, source, left, asked, scorer.claims), language
-            ):
-                waiting += batch
+            mine = claimed(ledger, source, left, asked, scorer.claims)
+            for batch in scorer.stream(mine, language):
                 found.update((s.text, s) for s in batch)
-                if time.time() - since >= scorer.gather:
-                    record(ledger, scorer, language, waiting)
-                    waiting, since = [], time.time()
-            if waiting:
-                record(ledger, scorer, language, waiting)
-                waiting = []  # before it waits for others
+                waiting.add(batch)
+            waiting.write()  # before it waits for others
             left = [t for t in left if t not in asked]
             found.update(look_up(ledger, source, left))
             if any(t not in found for t in left):
                 time.sleep(wait)
     finally:
-        if waiting:
-            record(ledger, scorer, language, waiting)  # however the run ends
+        waiting.write()  # however the run ends
         ledger.execute("DELETE FROM claims WHERE pid = ?", (os.getpid(),))
         drop_dead_claims(ledger)
     return found
 
+
+class _Waiting:
+    "Scores that are written down together, after `scorer.gather` seconds at the latest."
+
+    def __init__(self, ledger, scorer: Scorer, language: str):
+        self.ledger, self.scorer, self.language = ledger, scorer, language
+        self.batch, self.since = [], time.time()
+
+    def add(self, batch: list[Scored]) -> None:
+        self.batch += batch
+        if time.time() - self.since >= self.scorer.gather:
+            self.write()
+            self.since = time.time()
+
+    def write(self) -> None:
+        if self.batch:
+            record_scores(self.ledger, self.scorer, self.language, self.batch)
+            self.batch = []
+
 # %% ../nbs/lib/ledger.ipynb #c039
-LEDGER_FIELDS = (
-    "scorer",
-    "revision",
-    "attribute",
-    "language",
-    "text_sha256",
-    "score",
-    "reason",
-    "at",
+_FIELDS = ("scorer", "revision", "attribute", "language", "text_sha256", "score", "reason", "at")
+_ROWS = (
+    "SELECT scorer, revision, attribute, language, text, score, reason, at "
+    "FROM scores JOIN sources ON source = id"
 )
-LEDGER_ROWS = "SELECT scorer, revision, attribute, language, text, score, reason, at FROM {0}scores JOIN {0}sources ON source = id"
 
 # %% ../nbs/lib/ledger.ipynb #c040
 def export_scores(ledger, path) -> int:
-    "Write the ledger as JSON Lines (gzipped if `path` ends in .gz): hashes and scores, no texts. Returns the number of scores."
+    """How many scores were written to `path` as JSON Lines, gzipped if it ends in .gz: hashes and scores, no texts."""
     import gzip
 
     n, path = 0, Path(path)
     with opened(ledger, new=False) as ledger, write_atomic(path, "wb") as raw:
         out = gzip.GzipFile("", "wb", 6, raw, mtime=0) if path.suffix == ".gz" else raw
-        for n, row in enumerate(
-            ledger.execute(LEDGER_ROWS.format("") + " ORDER BY 1, 2, 3, 4, 5"), 1
-        ):
-            out.write(
-                (
-                    json.dumps(
-                        dict(zip(LEDGER_FIELDS, (*row[:4], row[4].hex(), *row[5:]))),
-                        ensure_ascii=False,
-                    )
-                    + "\n"
-                ).encode()
-            )
+        for n, row in enumerate(ledger.execute(_ROWS + " ORDER BY 1, 2, 3, 4, 5"), 1):
+            values = dict(zip(_FIELDS, (*row[:4], row[4].hex(), *row[5:])))
+            out.write((json.dumps(values, ensure_ascii=False) + "\n").encode())
         if out is not raw:
             out.close()
     return n
 
 # %% ../nbs/lib/ledger.ipynb #c041
 def import_scores(ledger, path) -> int:
-    "Take the scores of another ledger, or of an export, into this one; what is there stays. Returns how many were new."
-    path, numbers, count = (
-        Path(path),
-        {},
-        lambda: ledger.execute("SELECT count(*) FROM scores").fetchone()[0],
-    )
-    rows = other_scores(path)
-    first = next(rows, None)  # a file that is none makes no new ledger
+    "How many scores of another ledger, or of an export, were new to this one; what is there stays."
+    rows = _other_scores(Path(path))
+    first = list(itertools.islice(rows, 1))  # a file of another kind makes no new ledger
     with opened(ledger) as ledger:
-        before = count()
+        count = lambda: ledger.execute("SELECT count(*) FROM scores").fetchone()[0]
+        before, numbers = count(), {}
         with writing(ledger):
-            for block in blocks(itertools.chain([first] if first else [], rows), 10_000):
+            for block in blocks(itertools.chain(first, rows), 10_000):
                 for row in block:
                     if row[:4] not in numbers:
                         numbers[row[:4]] = source_number(ledger, *row[:4])
-                ledger.executemany(
-                    "INSERT INTO scores VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET score = excluded.score, "
-                    "reason = NULL, at = excluded.at WHERE scores.score IS NULL AND excluded.score IS NOT NULL",
-                    [(numbers[row[:4]], *row[4:]) for row in block],
-                )
+                ledger.executemany(_TAKE_IN, [(numbers[row[:4]], *row[4:]) for row in block])
         return count() - before
 
+
+_TAKE_IN = (  # a score replaces a reason, never the other way round
+    "INSERT INTO scores VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET score = excluded.score, "
+    "reason = NULL, at = excluded.at WHERE scores.score IS NULL AND excluded.score IS NOT NULL"
+)
+
 # %% ../nbs/lib/ledger.ipynb #c042
-def other_scores(path: Path) -> Iterator[tuple]:
+def _other_scores(path: Path) -> Iterator[tuple]:
     "The rows of another ledger or of an export: scorer, revision, attribute, language, text's hash, score, reason, at."
     if not path.is_file():
         raise InputError("no such file", path, remedy="name a ledger or an export of one")
@@ -377,46 +355,42 @@ def other_scores(path: Path) -> Iterator[tuple]:
         is_ledger = f.read(15) == b"SQLite format 3"
     if is_ledger:
         other = open_ledger(path)
-        yield from other.execute(LEDGER_ROWS.format(""))
+        yield from other.execute(_ROWS)
         other.close()
         return
     for line, row in read_jsonl(path):
-        lost = [k for k in LEDGER_FIELDS if k not in row]
-        if lost:
-            raise InputError(
-                "is missing", path, line, lost[0], "give a file that `xgdetox scores export` wrote"
-            )
-        try:
-            key = bytes.fromhex(row["text_sha256"])
-        except (TypeError, ValueError):
-            raise InputError("is no hash", path, line, "text_sha256", "export it again") from None
-        if not (
-            row["score"] is None or type(row["score"]) in (int, float) and 0 <= row["score"] <= 1
-        ):
-            raise InputError(
-                "is not in [0, 1]",
-                path,
-                line,
-                "score",
-                "export it again; a score that is missing is null",
-            )
-        yield (*(str(row[k]) for k in LEDGER_FIELDS[:4]), key, *(row[k] for k in LEDGER_FIELDS[5:]))
+        yield _exported_row(row, path, line)
+
+
+def _exported_row(row: dict, path: Path, line: int) -> tuple:
+    "One line of an export as a row of a ledger. InputError names the line and the field that is wrong."
+    if lost := [k for k in _FIELDS if k not in row]:
+        remedy = "give a file that `xgdetox scores export` wrote"
+        raise InputError("is missing", path, line, lost[0], remedy)
+    try:
+        key = bytes.fromhex(row["text_sha256"])
+    except (TypeError, ValueError):
+        raise InputError("is no hash", path, line, "text_sha256", "export it again") from None
+    score = row["score"]
+    if not (score is None or type(score) in (int, float) and 0 <= score <= 1):
+        remedy = "export it again; a score that is missing is null"
+        raise InputError("is not in [0, 1]", path, line, "score", remedy)
+    return *(str(row[k]) for k in _FIELDS[:4]), key, *(row[k] for k in _FIELDS[5:])
 
 # %% ../nbs/lib/ledger.ipynb #c075
 @contextmanager
 def nearby(path) -> Iterator[Path]:
-    """The path of a ledger on a disk that can hold one: `path` itself, or where that is a network disk a file of this machine.
+    """The path of a ledger on a disk that can hold one: `path`, or instead of a network disk a file of this machine.
 
-    The latter begins with what {path}.jsonl.gz holds and is written there at the end, whatever ends it; a killed job finds its file again."""
+    The latter begins with what {path}.jsonl.gz holds and is written there at the end, whatever ends it; a killed job
+    finds its file again."""
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     if disk_kind(path.parent) not in NETWORK_DISKS:
         yield path
         return
-    kept, folder = (
-        path.with_name(path.name + ".jsonl.gz"),
-        Path(tempfile.gettempdir()) / f"xgdetox-ledgers-{os.getuid()}",
-    )
+    kept = path.with_name(path.name + ".jsonl.gz")
+    folder = Path(tempfile.gettempdir()) / f"xgdetox-ledgers-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     own = folder / f"{digest(str(path)).hex()}.sqlite"
     if kept.exists():
@@ -429,16 +403,16 @@ def nearby(path) -> Iterator[Path]:
 
 # %% ../nbs/lib/ledger.ipynb #c043
 def show_scores(ledger) -> pd.DataFrame:
-    "What the ledger holds: scorer, revision, attribute, language, how many scores, how many missing for good, from when to when."
-    with opened(ledger, new=False) as ledger:
-        rows = ledger.execute(
-            "SELECT scorer, revision, attribute, language, count(score), sum(score IS NULL), min(at), max(at) "
-            "FROM scores JOIN sources ON source = id GROUP BY id ORDER BY 1, 2, 3, 4"
-        ).fetchall()
-    table = pd.DataFrame(
-        rows,
-        columns=["scorer", "revision", "attribute", "language", "scores", "missing", "from", "to"],
+    """What the ledger holds, one row per scorer, revision, attribute and language.
+
+    How many scores, how many missing for good, from when to when."""
+    columns = ["scorer", "revision", "attribute", "language", "scores", "missing", "from", "to"]
+    query = (
+        f"SELECT {', '.join(columns[:4])}, count(score), sum(score IS NULL), min(at), max(at) "
+        "FROM scores JOIN sources ON source = id GROUP BY id ORDER BY 1, 2, 3, 4"
     )
+    with opened(ledger, new=False) as ledger:
+        table = pd.DataFrame(ledger.execute(query).fetchall(), columns=columns)
     for c in ("from", "to"):
         table[c] = pd.to_datetime(table[c], unit="s").dt.strftime("%Y-%m-%d")
     return table

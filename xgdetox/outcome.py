@@ -13,7 +13,7 @@ from .generation import generation_files, read_generations
 from .languages import normalise_language
 from .quality import identify_language
 from .scorers.base import load_scorer
-from .scorers.imported import read_scores, score_files
+from .scores import read_scores, score_files
 from .scoring import score_texts
 from xgdetox.stats import (
     bootstrap_mean,

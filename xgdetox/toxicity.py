@@ -10,7 +10,7 @@ import pandas as pd
 from pathlib import Path
 from .calibration import thresholds
 from .files import InputError, read_json
-from .scorers.imported import read_scores, score_files
+from .scores import read_scores, score_files
 from xgdetox.stats import (
     bootstrap_mean,
     bootstrap_share,

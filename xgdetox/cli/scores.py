@@ -130,7 +130,7 @@ def say_upstream(code: str, generations: Path, scores: Path, folder: Path):
     "Write one language's scores in the original's format beside ours, and say so. What is not Perspective's is named in each line."
     from xgdetox.languages import file_language
     from xgdetox.files import read_json
-    from xgdetox.scorers.imported import read_scores, write_upstream
+    from xgdetox.scores import read_scores, write_upstream
 
     facts = read_json(scores.parent / "manifest.json")["languages"][code]
     name = "" if facts["scorer"] == "perspective" else f"{facts['scorer']}@{facts['revision']}"
@@ -189,7 +189,7 @@ def toxicity_command(
 
     Example: xgdetox toxicity --scores scores/world --output toxicity.csv"""
     from xgdetox.stats import tidy, write_table
-    from xgdetox.scorers.imported import SCORE_FILE, score_files
+    from xgdetox.scores import SCORE_FILE, score_files
     from xgdetox.toxicity import compare_toxicity, toxicity_table, unscored_blanks
 
     labels = dict(model=model, tuning=tuning, threshold=threshold, calibration=calibration)
