@@ -12,22 +12,14 @@ from .files import InputError, read_json
 from .weights import model_folder
 
 # %% auto #0
-__all__ = ['BOS', 'load_tokenizer', 'has_tokenizer', 'vocabulary', 'check_vocabulary', 'encode', 'token_ids', 'check_bos',
-           'bos_of', 'last_tokens', 'length_batches', 'reads_padding', 'batch_tokens', 'position_room']
+__all__ = ['BOS', 'load_tokenizer', 'has_tokenizer', 'vocabulary', 'check_vocabulary', 'check_bos', 'encode', 'token_ids',
+           'bos_of', 'last_tokens', 'position_room', 'length_batches', 'batch_tokens', 'reads_padding']
 
 # %% ../nbs/lib/tokens.ipynb #c011
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "spiece.model",
-    "vocab.json",
-    "vocab.txt",
-)
-
-
 def load_tokenizer(name):
-    """A tokenizer with a padding token. Raises `InputError` where the folder has none, or one with more tokens than the model beside it."""
+    """The tokenizer of a folder, a hub name or an adapter's base, with a padding token.
+
+    Raises `InputError` where there is none, or one with more tokens than the model beside it has embeddings."""
     if not isinstance(name, (str, Path)):
         return _with_padding(name)
     name = model_folder(name)
@@ -45,85 +37,101 @@ def load_tokenizer(name):
         check_vocabulary(tokenizer, vocabulary(read_config(name)), name)
     return _with_padding(tokenizer)
 
+# %% ../nbs/lib/tokens.ipynb #k013
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+)
+
 
 def has_tokenizer(folder) -> bool:
-    "Whether a tokenizer lies in a folder."
+    "Whether a folder holds a tokenizer."
     return any((Path(str(folder)) / f).exists() for f in _TOKENIZER_FILES)
 
 
 def _with_padding(tokenizer):
+    "`tokenizer`; without a padding token of its own it pads with the end-of-text token, or else with any other."
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = (
-            tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
-        )
+        other = tokenizer.eos_token or tokenizer.unk_token
+        tokenizer.pad_token = other or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
 
 # %% ../nbs/lib/tokens.ipynb #c0w9
 def vocabulary(config) -> int | None:
-    "How many tokens a model of this configuration has embeddings for; None where it does not say."
+    "How many tokens a model with this configuration has embeddings for; None where it does not say."
     return getattr(getattr(config, "text_config", None) or config, "vocab_size", None)
 
 
 def check_vocabulary(tokenizer, rows: int | None, path):
     """Raises `InputError` where a tokenizer has tokens beyond the `rows` of a model's embeddings.
 
-    The token for unknown text alone may lie there: some classes of tokenizers bring one that their own pieces never need."""
+    Only the token for unknown text may be there: some tokenizers bring one that their own pieces never need."""
     named = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
     idle = {getattr(tokenizer, "unk_token_id", None)} - named
     last = max((i for i in tokenizer.get_vocab().values() if i not in idle), default=0)
     if rows is not None and last >= rows:
-        raise InputError(
-            f"the tokenizer has tokens up to number {last:,}, the model {rows:,} embeddings",
-            path,
-            remedy="use the model's own tokenizer, or resize its embeddings and train them",
-        )
+        problem = f"the tokenizer has tokens up to number {last:,}, the model {rows:,} embeddings"
+        remedy = "use the model's own tokenizer, or resize its embeddings and train them"
+        raise InputError(problem, path, remedy=remedy)
+
+# %% ../nbs/lib/tokens.ipynb #c0a6
+BOS = ("tokenizer", "paper", "none")  # what stands before a text
+
+
+def check_bos(bos) -> str:
+    "`bos`, if it is one of `BOS`; else `InputError`."
+    if bos not in BOS:
+        remedy = "use tokenizer or paper; none leaves it out everywhere"
+        raise InputError(f"bos is {bos!r}", field="bos", remedy=remedy)
+    return bos
 
 # %% ../nbs/lib/tokens.ipynb #c050
 def encode(
     tokenizer, texts, bos="tokenizer", side="left", max_length=None, device=None, keep="start"
 ) -> dict:
-    """Token ids, mask and position ids of `texts`, padded on `side`: three tensors (batch, position).
+    """Token ids, mask and position ids of `texts` (or rows of ids), padded on `side`: three tensors (batch, position).
 
-    `bos`: "tokenizer" begins a text as the tokenizer does; "paper" puts the begin-of-text token first, once, where there is one; "none" leaves it out.
-    `keep`: which end stays where a text is longer than `max_length` tokens. Raises `InputError` for a text without tokens."""
+    `bos`: "tokenizer" begins a text as the tokenizer does; "paper" puts the begin-of-text token first, once, where
+    there is one; "none" leaves it out. `keep`: which end of a text stays where it has more than `max_length` tokens.
+    Raises `InputError` for a text without tokens."""
     rows = list(texts)  # batch, token
-    if not all(isinstance(r, list) for r in rows):
+    if not all(isinstance(row, list) for row in rows):
         rows = token_ids(tokenizer, rows, bos)
-    if max_length:
-        rows = [
-            r[:max_length] if keep == "start" else last_tokens(tokenizer, r, max_length)
-            for r in rows
-        ]
-    for i, r in enumerate(rows):
-        if not r:
-            raise InputError(
-                f"text {i} has no tokens", field="text", remedy="drop empty texts first"
-            )
-    width, pad = max(map(len, rows)), tokenizer.pad_token_id or 0
-    lengths, place = torch.tensor([len(r) for r in rows])[:, None], torch.arange(width)
-    ids = torch.tensor(
-        [
-            [pad] * (width - len(r)) + r if side == "left" else r + [pad] * (width - len(r))
-            for r in rows
-        ]
-    )
-    mask = (place >= width - lengths if side == "left" else place < lengths).long()
+    if max_length and keep == "start":
+        rows = [row[:max_length] for row in rows]
+    elif max_length:
+        rows = [last_tokens(tokenizer, row, max_length) for row in rows]
+    if [] in rows:
+        problem = f"text {rows.index([])} has no tokens"
+        raise InputError(problem, field="text", remedy="drop empty texts first")
+    tensors = _padded(rows, tokenizer.pad_token_id or 0, side)
+    return {name: tensor.to(device or "cpu") for name, tensor in tensors.items()}
+
+
+def _padded(rows: list[list[int]], pad: int, side: str) -> dict:
+    "Rows of ids as tensors (batch, position): ids filled up with `pad` on `side`, mask, position ids."
+    width, left = max(map(len, rows)), side == "left"
+    fill = [[pad] * (width - len(row)) for row in rows]
+    ids = [f + row if left else row + f for f, row in zip(fill, rows)]
+    lengths, place = torch.tensor([len(row) for row in rows])[:, None], torch.arange(width)
+    mask = (place >= width - lengths if left else place < lengths).long()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    return {
-        k: v.to(device or "cpu")
-        for k, v in dict(input_ids=ids, attention_mask=mask, position_ids=positions).items()
-    }
+    return dict(input_ids=torch.tensor(ids), attention_mask=mask, position_ids=positions)
 
 # %% ../nbs/lib/tokens.ipynb #c017
 def token_ids(tokenizer, text, bos="tokenizer") -> list:
-    """Token ids of one text, or a list of them for a list of texts, which is several times faster; `bos` as in `encode`.
+    """Token ids of one text, or a list of them for a list of texts, which is several times faster.
 
-    No text begins with two begin-of-text tokens, and nothing that the tokenizer would put at the end (an end-of-text token) is there."""
+    `bos` as in `encode`. No text begins with two begin-of-text tokens, or ends with one that the tokenizer puts."""
     check_bos(bos)
     if isinstance(text, str):
         return token_ids(tokenizer, [text], bos)[0]
     if not len(text):
-        return []  # tokenizers do not take no text
+        return []  # tokenizers refuse an empty list
     first, begin = getattr(tokenizer, "bos_token_id", None), _beginning(tokenizer, bos)
     rows = [list(row) for row in _bare(tokenizer, list(text))]
     doubled = bos == "none" or begin[-1:] == [first]  # the text itself may spell the token out
@@ -135,7 +143,7 @@ def token_ids(tokenizer, text, bos="tokenizer") -> list:
 def _bare(tokenizer, texts: list[str]) -> list:
     "Token ids of texts without anything that the tokenizer puts around them."
     if not hasattr(tokenizer, "num_special_tokens_to_add"):
-        return tokenizer(texts)["input_ids"]  # no tokenizer of transformers: adds nothing
+        return tokenizer(texts)["input_ids"]  # not a tokenizer of transformers: adds nothing
     return tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
@@ -165,122 +173,59 @@ def _without_first(ids: list[int], first) -> list[int]:
     "`ids` without the begin-of-text tokens that they begin with."
     return ids[next((i for i, token in enumerate(ids) if token != first), len(ids)) :]
 
-# %% ../nbs/lib/tokens.ipynb #c0a6
-BOS = ("tokenizer", "paper", "none")  # what stands before a text
-
-
-def check_bos(bos) -> str:
-    "`bos`, if it is one of `BOS`; else `InputError`."
-    if bos not in BOS:
-        raise InputError(
-            f"bos is {bos!r}",
-            field="bos",
-            remedy="use tokenizer or paper; none leaves it out everywhere",
-        )
-    return bos
-
-
+# %% ../nbs/lib/tokens.ipynb #k016
 def bos_of(model, given=None) -> str:
-    """`given` if anything is; else what `model` was trained with, by the manifest or note that `train` and `merge` left in its folder or above it, or what the
-    continuations in a folder were made with; else "tokenizer"."""
+    """`given` if it is not None; else what `model` was trained with; else "tokenizer".
+
+    A model's folder, or the one above it, says so in the manifest or note that `train` and `merge` left there; a
+    folder of continuations says what they were made with."""
     if given is not None:
         return check_bos(given)
     folder = Path(model_folder(getattr(model, "name_or_path", model)))
-    for path in (
-        folder / "manifest.json",
-        folder / "trained_on.json",
-        folder.parent / "manifest.json",
-    ):
-        said = read_json(path) if path.is_file() else {}
-        if not isinstance(said, dict):
-            raise InputError("is no manifest", path, remedy="delete it, or make the folder again")
-        if path.parent != folder and not (
-            said.get("final") and folder.name in (said["final"], "adapter")
-        ):
-            continue
-        texts = _tables(said.get("files")).values() if said.get("step") == "generate" else ()
-        settings = [
-            said,
-            _tables(said.get("settings")),
-            *(_tables(_tables(t).get("settings")) for t in texts),
-        ]
-        found = {bos for bos in BOS if any(m.get("bos") == bos for m in settings)}
-        if len(found) == 1:
-            return found.pop()
+    for path in (folder / "manifest.json", folder / "trained_on.json"):
+        if bos := _noted_bos(_note(path)):
+            return bos
+    above = _note(folder.parent / "manifest.json")
+    if above.get("final") and folder.name in (above["final"], "adapter"):
+        return _noted_bos(above) or "tokenizer"
     return "tokenizer"
 
 
-def _tables(value) -> dict:
-    "`value` where it is a table of keys, else none: what stands in a manifest that somebody has edited."
+def _note(path: Path) -> dict:
+    "What a manifest or note says; nothing where there is none. Raises `InputError` where it is something else."
+    said = read_json(path) if path.is_file() else {}
+    if not isinstance(said, dict):
+        raise InputError("is not a manifest", path, remedy="delete it, or make the folder again")
+    return said
+
+
+def _noted_bos(said: dict) -> str | None:
+    "The one value of `bos` in a manifest, in its settings, or in those of its files of continuations."
+    files = _table(said.get("files")) if said.get("step") == "generate" else {}
+    places = [said, _table(said.get("settings"))]
+    places += [_table(_table(file).get("settings")) for file in files.values()]
+    found = {bos for bos in BOS if any(place.get("bos") == bos for place in places)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _table(value) -> dict:
+    "`value` where it is a table of keys, else an empty one: somebody may have edited the manifest."
     return value if isinstance(value, dict) else {}
 
 # %% ../nbs/lib/tokens.ipynb #c0b1
 def last_tokens(tokenizer, ids: list[int], room: int | None) -> list[int]:
-    "The last `room` of `ids`; a begin-of-text token that they begin with stays in front. All of them where `room` is None."
+    "The last `room` of `ids`, after the begin-of-text token that they may begin with; all where `room` is None."
     if room is None or len(ids) <= room:
         return ids
     first = getattr(tokenizer, "bos_token_id", None)
     head = ids[:1] if room > 1 and first is not None and ids[0] == first else []
     return head + ids[len(ids) - room + len(head) :]
 
-# %% ../nbs/lib/tokens.ipynb #c021
-def length_batches(
-    lengths, max_tokens: int = 4096, max_rows: int = 256, mixed: bool = True
-) -> list[list[int]]:
-    """Indices of texts in batches of like length; rows x longest <= `max_tokens`, except for a longer single text.
-
-    Without `mixed` all texts of a batch are of one length, for models that cannot tell padding from text (`reads_padding`)."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        full = batches and (
-            len(batches[-1]) >= max_rows
-            or lengths[batches[-1][0]] * (len(batches[-1]) + 1) > max_tokens
-        )
-        other = batches and not mixed and lengths[batches[-1][0]] != lengths[i]
-        if not batches or full or other:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
-
-
-@torch.no_grad()
-def reads_padding(model) -> bool:
-    "Whether a mask keeps padding on the left from changing a model's logits: not so for RWKV, which takes a mask and does not look at it, or RecurrentGemma."
-    takes = inspect.signature(
-        (model.get_base_model() if hasattr(model, "get_base_model") else model).forward
-    ).parameters
-    kinds = next(
-        (
-            k
-            for n in ("layer_types", "layers_block_type", "block_types")
-            if (k := getattr(model.config, n, None))
-        ),
-        ["attention"],
-    )
-    if "past_key_values" in takes and all("attention" in str(k) for k in kinds):
-        return True  # attention looks at its mask
-    rows = model.get_input_embeddings().weight.shape[0]
-    ids = torch.tensor([[rows - 1, rows // 3, rows // 2]], device=model.device)
-    padded = dict(
-        input_ids=torch.cat([ids[:, :2], ids], 1),
-        attention_mask=torch.tensor([[0, 0, 1, 1, 1]], device=model.device),
-        position_ids=torch.tensor([[0, 0, 0, 1, 2]], device=model.device),
-    )
-    alone, beside = (
-        model(input_ids=ids).logits[0, -1].float(),
-        model(**{k: v for k, v in padded.items() if k in takes}).logits[0, -1].float(),
-    )
-    slack = max(1e-4, 16 * torch.finfo(model.dtype).eps) * alone.square().mean().sqrt()
-    return bool((alone - beside).square().mean().sqrt() <= slack)
-
-
-def batch_tokens(model) -> int:
-    "How many tokens one pass of `model` takes at its best: 1,024 on a CPU, whose caches the states of more do not fit; 4,096 elsewhere."
-    return 1024 if torch.device(model.device).type == "cpu" else 4096
-
 # %% ../nbs/lib/tokens.ipynb #c0w15b
 def position_room(model) -> int | None:
-    "How many tokens a model's learned positions are enough for; None where it learns none. RoBERTa's kin count from `padding_idx` + 1."
+    """How many tokens a model's learned positions suffice for; None where it learns none.
+
+    RoBERTa and its relatives count from `padding_idx` + 1."""
     rooms = []
     for name, m in model.named_modules():
         table = getattr(m, "weight", None)
@@ -289,3 +234,63 @@ def position_room(model) -> int | None:
         start = getattr(m, "padding_idx", None)
         rooms.append(table.shape[0] - (0 if start is None else start + 1))
     return min(rooms, default=None)
+
+# %% ../nbs/lib/tokens.ipynb #c021
+def length_batches(
+    lengths, max_tokens: int = 4096, max_rows: int = 256, mixed: bool = True
+) -> list[list[int]]:
+    """Indices of texts in batches of similar length; rows x longest <= `max_tokens`, except for a longer single text.
+
+    Without `mixed`, all texts of a batch have one length: for models that cannot tell padding from text
+    (`reads_padding`)."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        last = batches[-1] if batches else []
+        longest = lengths[last[0]] if last else 0
+        full = len(last) >= max_rows or longest * (len(last) + 1) > max_tokens
+        other = not mixed and longest != lengths[i]
+        if not last or full or other:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
+def batch_tokens(model) -> int:
+    "How many tokens per forward pass are fastest: 1,024 on a CPU, whose caches hold no more; 4,096 elsewhere."
+    return 1024 if torch.device(model.device).type == "cpu" else 4096
+
+# %% ../nbs/lib/tokens.ipynb #k020
+@torch.no_grad()
+def reads_padding(model) -> bool:
+    """Whether a mask keeps padding on the left from changing a model's logits.
+
+    Not so for RWKV, which accepts a mask and ignores it, or for RecurrentGemma. Attention looks at its mask, so that
+    models of attention alone are not run."""
+    takes = _argument_names(model)
+    kinds = _layer_kinds(model.config) or ["attention"]
+    if "past_key_values" in takes and all("attention" in str(k) for k in kinds):
+        return True
+    rows = model.get_input_embeddings().weight.shape[0]
+    ids = torch.tensor([[rows - 1, rows // 3, rows // 2]], device=model.device)
+    padded = dict(
+        input_ids=torch.cat([ids[:, :2], ids], 1),
+        attention_mask=torch.tensor([[0, 0, 1, 1, 1]], device=model.device),
+        position_ids=torch.tensor([[0, 0, 0, 1, 2]], device=model.device),
+    )
+    padded = {name: value for name, value in padded.items() if name in takes}
+    alone = model(input_ids=ids).logits[0, -1].float()
+    beside = model(**padded).logits[0, -1].float()
+    slack = max(1e-4, 16 * torch.finfo(model.dtype).eps) * alone.square().mean().sqrt()
+    return bool((alone - beside).square().mean().sqrt() <= slack)
+
+
+def _argument_names(model):
+    "Names of the arguments that a model, or the base below an adapter, takes."
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return inspect.signature(base.forward).parameters
+
+
+def _layer_kinds(config):
+    "The kinds of a model's layers, where its configuration lists them."
+    fields = ("layer_types", "layers_block_type", "block_types")
+    return next((kinds for f in fields if (kinds := getattr(config, f, None))), None)
