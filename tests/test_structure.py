@@ -20,7 +20,7 @@ import shape  # noqa: E402
 NBS = ROOT / "nbs"
 # The order of the pages: a page may import any earlier one and none later (DESIGN.md, layout).
 ORDER = """
-    files identity languages rows stats
+    files identity chat languages rows stats
     weights checkpoints tokens anatomy adapters models
     data datasets world splits placebos
     holding lora merging
@@ -32,10 +32,10 @@ ORDER = """
     recipes training trainer
     probe value_vectors intervention activations retrieval
     runs relation figures report explorer
-    pairs outcome patching held written dose
+    pairs outcome patching held written dose edits
     grid.stages grid.devices grid.schema grid.steps grid.jobs grid.costs
     grid.checks grid.load grid.status grid.tables grid.runner
-    cli.root cli.options cli.inputs cli.flags cli.data cli.tuning cli.texts cli.scores cli.judges
+    cli.root cli.options cli.inputs cli.flags cli.data cli.tuning cli.edits cli.texts cli.scores cli.judges
     cli.mechanism cli.evidence cli.grids cli.__init__ cli.__main__
 """.split()
 STORY = sorted(NBS.glob("*.ipynb"))  # the argument, and how to ask it

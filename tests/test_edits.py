@@ -1,0 +1,173 @@
+"Edits without tuning: what changes, what stays, and that the folder is a model."
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import model as tiny_model
+
+from xgdetox.anatomy import anatomy, neuron_hooks, pooled_states, value_vector_matrix
+from xgdetox.data import load_pairs
+from xgdetox.edits import (
+    difference_directions,
+    edit_model,
+    edit_neurons,
+    edit_offset,
+    edit_projection,
+    pushes,
+)
+from xgdetox.files import InputError
+from xgdetox.models import load_model
+from xgdetox.probe import save_probe
+from xgdetox.tokens import encode, load_tokenizer
+from xgdetox.world import resolve_data, resolve_model
+
+PROMPTS = ["the old man sees", "the river runs under", "la casa roja"]
+
+
+@pytest.fixture
+def world():
+    "A copy of the embedded world's model, and its tokenizer."
+    name = resolve_model("world")
+    return load_model(name), load_tokenizer(name)
+
+
+def logits(model, tokenizer, texts=PROMPTS):
+    with torch.no_grad():
+        return model(**encode(tokenizer, texts)).logits.float()
+
+
+def vectors(model):
+    return [value_vector_matrix(model, l).clone() for l in range(anatomy(model).n_layers)]
+
+
+def test_what_is_projected_out_is_gone_and_the_rest_stays(world):
+    model, words = world
+    pairs = resolve_data("world", "pairs")
+    before = vectors(model)
+    rows, _ = load_pairs(pairs, limit=80)
+    rejected, chosen = (
+        pooled_states(model, words, [p + t for p, t in zip(rows["prompt"], rows[s])])
+        for s in ("rejected", "chosen")
+    )
+    facts = edit_projection(model, words, pairs, rank=3, first_block=1, limit=80)
+    after = vectors(model)
+    assert facts == dict(pairs=80, rank=3, blocks=[1, 2, 3])
+    assert torch.equal(before[0], after[0])
+    for block in (1, 2, 3):
+        state = min(block + 1, 3)
+        mean = chosen[:, state].mean(0) / np.linalg.norm(chosen[:, state].mean(0))
+        difference = (rejected - chosen)[:, state] @ (np.eye(len(mean)) - np.outer(mean, mean))
+        values, axes = np.linalg.eigh(difference.T.astype(float) @ difference)  # not by SVD
+        main = torch.as_tensor(axes[:, -3:].T.copy(), dtype=torch.float32)
+        assert (after[block] @ main.T).abs().max() < 1e-4 * before[block].norm(dim=1).max()
+        kept = before[block] - (before[block] @ main.T) @ main
+        assert torch.allclose(after[block], kept, atol=1e-4)
+
+
+def test_only_neurons_that_push_towards_the_probe_change(world, tmp_path):
+    model, words = world
+    width = anatomy(model).d_model
+    direction = np.random.default_rng(0).normal(size=width).astype(np.float32)
+    probe = save_probe(tmp_path / "probe", direction[None], {})
+    before, prompts = vectors(model), ["the old dog", "the cat"]
+    facts = edit_neurons(model, words, probe, prompts, share=0.2, strength=0.5, direction="weight")
+    after, unit = vectors(model), torch.as_tensor(direction / np.linalg.norm(direction))
+    changed = [torch.nonzero((a != b).any(1)).flatten().tolist() for a, b in zip(before, after)]
+    assert sum(map(len, changed)) == facts["neurons"] == sum(facts["groups"].values())
+    assert set(facts["groups"]) <= {"TP", "AN"}
+    for layer, neurons in enumerate(changed):
+        was, now = before[layer][neurons], after[layer][neurons]
+        assert torch.allclose(now @ unit, 0.5 * (was @ unit), atol=1e-5)
+        assert torch.allclose(now - was, torch.outer((now - was) @ unit, unit), atol=1e-5)
+
+
+def test_a_neuron_pushes_where_cosine_and_activation_agree():
+    cosine, activation = np.array([0.5, 0.5, -0.5, -0.5]), np.array([2.0, -2.0, 2.0, -2.0])
+    assert pushes(cosine, activation).tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bloom", "llama"])
+def test_an_offset_is_what_the_hook_adds(family, tmp_path):
+    model, tokenizer = tiny_model(family)
+    neurons = [[0, 3], [0, 5], [1, 2]]
+    with neuron_hooks(model, add=[(l, n, -1.5) for l, n in neurons]):
+        hooked = logits(model, tokenizer)
+    plain = logits(model, tokenizer)
+    edit_offset(model, neurons, -1.5)
+    assert torch.allclose(logits(model, tokenizer), hooked, atol=1e-5)
+    assert not torch.allclose(hooked, plain, atol=1e-3)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert torch.allclose(logits(load_model(tmp_path), tokenizer), hooked, atol=1e-5)
+
+
+def test_an_architecture_without_a_bias_is_refused():
+    with pytest.raises(InputError, match="no bias that could hold an offset"):
+        edit_offset(tiny_model("gemma3")[0], [[0, 1]], 1.0)
+
+
+def test_directions_are_read_through_a_norm_behind_the_mlp(tmp_path):
+    "In Gemma the stream sees value vectors through a gain; an edited neuron writes nothing along the direction."
+    model, tokenizer = tiny_model("gemma3")
+    parts = anatomy(model)
+    gain = torch.linspace(0.5, 2, parts.d_model)
+    for block in parts.blocks:
+        with torch.no_grad():
+            block.post_feedforward_layernorm.weight.copy_(gain - 1)
+    direction = np.random.default_rng(0).normal(size=parts.d_model).astype(np.float32)
+    probe, before = save_probe(tmp_path / "probe", direction[None], {}), vectors(model)
+    edit_neurons(model, tokenizer, probe, PROMPTS, share=1.0, direction="weight")
+    for was, now in zip(before, vectors(model)):
+        changed = (was != now).any(1)
+        push = (now.float() * gain) @ torch.as_tensor(direction)
+        assert changed.any() and push[changed].abs().max() < 1e-4
+        assert push[~changed].abs().max() > 1e-2
+
+
+def test_the_main_direction_is_the_one_that_differs():
+    rng = np.random.default_rng(1)
+    calm = rng.normal(size=(50, 6)) + 4 * np.eye(6)[2]
+    rude = calm + np.outer(rng.uniform(1, 2, 50), np.eye(6)[5])
+    assert abs(difference_directions(rude, calm, 1)[0][5]) > 0.95
+
+
+def test_the_command_writes_a_model_and_does_it_once(said, fails, tmp_path):
+    out = tmp_path / "edited"
+    words = ("edit", "projection", "--model", "world", "--output-dir", out, "--limit", 40)
+    code, heard, _ = said(*words)
+    assert code == 0 and "next: xgdetox compare --base world" in heard
+    stamp = (out / "model.safetensors").stat().st_mtime_ns
+    assert said(*words)[0] == 0 and (out / "model.safetensors").stat().st_mtime_ns == stamp
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["method"] == "projection" and manifest["done"]["pairs"] == 40
+    assert load_tokenizer(out) and load_model(out)
+    assert "holds something else" in fails(*words, "--rank", 3)
+
+
+@pytest.mark.parametrize(
+    "words, fault",
+    [
+        (("projection", "--rank", 100000), "rank: is 100000"),
+        (("projection", "--first-block", 99), "first_block: is 99"),
+        (("projection", "--pairs", "nowhere"), "no such file or folder"),
+        (("neurons", "--probe", "nowhere"), "no such file or folder"),
+        (("neurons",), "--probe"),
+        (("offset", "--neurons", "nowhere", "--offset", 1), "no such file or folder"),
+        (("offset", "--neurons", "nowhere", "--offset", "nan"), "--offset"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(fails, tmp_path, words, fault):
+    out = tmp_path / "edited"
+    method, *rest = words
+    assert fault in fails("edit", method, "--model", "world", "--output-dir", out, *rest)
+    assert not out.exists()
+
+
+def test_the_users_model_is_not_changed(tmp_path):
+    name = Path(resolve_model("world"))
+    stamp = {p.name: p.stat().st_mtime_ns for p in name.iterdir()}
+    edit_model(name, tmp_path / "e", "projection", pairs=resolve_data("world", "pairs"), limit=20)
+    assert {p.name: p.stat().st_mtime_ns for p in name.iterdir()} == stamp
