@@ -18,7 +18,7 @@ from .flags import as_text, translate
 from .root import app
 
 # The commands of these join `app`; help lists them in this order.
-from . import data, tuning, texts, scores, judges, mechanism, evidence, grids
+from . import data, tuning, edits, texts, scores, judges, mechanism, evidence, grids
 from ..files import InputError, disk_is_full
 
 # %% ../../nbs/lib/cli_main.ipynb #ef44f66b
