@@ -18,11 +18,13 @@ import pytest
 from xgdetox.grid.checks import check_at_hand
 from xgdetox.grid.costs import plan
 from xgdetox.grid.devices import hold_devices, train_on_devices
-from xgdetox.grid.jobs import jobs, variants
+from xgdetox.grid.checkpoints import checkpoints
+from xgdetox.grid.jobs import jobs
 from xgdetox.grid.load import load_grid
 from xgdetox.grid.runner import comparison, snakemake_command
-from xgdetox.grid.schema import ONLY_PAPER, ONLY_VLLM, OPTIONS
-from xgdetox.grid.stages import SETTINGS, STAGES
+from xgdetox.grid.stages import STAGES
+from xgdetox.grid.stages_mechanism import ONLY_PAPER
+from xgdetox.grid.stages_texts import ONLY_VLLM
 from xgdetox.grid.status import living, only_runner, read_log, status
 from xgdetox.cli import main
 from xgdetox.files import InputError
@@ -526,7 +528,7 @@ def test_the_module_is_a_command():
 
 def test_two_folders_called_base_and_tuned():
     grid = load_grid(comparison("/m/base", "/m/tuned", languages=["en"]))
-    assert list(grid["models"]) == ["base-model"] and {v["id"] for v in variants(grid)} == {
+    assert list(grid["models"]) == ["base-model"] and {c.id for c in checkpoints(grid)} == {
         "base-model-base",
         "base-model-tuned-0",
     }
@@ -621,8 +623,11 @@ OTHER = dict(
     first=6,
 )  # none is a default
 KEYS = [
-    (stage, key, False) for stage, keys in SETTINGS.items() for key in keys if key != "options"
-] + [(stage, key, True) for stage, keys in OPTIONS.items() for key in keys]
+    (name, key, key in stage.options)
+    for name, stage in STAGES.items()
+    for key in (*stage.keys, *stage.options)
+    if key != "options"
+]
 
 
 def job_with(stage, key, value, option):
@@ -709,8 +714,7 @@ def test_options_are_parameters_of_what_their_notebook_calls():
         **inspect.signature(generate).parameters,
         **inspect.signature(transformers_engine).parameters,
     }
-    assert set(OPTIONS["generate"]) - set(ONLY_VLLM) <= set(known)
-    assert {s for s, keys in SETTINGS.items() if "options" in keys} == set(OPTIONS)
+    assert set(STAGES["generate"].options) - set(ONLY_VLLM) <= set(known)
 
 
 def test_a_tuning_hands_on_every_setting_of_a_recipe():

@@ -429,7 +429,7 @@ def test_the_paired_test_of_quality_is_shown_or_said_to_be_missing(tmp_path):
 
 
 def test_the_grids_drops_of_toxic_mass_carry_the_corrected_p(tmp_path):
-    from xgdetox.grid.tables import mass_drops
+    from xgdetox.grid.changes import mass_drops
 
     rng = np.random.default_rng(0)
     before = [

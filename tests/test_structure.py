@@ -33,8 +33,10 @@ ORDER = """
     probe value_vectors intervention activations retrieval
     runs relation figures report explorer
     pairs outcome patching held written dose edits
-    grid.stages grid.devices grid.schema grid.steps grid.jobs grid.costs
-    grid.checks grid.load grid.status grid.tables grid.runner
+    grid.stage grid.steps grid.checkpoints grid.changes
+    grid.stages_making grid.stages_texts grid.stages_mechanism grid.stages
+    grid.devices grid.schema grid.jobs grid.costs grid.checks grid.load
+    grid.status grid.tables grid.runner
     cli.root cli.options cli.inputs cli.flags cli.data cli.tuning cli.edits cli.texts cli.scores cli.judges
     cli.mechanism cli.evidence cli.grids cli.__init__ cli.__main__
 """.split()

@@ -108,16 +108,16 @@ def status_command(grid: GridArgument, run_dir: RunDir = None, set: SetOption = 
 
     Example: xgdetox status experiments/quick.yaml"""
     from xgdetox.grid.load import load_grid
-    from xgdetox.grid.runner import _short
+    from xgdetox.grid.runner import short_path
     from xgdetox.grid.status import run_folder, status
 
     loaded = load_grid(grid, set or ())
     table = status(loaded, run_dir)
     for r in table[table.state != "done"].itertuples():
-        print(f"{r.state:8s} {r.stage:13s} {r.job:30s} {r.reason}  {_short(r.notebook)}")
+        print(f"{r.state:8s} {r.stage:13s} {r.job:30s} {r.reason}  {short_path(r.notebook)}")
     print(
         ", ".join(f"{n} {s}" for s, n in table.state.value_counts().items())
-        + f" of {len(table)} jobs in {_short(run_dir or run_folder(loaded))}"
+        + f" of {len(table)} jobs in {short_path(run_dir or run_folder(loaded))}"
     )
 
 # %% ../../nbs/lib/cli_grids.ipynb #c058

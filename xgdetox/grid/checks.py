@@ -8,80 +8,83 @@ import json
 import os
 from pydantic import ValidationError
 from ..files import InputError, check_name
-from .jobs import jobs, variants
-from xgdetox.grid.schema import (
-    ONLY_PAPER,
-    ONLY_TRANSFORMERS,
-    ONLY_VLLM,
-    OPTIONS,
-    Options,
-    Stage,
-    _explain,
-    nearest,
-)
-from .stages import DATA, SETTINGS, STAGES
+from .checkpoints import checkpoints
+from .jobs import jobs
+from .schema import OPTIONS, SETTINGS, explain_fault, nearest
+from .stages import DATA, STAGES, readers_of, stages_that
 from .steps import labelled_files, locate
 
 # %% auto #0
-__all__ = ['NOT_OF_A_TUNING', 'USES', 'check_recipe', 'check_at_hand', 'read_all', 'check_model']
+__all__ = ['check_grid', 'known_names', 'check_names', 'check_settings', 'check_recipe', 'check_at_hand', 'read_all',
+           'check_model']
 
 # %% ../../nbs/lib/grid_checks.ipynb #c054
-def _check(grid: dict, path):
-    "What a schema cannot say: names that can be file names, stages and tunings that exist, sources of what a stage needs."
+def check_grid(grid: dict, path):
+    "InputError for empty tables, unknown stages and tunings, stages without what they need, and files written twice."
     for key in ("models", "languages", "seeds", "stages", "scorers"):
         if not grid[key]:
             raise InputError("is empty", path, field=key, remedy="name at least one")
     for stage in grid["stages"]:
         if stage not in STAGES:
-            raise InputError(
-                f"unknown stage {stage!r}",
-                path,
-                field="stages",
-                remedy=_known(stage, STAGES, "stages are "),
-            )
-    for name, m in grid["models"].items():
-        _check_one(name, m, grid, path)
+            raise _unknown(stage, "stage", STAGES, path, "stages")
+    for name, model in grid["models"].items():
+        _check_one(name, model, grid, path)
     for name, tuning in grid["tunings"].items():
         _check_tuning(tuning, path, f"tunings.{name}")
-    for stage in ("intervene", "activations", "explain"):
-        if (
-            stage in grid["stages"]
-            and "value_vectors" not in grid["stages"]
-            and not all(m["neurons"] for m in grid["models"].values())
-        ):
-            raise InputError(
-                f"{stage} needs neurons",
-                path,
-                field="stages",
-                remedy="add probe and value_vectors, or a neurons file to each model",
-            )
-    for stage in (
-        {"value_vectors", "explain"} & set(grid["stages"]) if "probe" not in grid["stages"] else ()
-    ):
-        raise InputError(f"{stage} needs a probe", path, field="stages", remedy="add probe")
+    _check_needs(grid, path)
     _check_split(grid, path)
     _check_outputs(grid, path)
 
+# %% ../../nbs/lib/grid_checks.ipynb #eba7f0bb
+def known_names(word, known, words: str) -> str:
+    "`nearest`, or all of `known` after `words`."
+    near = nearest(word, known)
+    return near if near.startswith("did") else words + ", ".join(known)
 
+# %% ../../nbs/lib/grid_checks.ipynb #e05bbe7d
+def _unknown(word: str, kind: str, known, path, field: str) -> InputError:
+    "The fault of a name that stands for nothing."
+    return InputError(
+        f"unknown {kind} {word!r}",
+        path,
+        field=field,
+        remedy=known_names(word, known, f"{kind}s are "),
+    )
+
+# %% ../../nbs/lib/grid_checks.ipynb #e399bef9
+def _check_needs(grid: dict, path):
+    "InputError for a stage that needs what another makes, where that one is not in the grid."
+    neurons = all(model["neurons"] for model in grid["models"].values())
+    for made_by in ("value_vectors", "probe"):
+        for stage in grid["stages"]:
+            needed = STAGES[stage].needs.get(made_by)
+            if not needed or made_by in grid["stages"] or (needed == "neurons" and neurons):
+                continue
+            remedy = f"add {made_by}"
+            if needed == "neurons":
+                remedy = "add probe and value_vectors, or a neurons file to each model"
+            raise InputError(f"{stage} needs {needed}", path, field="stages", remedy=remedy)
+
+# %% ../../nbs/lib/grid_checks.ipynb #e7458461
 def _check_split(grid: dict, path):
-    "InputError where the split has no prompts with a source map to split, or is read and not made; and for fluency without sentences."
+    "InputError for a split that has no source map or is read and not made, and for fluency without sentences."
     splits = "split" in grid["stages"]
-    for name, m in grid["models"].items():
-        if splits and not os.path.isabs(str(m["data"]["prompts"])):
+    for model in grid["models"].values():
+        if splits and not os.path.isabs(str(model["data"]["prompts"])):
             raise InputError(
                 "has no source map to split by",
                 path,
                 field="data.prompts",
                 remedy="name a folder with RTP-LX's prompts and its source map, or leave the stage split out",
             )
-        if m["data"]["parallel"] == "split" and not splits:
+        if model["data"]["parallel"] == "split" and not splits:
             raise InputError(
                 "is made by the stage split",
                 path,
                 field="data.parallel",
                 remedy="add split to the stages",
             )
-        if "fluency" in grid["stages"] and m["data"]["sentences"] == "none":
+        if "fluency" in grid["stages"] and model["data"]["sentences"] == "none":
             raise InputError(
                 "fluency needs sentences",
                 path,
@@ -89,234 +92,77 @@ def _check_split(grid: dict, path):
                 remedy="name a folder of {language}.txt, one sentence per line, or leave fluency out",
             )
 
-
-def _known(word, known, words: str) -> str:
-    "`nearest`, or all of `known` after `words`."
-    near = nearest(word, known)
-    return near if near.startswith("did") else words + ", ".join(known)
-
-
-def _check_names(grid: dict):
+# %% ../../nbs/lib/grid_checks.ipynb #e548c791
+def check_names(grid: dict):
     "InputError for a name that cannot stand in the name of a file, wherever a grid names something."
     check_name(grid["name"], "name")
     named = [(kind, grid[kind]) for kind in ("models", "tunings", "scorers")]
-    for name, m in grid["models"].items():
-        named += [(f"models.{name}.tuned", m["tuned"]), (f"models.{name}.scorers", m["scorers"])]
-    for place, names in named:
+    for name, model in grid["models"].items():
+        named.append((f"models.{name}.tuned", model["tuned"]))
+        named.append((f"models.{name}.scorers", model["scorers"]))
+    for field, names in named:
         for name in names or ():
-            if name == "base":
-                raise InputError(
-                    "'base' cannot name a file",
-                    field=place,
-                    remedy="it is the untuned model's; choose another name",
-                )
-            try:
-                check_name(name, place)
-            except InputError as e:
-                raise InputError(
-                    f"{name[:40]!r} cannot name a file", field=place, remedy=e.remedy
-                ) from None
+            _check_one_name(name, field)
 
+# %% ../../nbs/lib/grid_checks.ipynb #ef556705
+def _check_one_name(name: str, field: str):
+    "InputError for one name that cannot stand in the name of a file."
+    if name == "base":
+        raise InputError(
+            "'base' cannot name a file",
+            field=field,
+            remedy="it is the untuned model's; choose another name",
+        )
+    try:
+        check_name(name, field)
+    except InputError as e:
+        problem = f"{name[:40]!r} cannot name a file"
+        raise InputError(problem, field=field, remedy=e.remedy) from None
 
-def _check_one(name: str, m: dict, grid: dict, path):
+# %% ../../nbs/lib/grid_checks.ipynb #e2ce4648
+def _check_one(name: str, model: dict, grid: dict, path):
     "What a schema cannot say of one model."
     field = f"models.{name}"
-    for key in set(m["data"]) - set(DATA):
-        raise InputError(
-            "unknown key", path, field=f"data.{key}", remedy=_known(key, DATA, "known keys are ")
-        )
-    if (m["path"] is None) == (m["pretrain"] is None):
+    for key in set(model["data"]) - set(DATA):
+        remedy = known_names(key, DATA, "known keys are ")
+        raise InputError("unknown key", path, field=f"data.{key}", remedy=remedy)
+    if (model["path"] is None) == (model["pretrain"] is None):
         raise InputError(
             "needs either path or pretrain", path, field=field, remedy="give one of the two"
         )
-    if m["pretrain"]:
-        _check_pretraining(m["pretrain"], path, f"{field}.pretrain")
-    for t in m["tunings"] or []:
-        if t not in grid["tunings"] and t not in m["tuned"]:
-            near = nearest(t, [*grid["tunings"], *m["tuned"]])
+    if how := model["pretrain"]:
+        check_recipe(how["recipe"], bool(how["text"]), path, f"{field}.pretrain.recipe")
+    for tuning in model["tunings"] or []:
+        known = [*grid["tunings"], *model["tuned"]]
+        if tuning not in known:
+            near = nearest(tuning, known)
+            remedy = near if near.startswith("did") else "name it under tunings"
             raise InputError(
-                f"unknown tuning {t!r}",
-                path,
-                field=f"{field}.tunings",
-                remedy=near if near.startswith("did") else "name it under tunings",
+                f"unknown tuning {tuning!r}", path, field=f"{field}.tunings", remedy=remedy
             )
-    for stage in m["set"]:
+    for stage in model["set"]:
         if stage == "report":
+            remedy = "write it as report: at the left"
             raise InputError(
-                "is of the whole grid",
-                path,
-                field=f"{field}.set.report",
-                remedy="write it as report: at the left",
+                "is of the whole grid", path, field=f"{field}.set.report", remedy=remedy
             )
-        if stage not in SETTINGS:
-            raise InputError(
-                f"unknown stage {stage!r}",
-                path,
-                field=f"{field}.set",
-                remedy=_known(stage, STAGES, "stages are "),
-            )
+        if stage not in STAGES:
+            raise _unknown(stage, "stage", STAGES, path, f"{field}.set")
 
-# %% ../../nbs/lib/grid_checks.ipynb #c100
-def _check_own(values: dict, stage: str, field: str):
-    "InputError for a key or value that the settings of a stage cannot have, its options included."
-    try:
-        Stage[stage](**values)
-    except ValidationError as e:
-        raise _explain(e, values, None, field, list(SETTINGS[stage])) from None
-    options = values.get("options") or {}
-    for key in options:
-        if key in SETTINGS[stage]:
-            raise InputError(
-                "is a setting of the stage itself",
-                field=f"{field}.options.{key}",
-                remedy=f"write it as {field}.{key}",
-            )
-    if not options:
-        return
-    try:
-        Options[stage](**options)
-    except ValidationError as e:
-        raise _explain(e, options, None, f"{field}.options", list(OPTIONS[stage])) from None
-    if stage == "generate":
-        _check_engine(values, field)
-    for key in ONLY_PAPER if stage == "probe" and not options.get("paper") else ():
-        if key in options:
-            raise InputError(
-                "only the paper's training reads it",
-                field=f"{field}.options.{key}",
-                remedy="add paper: true, or leave it out",
-            )
-
-
-def _check_engine(values: dict, field: str):
-    "InputError for an option that the stage's backend would not read."
-    for key in values["options"]:
-        if key in ONLY_VLLM and values.get("backend") != "vllm":
-            raise InputError(
-                "only vLLM reads it",
-                field=f"{field}.options.{key}",
-                remedy=f"add {field}.backend: vllm, or leave it out",
-            )
-        if key in ONLY_TRANSFORMERS and values.get("backend") == "vllm":
-            raise InputError(
-                "vLLM does not read it", field=f"{field}.options.{key}", remedy="leave it out"
-            )
-
-
-NOT_OF_A_TUNING = {
-    "model": "name the base under models",
-    "published": "leave it out",
-    "limit": "write it as train.limit",
-}
-
-
-def _check_tuning(tuning: dict, path, field: str):
-    "InputError for a tuning with a setting that no recipe has, or a value that it cannot have; its recipe is read."
-    from xgdetox.recipes import check_keys, load_recipe
-
-    own = {key: value for key, value in tuning.items() if key not in ("recipe", "pairs", "seeds")}
-    _check_seeds(tuning, path, field)
-    for key in own.keys() & NOT_OF_A_TUNING.keys():
-        raise InputError(
-            "is no setting of a tuning", path, field=f"{field}.{key}", remedy=NOT_OF_A_TUNING[key]
-        )
-    if not isinstance(tuning.get("recipe"), str | None):
-        raise InputError(
-            "should be a text", path, field=f"{field}.recipe", remedy="name a recipe or its file"
-        )
-    if "pairs" in tuning and not (isinstance(tuning["pairs"], str) and tuning["pairs"].strip()):
-        raise InputError(
-            "should be a text",
-            path,
-            field=f"{field}.pairs",
-            remedy="name a file or folder of preference pairs, or world",
-        )
-    try:
-        check_keys(own)
-        load_recipe(tuning.get("recipe"), **own)
-    except InputError as e:
-        raise (
-            e
-            if e.path
-            else InputError(
-                e.problem, path, field=".".join(x for x in (field, e.field) if x), remedy=e.remedy
-            )
-        ) from None
-
-
-def _check_seeds(tuning: dict, path, field: str):
-    "InputError for seeds of a tuning that are not a list of seeds."
-    seeds = tuning.get("seeds", [0])
-    if not (
-        isinstance(seeds, list) and seeds and all(type(s) is int and 0 <= s < 2**32 for s in seeds)
-    ):
-        raise InputError(
-            "should be a list of whole numbers from 0",
-            path,
-            field=f"{field}.seeds",
-            remedy="write it as seeds: [0, 1]",
-        )
-
-
-def _check_pretraining(how: dict, path, field: str):
-    "InputError for a setting of pretraining that nobody reads, or a value of another kind than the recipe of page 00b has."
-    check_recipe(how["recipe"], bool(how["text"]), path, f"{field}.recipe")
-
-
-def check_recipe(recipe: dict, text: bool, path, field: str):
-    "The same of a recipe alone, of a world or (`text`) of real text."
-    from xgdetox.world import OF_CORPUS, RECIPE
-
-    known = {
-        **RECIPE,
-        "architecture": "gpt2",
-        "threads": 1,
-        **({"vocabulary": 6000} if text else {}),
-    }
-    for key, value in recipe.items():
-        if key not in known or text and key in OF_CORPUS:
-            raise InputError(
-                "unknown key",
-                path,
-                field=f"{field}.{key}",
-                remedy=nearest(key, [k for k in known if not text or k not in OF_CORPUS]),
-            )
-        number = isinstance(known[key], int | float)
-        kind = (
-            (int,)
-            if isinstance(known[key], int)
-            else (int, float)
-            if number
-            else (str,)
-            if isinstance(known[key], str)
-            else (list, dict)
-        )
-        if (
-            not isinstance(value, kind)
-            or isinstance(value, bool)
-            or number
-            and not 0 <= value < 10**9
-        ):
-            raise InputError(
-                f"{value!r} is not like {known[key]!r}"[:200],
-                path,
-                field=f"{field}.{key}",
-                remedy="give a value of that kind",
-            )
-
-
+# %% ../../nbs/lib/grid_checks.ipynb #e87b452e
 def _check_outputs(grid: dict, path):
-    "InputError where two jobs would write one file, as with a seed that stands twice or names that join to the same words."
+    """InputError where two jobs would write one file, as with a seed that stands twice or names
+    that join to the same words."""
     seen, written = set(), {}
-    for v in variants(grid):
-        if v["id"].casefold() in seen:
+    for c in checkpoints(grid):
+        if c.id.casefold() in seen:
             raise InputError(
-                f"{v['id']!r} would be made twice",
+                f"{c.id!r} would be made twice",
                 path,
-                field=f"models.{v['model']}",
+                field=f"models.{c.model}",
                 remedy="give each seed once, and names that differ",
             )
-        seen.add(v["id"].casefold())
+        seen.add(c.id.casefold())
     for job in jobs(grid):
         for output in job.outputs:
             other = written.setdefault(output.casefold(), job)
@@ -328,92 +174,198 @@ def _check_outputs(grid: dict, path):
                     remedy="choose names that differ",
                 )
 
+# %% ../../nbs/lib/grid_checks.ipynb #c100
+def check_settings(values: dict, stage: str, field: str):
+    "InputError for a key or value that the settings of a stage cannot have, its options included."
+    known = list(STAGES[stage].keys)
+    try:
+        SETTINGS[stage](**values)
+    except ValidationError as e:
+        raise explain_fault(e, values, None, field, known) from None
+    options = values.get("options") or {}
+    for key in options:
+        if key in known:
+            raise InputError(
+                "is a setting of the stage itself",
+                field=f"{field}.options.{key}",
+                remedy=f"write it as {field}.{key}",
+            )
+    if not options:
+        return
+    try:
+        OPTIONS[stage](**options)
+    except ValidationError as e:
+        own = list(STAGES[stage].options)
+        raise explain_fault(e, options, None, f"{field}.options", own) from None
+    STAGES[stage].check(values, field)
+
+
+_NOT_OF_A_TUNING = {
+    "model": "name the base under models",
+    "published": "leave it out",
+    "limit": "write it as train.limit",
+}
+
+# %% ../../nbs/lib/grid_checks.ipynb #eeedc5d6
+def _check_tuning(tuning: dict, path, field: str):
+    "InputError for a tuning with a setting that no recipe has, or a value that it cannot have; its recipe is read."
+    from xgdetox.recipes import check_keys, load_recipe
+
+    own = {key: value for key, value in tuning.items() if key not in ("recipe", "pairs", "seeds")}
+    _check_seeds(tuning, path, field)
+    for key in own.keys() & _NOT_OF_A_TUNING.keys():
+        remedy = _NOT_OF_A_TUNING[key]
+        raise InputError("is no setting of a tuning", path, field=f"{field}.{key}", remedy=remedy)
+    if not isinstance(tuning.get("recipe"), str | None):
+        remedy = "name a recipe or its file"
+        raise InputError("should be a text", path, field=f"{field}.recipe", remedy=remedy)
+    if "pairs" in tuning and not (isinstance(tuning["pairs"], str) and tuning["pairs"].strip()):
+        remedy = "name a file or folder of preference pairs, or world"
+        raise InputError("should be a text", path, field=f"{field}.pairs", remedy=remedy)
+    try:
+        check_keys(own)
+        load_recipe(tuning.get("recipe"), **own)
+    except InputError as e:
+        if e.path:
+            raise
+        at = ".".join(x for x in (field, e.field) if x)
+        raise InputError(e.problem, path, field=at, remedy=e.remedy) from None
+
+# %% ../../nbs/lib/grid_checks.ipynb #edf50abb
+def _check_seeds(tuning: dict, path, field: str):
+    "InputError for seeds of a tuning that are not a list of seeds."
+    seeds = tuning.get("seeds", [0])
+    valid = isinstance(seeds, list) and seeds
+    if not (valid and all(type(s) is int and 0 <= s < 2**32 for s in seeds)):
+        raise InputError(
+            "should be a list of whole numbers from 0",
+            path,
+            field=f"{field}.seeds",
+            remedy="write it as seeds: [0, 1]",
+        )
+
+# %% ../../nbs/lib/grid_checks.ipynb #e78fb8b3
+def check_recipe(recipe: dict, text: bool, path, field: str):
+    """InputError for a setting of pretraining that nobody reads, or a value of another kind than
+    the recipe of page 00b has.
+
+    `text`: on real text rather than on a world."""
+    from xgdetox.world import OF_CORPUS, RECIPE
+
+    known = {**RECIPE, "architecture": "gpt2", "threads": 1}
+    if text:
+        known = {k: v for k, v in known.items() if k not in OF_CORPUS} | {"vocabulary": 6000}
+    for key, value in recipe.items():
+        if key not in known:
+            raise InputError(
+                "unknown key", path, field=f"{field}.{key}", remedy=nearest(key, known)
+            )
+        if not _like(value, known[key]):
+            raise InputError(
+                f"{value!r} is not like {known[key]!r}"[:200],
+                path,
+                field=f"{field}.{key}",
+                remedy="give a value of that kind",
+            )
+
+# %% ../../nbs/lib/grid_checks.ipynb #e83ee887
+def _like(value, example) -> bool:
+    "Is a value of the kind of an example? Numbers are from 0 and below a billion; whole where the example is."
+    if isinstance(value, bool):
+        return False
+    if isinstance(example, int):
+        return isinstance(value, int) and 0 <= value < 10**9
+    if isinstance(example, float):
+        return isinstance(value, int | float) and 0 <= value < 10**9
+    return isinstance(value, str if isinstance(example, str) else list | dict)
+
 # %% ../../nbs/lib/grid_checks.ipynb #c0m1
-USES = {
-    "prompts": {"generate", "mass", "value_vectors", "intervene", "activations", "explain"},
-    "pairs": {"train"},
-    "labelled": {"probe"},
-    "parallel": {"retrieve"},
-    "lexicon": {"mass", "value_vectors", "intervene", "explain"},
-    "sentences": {"fluency"},
-}  # which stages read which data
-
-
 def check_at_hand(grid: dict):
-    "InputError, before anything runs, for data, a model's folder or a scorer's lexicon that is not there or cannot be read. `plan` and `status` do without."
-    from xgdetox.scorers.base import check_scorer, scorer_paths
+    """InputError, before anything runs, for data, a model's folder or a scorer's lexicon that is
+    not there or cannot be read.
 
-    def there(place, field):
-        for p in place.values() if isinstance(place, dict) else [place]:
-            if p and os.path.isabs(p) and not os.path.exists(p):
-                raise InputError(
-                    "no such file or folder",
-                    p,
-                    field=field,
-                    remedy="mend the path in the grid, or set XGDETOX_DATA",
-                )
-
-    for name, m in grid["models"].items():
-        there(m["path"], f"models.{name}.path")
-        there(m["tuned"], f"models.{name}.tuned")
-        there(m["neurons"], f"models.{name}.neurons")
-        for what, stages in USES.items():
-            if stages & set(grid["stages"]):
-                there(m["data"][what], f"data.{what}")
-        for scorer, spec in m["scorers"].items() if "score" in grid["stages"] else ():
-            for path in scorer_paths(spec):
-                there(path, f"scorers.{scorer}")
-            check_scorer(spec)
+    `plan` and `status` do without."""
+    stages = set(grid["stages"])
+    for name, model in grid["models"].items():
+        for key in ("path", "tuned", "neurons"):
+            _check_there(model[key], f"models.{name}.{key}")
+        for what in DATA:
+            if readers_of(what) & stages:
+                _check_there(model["data"][what], f"data.{what}")
+        if "score" in stages:
+            _check_scorers(model["scorers"])
     for name, tuning in grid["tunings"].items():
-        if "pairs" in tuning and "train" in grid["stages"]:
-            there(tuning["pairs"], f"tunings.{name}.pairs")
-    if "split" in grid["stages"]:
+        if "pairs" in tuning and "train" in stages:
+            _check_there(tuning["pairs"], f"tunings.{name}.pairs")
+    if "split" in stages:
         from xgdetox.splits import find_source_map
 
-        for m in grid["models"].values():
-            find_source_map(m["data"]["prompts"])
+        for model in grid["models"].values():
+            find_source_map(model["data"]["prompts"])
     read_all(grid)
 
+# %% ../../nbs/lib/grid_checks.ipynb #ee65fbf8
+def _check_there(place, field: str):
+    "InputError for an absolute path, or one of a table of them, where nothing is."
+    for path in place.values() if isinstance(place, dict) else [place]:
+        if path and os.path.isabs(path) and not os.path.exists(path):
+            raise InputError(
+                "no such file or folder",
+                path,
+                field=field,
+                remedy="fix the path in the grid, or set XGDETOX_DATA",
+            )
 
+# %% ../../nbs/lib/grid_checks.ipynb #e3015d13
+def _check_scorers(scorers: dict[str, str]):
+    "InputError for scorers that name what is not there or cannot be used."
+    from xgdetox.scorers.base import check_scorer, scorer_paths
+
+    for name, spec in scorers.items():
+        for path in scorer_paths(spec):
+            _check_there(path, f"scorers.{name}")
+        check_scorer(spec)
+
+# %% ../../nbs/lib/grid_checks.ipynb #eba551c6
 def read_all(grid: dict):
-    "InputError for what a step would refuse after others have run: a language without a file, a line that is not JSON, an empty prompt, a model without tokenizer."
-    english, seen = bool({"value_vectors", "explain"} & set(grid["stages"])), set()
-    for name, m in grid["models"].items():
-        for checkpoint in (m["path"], *m["tuned"].values()):
+    """InputError for what a step would refuse after others have run: a language without a file, a
+    line that is not JSON, an empty
+    prompt, a model without tokenizer."""
+    languages, seen = list(grid["languages"]), set()
+    if stages_that("reads_english", grid) and "en" not in languages:
+        languages.append("en")
+    own_pairs = grid["tunings"] and all("pairs" in t for t in grid["tunings"].values())
+    for name, model in grid["models"].items():
+        for checkpoint in (model["path"], *model["tuned"].values()):
             if checkpoint:
                 check_model(checkpoint)
-        for what, stages in USES.items():
-            if (
-                not stages & set(grid["stages"])
-                or (key := (what, json.dumps(m["data"][what]))) in seen
-            ):
+        for what in DATA:
+            place = model["data"][what]
+            key = (what, json.dumps(place))
+            if not readers_of(what) & set(grid["stages"]) or key in seen:
                 continue
             seen.add(key)
-            if (
-                what == "pairs"
-                and grid["tunings"]
-                and all("pairs" in t for t in grid["tunings"].values())
-            ):
-                continue
-            try:
-                _read(
-                    what,
-                    m["data"][what],
-                    [*grid["languages"], *["en"] * (english and "en" not in grid["languages"])],
-                )
-            except InputError as e:
-                raise (
-                    e
-                    if e.path
-                    else InputError(e.problem, None, None, f"models.{name}.data.{what}", e.remedy)
-                ) from None
+            if not (what == "pairs" and own_pairs):
+                _read_one(what, place, languages, f"models.{name}.data.{what}")
     for tuning in grid["tunings"].values() if "train" in grid["stages"] else ():
         if "pairs" in tuning:
             _read("pairs", tuning["pairs"], [])
 
+# %% ../../nbs/lib/grid_checks.ipynb #ed1ff8cd
+def _read_one(what: str, place, languages: list[str], field: str):
+    "`_read`, whose fault names the key of the grid where it names no file."
+    try:
+        _read(what, place, languages)
+    except InputError as e:
+        if e.path:
+            raise
+        raise InputError(e.problem, None, None, field, e.remedy) from None
 
+# %% ../../nbs/lib/grid_checks.ipynb #e13ff0b5
 def check_model(name: str):
-    "InputError where a checkpoint (a folder, a hub name, a shipped one) has no configuration, no tokenizer, or weights that do not fit or are no numbers."
+    """InputError where a checkpoint (a folder, a hub name, a shipped one) has no configuration or
+    tokenizer, or weights that do not fit
+    or are no numbers."""
     from xgdetox.checkpoints import adapter_base, read_config
     from xgdetox.models import check_checkpoint
     from xgdetox.tokens import load_tokenizer
@@ -431,18 +383,10 @@ def check_model(name: str):
     load_tokenizer(locate(name))
     check_checkpoint(locate(name))
 
-
+# %% ../../nbs/lib/grid_checks.ipynb #e5fa28a8
 def _read(what: str, place, languages: list[str]):
     "Read data as the steps will, and forget it; InputError as they raise it."
-    import warnings
-    from xgdetox.data import (
-        find_prompt_files,
-        load_labelled,
-        load_lexicon,
-        load_pairs,
-        load_prompts,
-    )
-    from xgdetox.retrieval import load_aligned
+    from xgdetox.data import find_prompt_files, load_labelled, load_pairs, load_prompts
     from xgdetox.world import resolve_data
 
     if place == "split":
@@ -458,17 +402,35 @@ def _read(what: str, place, languages: list[str]):
         for file in (train, *files.values()):
             load_labelled(file)
     elif what == "parallel":
-        if languages != ["en"]:
-            load_aligned(here, [c for c in languages if c != "en"])
+        _read_parallel(here, languages)
     elif what == "sentences":
-        from xgdetox.quality import read_sentences, sentence_files
-
-        for file in sentence_files(place, languages).values():
-            read_sentences(file, 1)
+        _read_sentences(place, languages)
     else:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # no list for a language: missing in the tables, not a fault
-            for code in languages:
-                load_lexicon(here, code)
+        _read_words(here, languages)
+
+# %% ../../nbs/lib/grid_checks.ipynb #ee4e48c8
+def _read_parallel(folder, languages: list[str]):
+    "Read sentences side by side, English with each of the other languages."
+    from xgdetox.retrieval import load_aligned
+
+    if others := [c for c in languages if c != "en"]:
+        load_aligned(folder, others)
+
+# %% ../../nbs/lib/grid_checks.ipynb #eaba9749
+def _read_sentences(folder, languages: list[str]):
+    "Read the first sentence of each language."
+    from xgdetox.quality import read_sentences, sentence_files
+
+    for file in sentence_files(folder, languages).values():
+        read_sentences(file, 1)
+
+# %% ../../nbs/lib/grid_checks.ipynb #e0c4dbc1
+def _read_words(folder, languages: list[str]):
+    "Read word lists; a language without one is missing in the tables, not a fault."
+    import warnings
+    from xgdetox.data import load_lexicon
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for code in languages:
+            load_lexicon(folder, code)

@@ -71,7 +71,8 @@ def hold_devices(count: int, devices: list[str], folder=None, every: float = 0.2
 
 # %% ../../nbs/lib/grid_devices.ipynb #c094
 def train_on_devices(model, data_dir, output_dir, recipe=None, seed: int = 0, **settings) -> Path:
-    """Page 01's `train`, on the devices of this job: a recipe whose `accelerate` is `single_gpu` takes the first; any other is started with
+    """Page 01's `train`, on the devices of this job: a recipe whose `accelerate` is `single_gpu`
+    takes the first; any other is started with
     accelerate, one process a device. Raises what `train` raises, RuntimeError with the last words of a launch that failed."""
     from xgdetox.recipes import check_deepspeed, load_recipe, recipe_for
     from xgdetox.trainer import train
@@ -97,7 +98,7 @@ def train_on_devices(model, data_dir, output_dir, recipe=None, seed: int = 0, **
         model, data_dir, output_dir, recipe=recipe, seed=seed, **settings
     )  # finished by then: it only says where the model lies
 
-
+# %% ../../nbs/lib/grid_devices.ipynb #e23fb9f7
 def launch_words(
     chosen: str, count: int, model, data_dir, output_dir, recipe, seed: int, settings: dict
 ) -> list[str]:

@@ -5,163 +5,36 @@
 # %% ../../nbs/lib/grid_jobs.ipynb #m002
 from __future__ import annotations
 import os
-import yaml
 from functools import cache
 from pathlib import Path
 from ..files import InputError, read_json
-from .stages import Job, STAGES, TOKENISING, project_root
-from .steps import _checkpoint
+from .checkpoints import checkpoints
+from .stage import Job
+from .stages import REPORT, STAGES
 
 # %% auto #0
-__all__ = ['WHOLE', 'variants', 'jobs', 'lacks', 'left_out']
-
-# %% ../../nbs/lib/grid_jobs.ipynb #c023
-def variants(grid: dict) -> list[dict]:
-    "Every (model, tuning, seed) of the grid, the base first; `made` says whether the grid trains it, `checkpoint` where it lies."
-    rows = []
-    for name, m in grid["models"].items():
-        pretrained = m["pretrain"] is not None
-        base = dict(
-            model=name,
-            tuning="base",
-            seed=0,
-            id=f"{name}-base",
-            made=pretrained,
-            checkpoint=f"models/{name}.json" if pretrained else m["path"],
-        )
-        rows.append(base)
-        seeds = m["seeds"] if m["seeds"] is not None else grid["seeds"]
-        for tuning in (
-            m["tunings"]
-            if m["tunings"] is not None
-            else [*grid["tunings"], *(t for t in m["tuned"] if t not in grid["tunings"])]
-        ):
-            given = m["tuned"].get(tuning)
-            if not given and "train" not in grid["stages"]:
-                continue
-            own = grid["tunings"].get(tuning, {}).get("seeds", seeds)
-            for seed in seeds[:1] if given else own:
-                id = f"{name}-{tuning}-{seed}"
-                rows.append(
-                    dict(
-                        model=name,
-                        tuning=tuning,
-                        seed=seed,
-                        id=id,
-                        made=not given,
-                        checkpoint=given or f"tuned/{id}.json",
-                        base=base,
-                    )
-                )
-    return rows
-
-# %% ../../nbs/lib/grid_jobs.ipynb #c024
-def _settings(grid, model, stage) -> dict:
-    "A stage's settings for one model; the grid's `prompts` fills a limit that nobody set."
-    own = grid["models"][model]["set"].get(stage, {})
-    settings = {**grid[stage], **own}
-    if stage in TOKENISING:
-        settings["bos"] = settings.get("bos") or grid.get(
-            "bos", "tokenizer"
-        )  # get: a run of before the key was there is read too
-        if settings["bos"] == "tokenizer" and stage not in ("generate", "mass"):
-            del settings["bos"]  # what these do anyway; so such a run stays done
-    if (
-        grid["prompts"] is not None
-        and "limit" in settings
-        and stage not in ("train", "fluency", "probe")
-        and "limit" not in own
-    ):
-        settings["limit"] = min(grid["prompts"], settings["limit"] or grid["prompts"])
-    return settings
-
-
-def _files(place, pattern="*") -> list[str]:
-    "The data files behind a path of the grid, as inputs that a job depends on. Shipped names and what is not there give none."
-    if isinstance(place, dict):
-        return [f for p in place.values() for f in _files(p, pattern)]
-    if not place or not os.path.isabs(str(place)):
-        return []
-    path = Path(place)
-    return (
-        [str(path)]
-        if path.is_file()
-        else sorted(
-            str(p) for p in path.glob(pattern) if p.is_file() and not p.name.startswith(".")
-        )
-    )
-
-
-def _prompts(grid: dict, name: str) -> tuple[str, list[str]]:
-    "Where the prompts of a model lie, and the files that a job which reads them waits for: those of its split where the grid has one."
-    place = grid["models"][name]["data"]["prompts"]
-    if "split" in grid["stages"]:
-        return f"split/{name}/prompts", [f"split/{name}.json"]
-    return place, _files(place, "RTP_LX*")
-
-
-def _parallel(grid: dict, name: str) -> tuple[str, list[str]]:
-    "The same of the texts side by side."
-    place = grid["models"][name]["data"]["parallel"]
-    return (
-        (f"split/{name}/parallel", [f"split/{name}.json"])
-        if place == "split"
-        else (place, _files(place))
-    )
-
-
-def _weights(v: dict) -> list[str]:
-    "The file that a job on this checkpoint waits for: another job's output, or the config of a folder, be it a model's or an adapter's."
-    return (
-        [v["checkpoint"]]
-        if v["made"]
-        else _files(v["checkpoint"], "config.json")
-        or _files(v["checkpoint"], "adapter_config.json")
-    )
-
-
-def _parts(grid: dict) -> list[tuple[str, list[str]]]:
-    "The languages in pieces of `languages_per_job`: [(suffix of the job's name, languages)]."
-    ls, size = grid["languages"], grid["languages_per_job"]
-    pieces = [ls[i : i + size] for i in range(0, len(ls), size)]
-    return [
-        ("" if len(pieces) == 1 else "." + ("-".join(p) if len(p) < 4 else f"{p[0]}-{p[-1]}"), p)
-        for p in pieces
-    ]
+__all__ = ['jobs', 'lacks', 'left_out']
 
 # %% ../../nbs/lib/grid_jobs.ipynb #c025
 def jobs(grid: dict) -> list[Job]:
     "Every job of the grid, in an order in which they could run one after another."
-    found = []
-    for v in variants(grid):
-        m = grid["models"][v["model"]]
-        found += (
-            _making_jobs(grid, v, m)
-            + _split_jobs(grid, v, m)
-            + _text_jobs(grid, v, m)
-            + _outcome_jobs(grid, v, m)
-            + _mechanism_jobs(grid, v, m)
-        )
-    found = [
-        j for j in found if j.stage not in ("mass", "explain") or j.parameters["lexicon"] != "none"
-    ]
-    found = [j for j in found if j.stage not in lacks(grid["models"][j.labels["model"]]["path"])]
-    found = sorted(
-        (j for j in found if j.stage in grid["stages"] or j.stage == "pretrain"),
-        key=lambda j: STAGES.index(j.stage),
-    )
-    if "report" in grid["stages"]:
-        found.append(
-            Job(
-                "report",
-                "report",
-                dict(run=".", **_report_settings(grid)),
-                sorted(o for j in found for o in j.outputs),
-            )
-        )
+    found, all_ = [], checkpoints(grid)
+    for stage in STAGES.values():
+        if stage.name not in (*grid["stages"], "pretrain"):
+            continue
+        for c in all_:
+            tuned = c.tuning != "base"
+            if stage.of == ("base" if tuned else "tuned") or stage.name in lacks(c.own["path"]):
+                continue
+            if stage.needs_words and c.data("lexicon") == "none":
+                continue
+            found += stage.jobs(stage, c)
+    if REPORT.name in grid["stages"]:
+        settings = dict(run=".", **_report_settings(grid))
+        found.append(REPORT.job("report", settings, sorted(o for j in found for o in j.outputs)))
     return found
 
-
+# %% ../../nbs/lib/grid_jobs.ipynb #e212af87
 def _report_settings(grid: dict) -> dict:
     "The settings of the report, with a note for each model that cannot have some of the steps."
     settings, more = grid["report"], left_out(grid)
@@ -171,16 +44,17 @@ def _report_settings(grid: dict) -> dict:
     return {**settings, "options": {**options, "notes": [*(options.get("notes") or []), *more]}}
 
 # %% ../../nbs/lib/grid_jobs.ipynb #c0k1
-WHOLE = (
-    "gpt2 bloom llama cohere gemma2 gemma3_text qwen2 qwen3 mistral".split()
-)  # kinds of models that page 00a finds the neurons of
+# Kinds of models whose neurons page 00a finds; any other is looked at.
+_WITH_NEURONS = "gpt2 bloom llama cohere gemma2 gemma3_text qwen2 qwen3 mistral".split()
 
 
 def lacks(path: str | None) -> dict[str, str]:
-    "{stage: why} of the steps that the model at `path` cannot have, from its configuration; nothing of one that is not at hand."
+    """{stage: why} of the steps that the model at `path` cannot have, from its configuration.
+
+    Nothing of one that is not at hand."""
     return _lacks(path, os.environ.get("XGDETOX_OUT_PROJECTION"))
 
-
+# %% ../../nbs/lib/grid_jobs.ipynb #e86fd156
 @cache
 def _lacks(path: str | None, out_projection: str | None) -> dict[str, str]:
     from xgdetox.weights import GEMMA
@@ -190,7 +64,7 @@ def _lacks(path: str | None, out_projection: str | None) -> dict[str, str]:
         return {}  # not dequantised for a look
     config = Path(resolve_model(path)) / "config.json"
     try:
-        if config.is_file() and read_json(config).get("model_type") in WHOLE:
+        if config.is_file() and read_json(config).get("model_type") in _WITH_NEURONS:
             return {}
         from xgdetox.models import stages_without
 
@@ -198,7 +72,7 @@ def _lacks(path: str | None, out_projection: str | None) -> dict[str, str]:
     except (InputError, AttributeError):
         return {}  # what is wrong with it is said where it is read
 
-
+# %% ../../nbs/lib/grid_jobs.ipynb #ef351389
 def left_out(grid: dict) -> list[str]:
     "A sentence for each model that cannot have some of the grid's steps: which, and why."
     said = []
@@ -207,349 +81,3 @@ def left_out(grid: dict) -> list[str]:
         if stages:
             said.append(f"{name} has no {', '.join(stages)}: {lacks(m['path'])[stages[0]]}.")
     return said
-
-# %% ../../nbs/lib/grid_jobs.ipynb #c026
-def _labels(v, **more):
-    return dict(model=v["model"], tuning=v["tuning"], seed=v["seed"], **more)
-
-
-def _making_jobs(grid, v, m) -> list[Job]:
-    "Pretraining of a base, training of a variant: the jobs that make a checkpoint."
-    gpus = m["gpus"]
-    if not v["made"]:
-        return []
-    if v["tuning"] == "base":
-        how = {
-            **m["pretrain"],
-            "recipe": {
-                **_settings(grid, v["model"], "pretrain")["recipe"],
-                **m["pretrain"]["recipe"],
-            },
-        }
-        return [
-            Job(
-                "pretrain",
-                v["model"],
-                dict(output=f"models/{v['model']}", done=f"models/{v['model']}.json", **how),
-                _files(how.get("text")),
-                gpus,
-                _labels(v),
-            )
-        ]
-    recipe = {k: x for k, x in grid["tunings"][v["tuning"]].items() if k != "seeds"}
-    if _recipe_bos(recipe.get("recipe")) != (bos := grid.get("bos", "tokenizer")):
-        recipe.setdefault("bos", bos)
-    pairs = recipe.pop("pairs", m["data"]["pairs"])
-    p = dict(
-        model=v["base"]["checkpoint"],
-        pairs=pairs,
-        output=f"tuned/{v['id']}",
-        done=f"tuned/{v['id']}.json",
-        table=f"parts/training/{v['id']}.csv",
-        recipe=recipe.pop("recipe", None),
-        overrides=recipe,
-        labels=_labels(v),
-        **_settings(grid, v["model"], "train"),
-    )
-    return [
-        Job(
-            "train",
-            v["id"],
-            p,
-            _weights(v["base"]) + _files(pairs) + _files(p["recipe"]),
-            gpus,
-            _labels(v),
-        )
-    ]
-
-
-def _recipe_bos(recipe) -> str | None:
-    "What a shipped recipe says of `bos`, read without torch; None of any other."
-    path = project_root() / "xgdetox" / "assets" / "recipes" / f"{recipe}.yaml"
-    return (
-        yaml.safe_load(path.read_text(encoding="utf-8")).get("bos", "tokenizer")
-        if path.is_file()
-        else None
-    )
-
-# %% ../../nbs/lib/grid_jobs.ipynb #c027
-def _split_jobs(grid, v, m) -> list[Job]:
-    "One side of the prompts of a base model, the same rows in all languages of the grid."
-    if v["tuning"] != "base":
-        return []
-    name, prompts = v["model"], m["data"]["prompts"]
-    p = dict(
-        prompts=prompts,
-        languages=grid["languages"],
-        output=f"split/{name}",
-        done=f"split/{name}.json",
-        settings=_settings(grid, name, "split"),
-    )
-    return [
-        Job(
-            "split",
-            name,
-            p,
-            _files(prompts, "RTP_LX*") + _files(prompts, "*source_map.tsv*"),
-            0,
-            _labels(v),
-        )
-    ]
-
-
-def _outcome_jobs(grid, v, m) -> list[Job]:
-    "The primary outcome of a variant under each scorer, and what its tuning cost in fluency."
-    from xgdetox.scorers.base import needs_gpu
-
-    label, found = _labels(v), []
-    for scorer, spec in (m.get("scorers") or grid["scorers"]).items():
-        name = f"{v['id']}.{scorer}"
-        p = dict(
-            generations=f"generations/{v['id']}",
-            scores=f"scores/{scorer}/{v['id']}",
-            scorer=spec,
-            model=v["checkpoint"],
-            languages=grid["languages"],
-        )
-        p |= dict(
-            settings=_settings(grid, v["model"], "outcome"),
-            labels=label,
-            ledger=f"ledgers/{name}.first.sqlite",
-            table=f"parts/outcome/{name}.csv",
-        )
-        scored = [f"parts/toxicity/{v['id']}{suffix}.{scorer}.csv" for suffix, _ in _parts(grid)]
-        found.append(
-            Job("outcome", name, p, scored + _weights(v), m["gpus"] * needs_gpu(spec), label)
-        )
-    place, settings = m["data"].get("sentences", "none"), _settings(grid, v["model"], "fluency")
-    p = dict(
-        model=v["checkpoint"],
-        sentences=place,
-        languages=grid["languages"],
-        settings=settings,
-        labels=label,
-        table=f"parts/fluency/{v['id']}.csv",
-    )
-    return [*found, Job("fluency", v["id"], p, _weights(v) + _files(place), m["gpus"], label)]
-
-
-def _text_jobs(grid, v, m) -> list[Job]:
-    "What a variant writes and how it is judged: generate, score, mass, quality."
-    from xgdetox.scorers.base import needs_gpu, scorer_paths
-
-    s, found, texts = lambda stage: _settings(grid, v["model"], stage), [], []
-    (prompts, inputs), gpus, label = _prompts(grid, v["model"]), m["gpus"], _labels(v)
-    folder = f"generations/{v['id']}"
-    for suffix, languages in _parts(grid):
-        name = v["id"] + suffix
-        texts.append(f"generations/{name}.json")
-        found.append(
-            Job(
-                "generate",
-                name,
-                dict(
-                    model=v["checkpoint"],
-                    name=v["id"],
-                    prompts=prompts,
-                    languages=languages,
-                    output="generations",
-                    done=texts[-1],
-                    settings=_flat(s("generate")),
-                ),
-                _weights(v) + inputs,
-                gpus,
-                {**label, "languages": languages},
-            )
-        )
-        for scorer, spec in (m.get("scorers") or grid["scorers"]).items():
-            found.append(
-                Job(
-                    "score",
-                    f"{name}.{scorer}",
-                    dict(
-                        generations=folder,
-                        languages=languages,
-                        scorer=spec,
-                        output=f"scores/{scorer}/{v['id']}",
-                        ledger=f"ledgers/{name}.{scorer}.sqlite",
-                        table=f"parts/toxicity/{name}.{scorer}.csv",
-                        labels=label,
-                        settings=_flat(s("score")),
-                    ),
-                    [texts[-1], *(f for p in scorer_paths(spec) for f in _files(p))],
-                    gpus * needs_gpu(spec),
-                    {**label, "languages": languages},
-                )
-            )
-    lm = s("quality").pop("lm")
-    judge = (
-        v.get("base", v)
-        if lm == "base"
-        else dict(made=False, checkpoint=_checkpoint(lm, project_root()))
-    )
-    quality = _flat(s("quality"))
-    quality.pop("lm")
-    found.append(
-        Job(
-            "quality",
-            v["id"],
-            dict(
-                generations=folder,
-                languages=grid["languages"],
-                lm=judge["checkpoint"],
-                output=f"quality/{v['id']}.csv",
-                table=f"parts/quality/{v['id']}.csv",
-                labels=label,
-                settings=quality,
-            ),
-            [*texts, *_weights(judge)],
-            gpus,
-            label,
-        )
-    )
-    found.append(
-        Job(
-            "mass",
-            v["id"],
-            dict(
-                model=v["checkpoint"],
-                prompts=prompts,
-                lexicon=m["data"]["lexicon"],
-                languages=grid["languages"],
-                table=f"parts/mass/{v['id']}.csv",
-                labels=label,
-                settings=_flat(s("mass")),
-            ),
-            _weights(v) + inputs + _files(m["data"]["lexicon"]),
-            gpus,
-            label,
-        )
-    )
-    return found
-
-
-def _flat(settings: dict) -> dict:
-    "Settings with their free `options` among them."
-    return {**{k: x for k, x in settings.items() if k != "options"}, **settings.get("options", {})}
-
-# %% ../../nbs/lib/grid_jobs.ipynb #c065
-def _mechanism_jobs(grid, v, m) -> list[Job]:
-    "Why: probe, value vectors, intervention and retrieval of a base model; activations of a tuned one against its base."
-    s, d, gpus, label, name = (
-        lambda stage: _flat(_settings(grid, v["model"], stage)),
-        m["data"],
-        m["gpus"],
-        _labels(v),
-        v["model"],
-    )
-    neurons = m["neurons"] or f"neurons/{name}.json"
-    found_neurons = _files(m["neurons"]) or [neurons]
-    (prompts, inputs), (parallel, side_by_side) = _prompts(grid, name), _parallel(grid, name)
-    narrow = lambda settings: {
-        **settings,
-        "languages": settings.get("languages") or grid["languages"],
-    }
-    if v["tuning"] != "base":
-        pair = dict(
-            base=v["base"]["checkpoint"],
-            tuned=v["checkpoint"],
-            neurons=neurons,
-            prompts=prompts,
-            labels=label,
-        )
-        needs = _weights(v) + _weights(v["base"]) + found_neurons + inputs
-        return [
-            Job(
-                "activations",
-                v["id"],
-                dict(
-                    pair,
-                    table=f"parts/activations/{v['id']}.csv",
-                    settings=narrow(s("activations")),
-                ),
-                needs,
-                gpus,
-                label,
-            ),
-            Job(
-                "explain",
-                v["id"],
-                dict(
-                    pair,
-                    probe=f"probes/{name}",
-                    lexicon=d["lexicon"],
-                    table=f"parts/explained/{v['id']}.csv",
-                    settings=narrow(s("explain")),
-                ),
-                [*needs, f"probes/{name}.json", *_files(d["lexicon"])],
-                gpus,
-                label,
-            ),
-        ]
-    common = dict(model=v["checkpoint"], labels=label)
-    return [
-        Job(
-            "probe",
-            name,
-            dict(
-                **common,
-                labelled=d["labelled"],
-                languages=grid["languages"],
-                output=f"probes/{name}",
-                done=f"probes/{name}.json",
-                table=f"parts/probe/{name}.csv",
-                settings=s("probe"),
-            ),
-            _weights(v) + _files(d["labelled"]),
-            gpus,
-            label,
-        ),
-        Job(
-            "value_vectors",
-            name,
-            dict(
-                **common,
-                probe=f"probes/{name}",
-                prompts=prompts,
-                lexicon=d["lexicon"],
-                languages=grid["languages"],
-                done=f"neurons/{name}.json",
-                table=f"parts/value_vectors/{name}.csv",
-                settings=s("value_vectors"),
-            ),
-            [*_weights(v), f"probes/{name}.json", *inputs],
-            gpus,
-            label,
-        ),
-        Job(
-            "intervene",
-            name,
-            dict(
-                **common,
-                neurons=neurons,
-                prompts=prompts,
-                scorer=next(iter((m.get("scorers") or grid["scorers"]).values())),
-                lexicon=d["lexicon"],
-                output=f"interventions/{name}",
-                table=f"parts/intervention/{name}.csv",
-                settings=narrow(s("intervene")),
-            ),
-            [*_weights(v), *found_neurons, *inputs],
-            gpus,
-            label,
-        ),
-        Job(
-            "retrieve",
-            name,
-            dict(
-                **common,
-                parallel=parallel,
-                languages=grid["languages"],
-                table=f"parts/retrieval/{name}.csv",
-                settings=s("retrieve"),
-            ),
-            _weights(v) + side_by_side,
-            gpus,
-            label,
-        ),
-    ]

@@ -11,24 +11,24 @@ import yaml
 from pathlib import Path
 from pydantic import ValidationError
 from ..files import InputError, PlainYaml, parse_yaml, read_lines, read_yaml
-from .checks import USES, _check, _check_names, _check_own
-from .schema import GridFile, _explain
-from .stages import DATA, SETTINGS, STAGES, project_root
-from .steps import _checkpoint, _place
+from .checks import check_grid, check_names, check_settings
+from .schema import GridFile, explain_fault
+from .stages import DATA, STAGES, readers_of, stages_that
+from .steps import absolute_path, checkpoint_path, project_root
 from ..languages import LANGUAGES, normalise_language
 
 # %% auto #0
-__all__ = ['NO_WORDS', 'load_grid']
+__all__ = ['load_grid']
 
 # %% ../../nbs/lib/grid_load.ipynb #c016
 def load_grid(path, changes=()) -> dict:
-    """Read and check a grid file (or take its contents as a dict). `changes` are texts like `generate.n=3` (the value in YAML).
+    """A grid file (or its contents as a dict), read and checked. `changes` are texts like
+    `generate.n=3` (the value in YAML).
 
     InputError names file, line, key and remedy. Paths of the result are absolute, languages are codes, each model has its own `data`."""
     root, source = project_root(), "grid" if isinstance(path, dict) else Path(path)
-    raw = json.loads(
-        json.dumps(path if isinstance(path, dict) else _read_grid(source))
-    )  # what aliases share is one's own from here on
+    given = path if isinstance(path, dict) else _read_grid(source)
+    raw = json.loads(json.dumps(given))  # what aliases of YAML share becomes a copy for each
     for change in changes:
         _set(raw, change)
     try:
@@ -38,35 +38,30 @@ def load_grid(path, changes=()) -> dict:
             raise
         raise InputError(e.problem, source, _line_of(source, e.field), e.field, e.remedy) from None
 
-
+# %% ../../nbs/lib/grid_load.ipynb #ebd2de48
 def _resolved(raw: dict, source, root: Path) -> dict:
     "The contents of a grid file, checked, with absolute paths."
     try:
         grid = GridFile(**raw).model_dump()
     except ValidationError as e:
-        raise _explain(e, raw, source) from None
+        raise explain_fault(e, raw, source) from None
     if grid["trust_remote_code"]:
         os.environ["XGDETOX_TRUST_REMOTE_CODE"] = "1"  # the jobs inherit it
-    _check_names(grid)
-    grid["languages"] = (
-        list(LANGUAGES) if grid["languages"] == "all" else _codes(grid["languages"], "languages")
-    )
+    check_names(grid)
+    every = grid["languages"] == "all"
+    grid["languages"] = list(LANGUAGES) if every else _codes(grid["languages"], "languages")
     for name, model in grid["models"].items():
         _resolve_model(model, f"models.{name}", grid, root)
-    if grid["scorers"] is None:
-        grid["scorers"] = {"lexicon": "lexicon:world"}
-    grid["scorers"] = _scorers(grid["scorers"], root, "scorers")
+    scorers = grid["scorers"]
+    grid["scorers"] = _scorers({"lexicon": "lexicon:world"} if scorers is None else scorers, root)
     for tuning in grid["tunings"].values():
-        if str(tuning.get("recipe")).endswith((".yaml", ".yml")):
-            tuning["recipe"] = _place(tuning["recipe"], root)
-        if isinstance(tuning.get("pairs"), str) and tuning["pairs"].strip():
-            tuning["pairs"] = _place(tuning["pairs"], root)
+        _resolve_tuning(tuning, root)
     for stage in STAGES:
         _resolve_stage(grid[stage], stage, root)
-    _check(grid, source)
+    check_grid(grid, source)
     return grid
 
-
+# %% ../../nbs/lib/grid_load.ipynb #e798ad8c
 def _codes(languages, field: str) -> list[str]:
     "Codes of a language or several, each once; InputError names the `field`."
     given = [languages] if isinstance(languages, str) else languages
@@ -75,49 +70,58 @@ def _codes(languages, field: str) -> list[str]:
     except InputError as e:
         raise InputError(e.problem, field=field, remedy=e.remedy) from None
 
-
+# %% ../../nbs/lib/grid_load.ipynb #e027b693
 def _resolve_model(model: dict, field: str, grid: dict, root: Path):
     "Put absolute paths into one model of a grid, and what the grid says where the model says nothing."
-    model["path"] = _checkpoint(model["path"], root)
-    model["tuned"] = {k: _checkpoint(v, root) for k, v in model["tuned"].items()}
-    named = "lexicon" in {**grid["data"], **model["data"]}
-    model["data"] = {
-        k: _place(v, root) for k, v in {**DATA, **grid["data"], **model["data"]}.items()
-    }
-    if not named:
+    model["path"] = checkpoint_path(model["path"], root)
+    model["tuned"] = {k: checkpoint_path(v, root) for k, v in model["tuned"].items()}
+    data = {**grid["data"], **model["data"]}
+    model["data"] = {k: absolute_path(v, root) for k, v in {**DATA, **data}.items()}
+    if "lexicon" not in data:
         model["data"]["lexicon"] = _own_lexicon(model, grid, field)
     if model["neurons"]:
-        model["neurons"] = _place(model["neurons"], root)
+        model["neurons"] = absolute_path(model["neurons"], root)
     if model["scorers"]:
         model["scorers"] = _scorers(model["scorers"], root, f"{field}.scorers")
     elif grid["scorers"] is not None:
-        model["scorers"] = _scorers(grid["scorers"], root, "scorers")
+        model["scorers"] = _scorers(grid["scorers"], root)
     else:
         model["scorers"] = _own_scorer(model, grid["stages"])
     for stage, own in model["set"].items():
-        if stage in SETTINGS:
+        if stage in STAGES:
             _resolve_stage(own, stage, root, f"{field}.set.{stage}")
-    text = model["pretrain"] and model["pretrain"]["text"]
-    if not text:
-        return
-    each = (
-        {code: text.replace("{language}", code) for code in grid["languages"]}
-        if isinstance(text, str)
-        else text
-    )
-    model["pretrain"]["text"] = _place(each, root)
+    if model["pretrain"] and model["pretrain"]["text"]:
+        _resolve_text(model["pretrain"], grid["languages"], root)
 
+# %% ../../nbs/lib/grid_load.ipynb #e97abe95
+def _resolve_text(pretrain: dict, languages: list[str], root: Path):
+    "Put one absolute path per language in place of the text that a model is pretrained on."
+    text = pretrain["text"]
+    if isinstance(text, str):
+        text = {code: text.replace("{language}", code) for code in languages}
+    pretrain["text"] = absolute_path(text, root)
 
+# %% ../../nbs/lib/grid_load.ipynb #ef367826
+def _resolve_tuning(tuning: dict, root: Path):
+    "Put absolute paths in place of a tuning's recipe and pairs."
+    if str(tuning.get("recipe")).endswith((".yaml", ".yml")):
+        tuning["recipe"] = absolute_path(tuning["recipe"], root)
+    if isinstance(tuning.get("pairs"), str) and tuning["pairs"].strip():
+        tuning["pairs"] = absolute_path(tuning["pairs"], root)
+
+# %% ../../nbs/lib/grid_load.ipynb #ef60fdb7
 def _resolve_stage(own: dict, stage: str, root: Path, field: str = ""):
-    "Put absolute paths and codes of languages into the settings of a stage; refuse settings that its notebook does not read."
-    _check_own(own, stage, field or stage)
+    """Put absolute paths and codes of languages into the settings of a stage.
+
+    InputError for settings that its notebook does not read."""
+    check_settings(own, stage, field or stage)
     if own.get("languages"):
         own["languages"] = _codes(own["languages"], f"{field or stage}.languages")
     options = own.get("options") or {}
     if "calibration" in options:
-        options["calibration"] = _place(options["calibration"], root)
+        options["calibration"] = absolute_path(options["calibration"], root)
     if "tokenizer" in options:
-        options["tokenizer"] = _checkpoint(options["tokenizer"], root)
+        options["tokenizer"] = checkpoint_path(options["tokenizer"], root)
 
 # %% ../../nbs/lib/grid_load.ipynb #c086
 def _read_grid(path: Path) -> dict:
@@ -129,24 +133,25 @@ def _read_grid(path: Path) -> dict:
         raise InputError("a grid is a table of keys", path, remedy="see experiments/quick.yaml")
     return {"name": re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "grid", **raw}
 
-
+# %% ../../nbs/lib/grid_load.ipynb #e6d7819b
 def _line_of(path, key: str | None) -> int | None:
-    "The line of a key such as `models.small.gpu` in a grid file, or of the last part of it that stands there; None for a grid that is no file."
+    """The line of a key such as `models.small.gpu` in a grid file, or of the last part of it that stands there.
+
+    None for a grid that is not a file. A model's name may hold dots."""
     if not isinstance(path, Path) or not key:
         return None
     node, line = yaml.compose("".join(text for _, text in read_lines(path)), PlainYaml), None
     while key and isinstance(node, yaml.MappingNode):
-        name, value = next(
-            ((k, v) for k, v in node.value if f"{key}.".startswith(f"{k.value}.")), (None, None)
-        )  # a model's name may hold dots
-        if name is None:
+        fitting = [(k, v) for k, v in node.value if f"{key}.".startswith(f"{k.value}.")]
+        if not fitting:
             break
-        node, line, key = value, name.start_mark.line + 1, key[len(name.value) + 1 :]
+        name, node = fitting[0]
+        line, key = name.start_mark.line + 1, key[len(name.value) + 1 :]
     return line
 
-
+# %% ../../nbs/lib/grid_load.ipynb #ee25f391
 def _set(raw: dict, change: str):
-    "Put `a.b=value` into the file's contents."
+    "Put `a.b=value` into the file's contents. A model's name may hold dots."
     key, eq, value = change.partition("=")
     rest, table = key.strip(), raw
     if not eq or not rest:
@@ -154,9 +159,8 @@ def _set(raw: dict, change: str):
             f"{change!r} is not key=value", field="--set", remedy="like --set generate.n=3"
         )
     while True:
-        name = next(
-            (k for k in table if f"{rest}.".startswith(f"{k}.")), rest.partition(".")[0]
-        )  # a model's name may hold dots
+        fitting = [k for k in table if f"{rest}.".startswith(f"{k}.")]
+        name = fitting[0] if fitting else rest.partition(".")[0]
         rest = rest[len(name) + 1 :]
         if not rest:
             break
@@ -171,15 +175,17 @@ def _set(raw: dict, change: str):
             )
     table[name] = json.loads(json.dumps(parse_yaml(value, field=f"--set {key.strip()}")))
 
-
+# %% ../../nbs/lib/grid_load.ipynb #e03fed24
 def _scorer(spec: str, root: Path) -> str:
     "A scorer with the path in it made absolute, as page 03 reads it; names of worlds, presets and the hub stay."
     from xgdetox.scorers.base import place_scorer
 
-    return place_scorer(spec, lambda path: _place(path, root), lambda name: _checkpoint(name, root))
+    return place_scorer(
+        spec, lambda path: absolute_path(path, root), lambda name: checkpoint_path(name, root)
+    )
 
-
-def _scorers(specs: dict[str, str], root: Path, field: str) -> dict[str, str]:
+# %% ../../nbs/lib/grid_load.ipynb #e534ed9c
+def _scorers(specs: dict[str, str], root: Path, field: str = "scorers") -> dict[str, str]:
     "Scorers by name, checked. InputError names the key of the grid."
     found = {}
     for name, spec in specs.items():
@@ -189,26 +195,27 @@ def _scorers(specs: dict[str, str], root: Path, field: str) -> dict[str, str]:
             raise InputError(e.problem, e.path, e.line, f"{field}.{name}", e.remedy) from None
     return found
 
-
+# %% ../../nbs/lib/grid_load.ipynb #e93cb380
 def _own_scorer(model: dict, stages) -> dict[str, str]:
-    "The scorer of a model for which none is named: the word list of the embedded world, if model and prompts are its own. InputError for real text."
-    return {
-        "lexicon": _world_scorer(model, "scorers")
-        if {"score", "intervene"} & set(stages)
-        else "lexicon:world"
-    }
+    """The scorer of a model for which none is named: the word list of the embedded world.
 
+    InputError for a model or prompts that are not the world's."""
+    used = set(stages_that("uses_scorer")) & set(stages)
+    return {"lexicon": _world_scorer(model, "scorers") if used else "lexicon:world"}
 
+# %% ../../nbs/lib/grid_load.ipynb #e6a5020c
 def _world_scorer(model: dict, field: str) -> str:
-    "`lexicon:world` or that of the control, whichever model and prompts are of. InputError, with the key `field`, for real text."
+    """`lexicon:world` or that of the control, whichever model and prompts are of.
+
+    InputError, with the key `field`, for real text."""
     from xgdetox.data import find_prompt_files
     from xgdetox.scoring import scorer_of_prompts
     from xgdetox.world import WORLDS
 
     prompts, pretrain = model["data"]["prompts"], model["pretrain"] or {}
-    speaks = (
-        "pretrain.text" if pretrain.get("text") else model["path"] or pretrain.get("world", "world")
-    )
+    speaks = model["path"] or pretrain.get("world", "world")
+    if pretrain.get("text"):
+        speaks = "pretrain.text"
     if isinstance(prompts, str) and prompts not in WORLDS:
         try:
             prompts = find_prompt_files(prompts)
@@ -217,15 +224,20 @@ def _world_scorer(model: dict, field: str) -> str:
     return scorer_of_prompts(speaks, prompts, field=field)
 
 
-NO_WORDS = "Nobody named a word list (data.lexicon) for {model}, whose text is not the embedded world's: toxic mass is left out, and no token counts as rude."
+_NO_WORDS = (
+    "Nobody named a word list (data.lexicon) for {model}, whose text is not the embedded world's: "
+    "toxic mass is left out, and no token counts as rude."
+)
 
-
+# %% ../../nbs/lib/grid_load.ipynb #e6a279cc
 def _own_lexicon(model: dict, grid: dict, field: str) -> str:
-    "The word list of a model for which none is named: the embedded world's for its own text, none for real text, which the grid's notes then say."
-    if not USES["lexicon"] & set(grid["stages"]):
+    """The word list of a model for which none is named: the embedded world's for its own text.
+
+    For real text there is none, and the grid's notes say so."""
+    if not readers_of("lexicon") & set(grid["stages"]):
         return "world"
     try:
         return _world_scorer(model, "data.lexicon").partition(":")[2]
     except InputError:
-        grid["notes"].append(NO_WORDS.format(model=field.removeprefix("models.")))
+        grid["notes"].append(_NO_WORDS.format(model=field.removeprefix("models.")))
     return "none"

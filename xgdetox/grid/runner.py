@@ -15,16 +15,24 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from ..files import InputError, write_atomic, write_json
-from .checks import _known, check_at_hand
+from .checks import check_at_hand, known_names
 from .devices import visible_devices
 from .jobs import jobs, left_out
-from .stages import OPTIONAL, STAGES, project_root
-from .status import _same, only_runner, read_log, run_folder, status, wait_for_children
+from .stages import STAGES
+from xgdetox.grid.status import (
+    same_settings,
+    only_runner,
+    read_log,
+    run_folder,
+    status,
+    wait_for_children,
+)
+from .steps import project_root
 from .tables import write_manifest
 
 # %% auto #0
-__all__ = ['adopt', 'snakemake_command', 'unbraced', 'run', 'mirror', 'messages_to', 'prepare_environment', 'Progress',
-           'comparison']
+__all__ = ['adopt', 'snakemake_command', 'unbraced', 'run', 'mirror', 'messages_to', 'short_path', 'prepare_environment',
+           'Progress', 'comparison']
 
 # %% ../../nbs/lib/grid_runner.ipynb #c060
 def _marked_incomplete(run: Path, output: str) -> bool:
@@ -35,9 +43,10 @@ def _marked_incomplete(run: Path, output: str) -> bool:
         run / ".snakemake" / "incomplete" / urlsafe_b64encode(output.encode()).decode()
     ).exists()
 
-
+# %% ../../nbs/lib/grid_runner.ipynb #e37615a6
 def adopt(grid: dict, run: Path, command: list[str]) -> list[str]:
-    """Note the jobs as done that finished after their runner had died, so that Snakemake does not run them again.
+    """Note the jobs as done that finished after their runner had died, so that Snakemake does not
+    run them again.
 
     Outputs are written in one piece, so a job is finished if all of its outputs are there, made with its present settings."""
     done = [
@@ -45,7 +54,7 @@ def adopt(grid: dict, run: Path, command: list[str]) -> list[str]:
         for j in jobs(grid)
         if any(_marked_incomplete(run, o) for o in j.outputs)
         and all((run / o).exists() for o in j.outputs)
-        and _same(read_log(run / j.log), j)
+        and same_settings(read_log(run / j.log), j)
     ]
     if done:
         files = [o for j in done for o in j.outputs]
@@ -104,9 +113,11 @@ def snakemake_command(
         f"devices={devices}",
     ]
 
-
+# %% ../../nbs/lib/grid_runner.ipynb #e062ddda
 def _check_for_slurm(*places: Path):
-    "InputError for a folder whose name Snakemake's plugin for SLURM cannot hand on: it puts the whole command between double quotes."
+    """InputError for a folder whose name Snakemake's plugin for SLURM cannot hand on.
+
+    It puts the whole command between double quotes."""
     for place in (*places, Path(sys.executable)):
         if bad := sorted(set('"$`\\!') & set(str(place))):
             raise InputError(
@@ -117,7 +128,8 @@ def _check_for_slurm(*places: Path):
 
 # %% ../../nbs/lib/grid_runner.ipynb #gc6ad30
 def unbraced(path: str, run=".") -> str:
-    """`path` as Snakemake can take it as an input: braces in the name of a folder would be wildcards, so that a link in the run stands for it.
+    """`path` as Snakemake can take it as an input: braces in the name of a folder would be
+    wildcards, so that a link in the run stands for it.
 
     InputError where the file's own name has braces."""
     if not set("{}") & set(path):
@@ -147,13 +159,15 @@ def run(
     force=(),
     say=print,
 ) -> int:
-    "Run what is missing or outdated of a grid; return 0 if all of it is there at the end, 1 if a job failed. A dry run only says what would run."
+    """Run what is missing or outdated of a grid; return 0 if all of it is there at the end, 1 if a job failed.
+
+    A dry run only says what would run."""
     folder = Path(folder or run_folder(grid)).resolve()
     if unknown := sorted(set(force) - set(grid["stages"])):
         raise InputError(
             f"no stage {unknown[0]!r} in this grid",
             field="-R",
-            remedy=_known(unknown[0], grid["stages"], "its stages are "),
+            remedy=known_names(unknown[0], grid["stages"], "its stages are "),
         )
     if dry_run:
         return _dry_run(grid, folder, cores, profile, force)
@@ -167,7 +181,7 @@ def run(
         write_manifest(grid, folder)
     return 1 if code or (status(grid, folder).state != "done").any() else 0
 
-
+# %% ../../nbs/lib/grid_runner.ipynb #e0590fbb
 def _run_and_watch(grid: dict, folder: Path, command: list[str], force, say) -> int:
     "Snakemake's exit code; what ends, and what failed, is said as it happens."
     log = folder / "snakemake.log"
@@ -180,14 +194,14 @@ def _run_and_watch(grid: dict, folder: Path, command: list[str], force, say) -> 
         watch.stop()
     failed = status(grid, folder).query("state == 'failed'")
     for r in failed.itertuples():
-        say(f"failed: {r.stage} {r.job}: {r.reason} ({_short(r.notebook)})")
+        say(f"failed: {r.stage} {r.job}: {r.reason} ({short_path(r.notebook)})")
     if code and "on user request" in log.read_text(errors="replace")[begin:]:
         say("stopped; the same command goes on")
     elif code and not len(failed):
-        say(f"failed: see {_short(log)}")
+        say(f"failed: see {short_path(log)}")
     return code
 
-
+# %% ../../nbs/lib/grid_runner.ipynb #e17014d5
 def _forced(stages) -> list[str]:
     "Snakemake's words for stages that are to run again."
     return [word for stage in stages for word in ("--forcerun", stage)]
@@ -210,7 +224,7 @@ def mirror(run: Path, own=()):
                 shutil.copy2(part, copy / part.name)
         yield copy
 
-
+# %% ../../nbs/lib/grid_runner.ipynb #e65499c3
 def _dry_run(grid: dict, folder: Path, cores: int, profile, force) -> int:
     "Snakemake's word on what would run and why; returns its exit code and writes nothing, in the run or elsewhere."
     with mirror(folder, own=(".snakemake", ".ipython", ".runner", "grid.json")) as copy:
@@ -246,12 +260,12 @@ def messages_to(path):
             os.close(out)
             os.close(err)
 
-
-def _short(path) -> str:
+# %% ../../nbs/lib/grid_runner.ipynb #edc9332b
+def short_path(path) -> str:
     "A path as seen from here."
     return os.path.relpath(path) if path else ""
 
-
+# %% ../../nbs/lib/grid_runner.ipynb #edc5b9b7
 def _after_a_crash(grid, folder, command, say):
     "Wait for children, clear the stale lock, take over finished work."
     wait_for_children(folder, say)
@@ -262,9 +276,11 @@ def _after_a_crash(grid, folder, command, say):
     for name in adopt(grid, folder, command):
         say(f"done already: {name}")
 
-
+# %% ../../nbs/lib/grid_runner.ipynb #e8fc140b
 def _call_snakemake(command, folder: Path) -> int:
-    "Snakemake in this very process: who kills the runner kills all of it. Its messages go to the run's own log."
+    """Snakemake in this very process: who kills the runner kills all of it.
+
+    Its messages go to the run's own log."""
     from snakemake.cli import main
 
     prepare_environment(folder)
@@ -281,7 +297,9 @@ def _call_snakemake(command, folder: Path) -> int:
 
 # %% ../../nbs/lib/grid_runner.ipynb #c064
 def prepare_environment(run, threads: int = 1):
-    "What every job of a run inherits: its mark, its CPU threads, and a Jupyter that keeps no history (a database, shared by all)."
+    """What every job of a run inherits.
+
+    Its mark, its CPU threads, and a Jupyter that keeps no history (a database, shared by all)."""
     run = Path(run).resolve()
     settings = run / ".ipython" / "profile_default" / "ipython_kernel_config.py"
     if not settings.exists():
@@ -309,7 +327,7 @@ class Progress:
         self.total, self.ended = len(self.left), threading.Event()
         self.left = {k: j for k, j in self.left.items() if not self._done(j)}
         say(
-            f"{self.total} notebooks, {self.total - len(self.left)} of them done; executed ones are kept in {_short(run / 'notebooks')}"
+            f"{self.total} notebooks, {self.total - len(self.left)} of them done; executed ones are kept in {short_path(run / 'notebooks')}"
         )
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
@@ -318,7 +336,7 @@ class Progress:
         log = read_log(self.run / job.log)
         return (
             all((self.run / o).exists() for o in job.outputs)
-            and _same(log, job)
+            and same_settings(log, job)
             and (not (self.run / job.log).exists() or log.get("duration") is not None)
         )
 
@@ -343,25 +361,31 @@ class Progress:
         self._look()
 
 # %% ../../nbs/lib/grid_runner.ipynb #c092
+def _label(model: str) -> str:
+    "What a model is called in a comparison: the last part of its path, as a file can be named; `base` is taken."
+    name = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(model).name).strip("-._") or "model"
+    return "base-model" if name == "base" else name
+
+# %% ../../nbs/lib/grid_runner.ipynb #ef6c903c
 def comparison(
     base: str,
     tuned: str,
-    name: str | None = None,
     languages=None,
     scorer: str | None = None,
     **more,
 ) -> dict:
-    "The grid that compares `tuned` with `base`: everything but training. `more` are keys of a grid file: data, prompts, generate ..."
+    """The grid that compares `tuned` with `base`: everything but training.
+
+    `more` are keys of a grid file: data, prompts, generate ..."""
     from xgdetox.scorers.base import parse_scorer
 
-    label = lambda s: {"base": "base-model"}.get(
-        said := re.sub(r"[^A-Za-z0-9_.]+", "-", Path(s).name).strip("-._") or "model", said
-    )
+    before, after = _label(base), _label(tuned)
+    usual = [name for name, stage in STAGES.items() if not stage.optional]
     grid = {
-        "name": name or f"compare-{label(base)}-{label(tuned)}",
-        "about": f"{label(tuned)} against {label(base)}: did it carry over?",
-        "models": {label(base): {"path": base, "tuned": {"tuned": tuned}}},
-        "stages": [s for s in STAGES if s not in ("train", *OPTIONAL)],
+        "name": f"compare-{before}-{after}",
+        "about": f"{after} against {before}: did it carry over?",
+        "models": {before: {"path": base, "tuned": {"tuned": tuned}}},
+        "stages": [name for name in usual if name != "train"],
         **more,
     }
     if languages:

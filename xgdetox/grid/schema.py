@@ -8,101 +8,21 @@ from difflib import get_close_matches
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from typing import Annotated, Any, Literal
 from ..files import InputError
-from xgdetox.grid.stages import (
-    Bos,
-    Count,
-    Dtype,
-    Few,
-    Fraction,
-    OPTIONAL,
-    SETTINGS,
-    STAGES,
-    Seed,
-    Temperature,
-    Text,
-)
+from .stage import Bos, Count, Few, Seed, Text
+from .stages import STAGES
 
 # %% auto #0
-__all__ = ['OPTIONS', 'ONLY_PAPER', 'ONLY_VLLM', 'ONLY_TRANSFORMERS', 'Stage', 'Options', 'GridFile', 'Strict', 'Pretrain',
-           'Model', 'nearest']
-
-# %% ../../nbs/lib/grid_schema.ipynb #ga33458
-OPTIONS = {  # stage: {key: type}
-    "generate": {
-        "dtype": Dtype,
-        "device": Text,
-        "batch_rows": Count,
-        "tensor_parallel_size": Few,
-        "gpu_memory_utilization": Fraction,
-        "enforce_eager": bool,
-        "max_num_seqs": Count,
-    },
-    "score": {
-        "paper": bool,
-        "threshold": Annotated[float, Field(ge=0, le=1)],
-        "calibration": Text,
-        "n_resamples": Count,
-        "attribute": Text,
-    },
-    "quality": {"paper": bool, "tokenizer": Text, "dtype": Dtype},
-    "probe": {
-        "layer": int,
-        "paper": bool,
-        "seed": Seed,
-        "held_out": Annotated[float, Field(gt=0, lt=1)],
-        "learning_rate": Annotated[float, Field(gt=0, le=10)],
-        "epochs": Few,
-        "batch_size": Few,
-    },
-    "value_vectors": {
-        "direction": Literal["difference", "weight"],
-        "space": Literal["paper", "residual"],
-        "k": Few,
-        "norm": bool,
-    },
-    "intervene": {
-        "control": bool,
-        "controls": Few,
-        "n": Few,
-        "temperature": Temperature,
-        "top_p": Fraction,
-        "max_tokens": Few,
-        "seed": Seed,
-        "quality": list[Literal["perplexity", "language"]],
-    },
-    "activations": {"control": bool, "sets": Count, "n_tokens": Few},
-    "retrieve": {
-        "paper": bool,
-        "centre": bool,
-        "csls": bool,
-        "n_resamples": Count,
-        "max_tokens": Count,
-        "limit": Count,
-    },
-    "report": {"notes": list[Text], "n_resamples": Count, "rude_words": list[Text]},
-}
-
-ONLY_PAPER = (
-    "learning_rate",
-    "epochs",
-    "batch_size",
-)  # options of probe that its own training has not
-ONLY_VLLM = (
-    "gpu_memory_utilization",
-    "enforce_eager",
-    "max_num_seqs",
-)  # options of generate that transformers has not
-ONLY_TRANSFORMERS = ("device", "batch_rows")  # and that vLLM has not
+__all__ = ['SETTINGS', 'OPTIONS', 'GridFile', 'Strict', 'Pretrain', 'GridModel', 'nearest', 'explain_fault']
 
 # %% ../../nbs/lib/grid_schema.ipynb #c008
 class Strict(BaseModel):
-    "Keys that are not named are an error; so are texts, true or false in place of numbers, and numbers that are not finite."
+    "Refuses unknown keys, texts or true and false in place of numbers, and numbers that are not finite."
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 # %% ../../nbs/lib/grid_schema.ipynb #c009
 class Pretrain(Strict):
-    "A tiny model to begin with: of a world, or of real text, one file a language."
+    "A tiny model to begin with: of a world, or of real text, one file per language."
 
     world: Literal["world", "world-control", "decoupled"] = "world"
     text: Text | dict[str, Text] | None = None  # instead of a world
@@ -123,38 +43,44 @@ class Pretrain(Strict):
         return self
 
 # %% ../../nbs/lib/grid_schema.ipynb #c010
-class Model(Strict):
+class GridModel(Strict):
     "One base model: a checkpoint, or how to pretrain one; its tuned checkpoints where they exist already."
 
-    path: Text | None = (
-        None  # folder, .gguf file, hub name, gemma-3-270m, or world, world-tuned, world-control
-    )
-    pretrain: Pretrain | None = (
-        None  # {world: world, seed: 0}, or {text: corpus/{language}.txt.gz, minutes: 3, seed: 0}
-    )
-    tuned: dict[str, Text] = {}  # tuning: checkpoint. Such a tuning is not trained
-    tunings: list[Text] | None = None  # which of the grid's tunings it gets; default all
-    seeds: list[Seed] | None = None  # its own tuning seeds
-    scorers: dict[str, Text] | None = (
-        None  # its own scorers, where the grid's do not speak its language
-    )
-    data: dict[
-        str, Text | dict[str, Text]
-    ] = {}  # its own prompts, pairs, labelled, parallel (split: the side for fitting), lexicon, sentences
-    neurons: Text | None = None  # a file of [[layer, index], ...] in place of the probe's
-    parameters: Annotated[float, Field(gt=0, le=10**6)] | None = (
-        None  # billions, for `plan` where the checkpoint is not at hand
-    )
-    gpus: Few = 1  # devices a job of this model takes
-    set: dict[str, dict[str, Any]] = {}  # stage settings of this model alone
+    # A folder, a .gguf file, a hub name, gemma-3-270m, or world, world-tuned, world-control.
+    path: Text | None = None
+    # {world: world, seed: 0}, or {text: corpus/{language}.txt.gz, minutes: 3, seed: 0}
+    pretrain: Pretrain | None = None
+    # {tuning: checkpoint}. Such a tuning is not trained.
+    tuned: dict[str, Text] = {}
+    # Which of the grid's tunings it gets; all by default.
+    tunings: list[Text] | None = None
+    # Its own tuning seeds.
+    seeds: list[Seed] | None = None
+    # Its own scorers, where the grid's do not speak its language.
+    scorers: dict[str, Text] | None = None
+    # Its own prompts, pairs, labelled, parallel (split: the side for fitting), lexicon, sentences.
+    data: dict[str, Text | dict[str, Text]] = {}
+    # A file of [[layer, index], ...] in place of the probe's.
+    neurons: Text | None = None
+    # Billions, for `plan` where the checkpoint is not at hand.
+    parameters: Annotated[float, Field(gt=0, le=10**6)] | None = None
+    # Devices that a job of this model takes.
+    gpus: Few = 1
+    # Settings of stages for this model alone.
+    set: dict[str, dict[str, Any]] = {}
 
 # %% ../../nbs/lib/grid_schema.ipynb #c017
-Stage = {name: create_model(name, __base__=Strict, **keys) for name, keys in SETTINGS.items()}
-Options = {
+SETTINGS = {
+    name: create_model(name, __base__=Strict, **stage.keys) for name, stage in STAGES.items()
+}
+OPTIONS = {
     name: create_model(
-        f"{name}_options", __base__=Strict, **{key: (kind, None) for key, kind in keys.items()}
+        f"{name}_options",
+        __base__=Strict,
+        **{key: (kind, None) for key, kind in stage.options.items()},
     )
-    for name, keys in OPTIONS.items()
+    for name, stage in STAGES.items()
+    if stage.options
 }
 
 
@@ -163,30 +89,35 @@ class GridFile(Strict):
 
     name: Text
     about: str = ""
-    notes: list[Text] = []  # sentences for the top of the report
+    # Sentences for the top of the report.
+    notes: list[Text] = []
     languages: Text | list[Text] = "all"
     data: dict[str, Text | dict[str, Text]] = {}
-    models: dict[str, Model]
-    tunings: dict[
-        str, dict[str, Any]
-    ] = {}  # name: {recipe: name or file, pairs and seeds of its own, any setting of the recipe (labels: shuffled is a placebo)}
-    seeds: list[Seed] = [0]  # tuning seeds
-    scorers: dict[str, Text] | None = (
-        None  # by default the embedded world's word list, for its text only
-    )
-    stages: list[Text] = [s for s in STAGES if s not in OPTIONAL]
-    languages_per_job: Count = 17  # languages of one generation or scoring job
-    prompts: Count | None = None  # prompts a language, in every stage that has no limit of its own
-    bos: Bos = "tokenizer"  # what stands before a text, in training and in every step that reads texts with the model
-    trust_remote_code: bool = (
-        False  # may code that comes with a model run here, with all your rights? Read it first
-    )
-    threads: Few = 1  # CPU threads of a job; part of what makes a run repeatable
-    devices: Annotated[int, Field(ge=0, le=10_000)] | Literal["auto"] = "auto"  # GPUs of this box
+    models: dict[str, GridModel]
+    # {name: {recipe: name or file, pairs and seeds of its own, any setting of the recipe}};
+    # `labels: shuffled` makes a placebo.
+    tunings: dict[str, dict[str, Any]] = {}
+    # Tuning seeds.
+    seeds: list[Seed] = [0]
+    # By default the embedded world's word list, for its text alone.
+    scorers: dict[str, Text] | None = None
+    stages: list[Text] = [name for name, stage in STAGES.items() if not stage.optional]
+    # Languages of one generation or scoring job.
+    languages_per_job: Count = 17
+    # Prompts per language, in every stage that has no limit of its own.
+    prompts: Count | None = None
+    # What stands before a text, in training and in every step that reads texts with the model.
+    bos: Bos = "tokenizer"
+    # May code that comes with a model run here, with all your rights? Read it first.
+    trust_remote_code: bool = False
+    # CPU threads of a job; part of what makes a run repeatable.
+    threads: Few = 1
+    # GPUs of this box.
+    devices: Annotated[int, Field(ge=0, le=10_000)] | Literal["auto"] = "auto"
 
 
 GridFile = create_model(
-    "GridFile", __base__=GridFile, **{s: (Stage[s], Stage[s]()) for s in STAGES}
+    "GridFile", __base__=GridFile, **{s: (kind, kind()) for s, kind in SETTINGS.items()}
 )
 
 # %% ../../nbs/lib/grid_schema.ipynb #c013
@@ -195,57 +126,49 @@ def nearest(word, known) -> str:
     near = get_close_matches(str(word), list(map(str, known)), 1)
     return f"did you mean {near[0]}?" if near else "known are " + ", ".join(map(str, known))
 
-
+# %% ../../nbs/lib/grid_schema.ipynb #e65501eb
 def _known_keys(place) -> list[str]:
     "The keys that are allowed at `place`, a path of keys into the file."
     if not place:
         return list(GridFile.model_fields)
     if place[0] == "models":
-        return list(Model.model_fields if len(place) == 2 else Pretrain.model_fields)
-    if place[0] in SETTINGS:
-        return list(SETTINGS[place[0]])
+        return list(GridModel.model_fields if len(place) == 2 else Pretrain.model_fields)
+    if place[0] in STAGES:
+        return list(STAGES[place[0]].keys)
     return []
 
-
+# %% ../../nbs/lib/grid_schema.ipynb #ea900d77
 def _within(raw, loc) -> list[str]:
-    "The part of pydantic's place `loc` that stands in the file: it adds words of its own for types."
+    "The part of pydantic's place `loc` that stands in the file: pydantic adds words of its own for types."
     place = []
     for part in loc:
-        known = (
-            isinstance(raw, dict)
-            and part in raw
-            or isinstance(raw, list)
-            and isinstance(part, int)
-            and part < len(raw)
-        )
-        if not known:
+        in_table = isinstance(raw, dict) and part in raw
+        in_list = isinstance(raw, list) and isinstance(part, int) and part < len(raw)
+        if not (in_table or in_list):
             break
         raw = raw[part]
         place.append(str(part))
     return place
 
+# %% ../../nbs/lib/grid_schema.ipynb #edf80060
+def explain_fault(
+    error: ValidationError, raw: dict, path, above: str = "", known=None
+) -> InputError:
+    """The first fault that pydantic found, as one line; a mistyped key before what it makes missing.
 
-def _explain(error: ValidationError, raw: dict, path, above: str = "", known=None) -> InputError:
-    "The first fault that pydantic found, as one line; a mistyped key before what it makes missing. `above`: where in the file `raw` stands."
+    `above`: where in the file `raw` stands. `known`: the keys allowed there."""
     faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     places = [tuple(_within(raw, f["loc"]) or map(str, f["loc"])) for f in faults]
     fault, more = faults[0], len(set(places)) - 1
     place = list(map(str, fault["loc"])) if fault["type"] == "missing" else list(places[0])
     if fault["type"] == "extra_forbidden":
-        problem, remedy = "unknown key", nearest(place[-1], known or _known_keys(fault["loc"][:-1]))
+        problem = "unknown key"
+        remedy = nearest(place[-1], known or _known_keys(fault["loc"][:-1]))
     elif fault["type"] == "missing":
         problem, remedy = "missing", "add it"
     else:
-        problem, remedy = (
-            fault["msg"].removeprefix("Input ").removeprefix("Value error, "),
-            "change the value",
-        )
+        problem = fault["msg"].removeprefix("Input ").removeprefix("Value error, ")
+        remedy = "change the value"
+    others = f" (and {more} more fault{'s' * (more > 1)})" if more else ""
     field = ".".join([*([above] if above else []), *place])
-    return InputError(
-        problem[:1].lower()
-        + problem[1:]
-        + (f" (and {more} more fault{'s' * (more > 1)})" if more else ""),
-        path,
-        field=field,
-        remedy=remedy,
-    )
+    return InputError(problem[:1].lower() + problem[1:] + others, path, field=field, remedy=remedy)

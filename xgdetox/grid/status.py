@@ -15,16 +15,20 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from ..files import InputError, read_json
-from .costs import device_here, work
+from .costs import device_here, size_of, work
 from .jobs import jobs
-from .stages import Job, project_root
+from .stage import Job
+from .steps import project_root
 
 # %% auto #0
-__all__ = ['read_log', 'living', 'working', 'status', 'run_folder', 'durations', 'only_runner', 'wait_for_children']
+__all__ = ['read_log', 'living', 'working', 'status', 'same_settings', 'run_folder', 'durations', 'only_runner',
+           'wait_for_children']
 
 # %% ../../nbs/lib/grid_status.ipynb #c044
 def read_log(path) -> dict:
-    "What papermill noted in an executed notebook: `parameters`, `start_time`, `duration` (seconds), `exception`, and `error`, one line."
+    """What papermill noted in an executed notebook: `parameters`, `start_time`, `duration`
+    (seconds), `exception`, and `error`, one
+    line. Nothing of a notebook that is not there or is being written."""
     try:
         notebook = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -60,7 +64,9 @@ def living(run) -> list:
 
 # %% ../../nbs/lib/grid_status.ipynb #c093
 def working(run: Path):
-    "A function that says whether an executed notebook, such as `notebooks/mass/m-base.ipynb`, is being run now: by a process here, or perhaps on another host."
+    """A function that says whether an executed notebook, such as `notebooks/mass/m-base.ipynb`,
+    is being run now: by a process here,
+    or perhaps on another host."""
     words = {w for p in living(run) for w in _words(p)}
     runner = run / ".runner"
     away = (
@@ -70,7 +76,7 @@ def working(run: Path):
     )
     return lambda notebook: notebook in words or away
 
-
+# %% ../../nbs/lib/grid_status.ipynb #ec1df871
 def _held(path: Path) -> bool:
     "Does a living process hold the lock of this file?"
     import fcntl
@@ -86,27 +92,12 @@ def _held(path: Path) -> bool:
 
 # %% ../../nbs/lib/grid_status.ipynb #c046
 def status(grid: dict, run=None) -> pd.DataFrame:
-    "One row a job: stage, job, state (done, running, failed, missing), seconds, reason, notebook."
+    "One row per job: stage, job, state (done, outdated, running, failed, missing), seconds, reason, notebook."
     run = Path(run or run_folder(grid))
     at_work, rows = working(run), []
     for job in jobs(grid):
-        log, outputs = read_log(run / job.log), [run / o for o in job.outputs]
-        have = all(o.exists() for o in outputs)
-        if have:
-            state, reason = (
-                ("done", "")
-                if _same(log, job)
-                else ("outdated", "its settings or inputs have changed")
-            )
-        elif log.get("exception") or log.get("error"):
-            state, reason = "failed", log.get("error", "see the notebook")
-        elif log and at_work(job.log):
-            state, reason = "running", f"since {log.get('start_time', '')[:19]}"
-        elif log:
-            state, reason = "failed", "stopped before its end"
-        else:
-            waits = [n for n in job.needs if not (run / n).exists()]
-            state, reason = "missing", f"waits for {waits[0]}" if waits else "not started"
+        log = read_log(run / job.log)
+        state, reason = _state(job, log, run, at_work)
         rows.append(
             dict(
                 stage=job.stage,
@@ -119,56 +110,61 @@ def status(grid: dict, run=None) -> pd.DataFrame:
         )
     return pd.DataFrame(rows)
 
+# %% ../../nbs/lib/grid_status.ipynb #e86df0b4
+def _state(job: Job, log: dict, run: Path, at_work) -> tuple[str, str]:
+    "State of a job and the reason, from its outputs and the log of its notebook."
+    if all((run / o).exists() for o in job.outputs):
+        same = same_settings(log, job)
+        return ("done", "") if same else ("outdated", "its settings or inputs have changed")
+    if log.get("exception") or log.get("error"):
+        return "failed", log.get("error", "see the notebook")
+    if log and at_work(job.log):
+        return "running", f"since {log.get('start_time', '')[:19]}"
+    if log:
+        return "failed", "stopped before its end"
+    waits = [n for n in job.needs if not (run / n).exists()]
+    return "missing", f"waits for {waits[0]}" if waits else "not started"
+
 # %% ../../nbs/lib/grid_status.ipynb #c047
-def _same(log: dict, job: Job) -> bool:
+def same_settings(log: dict, job: Job) -> bool:
     "Was the executed notebook run with the job's present parameters? A notebook that is gone counts as yes."
-    return not log or json.loads(json.dumps(log.get("parameters", {}))) == json.loads(
-        json.dumps(job.parameters)
-    )
+    as_read = lambda parameters: json.loads(json.dumps(parameters))
+    return not log or as_read(log.get("parameters", {})) == as_read(job.parameters)
 
-
+# %% ../../nbs/lib/grid_status.ipynb #eadbc815
 def run_folder(grid: dict) -> Path:
-    "Where a grid runs unless told: runs/ and its name."
+    "Where a grid runs unless told otherwise: runs/ and its name."
     return project_root() / "runs" / grid["name"]
 
 # %% ../../nbs/lib/grid_status.ipynb #c048
 def durations(run=".") -> pd.DataFrame:
-    "Seconds of every executed notebook of a run, from papermill's own record: a tidy table with stage, job and start."
+    """Seconds of every executed notebook of a run, from papermill's own record: a tidy table with
+    stage, job and start, and with
+    device, floating point operations and parameters of the model, which `plan` reads."""
     from xgdetox.stats import tidy
 
-    rows, device = [], device_here()
-    grid = read_json(Path(run) / "grid.json") if (Path(run) / "grid.json").exists() else None
+    run, rows, device = Path(run), [], device_here()
+    grid = read_json(run / "grid.json") if (run / "grid.json").exists() else None
     known = {j.log: j for j in jobs(grid)} if grid else {}
-    for path in sorted((Path(run) / "notebooks").glob("*/*.ipynb")):
+    for path in sorted((run / "notebooks").glob("*/*.ipynb")):
         log, job = read_log(path), known.get(str(path.relative_to(run)))
         if not log.get("duration") or log.get("exception"):
             continue
-        labels = {
-            k: v
-            for k, v in (
-                job.labels if job else log.get("parameters", {}).get("labels") or {}
-            ).items()
-            if k != "languages"
-        }
-        rows.append(
-            dict(
-                labels,
-                metric="seconds",
-                value=round(log["duration"], 2),
-                n=1,
-                stage=path.parent.name,
-                job=path.stem,
-                started=log["start_time"][:19],
-                device=device,
-                flops=work(grid, job) if job else math.nan,
-            )
-        )
+        labels = job.labels if job else log.get("parameters", {}).get("labels") or {}
+        row = {k: v for k, v in labels.items() if k != "languages"}
+        row |= dict(metric="seconds", value=round(log["duration"], 2), n=1)
+        row |= dict(stage=path.parent.name, job=path.stem, started=log["start_time"][:19])
+        row |= dict(device=device, flops=work(grid, job) if job else math.nan)
+        rows.append(row | dict(parameters=size_of(grid, job) if job else math.nan))
     return tidy(rows)
 
 # %% ../../nbs/lib/grid_status.ipynb #c058
 @contextmanager
 def only_runner(run: Path):
-    "Hold the run's lock. The system frees it when the process ends, however it ends. InputError while another runner lives."
+    """Hold the run's lock.
+
+    The system frees it when the process ends, however it ends. InputError while another runner
+    lives."""
     import fcntl
 
     run.mkdir(parents=True, exist_ok=True)
@@ -192,7 +188,7 @@ def only_runner(run: Path):
         f.flush()
         yield
 
-
+# %% ../../nbs/lib/grid_status.ipynb #e9b850f3
 def _words(process) -> list[str]:
     import psutil
 
@@ -201,7 +197,7 @@ def _words(process) -> list[str]:
     except psutil.Error:
         return []
 
-
+# %% ../../nbs/lib/grid_status.ipynb #e0847ca8
 def _is_snakemake(process) -> bool:
     return any(w == "snakemake" or w.endswith("/snakemake") for w in _words(process)[:4])
 
@@ -212,7 +208,7 @@ def wait_for_children(run: Path, say=print, every: float = 0.5, patience: float 
     A notebook works on after its runner was killed, and what it finishes counts. A kernel whose papermill is dead can finish nothing:
     it ends itself within a second, or is ended after `patience` seconds."""
     told, alone_since = False, None
-    while (left := living(run)) or (queued := _queued(run)):
+    while (left := living(run)) or _queued(run):
         at_work = not left or any("papermill" in _words(p) for p in left)
         if not told and at_work:
             say("waiting for notebooks that a stopped runner left at work")
@@ -226,7 +222,7 @@ def wait_for_children(run: Path, say=print, every: float = 0.5, patience: float 
                 p.terminate()
         time.sleep(every if left else 5)
 
-
+# %% ../../nbs/lib/grid_status.ipynb #e2535b95
 def _queued(run: Path) -> list[str]:
     "SLURM's jobs of ours whose working folder is this run."
     if not shutil.which("squeue"):

@@ -9,30 +9,47 @@ import os
 import shutil
 import socket
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from ..files import InputError, read_json, visible_files, write_json
 from ..identity import checkpoint_revision
 
 # %% auto #0
-__all__ = ['locate', 'fresh', 'note', 'locate_scorer', 'labelled_files']
+__all__ = ['project_root', 'absolute_path', 'checkpoint_path', 'locate', 'fresh', 'note', 'locate_scorer', 'labelled_files']
+
+# %% ../../nbs/lib/grid_steps.ipynb #e9d3df82
+def project_root() -> Path:
+    """The clone that holds the notebooks and the Snakefile.
+
+    InputError in an installed package, which has neither."""
+    root = Path(find_spec("xgdetox").origin).resolve().parents[1]
+    if not (root / "experiments" / "Snakefile").exists():
+        raise InputError(
+            "run, plan, status and compare need the project's notebooks",
+            root,
+            remedy="clone the project and install it with pip install -e '.[all]'; every step's own command works without",
+        )
+    return root
 
 # %% ../../nbs/lib/grid_steps.ipynb #c015
-def _place(value, root: Path, shipped=("world", "world-tuned", "world-control", "none", "split")):
+def absolute_path(
+    value, root: Path, shipped=("world", "world-tuned", "world-control", "none", "split")
+):
     "A path of the grid file: the variable XGDETOX_DATA filled in, relative to the project; shipped names stay."
     if isinstance(value, dict):
-        return {k: _place(v, root, shipped) for k, v in value.items()}
+        return {k: absolute_path(v, root, shipped) for k, v in value.items()}
     if value is None or value in shipped:
         return value
     data = os.environ.get("XGDETOX_DATA") or "../shared/data"
     value = value.replace("${XGDETOX_DATA}", data).replace("$XGDETOX_DATA", data)
     return str((root / os.path.expanduser(value)).resolve())
 
-
-def _checkpoint(value: str | None, root: Path):
+# %% ../../nbs/lib/grid_steps.ipynb #e3eb8445
+def checkpoint_path(value: str | None, root: Path):
     "A model of the grid file: a folder if it looks like one or is there, else a hub name as it stands."
     if value is None:
         return None
-    here = Path(_place(value, root))
+    here = Path(absolute_path(value, root))
     looks = value.startswith((".", "/", "~", "$")) or here.exists()
     return str(here) if looks and value not in ("world", "world-tuned", "world-control") else value
 
@@ -48,7 +65,8 @@ def locate(model: str) -> str:
 
 # %% ../../nbs/lib/grid_steps.ipynb #c033
 def fresh(folder, **settings) -> Path:
-    """Make `folder` ready for a job with these `settings`: kept (so that the job resumes) if it was begun with the same ones, else emptied.
+    """Make `folder` ready for a job with these `settings`: kept (so that the job resumes) if it
+    was begun with the same ones, else emptied.
 
     Only folders that this function made are ever emptied."""
     import fcntl
@@ -69,7 +87,9 @@ def fresh(folder, **settings) -> Path:
 
 # %% ../../nbs/lib/grid_steps.ipynb #c034
 def note(path, checkpoint=None, **facts) -> Path:
-    "Write a job's last output: where its checkpoint lies (relative to the note), what it made, and which devices it had."
+    """Write a job's last output.
+
+    Where its checkpoint lies (relative to the note), what it made, and which devices it had."""
     if checkpoint is not None:
         facts = {
             "checkpoint": os.path.relpath(checkpoint, Path(path).parent),
@@ -88,15 +108,19 @@ def note(path, checkpoint=None, **facts) -> Path:
 
 # %% ../../nbs/lib/grid_steps.ipynb #c036
 def locate_scorer(spec: str) -> str:
-    "A scorer as page 03 reads it, with the folder of the world's own lexicon in place of its name. InputError where it cannot be read."
+    """A scorer as page 03 reads it, with the folder of the world's own lexicon in place of its name.
+
+    InputError where it cannot be read."""
     from xgdetox.scorers.base import place_scorer
     from xgdetox.world import resolve_data
 
     return place_scorer(spec, lambda path: str(resolve_data(path, "lexicon")), str)
 
-
+# %% ../../nbs/lib/grid_steps.ipynb #e4433345
 def _table_of(folder: Path, name: str) -> Path | None:
-    "`name`.csv of a folder, or else the only ANY_`name`.csv, also gzipped. InputError where there are several of the latter."
+    """`name`.csv of a folder, or else the only ANY_`name`.csv, also gzipped.
+
+    InputError where there are several of the latter."""
     tables = (
         [p for p in visible_files(folder) if p.name.endswith((".csv", ".csv.gz"))]
         if folder.is_dir()
@@ -114,11 +138,12 @@ def _table_of(folder: Path, name: str) -> Path | None:
         )
     return found[0] if found else None
 
-
+# %% ../../nbs/lib/grid_steps.ipynb #e9dd5e52
 def labelled_files(
     labelled, languages, test_only: bool = False
 ) -> tuple[Path | None, dict[str, Path]]:
-    """The comments that train the probe and those that test it, {language: file}: of a folder with train.csv and {language}.csv (or name_{language}.csv), or a table of files.
+    """The comments that train the probe and those that test it, {language: file}: of a folder
+    with train.csv and {language}.csv (or name_{language}.csv), or a table of files.
 
     `test_only`: a folder without train.csv will do."""
     from xgdetox.world import resolve_data

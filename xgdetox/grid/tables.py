@@ -4,7 +4,6 @@
 
 # %% ../../nbs/lib/grid_tables.ipynb #m002
 from __future__ import annotations
-import math
 import os
 import pandas as pd
 import socket
@@ -13,19 +12,22 @@ import sys
 import time
 from pathlib import Path
 from ..files import InputError, read_csv, read_json, write_csv, write_json
-from .jobs import jobs, left_out, variants
-from .stages import project_root
+from .changes import drops
+from .checkpoints import checkpoints
+from .jobs import jobs, left_out
+from .stages import STAGES
 from .status import durations, status
-from .steps import locate
+from .steps import locate, project_root
 from ..identity import checkpoint_revision, file_hash
 
 # %% auto #0
-__all__ = ['KEPT', 'PACKAGES', 'merge_parts', 'drops', 'mass_drops', 'quality_changes', 'outcome_drops', 'fluency_with_changes',
-           'summarise', 'keep_tables', 'write_manifest']
+__all__ = ['merge_parts', 'summarise', 'keep_tables', 'write_manifest']
 
 # %% ../../nbs/lib/grid_tables.ipynb #c038
 def merge_parts(run=".") -> dict[str, pd.DataFrame]:
-    "Join the tables of the jobs, `parts/{kind}/*.csv`: {kind: table}, in the order of the jobs' names. Files of single prompts are left out."
+    """Join the tables of the jobs, `parts/{kind}/*.csv`: {kind: table}, in the order of the jobs' names.
+
+    Files of single prompts are left out."""
     from xgdetox.stats import read_table, tidy
 
     tables = {}
@@ -40,309 +42,133 @@ def merge_parts(run=".") -> dict[str, pd.DataFrame]:
             tables[folder.name] = tidy([row for p in full for row in p.to_dict("records")])
     return tables
 
-# %% ../../nbs/lib/grid_tables.ipynb #c039
-def drops(run, measured: pd.DataFrame) -> pd.DataFrame:
-    "Paired drops of every tuned variant against its base: of the exact toxic mass, then of each scorer's metrics."
-    from xgdetox.stats import tidy
-    from xgdetox.toxicity import compare_toxicity
-
-    tuned, rows = (
-        measured[~measured.tuning.isin(["", "base"])][
-            ["model", "tuning", "seed"]
-        ].drop_duplicates(),
-        [],
-    )
-    for v in tuned.to_dict("records"):
-        before, after = f"{v['model']}-base", f"{v['model']}-{v['tuning']}-{v['seed']:g}"
-        rows += mass_drops(
-            *(Path(run) / "parts" / "mass" / f"{id}.values.csv" for id in (before, after)), v
-        )
-        for scorer in sorted(p for p in (Path(run) / "scores").glob("*") if p.is_dir()):
-            if (scorer / before).is_dir() and (scorer / after).is_dir():
-                rows += compare_toxicity(scorer / before, scorer / after, **v).to_dict("records")
-    return tidy(rows)
-
-# %% ../../nbs/lib/grid_tables.ipynb #c040
-def mass_drops(before: Path, after: Path, labels: dict) -> list[dict]:
-    "Relative and absolute drop of toxic mass for each language, paired by prompt; p_holm is p corrected over the languages."
-    from xgdetox.stats import paired_difference, read_table, relative_drop
-    from xgdetox.toxicity import with_holm
-
-    if not (before.exists() and after.exists()):
-        return []
-    key = ["language", "prompt_id"]
-    both = (
-        read_table(before)
-        .astype({"prompt_id": str})
-        .merge(read_table(after).astype({"prompt_id": str}), on=key, suffixes=("", "_after"))
-    )
-    rows = []
-    for language, t in both.groupby("language", sort=False):
-        b, a = t.value.to_numpy(), t.value_after.to_numpy()
-        for metric, drop in (
-            ("toxic_mass_relative_drop", relative_drop(b, a)),
-            ("toxic_mass_drop", paired_difference(a, b)),
-        ):
-            rows.append(
-                {
-                    **labels,
-                    "language": language,
-                    "metric": metric,
-                    "before": b.mean(),
-                    "after": a.mean(),
-                    **drop,
-                }
-            )
-    return with_holm(rows)
-
 # %% ../../nbs/lib/grid_tables.ipynb #c041
-def quality_changes(run, quality: pd.DataFrame) -> pd.DataFrame:
-    "The table of quality with the paired change of every tuned variant against its base, prompt by prompt: `{metric}_change` with p and p_holm."
-    from xgdetox.quality import compare_quality
-    from xgdetox.stats import tidy
-
-    rows = quality.to_dict("records")
-    for v in (
-        quality[~quality.tuning.isin(["", "base"])][["model", "tuning", "seed"]]
-        .drop_duplicates()
-        .to_dict("records")
-    ):
-        before, after = (
-            Path(run) / "quality" / f"{v['model']}-{end}.csv"
-            for end in ("base", f"{v['tuning']}-{v['seed']:g}")
-        )
-        if before.exists() and after.exists():
-            rows += compare_quality(before, after, **v).to_dict("records")
-    return tidy(rows)
-
-
-def outcome_drops(run) -> pd.DataFrame:
-    """What each arm (a tuning with its seeds), and each of its seeds, took from the primary outcome, against the base and beyond the placebo:
-    the tuning with `labels: shuffled`, where the grid has one. Needs the run's grid.json."""
-    from xgdetox.stats import tidy
-
-    grid, rows = read_json(Path(run) / "grid.json"), []
-    placebos = [name for name, how in grid["tunings"].items() if how.get("labels") == "shuffled"]
-    for name, m in grid["models"].items():
-        for scorer in m.get("scorers") or grid["scorers"]:
-            arms = _arms(run, grid, name, scorer)
-            rows += _arm_rows(
-                arms,
-                [v for p in placebos for v in arms.get(p, {}).values()],
-                placebos,
-                dict(model=name, scorer=_scorer_id(run, name, scorer)),
-            )
-    return tidy(rows)
-
-
-def _arms(run, grid: dict, model: str, scorer: str) -> dict[str, dict]:
-    "{tuning: {seed: values of single prompts}} of a model under a scorer, the base among them; what has not been measured yet is left out."
-    from xgdetox.outcome import read_values, values_path
-
-    arms = {}
-    for v in variants(grid):
-        table = Path(run) / "parts" / "outcome" / f"{v['id']}.{scorer}.csv"
-        if v["model"] == model and values_path(table).exists():
-            arms.setdefault(v["tuning"], {})[v["seed"]] = read_values(table)
-    return arms
-
-
-def _arm_rows(arms: dict, placebo: list, placebos: list[str], labels: dict) -> list[dict]:
-    "Rows of every arm and seed against the base; seed is empty where a row is of all seeds."
-    from xgdetox.outcome import COMPARED, compare_arms
-
-    base, rows = next(iter(arms.get("base", {}).values()), None), []
-    for tuning, seeds in arms.items() if base is not None else ():
-        if tuning == "base":
-            continue
-        beside = [] if tuning in placebos else placebo
-        each = {
-            math.nan: list(seeds.values()),
-            **({seed: [v] for seed, v in seeds.items()} if len(seeds) > 1 else {}),
-        }
-        for seed, tables in each.items():
-            for metric in [m for m in COMPARED if m in base]:
-                rows += compare_arms(
-                    base, tables, beside, metric, tuning=tuning, seed=seed, **labels
-                ).to_dict("records")
-    return rows
-
-
-def _scorer_id(run, model: str, scorer: str) -> str:
-    "The scorer of a name in the grid as the table of the base calls it."
-    from xgdetox.stats import read_table
-
-    table = Path(run) / "parts" / "outcome" / f"{model}-base.{scorer}.csv"
-    return read_table(table).scorer.iloc[0] if table.exists() else scorer
-
-
-def fluency_with_changes(run, fluency: pd.DataFrame) -> pd.DataFrame:
-    "The table of fluency with the paired change of every tuned variant against its base, sentence by sentence."
-    from xgdetox.quality import fluency_changes
-    from xgdetox.stats import tidy
-
-    rows, folder = fluency.to_dict("records"), Path(run) / "parts" / "fluency"
-    for v in (
-        fluency[~fluency.tuning.isin(["", "base"])][["model", "tuning", "seed"]]
-        .drop_duplicates()
-        .to_dict("records")
-    ):
-        before, after = (
-            folder / f"{v['model']}-{end}.csv" for end in ("base", f"{v['tuning']}-{v['seed']:g}")
-        )
-        if before.exists() and after.exists():
-            rows += fluency_changes(before, after, **v)
-    return tidy(rows)
-
-
 def summarise(run=".") -> dict[str, pd.DataFrame]:
-    "Join the jobs' tables, add drops and durations, and write all of them to `tables/`, and the manifest; the report adds the relation."
+    """{kind: table} of a run, written to `tables/` with the manifest: the jobs' tables joined,
+    with drops, changes and durations. The
+    report adds the relation."""
     from xgdetox.stats import write_table
 
-    tables = merge_parts(run)
-    measured = pd.concat(
-        [tables[k][["model", "tuning", "seed"]] for k in ("toxicity", "mass") if k in tables]
-        or [pd.DataFrame(columns=["model", "tuning", "seed"])]
-    )
-    tables["drops"] = drops(run, measured)
-    if "quality" in tables:
-        tables["quality"] = quality_changes(run, tables["quality"])
-    if "outcome" in tables and (Path(run) / "grid.json").exists():
-        tables["outcome_drops"] = outcome_drops(run)
-    if "fluency" in tables:
-        tables["fluency"] = fluency_with_changes(run, tables["fluency"])
+    run, tables = Path(run), merge_parts(run)
+    named = ["model", "tuning", "seed"]
+    measured = [tables[kind][named] for kind in ("toxicity", "mass") if kind in tables]
+    tables["drops"] = drops(run, pd.concat(measured or [pd.DataFrame(columns=named)]))
+    for stage in STAGES.values():
+        if stage.changes and stage.table in tables:
+            tables |= stage.changes(run, tables[stage.table])
     tables["durations"] = durations(run)
     for name, table in tables.items():
         if len(table):
-            write_table(table, Path(run) / "tables" / f"{name}.csv")
-    if (Path(run) / "grid.json").exists():
-        write_manifest(read_json(Path(run) / "grid.json"), run)
+            write_table(table, run / "tables" / f"{name}.csv")
+    if (run / "grid.json").exists():
+        write_manifest(read_json(run / "grid.json"), run)
     return tables
 
 # %% ../../nbs/lib/grid_tables.ipynb #c084
-KEPT = (
-    "toxicity",
-    "outcome",
-    "outcome_drops",
-    "mass",
-    "drops",
-    "quality",
-    "fluency",
-    "probe",
-    "value_vectors",
-    "intervention",
-    "activations",
-    "explained",
-    "retrieval",
-    "relation",
-    "training",
-    "durations",
-    "summary",
-)
+def _kept(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """The part of a table that is worth committing.
 
-
-def keep_tables(run, folder) -> list[Path]:
-    "The tables of a run worth committing: without rows of single neurons and layers, without words, six digits; and what the run was made of."
+    Without words, without columns that are empty, without rows that its stage leaves out."""
     from xgdetox.stats import COLUMNS
 
+    table = table.drop(columns=["tokens", "started"], errors="ignore")
+    for stage in STAGES.values():
+        if stage.table == name:
+            table = stage.keep(table)
+    if name == "summary":
+        return table
+    return table[[c for c in table if c in (*COLUMNS, "layer") or table[c].notna().any()]]
+
+# %% ../../nbs/lib/grid_tables.ipynb #e8ae736b
+def keep_tables(run, folder) -> list[Path]:
+    "The files written: the tables of a run worth committing, six digits, and what the run was made of."
     run, folder, written = Path(run), Path(folder), []
-    for name in KEPT:
-        if not (run / "tables" / f"{name}.csv").exists():
-            continue
-        table = read_csv(run / "tables" / f"{name}.csv").drop(
-            columns=["tokens", "started"], errors="ignore"
-        )
-        if name in ("activations", "retrieval") and "layer" in table:
-            table = table[table.layer.isna()].drop(columns="neuron", errors="ignore")
-        if name == "intervention":
-            table = table[
-                table.metric.isin(
-                    [
-                        "toxic_mass",
-                        "average_toxicity",
-                        "emt",
-                        "toxicity_probability",
-                        "perplexity",
-                        "language_kept",
-                    ]
-                )
-            ]
-        table = table[
-            [
-                c
-                for c in table
-                if name == "summary" or c in (*COLUMNS, "layer") or table[c].notna().any()
-            ]
-        ]
-        written.append(write_csv(folder / f"{name}.csv", table, float_format="%.6g"))
-    made = {
-        k: v
-        for k, v in read_json(run / "manifest.json").items()
-        if k in ("name", "about", "versions", "git", "models", "seeds", "durations", "written")
-    }
+    kinds = [stage.table for stage in STAGES.values() if stage.table]
+    for name in (*kinds, "outcome_drops", "drops", "relation", "durations", "summary"):
+        if (run / "tables" / f"{name}.csv").exists():
+            table = _kept(name, read_csv(run / "tables" / f"{name}.csv"))
+            written.append(write_csv(folder / f"{name}.csv", table, float_format="%.6g"))
+    said = "name about versions git models seeds durations written".split()
+    made = {k: v for k, v in read_json(run / "manifest.json").items() if k in said}
     return [*written, write_json(folder / "manifest.json", made)]
 
 # %% ../../nbs/lib/grid_tables.ipynb #c073
-PACKAGES = "xgdetox torch transformers trl peft datasets tokenizers numpy pandas scipy scikit-learn papermill snakemake vllm".split()
+_PACKAGES = (
+    "xgdetox torch transformers trl peft datasets tokenizers numpy pandas scipy scikit-learn "
+    "papermill snakemake vllm"
+).split()
 
 
-def write_manifest(grid: dict, run) -> Path:
-    "`manifest.json` of a run: the grid, versions, git commit, checkpoints, data and their hashes, seeds, durations."
+def _versions() -> dict[str, str]:
+    "Versions of Python and of what a run was made with, as far as it is installed."
     from importlib.metadata import PackageNotFoundError, version
 
-    run, versions = Path(run), {"python": sys.version.split()[0]}
-    for name in PACKAGES:
+    found = {"python": sys.version.split()[0]}
+    for name in _PACKAGES:
         try:
-            versions[name] = version(name)
+            found[name] = version(name)
         except PackageNotFoundError:
             pass
-    git = lambda *words: subprocess.run(
-        ["git", *words], cwd=project_root(), capture_output=True, text=True
-    ).stdout.strip()
-    listed = jobs(grid)
-    models = {}
-    for v in variants(grid):
+    return found
+
+# %% ../../nbs/lib/grid_tables.ipynb #e1b2ba65
+def _git() -> dict:
+    "The commit of the clone, and whether a file that git knows has changed since."
+
+    def git(*words):
+        done = subprocess.run(["git", *words], cwd=project_root(), capture_output=True, text=True)
+        return done.stdout.strip()
+
+    return dict(commit=git("rev-parse", "HEAD"), changed=bool(git("status", "--porcelain", "-uno")))
+
+# %% ../../nbs/lib/grid_tables.ipynb #e9ba6bf1
+def _revisions(grid: dict, run: Path) -> dict[str, str]:
+    "{checkpoint: revision}; `not made` of one that is not there."
+    found = {}
+    for c in checkpoints(grid):
         try:
-            models[v["id"]] = checkpoint_revision(
-                locate(run / v["checkpoint"] if v["made"] else v["checkpoint"])
-            )
+            found[c.id] = checkpoint_revision(locate(run / c.path if c.made else c.path))
         except (InputError, OSError):
-            models[v["id"]] = "not made"
-    data = {
-        f: file_hash(f, limit=2**30)
-        for f in sorted(
-            {n for j in listed for n in j.needs if os.path.isabs(n) and Path(n).is_file()}
-        )
-    }
+            found[c.id] = "not made"
+    return found
+
+# %% ../../nbs/lib/grid_tables.ipynb #e87f6466
+def _data_hashes(grid: dict) -> dict[str, str]:
+    "{file: hash} of the data that the jobs of a grid read."
+    files = {n for job in jobs(grid) for n in job.needs if os.path.isabs(n) and Path(n).is_file()}
+    return {file: file_hash(file) for file in sorted(files)}
+
+# %% ../../nbs/lib/grid_tables.ipynb #ea3c3dd8
+def _seeds(grid: dict) -> dict:
+    "The seeds of tuning, generation and pretraining."
+    pretrained = {name: m["pretrain"] for name, m in grid["models"].items() if m["pretrain"]}
+    return dict(
+        tuning=grid["seeds"],
+        generation=grid["generate"]["seed"],
+        pretraining={name: how.get("seed", 0) for name, how in pretrained.items()},
+    )
+
+# %% ../../nbs/lib/grid_tables.ipynb #eab8e460
+def write_manifest(grid: dict, run) -> Path:
+    "`manifest.json` of a run: the grid, versions, git commit, checkpoints, data and their hashes, seeds, durations."
+    run = Path(run)
     taken, state = durations(run), status(grid, run)
+    seconds = taken.groupby("stage").value.sum().items() if len(taken) else ()
     failed = [f"{r.stage} {r.job}: {r.reason}" for r in state[state.state == "failed"].itertuples()]
-    notes = [*grid.get("notes", []), *left_out(grid)]
     return write_json(
         run / "manifest.json",
         dict(
             name=grid["name"],
             about=grid["about"],
-            notes=notes,
+            notes=[*grid.get("notes", []), *left_out(grid)],
             failed=failed,
             grid=grid,
-            versions=versions,
-            git=dict(
-                commit=git("rev-parse", "HEAD"), changed=bool(git("status", "--porcelain", "-uno"))
-            ),
-            models=models,
-            data=data,
-            seeds=dict(
-                tuning=grid["seeds"],
-                generation=grid["generate"]["seed"],
-                pretraining={
-                    k: m["pretrain"].get("seed", 0)
-                    for k, m in grid["models"].items()
-                    if m["pretrain"]
-                },
-            ),
-            durations={s: round(float(x), 1) for s, x in taken.groupby("stage").value.sum().items()}
-            if len(taken)
-            else {},
+            versions=_versions(),
+            git=_git(),
+            models=_revisions(grid, run),
+            data=_data_hashes(grid),
+            seeds=_seeds(grid),
+            durations={stage: round(float(x), 1) for stage, x in seconds},
             host=socket.gethostname(),
             written=time.strftime("%F %T"),
         ),
