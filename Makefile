@@ -57,10 +57,10 @@ test: .venv/.ready  ## every page and every test that is not slow
 	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -m "not slow" $(share) --durations=20 tests
 
 slow: .venv/.lm_eval .venv/.real vllm  ## kills, vLLM, lm_eval, SLURM and browser tests, and figures against a refill where their code changed; each skips with a reason where its tool is missing
-	@$(bin)/python -m pytest -q -m "slow or real" $(share) -rs --durations=20 tests
+	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -m "slow or real" $(share) -rs --durations=20 tests
 
 refills: .venv/.ready  ## every page with figures against a refill, whether its code changed or not
-	@XGDETOX_REFILLS=all $(bin)/python -m pytest -q -m slow $(share) --durations=20 tests/test_structure.py
+	@XGDETOX_REFILLS=all OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -m slow $(share) --durations=20 tests/test_structure.py
 
 bench: .venv/.ready  ## speed ratios, each measured within one run; written to results/bench_*.csv
 	@set -e; for f in tests/bench_*.py; do echo "== $$f"; $(bin)/python $$f; done

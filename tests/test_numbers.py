@@ -1,4 +1,6 @@
-"Every number that the pages results and index and a run's report print, worked out again from the raw tables with pandas and scipy alone."
+"""Every number that the pages results and index and a run's report print.
+
+Each is worked out again from the raw tables, with pandas and scipy alone."""
 
 import html
 import itertools
@@ -144,7 +146,7 @@ def with_exact_ends(t):
 
 
 def span(t, over, share):
-    "The interval of one language: over prompts, or over prompts and (3) models with a t quantile. Both arms are added in quadrature."
+    "The interval of one language: over prompts, or over prompts and models (t quantile), arms in quadrature."
     one = t.groupby("model")[["value", "low", "high"]].mean()
     arms = (
         [np.nanmean(one.value - one.low), np.nanmean(one.high - one.value)]
@@ -227,7 +229,8 @@ def welch(a, b):
     d, error = np.mean(a) - np.mean(b), math.sqrt(va + vb)
     df = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
     half = stats.t.ppf(0.975, df) * error
-    return f"{d:.2f} [{d - half:.2f}, {d + half:.2f}], p = {2 * stats.t.sf(abs(d) / error, df):.3f} ({len(a)} and {len(b)})"
+    p = 2 * stats.t.sf(abs(d) / error, df)
+    return f"{d:.2f} [{d - half:.2f}, {d + half:.2f}], p = {p:.3f} ({len(a)} and {len(b)})"
 
 
 def groups(values):
@@ -235,39 +238,36 @@ def groups(values):
 
 
 def test_worlds_against_controls():
-    values = removed()
-    said, (a, b) = text_of("results", "The test, and the sentence it gives"), groups(values)
-    assert (
-        f"worlds lose {a.mean():.2f} of the toxic mass of their other languages and controls {b.mean():.2f}"
-        in said
-    )
+    values, said = removed(), text_of("results", "The test, and the sentence it gives")
+    a, b = groups(values)
+    assert f"worlds lose {a.mean():.2f} of the toxic mass" in said
+    assert f"of their other languages and controls {b.mean():.2f}" in said
     assert f"**{welch(a, b)}**" in said and welch(a, b) == "0.44 [0.21, 0.67], p = 0.004 (6 and 6)"
     sums = np.array([sum(x) for x in itertools.combinations([*a, *b], 6)])
     exact = 2 * min((sums >= a.sum() - 1e-9).mean(), (sums <= a.sum() + 1e-9).mean())
-    assert (
-        f"over all {len(sums)} ways to deal the twelve models into two groups, p = {exact:.3f}"
-        in said
-    )
+    dealings = f"over all {len(sums)} ways to deal the twelve models into two groups"
+    assert f"{dealings}, p = {exact:.3f}" in said
+
+
+def test_each_sample_against_its_controls():
+    values, said = removed(), text_of("results", "The test, and the sentence it gives")
     first, second = (groups(values.xs(s, level=0, drop_level=False)) for s in RUNS)
-    assert (
-        f"The first sample alone gives {welch(*first)}, the second alone {welch(*second)}" in said
-    )
+    alone = f"The first sample alone gives {welch(*first)}, the second alone {welch(*second)}"
+    assert alone in said
     seeds = values.groupby(level=[1, 2]).mean()
-    assert (
-        f"with the seed as the unit it is {welch(seeds['world'].to_numpy(), seeds['control'].to_numpy())}"
-        in said
-    )
+    by_seed = welch(seeds["world"].to_numpy(), seeds["control"].to_numpy())
+    assert f"with the seed as the unit it is {by_seed}" in said
     sampled = removed("toxicity_probability_relative_drop", {"first sample": "world"})
     assert f"the shares removed is {welch(*groups(sampled))}" in said
-    printed = [
-        r
-        for r in table_of("results", "removed = pd.concat(samples")
-        if r and r[0] in ("world", "control")
-    ]
+
+
+def test_the_table_of_worlds_and_controls():
+    values, table = removed(), table_of("results", "removed = pd.concat(samples")
+    printed = [r for r in table if r and r[0] in ("world", "control")]
+    assert len(printed) == 2
     for family, *cells in printed:
-        assert [float(x) for x in cells] == pytest.approx(
-            values.xs(family, level=1).round(2).tolist()
-        )
+        expected = values.xs(family, level=1).round(2).tolist()
+        assert [float(x) for x in cells] == pytest.approx(expected)
 
 
 # ---- claim by claim
@@ -352,13 +352,9 @@ def tokens(metric):
     def claim(run, f):
         t = rows(run, "value_vectors", f, metric)
         assert (t["sets"] == 200).all() if len(t) else True
-        return (
-            "; ".join(
-                f"{r.value:.2g} (random {r.null_mean:.2g}; as extreme: {round(201 * r.p) - 1} of 200 sets)"
-                for r in t.itertuples()
-            )
-            or "-"
-        )
+        extreme = lambda r: f"as extreme: {round(201 * r.p) - 1} of 200 sets"
+        one = lambda r: f"{r.value:.2g} (random {r.null_mean:.2g}; {extreme(r)})"
+        return "; ".join(map(one, t.itertuples())) or "-"
 
     return claim
 
@@ -402,11 +398,14 @@ def explained(run, f):
         return "-"
     random = random_neurons(t)
     median = lambda x: listed(x[x.language != "en"].groupby(["model", "seed"]).value.median())
-    return f"English {listed(t[~random & (t.language == 'en')].value)}; median of the others {median(t[~random])} (random {median(t[random])})"
+    english = listed(t[~random & (t.language == "en")].value)
+    return (
+        f"English {english}; median of the others {median(t[~random])} (random {median(t[random])})"
+    )
 
 
 def points(run, f):
-    "Retrieval (centred, both directions, mean over layers) and drop of each tuned model, and of their means; English left out."
+    "Retrieval (centred, mean over layers) and drop of each tuned model, and of their means; without English."
     t = rows(run, "retrieval", f, "top1", tuned=False)
     t = t[(t.variant == "centred") & (t.direction == "both") & t.layer.isna()]
     d = rows(run, "drops", f, "toxic_mass_relative_drop")
@@ -546,7 +545,7 @@ CLAIMS = [
     ("The neurons fall in tuning", fall_p("own")),
     ("... both models on the same text; p", fall_p("base")),
     ("The neurons carry the effect", explained),
-    ("Retrieval foretells transfer; Pearson r", pearson),
+    ("Retrieval predicts transfer; Pearson r", pearson),
     ("... all four at p < .01", pearson_p),
     ("... given how much text", related("partial_r", "top1", "resource")),
     ("... given the toxicity before tuning", related("partial_r", "top1", "base_toxicity")),
@@ -600,31 +599,32 @@ def test_the_claims_in_the_other_runs():
     )
 
 
+PAPER = json.loads(next((ROOT / "xgdetox/assets/reference").glob("paper*.json")).read_text("utf-8"))
+RANGES = (
+    ("Toxicity probability falls", "toxicity_probability", lambda b, a: 1 - a / b),
+    ("Expected maximum", "emt", lambda b, a: 1 - a / b),
+    ("Fluency", "perplexity", lambda b, a: a / b),
+    ("Diversity", "distinct_1", lambda b, a: a / b),
+    ("... distinct-3", "distinct_3", lambda b, a: a / b),
+)
+
+
+def papers(claims, start):
+    return next(cells[1] for name, cells in claims.items() if name.startswith(start))
+
+
+@pytest.mark.parametrize("start, metric, change", RANGES, ids=[r[1] for r in RANGES])
+def test_the_papers_ranges(claims, start, metric, change):
+    t = pd.DataFrame(PAPER["table2"]["rows"])
+    values = sorted(change(r.before, r.after) for r in t[t.metric == metric].itertuples())
+    assert papers(claims, start) == f"{values[0]:.2f} to {values[-1]:.2f}"
+
+
 def test_the_papers_column(claims):
-    "The paper's numbers in the claims, from its own tables."
-    paper = json.loads(
-        next((ROOT / "xgdetox/assets/reference").glob("paper*.json")).read_text("utf-8")
-    )
-    t = pd.DataFrame(paper["table2"]["rows"])
-    for start, metric, change in (
-        ("Toxicity probability falls", "toxicity_probability", lambda b, a: 1 - a / b),
-        ("Expected maximum", "emt", lambda b, a: 1 - a / b),
-        ("Fluency", "perplexity", lambda b, a: a / b),
-        ("Diversity", "distinct_1", lambda b, a: a / b),
-        ("... distinct-3", "distinct_3", lambda b, a: a / b),
-    ):
-        values = sorted(change(r.before, r.after) for r in t[t.metric == metric].itertuples())
-        assert (
-            next(v for k, v in claims.items() if k.startswith(start))[1]
-            == f"{values[0]:.2f} to {values[-1]:.2f}"
-        )
-    said = next(v for k, v in claims.items() if k.startswith("Retrieval"))[1]
-    assert said == ", ".join(f"{b['r']:.2g}" for b in paper["retrieval"]["rows"]) + " (n = 16)"
-    average = paper["intervention"]["average_toxicity"]
-    assert (
-        f"{100 * (average[1] / average[0] - 1):+.0f}%"
-        in next(v for k, v in claims.items() if k.startswith("Lowering"))[1]
-    )
+    published = ", ".join(f"{b['r']:.2g}" for b in PAPER["retrieval"]["rows"])
+    assert papers(claims, "Retrieval") == published + " (n = 16)"
+    average = PAPER["intervention"]["average_toxicity"]
+    assert f"{100 * (average[1] / average[0] - 1):+.0f}%" in papers(claims, "Lowering")
 
 
 # ---- the sentences
@@ -657,98 +657,131 @@ def all_seeds(run, f, predictor="top1"):
     return f"{t.value:.2f} [{t.low:.2f}, {t.high:.2f}]"
 
 
-def test_what_to_make_of_it():
-    said, values = text_of("results", "**Holds less than it seems"), removed()
-    controls, shapes = (
-        values.xs("control", level=1),
-        {
-            m: g[g.language != "en"].value.mean()
-            for m, g in raw("architectures", "drops")
-            .query("metric == 'toxic_mass_relative_drop'")
-            .groupby("model")
-        },
+def change_at(family, random=False):
+    return pushed(-1.0, random, "change")("world", family)
+
+
+def what_holds():
+    fluent, varied = ratio("perplexity"), ratio("dist_3")
+    fall = pushed(-1.0, False, "falls")("world", "world")
+    return (
+        f"is shared: by {welch(*groups(removed()))}.",
+        f"perplexity after over before is {fluent('world', 'world')} in the worlds "
+        f"and {fluent('world', 'control')} in the controls",
+        f"distinct-3 {varied('world', 'world')} and {varied('world', 'control')}.",
+        f"changes the toxic mass by {change_at('world')} in the three worlds "
+        f"(it falls in {fall} languages)",
+        f"change it by {change_at('world', random=True)}; in the control worlds "
+        f"the selected ones change it by {change_at('control')}.",
     )
-    for sentence in (
-        f"is shared: by {welch(*groups(values))}.",
-        f"perplexity after over before is {ratio('perplexity')('world', 'world')} in the worlds and {ratio('perplexity')('world', 'control')} in the controls",
-        f"distinct-3 {ratio('dist_3')('world', 'world')} and {ratio('dist_3')('world', 'control')}.",
-        f"changes the toxic mass by {pushed(-1.0, False, 'change')('world', 'world')} in the three worlds (it falls in {pushed(-1.0, False, 'falls')('world', 'world')} languages)",
-        f"change it by {pushed(-1.0, True, 'change')('world', 'world')}; in the control worlds the selected ones change it by {pushed(-1.0, False, 'change')('world', 'control')}.",
+
+
+def what_transfer_shows():
+    values = removed()
+    controls = values.xs("control", level=1)
+    drops = raw("architectures", "drops").query("metric == 'toxic_mass_relative_drop'")
+    shapes = drops[drops.language != "en"].groupby("model").value.mean()
+    return (
         f"The control worlds lose {controls.min():.2g} to {controls.max():.2g} of the toxic mass",
         f"carries over {values['first sample', 'world', 'world-2']:.2f}, no more than a control",
         f"carries over {values['second sample', 'world', 'world-2']:.2f}, like the others",
-        f"in {passing('world', 'base')} tuned worlds of both samples, but in {passing('control', 'base')} tuned controls",
-        f"in {passing('world', 'own')} tuned worlds and {passing('control', 'own')} controls",
-        f"carries over {shapes['world-bloom']:.2f}, the Llama-shaped one {shapes['world-llama']:.2f} and the Cohere-shaped one {shapes['world-cohere']:.2f}",
-        f"{carried('world', False, True)} of the fall in English and {carried('world', False, False)} in the median other language ({carried('world', True, False)} for random neurons)",
-        f"in the control worlds {carried('control', False, False)} outside English",
-        f"(r = {all_seeds('world', 'world')}), but over the control worlds as well ({all_seeds('world', 'control')})",
-        f"about as well ({all_seeds('world', 'world', 'resource')})",
-        f"({all_seeds('decoupled', 'decoupled')}) and the amount of text no longer clearly does ({all_seeds('decoupled', 'decoupled', 'resource')})",
-        f"r = 0.59 with 16 languages has a two-sided p of {2 * stats.t.sf(0.59 * math.sqrt(14 / (1 - 0.59**2)), 14):.3f}",
-    ):
-        assert sentence in said, sentence
-    assert (
-        values["first sample", "world", "world-2"]
-        <= controls.max()
-        < 0.3
-        < values["second sample", "world", "world-2"]
+        f"carries over {shapes['world-bloom']:.2f}, the Llama-shaped one {shapes['world-llama']:.2f} "
+        f"and the Cohere-shaped one {shapes['world-cohere']:.2f}",
     )
+
+
+def what_the_neurons_show():
+    english, others = carried("world", False, True), carried("world", False, False)
+    return (
+        f"in {passing('world', 'base')} tuned worlds of both samples, "
+        f"but in {passing('control', 'base')} tuned controls",
+        f"in {passing('world', 'own')} tuned worlds and {passing('control', 'own')} controls",
+        f"{english} of the fall in English and {others} in the median other language "
+        f"({carried('world', True, False)} for random neurons)",
+        f"in the control worlds {carried('control', False, False)} outside English",
+    )
+
+
+def what_retrieval_shows():
+    rival = all_seeds("decoupled", "decoupled", "resource")
+    p = 2 * stats.t.sf(0.59 * math.sqrt(14 / (1 - 0.59**2)), 14)
+    return (
+        f"(r = {all_seeds('world', 'world')}), but over the control worlds "
+        f"as well ({all_seeds('world', 'control')})",
+        f"about as well ({all_seeds('world', 'world', 'resource')})",
+        f"({all_seeds('decoupled', 'decoupled')}) and the amount of text "
+        f"no longer clearly does ({rival})",
+        f"r = 0.59 with 16 languages has a two-sided p of {p:.3f}",
+    )
+
+
+PARTS = (what_holds, what_transfer_shows, what_the_neurons_show, what_retrieval_shows)
+
+
+@pytest.mark.parametrize("part", PARTS, ids=[p.__name__ for p in PARTS])
+def test_what_to_make_of_it(part):
+    said = text_of("results", "**Holds less than it seems")
+    for sentence in part():
+        assert sentence in said, sentence
+
+
+def test_the_second_world_differs_between_the_samples():
+    values = removed()
+    first, second = (values[sample, "world", "world-2"] for sample in RUNS)
+    assert first <= values.xs("control", level=1).max() < 0.3 < second
 
 
 # ---- the front page
 
 
-def test_the_front_page_and_the_readme():
-    paper = pd.DataFrame(
-        json.loads(
-            next((ROOT / "xgdetox/assets/reference").glob("paper*.json")).read_text("utf-8")
-        )["table2"]["rows"]
-    )
+@pytest.fixture(scope="module")
+def readme():
+    return (ROOT / "README.md").read_text("utf-8")
+
+
+def front_page():
+    "Toxicity probability before and after: the paper's models, and ours by language."
+    paper = pd.DataFrame(PAPER["table2"]["rows"])
     paper = paper[paper.metric == "toxicity_probability"]
-    before, after = (
-        of("world", "toxicity", "world", "toxicity_probability", tuned) for tuned in (False, True)
-    )
-    expected = {r.model: (r.before, r.after) for r in paper.itertuples()} | {
-        "embedded world": (before.mean(), after.mean())
-    }
-    for printed in (
-        table_of("index", "both.round(3)"),
-        Table((ROOT / "README.md").read_text("utf-8")).rows,
-    ):
-        printed = {
-            r[0]: [float(x) for x in r[2:]] for r in printed if len(r) == 5 and r[0] in expected
-        }
+    metric = ("world", "toxicity", "world", "toxicity_probability")
+    return paper, of(*metric, False), of(*metric, True)
+
+
+def test_the_table_of_the_front_page(readme):
+    paper, before, after = front_page()
+    expected = {r.model: (r.before, r.after) for r in paper.itertuples()}
+    expected["embedded world"] = before.mean(), after.mean()
+    for table in (table_of("index", "both.round(3)"), Table(readme).rows):
+        rows_of_models = [r for r in table if len(r) == 5 and r[0] in expected]
+        printed = {name: [float(x) for x in cells[1:]] for name, *cells in rows_of_models}
         assert set(printed) == set(expected)
         for model, (b, a) in expected.items():
-            assert printed[model] == pytest.approx(
-                [round(b, 3), round(a, 3), round(1 - a / b, 3)], abs=1e-9
-            ), model
-    for said in (
-        " ".join(output("index", "Markdown(", "text/markdown").split()),
-        " ".join((ROOT / "README.md").read_text("utf-8").split()),
-    ):
-        a, b = groups(removed())
-        assert (
-            f"over {len(a)} worlds and {len(b)} controls, worlds lose {welch(a, b).split(', p')[0]} more of the toxic mass"
-            in said
-        )
-        assert (
-            order("world", "world").startswith("least ko ar hi ja")
-            and "Korean, Arabic, Hindi and Japanese gain least" in said
-        )
-        assert (
-            f"toxic mass falls in {pushed(-1.0, False, 'falls')('world', 'world')} languages of the three worlds"
-            in said
-        )
+            wanted = [round(b, 3), round(a, 3), round(1 - a / b, 3)]
+            assert printed[model] == pytest.approx(wanted, abs=1e-9), model
+
+
+def test_the_sentences_of_the_front_page(readme):
+    a, b = groups(removed())
+    falls = pushed(-1.0, False, "falls")("world", "world")
+    assert order("world", "world").startswith("least ko ar hi ja")
+    for text in (output("index", "Markdown(", "text/markdown"), readme):
+        said = " ".join(text.split())
+        assert f"over {len(a)} worlds and {len(b)} controls, worlds lose" in said
+        assert f"worlds lose {welch(a, b).split(', p')[0]} more of the toxic mass" in said
+        assert "Korean, Arabic, Hindi and Japanese gain least" in said
+        assert f"toxic mass falls in {falls} languages of the three worlds" in said
         assert f"a part of its effect, {carried('world', False, True)} in English" in said
-    alt = re.search(r'aria-label="([^"]*)"', (ROOT / "nbs/images/headline.svg").read_text("utf-8"))[
-        1
-    ]
+
+
+def test_the_figure_of_the_front_page():
+    paper, before, after = front_page()
+    drawn = (ROOT / "nbs/images/headline.svg").read_text("utf-8")
+    alt = re.search(r'aria-label="([^"]*)"', drawn)[1]
+    ends = lambda x, side: f"{x.min():.2f} to {x.max():.2f} {side}"
     for words in (
-        f"{before.min():.2f} to {before.max():.2f} before, {after.min():.2f} to {after.max():.2f} after",
+        f"{ends(before, 'before')}, {ends(after, 'after')}",
         f"mean {before.mean():.2f} to {after.mean():.2f}",
-        f"{paper.before.min():.2f} to {paper.before.max():.2f} before, {paper.after.min():.2f} to {paper.after.max():.2f} after",
+        f"{ends(paper.before, 'before')}, {ends(paper.after, 'after')}",
     ):
         assert words in alt, words
 
@@ -768,90 +801,85 @@ def small_run(folder, tunings=(0, 1)):
 
 
 def people(x):
-    return (
-        "\u2013"
-        if math.isnan(x)
-        else f"{x:.0f}"
-        if abs(x) >= 100
-        else f"{x:#.2g}"
-        if 0 < abs(x) < 0.1
-        else f"{x:.2f}"
-    )
+    if math.isnan(x):
+        return "\u2013"
+    if abs(x) >= 100:
+        return f"{x:.0f}"
+    return f"{x:#.2g}" if 0 < abs(x) < 0.1 else f"{x:.2f}"
 
 
-def test_a_runs_report(tmp_path, run):
+COLUMNS = "Toxicity probability|Toxic mass|Toxic mass removed|p (Holm)|Language kept|Perplexity"
+CELLS = (
+    (0, "toxicity", "toxicity_probability"),
+    (1, "mass", "toxic_mass"),
+    (4, "quality", "language_kept"),
+    (5, "quality", "perplexity"),
+)
+NAMES = {"en": "English", "de": "German", "zh": "Chinese", "hi": "Hindi"}
+
+
+class Report:
+    "A run's report beside the raw tables that it was made from."
+
+    def __init__(self, page, tables):
+        self.page = page
+        self.tables = {p.stem: pd.read_csv(p) for p in tables.glob("*.csv")}
+        self.rows = {r[0]: r[1:] for r in Table(page).rows if len(r) == 7}
+        drops = self.tables["drops"].query("metric == 'toxic_mass_drop'").set_index("language")
+        self.fall = drops.value
+        self.p = pd.Series(holm(drops.p.to_numpy()), index=drops.index)
+
+    def get(self, table, metric, tuned, language, column="value"):
+        t = self.tables[table]
+        t = t[(t.metric == metric) & (t.language == language) & ((t.tuning != "base") == tuned)]
+        return t[column].iloc[0]
+
+
+@pytest.fixture
+def report(tmp_path, run):
     folder = small_run(tmp_path / "r", tunings=(0,))
     run("report", folder, "--output", tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text("utf-8")
-    read = {
-        name: pd.read_csv(folder / f"tables/{name}.csv")
-        for name in ("toxicity", "mass", "drops", "quality")
-    }
-    get = lambda table, metric, tuned, c, column="value": (
-        read[table]
-        .query("metric == @metric and language == @c and (tuning != 'base') == @tuned")[column]
-        .iloc[0]
-    )
-    tests = read["drops"].query("metric == 'toxic_mass_drop'").set_index("language").p
-    tests = pd.Series(holm(tests.to_numpy()), index=tests.index)
-    names = {"en": "English", "de": "German", "zh": "Chinese", "hi": "Hindi"}
-    rows_of_page = {r[0]: r[1:] for r in Table(page).rows if len(r) == 7}
-    assert rows_of_page["Language"] == [
-        "Toxicity probability",
-        "Toxic mass",
-        "Toxic mass removed",
-        "p (Holm)",
-        "Language kept",
-        "Perplexity",
-    ]
-    for c, name in names.items():
-        cells = rows_of_page[name]
-        for cell, table, metric in (
-            (0, "toxicity", "toxicity_probability"),
-            (1, "mass", "toxic_mass"),
-            (4, "quality", "language_kept"),
-            (5, "quality", "perplexity"),
-        ):
-            values = [get(table, metric, tuned, c) for tuned in (False, True)]
-            assert cells[cell].startswith(f"{people(values[0])} \u2192 {people(values[1])}"), (
-                name,
-                metric,
-            )
-            low, high = get(table, metric, False, c, "low"), get(table, metric, False, c, "high")
-            assert f"[{people(low)}, {people(high)}]" in cells[cell]
-        drop = [
-            get("drops", "toxic_mass_relative_drop", True, c, k) for k in ("value", "low", "high")
+    return Report((tmp_path / "page.html").read_text("utf-8"), folder / "tables")
+
+
+def test_a_runs_report(report):
+    assert report.rows["Language"] == COLUMNS.split("|")
+    for code, name in NAMES.items():
+        for cell, table, metric in CELLS:
+            get = lambda tuned, column="value": report.get(table, metric, tuned, code, column)
+            values = f"{people(get(False))} \u2192 {people(get(True))}"
+            ends = f"[{people(get(False, 'low'))}, {people(get(False, 'high'))}]"
+            printed = report.rows[name][cell]
+            assert printed.startswith(values) and ends in printed, (name, metric)
+    assert report.get("toxicity", "toxicity_probability", True, "en") == 0
+    exact = f"\u2192 [0.00, {people(stats.beta.ppf(0.975, 1, 64))}]"
+    assert report.rows["English"][0].endswith(exact), "0 of 64 has its exact interval"
+
+
+def test_the_drops_of_a_runs_report(report):
+    for code, name in NAMES.items():
+        ends = [
+            100 * report.get("drops", "toxic_mass_relative_drop", True, code, column)
+            for column in ("value", "low", "high")
         ]
-        assert cells[2] == "{:.0f}% [{:.0f}%, {:.0f}%]".format(*(100 * x for x in drop)) and cells[
-            3
-        ] == people(tests[c])
-    assert get("toxicity", "toxicity_probability", True, "en") == 0
-    assert rows_of_page["English"][0].endswith(
-        f"\u2192 [0.00, {people(stats.beta.ppf(0.975, 1, 64))}]"
-    ), "0 of 64 has its exact interval"
-    said, drops = (
-        html.unescape(re.sub(r"<[^>]+>", " ", page)),
-        read["drops"].query("metric == 'toxic_mass_relative_drop'").set_index("language").value,
+        assert report.rows[name][2] == "{:.0f}% [{:.0f}%, {:.0f}%]".format(*ends)
+        assert report.rows[name][3] == people(report.p[code])
+
+
+def test_the_sentence_of_a_runs_report(report):
+    said = html.unescape(re.sub(r"<[^>]+>", " ", report.page))
+    t = report.tables["toxicity"].query("metric == 'toxicity_probability'")
+    before, after = (
+        people(t[(t.tuning != "base") == tuned].value.mean()) for tuned in (False, True)
     )
-    mean = [
-        read["toxicity"]
-        .query("metric == 'toxicity_probability' and (tuning != 'base') == @tuned")
-        .value.mean()
-        for tuned in (False, True)
-    ]
-    assert (
-        f"Toxicity probability goes from {people(mean[0])} to {people(mean[1])} on average over 17 languages."
-        in said
-    )
-    assert (
-        f"Of the toxic mass, most is removed in English ({100 * drops.max():.0f}%)" in said
-        and drops.idxmax() == "en"
-        and f"({100 * drops.min():.0f}%)." in said
-    )
-    falls = (tests < 0.05) & (
-        read["drops"].query("metric == 'toxic_mass_drop'").set_index("language").value > 0
-    )
-    assert f"falls beyond chance (p < .05) in {falls.sum()} of 17 languages" in said
+    assert f"goes from {before} to {after} on average over 17 languages." in said
+    drops = report.tables["drops"].query("metric == 'toxic_mass_relative_drop'")
+    drops = drops.set_index("language").value
+    assert drops.idxmax() == "en"
+    assert f"most is removed in English ({100 * drops.max():.0f}%)" in said
+    assert f"({100 * drops.min():.0f}%)." in said
+    falls = ((report.p < 0.05) & (report.fall > 0)).sum()
+    assert f"falls beyond chance (p < .05) in {falls} of 17 languages" in said
 
 
 def test_this_file_is_independent_of_the_report():
