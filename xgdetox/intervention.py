@@ -75,6 +75,8 @@ def intervene(
     check_offsets(offsets)
     check_sampling(**sampling, seed=seed)
     check_folder(output_dir)
+    for language, path in prompt_files.items():
+        load_prompts(path, language, limit)  # a broken file is refused before anything is written
     prompt_room(split_adapter(model)[0], sampling["max_tokens"])
     (model, tokenizer), scorer = load(model, tokenizer), load_scorer(scorer)
     parts = anatomy(model)
