@@ -11,10 +11,12 @@ import tiny_models
 import torch
 
 from xgdetox.anatomy import anatomy
-from xgdetox.data import find_prompt_files, load_lexicon, load_prompts
+from xgdetox.data import find_prompt_files, load_lexicon, load_pairs, load_prompts
 from xgdetox.dose import control_sets, dose_curve, match_kinds, rank_active
+from xgdetox.early import compare_predictors, log_probabilities, pairs_by_language
 from xgdetox.files import InputError, read_csv, read_json
 from xgdetox.held import held_shares
+from xgdetox.matrix import matrix_falls, matrix_test, matrix_verdict
 from xgdetox.models import load_model
 from xgdetox.tokens import load_tokenizer
 from xgdetox.outcome import values_path
@@ -27,7 +29,8 @@ from xgdetox.patching import (
     share_draws,
     share_rows,
 )
-from xgdetox.stats import read_table
+from xgdetox.stats import read_table, tidy, write_table
+from xgdetox.training import encode_pair
 from xgdetox.world import resolve_data, resolve_model
 
 PLANTED = [[2, n] for n in range(40, 60)]
@@ -249,6 +252,95 @@ def test_doses_that_cannot_be(world, files, lexicon):
         match_kinds(pd.DataFrame(dict(cosine=[0.1], activation=[1.0], kind=["multilingual"])))
 
 
+# ---- the transfer matrix
+
+
+@pytest.fixture
+def cells():
+    "Falls of four sources on eight targets with a planted slope of 2, and the retrieval of all pairs."
+    rng, codes = np.random.default_rng(0), "en de fr es it nl sv pl".split()
+    shared = rng.random((8, 8))
+    shared = (shared + shared.T) / 2
+    pairs = [(i, j) for i in range(8) for j in range(8) if i != j]
+    retrieval = [dict(source=codes[i], language=codes[j], value=shared[i, j]) for i, j in pairs]
+    level, noise = rng.random(8), 0.1 * rng.normal(size=(8, 8))
+    falls = [
+        dict(
+            source=codes[i],
+            language=codes[j],
+            value=3 * level[i] - level[j] + 2 * shared[i, j] + noise[i, j],
+        )
+        for i, j in pairs
+        if i < 4
+    ]
+    return pd.DataFrame(falls), pd.DataFrame(retrieval)
+
+
+def slope_with_dummies(falls, x):
+    "The slope of falls on x beside a dummy per source and target, by least squares."
+    dummies = pd.get_dummies(falls[["source", "language"]]).to_numpy(float)
+    return np.linalg.lstsq(np.column_stack([x, dummies]), falls.value, rcond=None)[0][0]
+
+
+def test_the_slope_is_that_of_least_squares_and_p_that_of_a_loop(cells):
+    falls, retrieval = cells
+    table = matrix_test(falls, retrieval, permutations=199, n_resamples=50).set_index("metric")
+    known = retrieval.set_index(["source", "language"]).value
+    x = [known[s, t] for s, t in zip(falls.source, falls.language)]
+    assert table.value["matrix_slope"] == pytest.approx(slope_with_dummies(falls, x))
+    low, value, high = table.loc["matrix_slope", ["low", "value", "high"]]
+    assert 1 < low < value < high
+    assert table.p["matrix_slope"] == pytest.approx(1 / 200)  # none of the dealings comes near
+    assert table.verdict["matrix_slope"] == "undecided"  # 199 permutations are too few
+    codes, rng = sorted(set(retrieval.source)), np.random.default_rng(0)
+    for _ in range(3):  # the first dealings, cell by cell
+        names = dict(zip(codes, np.array(codes)[rng.permutation(8)]))
+        x = [known[names[s], names[t]] for s, t in zip(falls.source, falls.language)]
+        assert slope_with_dummies(falls, x) < table.value["matrix_slope"]
+
+
+def test_what_a_matrix_needs(cells):
+    falls, retrieval = cells
+    with pytest.raises(InputError, match="too few for fixed effects"):
+        matrix_test(falls[falls.source == "en"], retrieval)
+    drops = tidy(falls.assign(tuning="dpo", metric="drop", seed=0))
+    with pytest.raises(InputError, match="no dpo in another language"):
+        matrix_falls(drops, "drop")
+    assert matrix_verdict(0.01, 0.1, 3, 1000) == "undecided" == matrix_verdict(0.01, 0.1, 4, 999)
+    assert matrix_verdict(0.01, 0.1, 4, 1000) == "retrieval predicts transfer"
+    assert matrix_verdict(0.06, 0.1, 4, 1000) == "not shown" == matrix_verdict(0.01, 0, 4, 1000)
+
+
+# ---- early warning
+
+
+def test_log_probabilities_are_those_of_whole_unpadded_texts(world):
+    model, tokenizer = world
+    texts = [("the dog", " is a", " is"), ("my house and a", " dog", " dog and my house")]
+    pairs = [encode_pair(tokenizer, *t, bos="paper") for t in texts]
+    for side in ("chosen_ids", "rejected_ids"):
+        found = log_probabilities(model, tokenizer, pairs, side)
+        for pair, value in zip(pairs, found):
+            ids = torch.tensor([pair["prompt_ids"] + pair[side]])
+            with torch.no_grad():
+                logs = model(ids).logits.log_softmax(-1)[0]
+            start = len(pair["prompt_ids"])
+            by_hand = sum(logs[t - 1, ids[0, t]].item() for t in range(start, ids.shape[1]))
+            assert value == pytest.approx(by_hand, abs=1e-3)
+
+
+def test_predictors_of_too_few_languages_and_pairs_that_are_missing(tmp_path):
+    few = pd.Series(range(5), ["en", "de", "fr", "es", "it"], dtype=float)
+    found = compare_predictors(few, few, few)
+    assert found.reason.tolist() == ["too few languages"] and found.value.isna().all()
+    with pytest.raises(InputError, match="no pairs of any language"):
+        pairs_by_language(tmp_path)
+    (tmp_path / "de.jsonl").write_text("{}")
+    with pytest.raises(InputError, match="no pairs"):
+        pairs_by_language(tmp_path, ["de", "fr"])
+    assert list(pairs_by_language(tmp_path)) == ["de"]
+
+
 # ---- commands
 
 
@@ -280,3 +372,27 @@ def test_commands_of_the_mechanism(run, fails, tmp_path):
     assert shares["en", "free", "carried_share"] == pytest.approx(1)
     two = ["--random-neurons", twins, "--random-neurons", twins]
     assert "1 models and 2 files of neurons" in fails("held", *pair, *arms, *two)
+
+
+def test_commands_of_the_matrix(run, fails, cells, tmp_path):
+    falls, retrieval = cells
+    names = falls.source.map(lambda s: "dpo" if s == "en" else f"dpo-{s}")
+    drops = tidy(falls.assign(tuning=names, metric="toxic_mass_relative_drop", seed=0))
+    write_table(drops, tmp_path / "drops.csv")
+    write_table(tidy(retrieval), tmp_path / "pairwise.csv")
+    given = ["--drops", tmp_path / "drops.csv", "--retrieval", tmp_path / "pairwise.csv"]
+    run("matrix", *given, "-o", tmp_path / "matrix.csv")
+    found = read_table(tmp_path / "matrix.csv").set_index("metric")
+    assert found.verdict["matrix_slope"] == "retrieval predicts transfer"
+    assert found.n["matrix_slope"] == 28 and found.sources["matrix_slope"] == 4
+    assert "no sft in another language" in fails("matrix", *given, "--tuning", "sft")
+
+
+def test_command_of_early_warning(run, fails, tmp_path):
+    rows = load_pairs(resolve_data("world", "pairs"), limit=6).rows
+    lines = [json.dumps(dict(row), ensure_ascii=False) for row in rows]
+    (tmp_path / "en.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    pair = ["--model", "world", "--tuned-model", "world-tuned", "--pairs", tmp_path]
+    run("early", *pair, "-o", tmp_path / "early.csv")
+    assert (read_table(tmp_path / "early.csv").value > 0).all()
+    assert "no pairs" in fails("early", *pair, "-l", "de")

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['NeuronsOption', 'FileOption', 'ProbeOption', 'DosesOption', 'TopOption', 'TokensLooked', 'LeastOption',
-           'CaliperOption', 'SetsOption', 'Models', 'Files', 'pair_of', 'shares_shown', 'patching_command',
-           'twins_command', 'arms_of', 'held_command', 'dose_command', 'kinds_command']
+           'CaliperOption', 'SetsOption', 'Many', 'Files', 'pair_of', 'shares_shown', 'patching_command',
+           'twins_command', 'arms_of', 'held_command', 'dose_command', 'kinds_command', 'pairwise_command',
+           'matrix_command', 'early_command']
 
 # %% ../../nbs/lib/cli_evidence.ipynb #v002
 import typer
 from pathlib import Path
 from typing import Annotated, Optional
-from .inputs import lexicon_of, model_of, prompts_of, say_table
+from .inputs import lexicon_of, model_of, place, prompts_of, say_table
 from xgdetox.cli.options import (
     BosOption,
     DtypeOption,
@@ -137,17 +138,17 @@ def arms_of(models, files, option: str) -> list[tuple]:
     return [(model_of(m), n) for m, n in zip(models, chosen)]
 
 
-Models = Annotated[list[str], typer.Option(help="Give several times for several seeds.")]
+Many = Annotated[list[str], typer.Option(help="Give several times for several seeds.")]
 Files = Annotated[list[Path], typer.Option(help="JSON or a table; once, or once per model.")]
 
 
 @app.command("held")
 def held_command(
     model: ModelOption,
-    tuned_model: Models,
-    held_model: Models,
+    tuned_model: Many,
+    held_model: Many,
     held_neurons: Files,
-    random_model: Models,
+    random_model: Many,
     random_neurons: Files,
     output: TableFile = Path("held.csv"),
     prompt_file: PromptOption = None,
@@ -160,19 +161,18 @@ def held_command(
     out_projection: ProjectionOption = None,
     trust_remote_code: TrustOption = False,
 ):
-    """How much of the fall is lost where tuning held neurons (train --hold), beyond random twins.
+    """How much of the fall is lost where tuning held neurons, beyond random twins.
 
     Example: xgdetox held -m BASE --tuned-model A --held-model B --held-neurons B.json
     --random-model C --random-neurons C.json"""
     from xgdetox.held import held_shares
 
-    more = dict(limit=limit, seed=seed)
     pair = pair_of(model, tuned_model[0], prompt_file, lexicon, language, bos)
-    pair["tuned"] = [model_of(m) for m in tuned_model]
+    pair["tuned"] = [*map(model_of, tuned_model)]
     del pair["tuning"]
     pair["held"] = arms_of(held_model, held_neurons, "--held-neurons")
     pair["random"] = arms_of(random_model, random_neurons, "--random-neurons")
-    table = held_shares(**pair, **more, output=output)
+    table = held_shares(**pair, limit=limit, seed=seed, output=output)
     say_table(shares_shown(table), output)
 
 # %% ../../nbs/lib/cli_evidence.ipynb #v007
@@ -235,3 +235,78 @@ def kinds_command(
     options = dict(probe=probe, choice=choice, limit=limit, seed=seed)
     table = compare_kinds(**pair, **options, output=output)
     say_table(shares_shown(table), output)
+
+# %% ../../nbs/lib/cli_evidence.ipynb #v009
+@app.command("pairwise")
+def pairwise_command(
+    model: ModelOption,
+    parallel_dir: Annotated[
+        str, typer.Option("--parallel-dir", help="Parallel sentences, or world.")
+    ] = "world",
+    output: TableFile = Path("pairwise.csv"),
+    language: LanguageOption = None,
+    dtype: DtypeOption = None,
+    bos: BosOption = None,
+    limit: LimitOption = None,
+    trust_remote_code: TrustOption = False,
+):
+    """Sentence retrieval between any two languages: what the transfer matrix is compared with.
+
+    Example: xgdetox pairwise --model world --parallel-dir world --output pairwise.csv"""
+    from xgdetox.matrix import pairwise_retrieval
+    from xgdetox.tokens import bos_of
+
+    name, parallel = model_of(model), place(parallel_dir, "parallel")
+    options = dict(bos=bos_of(name, bos), limit=limit, label=model, output=output)
+    table = pairwise_retrieval(name, parallel, language, **options)
+    wide = table.pivot(index="source", columns="language", values="value")
+    say_table(wide.round(2).reset_index(), output)
+
+# %% ../../nbs/lib/cli_evidence.ipynb #v010
+@app.command("matrix")
+def matrix_command(
+    drops: Annotated[Path, typer.Option("--drops", help="A table of drops of several tunings.")],
+    retrieval: Annotated[Path, typer.Option("--retrieval", help="What pairwise wrote.")],
+    output: TableFile = Path("matrix.csv"),
+    metric: Annotated[str, typer.Option(help="Which drop.")] = "toxic_mass_relative_drop",
+    tuning: Annotated[str, typer.Option(help="dpo: of dpo, dpo-de, dpo-es and so on.")] = "dpo",
+    permutations: Annotated[int, typer.Option(min=1, max=10**6)] = 1000,
+    seed: SeedOption = 0,
+):
+    """Does retrieval between two languages predict what tuning in one takes from the other?
+
+    Example: xgdetox matrix --drops runs/gemma/tables/drops.csv --retrieval pairwise.csv"""
+    from xgdetox.matrix import matrix_falls, matrix_test
+    from xgdetox.stats import read_table, write_table
+
+    falls = matrix_falls(read_table(drops), metric, tuning)
+    table = matrix_test(falls, read_table(retrieval), permutations=permutations, seed=seed)
+    write_table(table, output)
+    say_table(table.dropna(axis=1, how="all"), output)
+
+# %% ../../nbs/lib/cli_evidence.ipynb #v011
+@app.command("early")
+def early_command(
+    model: ModelOption,
+    tuned_model: TunedOption,
+    pairs: Annotated[Path, typer.Option("--pairs", help="Folder with de.jsonl or de/ and so on.")],
+    output: TableFile = Path("early.csv"),
+    language: LanguageOption = None,
+    beta: Annotated[float, typer.Option(min=0)] = 0.1,
+    dtype: DtypeOption = None,
+    bos: BosOption = None,
+    limit: LimitOption = None,
+    trust_remote_code: TrustOption = False,
+):
+    """The reward margin of an early checkpoint on pairs per language: which languages will tuning reach?
+
+    Example: xgdetox early --model world --tuned-model world-tuned --pairs translated --output early.csv"""
+    from xgdetox.early import early_margins
+    from xgdetox.tokens import bos_of
+
+    base, tuned = model_of(model), model_of(tuned_model)
+    options = dict(languages=language, beta=beta, bos=bos_of(tuned, bos), limit=limit)
+    table = early_margins(
+        base, tuned, pairs, **options, label=model, tuning=tuned_model, output=output
+    )
+    say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
