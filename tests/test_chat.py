@@ -2,11 +2,16 @@
 
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+from tiny_models import config, prompt_files
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from xgdetox.anatomy import pooled_states
 from xgdetox.chat import (
     CONTINUE,
     Chat,
@@ -23,8 +28,14 @@ from xgdetox.chat import (
     refusal_phrases,
     reply_ids,
 )
+from xgdetox.data import load_pairs
 from xgdetox.files import InputError
 from xgdetox.languages import LANGUAGES
+from xgdetox.mass import toxic_mass
+from xgdetox.models import load_model
+from xgdetox.sampling import prepare_prompts, stop_tokens
+from xgdetox.tokens import load_tokenizer, token_ids
+from xgdetox.training import encode_pair
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -274,3 +285,134 @@ def test_why_a_reply_counts_as_a_refusal(text, language, finished, reason):
 def test_the_list_is_plain_json(root):
     file = root / "xgdetox/assets/refusals.json"
     assert json.loads(file.read_text(encoding="utf-8")) == refusal_phrases()
+
+
+# The whole way: a tiny chat model of each family, read and tuned in its own template.
+
+
+@pytest.fixture
+def chat_model(family, tmp_path):
+    "The folder of a tiny random model with a family's template, and its tokenizer."
+    tokenizer, folder = byte_tokenizer(family), tmp_path / f"{family}-tiny-instruct"
+    kind = {"chatml": "qwen2", "llama3": "llama", "gemma": "gemma3"}[family]
+    torch.manual_seed(0)
+    made = AutoModelForCausalLM.from_config(config(kind, len(tokenizer))).eval()
+    with torch.no_grad():
+        for p in made.parameters():
+            if p.ndim > 1:
+                p.mul_(3)
+    made.generation_config.eos_token_id = tokenizer.eos_token_id
+    made.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder, load_tokenizer(folder)
+
+
+def rendered(tokenizer, text):
+    "What the tokenizer itself makes of a prompt to continue."
+    messages = [dict(role="user", content=CONTINUE.replace("{text}", text))]
+    return list(
+        tokenizer.apply_chat_template(
+            messages, tokenize=True, add_generation_prompt=True, return_dict=False
+        )
+    )
+
+
+def test_every_reader_reads_the_template(chat_model):
+    folder, tokenizer = chat_model
+    text = "the old man"
+    assert token_ids(tokenizer, [text], "chat") == [rendered(tokenizer, text)]
+    prompts, remarks = prepare_prompts(tokenizer, ["0"], [text], "chat")
+    assert prompts[0].ids == rendered(tokenizer, text) and prompts[0].text == text and not remarks
+    model = load_model(folder)
+    states = pooled_states(model, tokenizer, [text], "chat", layers=[1])
+    with torch.no_grad():
+        ids = torch.tensor([rendered(tokenizer, text)])
+        hidden = model(input_ids=ids, output_hidden_states=True).hidden_states[1][0].mean(0)
+    assert np.allclose(states[0, 0], hidden, atol=1e-4)
+
+
+def test_mass_is_read_where_the_reply_begins(chat_model):
+    folder, tokenizer = chat_model
+    model = load_model(folder)
+    mass = toxic_mass(model, tokenizer, ["the old man"], ["q"], "chat")[0]
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([rendered(tokenizer, "the old man")])).logits[0, -1]
+    token = tokenizer("q", add_special_tokens=False)["input_ids"]
+    assert len(token) == 1 and mass == pytest.approx(logits.softmax(-1)[token[0]].item(), rel=1e-4)
+
+
+def test_generation_stops_at_the_end_of_the_turn(chat_model, family):
+    folder, tokenizer = chat_model
+    end = tokenizer.convert_tokens_to_ids(FAMILIES[family][2])
+    assert end in stop_tokens(str(folder), tokenizer, "chat")
+    assert end not in stop_tokens(str(folder), tokenizer)
+
+
+def test_a_long_prompt_is_cut_inside_its_template(chat_model):
+    _, tokenizer = chat_model
+    long, room = "x" * 300 + " the end", 200
+    prompts, remarks = prepare_prompts(tokenizer, ["0"], [long], "chat", room)
+    ids, text = prompts[0].ids, tokenizer.decode(prompts[0].ids)
+    whole = rendered(tokenizer, long)
+    assert len(ids) <= room and "cut to the last" in remarks[0]["reason"]
+    assert " the end" in text and ids[:5] == whole[:5] and ids[-5:] == whole[-5:]
+    with pytest.raises(InputError, match="leaves no room"):
+        prepare_prompts(tokenizer, ["0"], [long], "chat", 20)
+
+
+def test_pairs_are_trained_on_in_the_template(chat_model, tmp_path):
+    _, tokenizer = chat_model
+    pair = encode_pair(tokenizer, "the old man", " sat down", " fell", "chat", max_length=1000)
+    assert pair["prompt_ids"] == rendered(tokenizer, "the old man")
+    assert tokenizer.decode(pair["chosen_ids"][:-1]) == "sat down"
+    assert pair["chosen_ids"][-1] == pair["rejected_ids"][-1] == end_of_turn(tokenizer)
+    assert encode_pair(tokenizer, "the old man", " sat", " fell", "chat", max_length=20) is None
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_message_lists_are_preference_data(tmp_path, ending):
+    first = [USER, GOOD, dict(role="user", content="And now?")]
+    rows = [
+        dict(chosen=[*first, dict(role="assistant", content="Yes")], rejected=[*first, BAD])
+    ] * 2
+    file = tmp_path / f"pairs.{ending}"
+    if ending == "parquet":
+        pd.DataFrame(rows).to_parquet(file)
+    else:
+        file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    loaded = load_pairs(file).rows
+    assert json.loads(loaded["prompt"][0]) == first and loaded["chosen"][0] == "Yes"
+    tokenizer = byte_tokenizer("chatml")
+    pair = encode_pair(tokenizer, loaded["prompt"][0], "Yes", "Go away.", "chat", max_length=1000)
+    theirs = tokenizer.apply_chat_template(
+        first, tokenize=True, add_generation_prompt=True, return_dict=False
+    )
+    assert pair["prompt_ids"] == list(theirs)
+    with pytest.raises(InputError, match="is a conversation"):
+        encode_pair(tokenizer, loaded["prompt"][0], "Yes", "Go away.")
+
+
+def test_commands_speak_chat(chat_model, family, said, fails, tmp_path):
+    folder, tokenizer = chat_model
+    files = prompt_files(tmp_path, n=3)
+    how = ("--prompt-file", files["de"], "--n", 2, "--max-tokens", 4, "--output-dir")
+    code, _, err = said("generate", "--model", folder, "--chat", *how, tmp_path / "a")
+    assert code == 0, err
+    manifest = next((tmp_path / "a").rglob("manifest.json"))
+    assert '"bos": "chat"' in manifest.read_text()
+    auto = said("generate", "--model", folder, "--chat", "auto", *how, tmp_path / "b")
+    assert auto[0] == 0
+    outputs = [next((tmp_path / d).rglob("output-*.json")).read_text() for d in "ab"]
+    assert (
+        outputs[0] == outputs[1]
+        and "assistant" not in json.loads(outputs[0].splitlines()[0])["prompt"]
+    )
+    if family == "gemma":
+        refused = fails("generate", "--model", folder, "--system", "Be kind", *how, tmp_path / "c")
+        assert "System role not supported" in refused
+    assert "no chat template" in fails(
+        "generate", "--model", "world", "--chat", *how, tmp_path / "d"
+    )
+    assert "beside --chat" in fails(
+        "generate", "--model", folder, "--chat", "--bos", "paper", *how, tmp_path / "e"
+    )

@@ -14,8 +14,9 @@ from .files import InputError
 
 # %% auto #0
 __all__ = ['CONTINUE', 'ROLES', 'Chat', 'parse_chat', 'is_question', 'user_message', 'has_template', 'check_template',
-           'named_for_chat', 'chat_setting', 'template_ids', 'conversation', 'chat_ids', 'reply_ids', 'end_of_turn',
-           'read_messages', 'conversation_pair', 'hh_messages', 'is_conversation', 'refusal_phrases', 'refusal']
+           'named_for_chat', 'chat_setting', 'template_ids', 'conversation_text', 'messages_in', 'dialogue_in',
+           'conversation', 'chat_ids', 'reply_ids', 'end_of_turn', 'read_messages', 'conversation_pair', 'hh_messages',
+           'is_conversation', 'refusal_phrases', 'refusal']
 
 # %% ../nbs/lib/chat.ipynb #k307ea4
 CONTINUE = "Continue this text in its own language. Write nothing but the continuation.\n\n{text}"
@@ -107,7 +108,7 @@ def chat_setting(mode, tokenizer, name="") -> str | None:
     check_template(tokenizer, name)
     return str(chat)
 
-# %% ../nbs/lib/chat.ipynb #kabcc21
+# %% ../nbs/lib/chat.ipynb #ke10a0a
 def template_ids(tokenizer, messages: list[dict], reply: bool = False) -> list[int]:
     """Token ids of a conversation in the model's own template.
 
@@ -128,11 +129,32 @@ def template_ids(tokenizer, messages: list[dict], reply: bool = False) -> list[i
     return list(found)
 
 
+def conversation_text(messages: list[dict]) -> str:
+    "Messages as one line of JSON, which stands where the text of a prompt does."
+    return json.dumps(messages, ensure_ascii=False)
+
+
+def messages_in(text: str) -> list[dict] | None:
+    "The messages that a prompt's text holds (`conversation_text`); None for a plain text."
+    if not text.startswith('[{"role":'):
+        return None
+    try:
+        return read_messages(json.loads(text))
+    except ValueError:
+        return None
+
+
+def dialogue_in(text: str) -> list[dict] | None:
+    "The messages of a text in HH-RLHF's layout that waits for a reply (ends in `Assistant:`); None for any other text."
+    said = hh_messages(text)
+    waits = said and said[-1] == dict(role="assistant", content="") and said[:-1]
+    return said[:-1] if waits else None
+
+
 def conversation(text, chat: Chat = Chat()) -> list[dict]:
     "The messages that a text, or a list of messages, stands for; the system text goes first where no other is there."
-    messages = (
-        text if isinstance(text, list) else [dict(role="user", content=user_message(text, chat))]
-    )
+    messages = text if isinstance(text, list) else messages_in(text) or dialogue_in(text)
+    messages = messages or [dict(role="user", content=user_message(text, chat))]
     if chat.system and messages[0]["role"] != "system":
         return [dict(role="system", content=chat.system), *messages]
     return messages

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+from .chat import conversation_pair, conversation_text
 from .files import InputError, read_jsonl, read_lines, read_rows, visible_files
 from .languages import LANGUAGES, Language, file_language, normalise_language
 from .rows import Loaded, LoadReport, PackedRows, Row, check_text, finish_load, until_kept
@@ -62,15 +63,15 @@ _LETTER = re.compile(r"[^\W\d_\u3040-\u30ff\u3400-\u9fff]")
 
 # %% ../nbs/00_data.ipynb #c064
 def _pair(row: Row) -> tuple[str, str, str]:
-    "(prompt, chosen, rejected) of a row in any of the four formats."
+    "(prompt, chosen, rejected) of a row in any of the formats; of message lists, the prompt is JSON of what was said."
     text = lambda name: row.text(name, blank=True)
     if "prompt_text" in row.values:
         return row.text("prompt_text"), text("unpert_gen_text"), text("pert_gen_text")
     if "BenignCompletion" in row.values:
         return _completions(row)
     if isinstance(row.values.get("chosen"), list):
-        remedy = "apply the model's chat template first (trl.apply_chat_template)"
-        row.refuse("is a list of messages", "chosen", remedy)
+        messages, *replies = conversation_pair(row.values, row.path, row.line)
+        return conversation_text(messages), *replies
     if "prompt" in row.values:
         return row.text("prompt"), text("chosen"), text("rejected")
     return _dialogue(row, text("chosen"), text("rejected"))

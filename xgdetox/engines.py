@@ -140,7 +140,7 @@ def transformers_engine(
     **_,
 ):
     "A function (prompts, language, done) -> batches of rows. Several devices, as a list or `cuda:0,cuda:1`: a copy of the model on each."
-    options = {k: settings[k] for k in ("n", "max_tokens", "temperature", "top_p", "seed")}
+    options = {k: settings[k] for k in ("n", "max_tokens", "temperature", "top_p", "seed", "bos")}
     devices = devices_of(device)
     if tensor_parallel_size > 1:
         raise InputError(
@@ -253,7 +253,7 @@ def vllm_engine(
         **engine,
     )
     how = {k: settings[k] for k in ("n", "temperature", "top_p", "max_tokens")} | {
-        "stop_token_ids": stop_tokens(model, tokenizer),
+        "stop_token_ids": stop_tokens(model, tokenizer, settings["bos"]),
         "detokenize": False,
     }
 

@@ -245,7 +245,7 @@ def generate(
     ]
     said = str(getattr(model, "name_or_path", adapter or model))
     if todo:
-        stop_tokens(model, tokenizer)  # what is wrong with them is said before a file is begun
+        stop_tokens(model, tokenizer, bos)  # what is wrong with them is said before a file is begun
         with (
             writing_to(folder),
             ENGINES[backend](model, tokenizer, settings, adapter=adapter, **engine) as run,

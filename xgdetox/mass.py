@@ -13,10 +13,11 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable
+from .chat import parse_chat
 from .data import load_lexicon, load_prompts
 from .checkpoints import context_length
 from .models import load
-from .tokens import batch_tokens, encode, length_batches, reads_padding
+from .tokens import batch_tokens, encode, length_batches, reads_padding, token_ids
 from .sampling import accepts, cache_positions, forward_at, select_cache
 from .stats import bootstrap_mean, tidy, write_table
 
@@ -38,11 +39,13 @@ def rude_words(lexicon, language: str) -> list[str]:
     return load_lexicon(lexicon, language)
 
 # %% ../nbs/lib/mass.ipynb #c157
-def word_pieces(tokenizer, word: str) -> list[tuple[int, ...]]:
+def word_pieces(tokenizer, word: str, begins: bool = False) -> list[tuple[int, ...]]:
     """The token ids of `word` where it starts a new word: after a space.
 
-    In scripts without spaces, also the ids without one."""
+    In scripts without spaces, also the ids without one. `begins`: where it begins a reply, so without a space alone."""
     plain = lambda s: tuple(tokenizer(s, add_special_tokens=False)["input_ids"])
+    if begins:
+        return [w for w in [plain(word)] if w and tokenizer.unk_token_id not in w]
     anchor, ways = plain(","), []
     spaced = plain(", " + word)
     ways.append(spaced[len(anchor) :] if spaced[: len(anchor)] == anchor else plain(" " + word))
@@ -53,15 +56,15 @@ def word_pieces(tokenizer, word: str) -> list[tuple[int, ...]]:
 
 # %% ../nbs/lib/mass.ipynb #c158
 def rude_sequences(
-    tokenizer, words: Iterable[str], capitalised: bool = False
+    tokenizer, words: Iterable[str], capitalised: bool = False, begins: bool = False
 ) -> tuple[list[tuple[int, ...]], list[str]]:
     """Prefix-free token sequences of `words`, and the words that the tokenizer cannot spell.
 
-    Words count as listed, and with `capitalised` also with a capital first letter."""
+    Words count as listed, and with `capitalised` also with a capital first letter. `begins` as in `word_pieces`."""
     found, lost = set(), []
     for word in dict.fromkeys(w.strip() for w in words if w.strip()):
         forms = (word, word[:1].upper() + word[1:]) if capitalised else (word,)
-        ways = [pieces for form in forms for pieces in word_pieces(tokenizer, form)]
+        ways = [pieces for form in forms for pieces in word_pieces(tokenizer, form, begins)]
         if not ways:
             lost.append(word)
         found.update(ways)
@@ -206,12 +209,18 @@ def mass_bounds(
 
     NaN if none can be spelled. For `threshold`, see `sequence_mass`. Of a prompt longer than the
     context, the end is read, as in generation."""
-    sequences, _ = rude_sequences(tokenizer, words, capitalised)
+    chat = parse_chat(bos) is not None
+    sequences, _ = rude_sequences(tokenizer, words, capitalised, begins=chat)
     prompts = [p.rstrip() for p in prompts]
     bounds = np.full((2, len(prompts)), math.nan)
     if not (sequences and prompts):
         return bounds
-    lengths = [len(row) + 1 for row in tokenizer(prompts, verbose=False)["input_ids"]]
+    rows = (
+        token_ids(tokenizer, prompts, bos)
+        if chat
+        else tokenizer(prompts, verbose=False)["input_ids"]
+    )
+    lengths = [len(row) + 1 for row in rows]
     room = _room_for_prompts(model, sequences, lengths)
     known = [min(n, room or n) for n in lengths]
     per_batch = max_tokens or batch_tokens(model)

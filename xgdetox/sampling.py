@@ -10,6 +10,7 @@ import inspect
 import numpy as np
 import torch
 from dataclasses import dataclass, field
+from .chat import end_of_turn, parse_chat
 from .data import load_prompts, some_prompts
 from .files import InputError
 from .checkpoints import read_config
@@ -18,8 +19,8 @@ from .tokens import encode, last_tokens, length_batches, reads_padding, token_id
 # %% auto #0
 __all__ = ['CACHED', 'LIKELIEST', 'LARGE', 'DOUBT', 'row_seed', 'uniforms', 'nucleus_floor', 'likeliest_nucleus', 'draw_rows',
            'invert', 'draw', 'forward_at', 'repeat_cache', 'select_cache', 'sample', 'accepts', 'stop_tokens',
-           'model_config', 'cut', 'to_text', 'Prompt', 'prepare_prompts', 'read_prompts', 'cache_positions',
-           'plan_batches', 'continue_batch', 'continue_prompts', 'as_rows']
+           'model_config', 'cut', 'to_text', 'Prompt', 'prepare_prompts', 'shorten_prompt', 'read_prompts',
+           'cache_positions', 'plan_batches', 'continue_batch', 'continue_prompts', 'as_rows']
 
 # %% ../nbs/02_generation.ipynb #c011
 def row_seed(seed: int, language: str, prompt_id: str, sample: int = 0) -> int:
@@ -245,7 +246,7 @@ def accepts(model):
     ).parameters
 
 # %% ../nbs/02_generation.ipynb #c027
-def stop_tokens(model, tokenizer=None) -> list[int]:
+def stop_tokens(model, tokenizer=None, bos="tokenizer") -> list[int]:
     """The token ids that end a text: all that the model's generation settings, its configuration and `tokenizer` name, each once.
 
     `model`: loaded, or the name of one. Each of the three may name none, one or a list, and they need not agree: a chat model's generation settings
@@ -257,6 +258,8 @@ def stop_tokens(model, tokenizer=None) -> list[int]:
     inner = getattr(config, "text_config", None)  # of a model that also reads pictures
     named = [getattr(part, "eos_token_id", None) for part in (generation, config, inner, tokenizer)]
     ids = [i for some in named for i in (some if isinstance(some, (list, tuple)) else [some])]
+    if parse_chat(bos):
+        ids.append(end_of_turn(tokenizer))
     odd = [i for i in ids if i is not None and not isinstance(i, int)]
     remedy = "correct it in generation_config.json or config.json"
     if odd:
@@ -337,10 +340,30 @@ def prepare_prompts(
             remarks.append(
                 {"prompt_id": p.prompt_id, "reason": f"{len(p.ids)} tokens: cut to the last {room}"}
             )
-            p.ids = last_tokens(tokenizer, p.ids, room)
+            p.ids = shorten_prompt(tokenizer, p, room, bos)
         first.setdefault(text, p.prompt_id)
         prompts.append(p)
     return prompts, remarks
+
+# %% ../nbs/02_generation.ipynb #kc315631
+def shorten_prompt(tokenizer, prompt: Prompt, room: int, bos="tokenizer") -> list[int]:
+    """The prompt's tokens without its beginning, `room` of them at most.
+
+    In a chat template only the text is cut. Raises `InputError` where the template alone takes the room."""
+    if not parse_chat(bos):
+        return last_tokens(tokenizer, prompt.ids, room)
+    text = token_ids(tokenizer, prompt.text, "none")
+    keep = room - (len(prompt.ids) - len(text))
+    while keep > 0:
+        ids = token_ids(tokenizer, tokenizer.decode(text[-keep:]).lstrip("\ufffd"), bos)
+        if len(ids) <= room:
+            return ids
+        keep -= len(ids) - room
+    raise InputError(
+        f"the chat template leaves no room for a prompt in {room} tokens",
+        field="chat",
+        remedy="give a shorter system text or wording, or fewer max_tokens",
+    )
 
 # %% ../nbs/02_generation.ipynb #c092
 def read_prompts(
@@ -403,9 +426,10 @@ def continue_batch(
     temperature=0.9,
     top_p=0.8,
     seed=0,
+    bos="tokenizer",
 ) -> list[dict]:
     "The rows of one batch, `n` in a row a prompt, each a dict as `generate` writes it."
-    stop = stop_tokens(model, tokenizer)
+    stop = stop_tokens(model, tokenizer, bos)
     seeds = [row_seed(seed, language, p.prompt_id, s) for p in prompts for s in range(n)]
     ids = sample(
         model,

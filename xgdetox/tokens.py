@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 import torch
 from pathlib import Path
+from .chat import chat_ids, chat_setting, named_for_chat, parse_chat
 from .checkpoints import adapter_base, check_model_name, loading, read_config, trusts_code
 from .files import InputError, read_json
 from .weights import model_folder
@@ -83,9 +84,11 @@ BOS = ("tokenizer", "paper", "none")  # what stands before a text
 
 
 def check_bos(bos) -> str:
-    "`bos`, if it is one of `BOS`; else `InputError`."
-    if bos not in BOS:
-        remedy = "use tokenizer or paper; none leaves it out everywhere"
+    "`bos`, if it is one of `BOS` or a setting of `chat`; else `InputError`."
+    if bos not in BOS and not parse_chat(bos):
+        remedy = (
+            "use tokenizer or paper; none leaves it out everywhere; chat takes the model's template"
+        )
         raise InputError(f"bos is {bos!r}", field="bos", remedy=remedy)
     return bos
 
@@ -96,7 +99,7 @@ def encode(
     """Token ids, mask and position ids of `texts` (or rows of ids), padded on `side`: three tensors (batch, position).
 
     `bos`: "tokenizer" begins a text as the tokenizer does; "paper" puts the begin-of-text token first, once, where
-    there is one; "none" leaves it out. `keep`: which end of a text stays where it has more than `max_length` tokens.
+    there is one; "none" leaves it out; "chat" puts the text into the model's chat template (`chat`). `keep`: which end of a text stays where it has more than `max_length` tokens.
     Raises `InputError` for a text without tokens."""
     rows = list(texts)  # batch, token
     if not all(isinstance(row, list) for row in rows):
@@ -132,6 +135,8 @@ def token_ids(tokenizer, text, bos="tokenizer") -> list:
         return token_ids(tokenizer, [text], bos)[0]
     if not len(text):
         return []  # tokenizers refuse an empty list
+    if chat := parse_chat(bos):
+        return chat_ids(tokenizer, list(text), chat)
     first, begin = getattr(tokenizer, "bos_token_id", None), _beginning(tokenizer, bos)
     rows = [list(row) for row in _bare(tokenizer, list(text))]
     doubled = bos == "none" or begin[-1:] == [first]  # the text itself may spell the token out
@@ -179,6 +184,8 @@ def bos_of(model, given=None) -> str:
 
     A model's folder, or the one above it, says so in the manifest or note that `train` and `merge` left there; a
     folder of continuations says what they were made with."""
+    if given == "auto":
+        given = _chat_of(model)
     if given is not None:
         return check_bos(given)
     folder = Path(model_folder(getattr(model, "name_or_path", model)))
@@ -204,13 +211,20 @@ def _noted_bos(said: dict) -> str | None:
     files = _table(said.get("files")) if said.get("step") == "generate" else {}
     places = [said, _table(said.get("settings"))]
     places += [_table(_table(file).get("settings")) for file in files.values()]
-    found = {bos for bos in BOS if any(place.get("bos") == bos for place in places)}
+    said = {bos for place in places if isinstance(bos := place.get("bos"), str)}
+    found = {bos for bos in said if bos in BOS or bos.partition("?")[0] == "chat"}
     return found.pop() if len(found) == 1 else None
 
 
 def _table(value) -> dict:
     "`value` where it is a table of keys, else an empty one: somebody may have edited the manifest."
     return value if isinstance(value, dict) else {}
+
+# %% ../nbs/lib/tokens.ipynb #kc471953
+def _chat_of(model) -> str | None:
+    "The setting of a model whose name says that it was tuned for chat and whose tokenizer has a template; else None."
+    name = str(getattr(model, "name_or_path", model))
+    return chat_setting("auto", load_tokenizer(name), name) if named_for_chat(name) else None
 
 # %% ../nbs/lib/tokens.ipynb #c0b1
 def last_tokens(tokenizer, ids: list[int], room: int | None) -> list[int]:

@@ -8,6 +8,7 @@ import math
 import tempfile
 import torch
 import torch.nn.functional as F
+from .chat import Chat, conversation, messages_in, parse_chat, reply_ids
 from .data import load_pairs
 from .files import InputError
 from .tokens import last_tokens, token_ids
@@ -43,6 +44,14 @@ def encode_pair(
 
     `bos` as in `tokens.encode`. Where tokens merge across the boundary, the continuation starts at the first token that differs. A prompt of more
     than `max_prompt_length` tokens keeps its begin-of-text token and its end. None where nothing of a continuation is left within `max_length`."""
+    if chat := parse_chat(bos):
+        return _chat_pair(tokenizer, prompt, (chosen, rejected), chat, max_length)
+    if messages_in(prompt):
+        raise InputError(
+            "is a conversation",
+            field="prompt",
+            remedy="tune with --chat, which puts it into the model's chat template",
+        )
     head, *wholes = token_ids(tokenizer, [prompt, prompt + chosen, prompt + rejected], bos)
     cut = min(common_prefix(head, whole) for whole in wholes)
     too_long = max_prompt_length and max(map(len, wholes)) >= max_length
@@ -63,6 +72,18 @@ def closed(ids: list[int], end: int | None) -> list[int]:
     while ids and ids[-1] == end:
         ids = ids[:-1]
     return [*ids, end]
+
+# %% ../nbs/01_training.ipynb #kc842129
+def _chat_pair(tokenizer, prompt: str, replies: tuple, chat: Chat, max_length: int) -> dict | None:
+    """Token ids of a pair in the tokenizer's chat template; None where the longer reply does not fit.
+
+    Each reply ends in the template's end-of-turn token. Nothing of a conversation is cut: its marks would go."""
+    messages = conversation(prompt, chat)
+    head, chosen = reply_ids(tokenizer, messages, replies[0].strip())
+    _, rejected = reply_ids(tokenizer, messages, replies[1].strip())
+    if len(head) + max(len(chosen), len(rejected)) > max_length:
+        return None
+    return dict(prompt_ids=head, chosen_ids=chosen, rejected_ids=rejected)
 
 # %% ../nbs/01_training.ipynb #c026
 def common_prefix(a: list, b: list) -> int:

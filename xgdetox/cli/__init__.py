@@ -14,7 +14,7 @@ import typer
 import warnings
 from itertools import zip_longest
 from pathlib import Path
-from .flags import as_text, translate
+from .flags import as_text, chat_words, translate
 from .root import app
 
 # The commands of these join `app`; help lists them in this order.
@@ -106,7 +106,9 @@ def main(words=None):
     words = list(sys.argv[1:] if words is None else words)
     warnings.showwarning = say_warning
     try:
-        code = app(args=translate(as_text(words)), prog_name="xgdetox", standalone_mode=False)
+        code = app(
+            args=translate(chat_words(as_text(words))), prog_name="xgdetox", standalone_mode=False
+        )
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except (typer.Exit, typer.Abort) as e:

@@ -245,7 +245,7 @@ BosOption = Annotated[
     Optional[str],
     typer.Option(
         "--bos",
-        help="tokenizer, paper (the begin-of-text token before every text) or none. By default as the model was trained, if train made it; else tokenizer.",
+        help="tokenizer, paper (the begin-of-text token before every text), none, chat (the model's own chat template; also --chat, with --system TEXT and --wording '... {text}') or auto (chat for models named so). By default as the model was trained, if train made it; else tokenizer.",
     ),
 ]
 DtypeOption = Annotated[
