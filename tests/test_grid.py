@@ -565,7 +565,11 @@ def test_a_faulty_grid_stops_at_the_door(tmp_path, capfd, text, said):
 WHOLE = {
     "name": "whole",
     "models": {"m": {"pretrain": {"world": "world"}}},
-    "tunings": {"dpo": {"recipe": "world"}},
+    "tunings": {
+        "dpo": {"recipe": "world"},
+        "held": {"recipe": "world", "hold": "sources"},
+        "twins": {"recipe": "world", "hold": "random"},
+    },
     "languages": ["en", "de"],
     "stages": list(STAGES),
     "data": {"prompts": "/p", "sentences": "/s", "lexicon": "world"},
@@ -621,6 +625,12 @@ OTHER = dict(
     batch_size=21,
     side="fitting",
     first=6,
+    doses=[0.07],
+    top=29,
+    least=8,
+    caliper=0.75,
+    beta=0.45,
+    pairs="/q",
 )  # none is a default
 KEYS = [
     (name, key, key in stage.options)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import numpy as np
 import pandas as pd
+from dataclasses import dataclass
 from scipy.optimize import linear_sum_assignment
 from .activations import same_layers
 from .anatomy import anatomy
@@ -29,7 +30,7 @@ from .written import written
 
 # %% auto #0
 __all__ = ['DOSES', 'KIND_METRICS', 'rank_active', 'dose_sizes', 'control_sets', 'as_pairs', 'dose_rows', 'dose_curve',
-           'language_kind', 'kinds_of_neurons', 'match_kinds', 'kind_rows', 'alike_neurons', 'compare_kinds']
+           'language_kind', 'kinds_of_neurons', 'match_kinds', 'kind_rows', 'Choice', 'alike_neurons', 'compare_kinds']
 
 # %% ../nbs/lib/dose.ipynb #v005
 DOSES = (0.0002, 0.001, 0.003, 0.01, 0.03, 0.1)  # of all neurons
@@ -188,13 +189,23 @@ def kind_rows(masses: dict, labels: dict, n_resamples: int, seed: int) -> list[d
     return rows
 
 # %% ../nbs/lib/dose.ipynb #v019
-def alike_neurons(pair: Pair, probe, prompts, lexicon, *, top=2000, k=30, least=2, caliper=0.5):
-    """`match_kinds` of the `top` active neurons nearest to the probe.
+@dataclass(frozen=True)
+class Choice:
+    "Which neurons are compared by kind."
 
-    `k` tokens are looked at per neuron; `least` languages, or English tokens, make its kind."""
-    ranked = rank_active(pair.base, probe, english_activations(pair, prompts)).head(top)
+    top: int = 2000  # active neurons that are looked at, nearest to the probe first
+    k: int = 30  # promoted tokens of each
+    least: int = 2  # languages, or English tokens, that make its kind
+    caliper: float = 0.5  # the most that a pair may differ, in standard deviations
+
+
+def alike_neurons(pair: Pair, probe, prompts: dict, lexicon, choice: Choice):
+    "`match_kinds` of the active neurons nearest to the probe."
+    activation = english_activations(pair, prompts)
+    ranked = rank_active(pair.base, probe, activation).head(choice.top)
     rude = {c: words_in(lexicon, c) for c in prompts}
-    return match_kinds(kinds_of_neurons(pair.base, pair.tokenizer, ranked, rude, k, least), caliper)
+    kinds = kinds_of_neurons(pair.base, pair.tokenizer, ranked, rude, choice.k, choice.least)
+    return match_kinds(kinds, choice.caliper)
 
 
 def compare_kinds(
@@ -204,7 +215,7 @@ def compare_kinds(
     prompt_files: dict,
     lexicon,
     *,
-    choice: dict | None = None,
+    choice: Choice = Choice(),
     tokenizer=None,
     bos="tokenizer",
     limit: int | None = None,
@@ -215,11 +226,11 @@ def compare_kinds(
     n_resamples: int = 2000,
     output=None,
 ) -> pd.DataFrame:
-    "Tidy table: what matched multilingual and English-only neurons carry; `choice`: keywords of `alike_neurons`."
+    "Tidy table: what matched multilingual and English-only neurons carry of the fall in toxic mass."
     check_seed(seed)
     pair = load_pair(base, tuned, tokenizer, bos, max_tokens)
     prompts = read_prompt_files(prompt_files, limit)
-    many, english, apart = alike_neurons(pair, probe, prompts, lexicon, **(choice or {}))
+    many, english, apart = alike_neurons(pair, probe, prompts, lexicon, choice)
     masses = masses_by_language(pair, [many, english], prompts, lexicon)
     labels = dict(model=label, tuning=tuning, seed=seed, n_neurons=len(many))
     labels |= {f"apart_{what}": apart[what].mean() for what in apart}

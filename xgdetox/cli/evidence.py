@@ -228,10 +228,10 @@ def kinds_command(
     """What multilingual neurons carry beside English-only ones that match them in cosine and activation.
 
     Example: xgdetox kinds --model world --tuned-model world-tuned --probe probes/world --limit 10 --output kinds.csv"""
-    from xgdetox.dose import compare_kinds
+    from xgdetox.dose import Choice, compare_kinds
 
     pair = pair_of(model, tuned_model, prompt_file, lexicon, language, bos)
-    choice = dict(top=top, k=k, least=least, caliper=caliper)
+    choice = Choice(top=top, k=k, least=least, caliper=caliper)
     options = dict(probe=probe, choice=choice, limit=limit, seed=seed)
     table = compare_kinds(**pair, **options, output=output)
     say_table(shares_shown(table), output)

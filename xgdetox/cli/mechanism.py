@@ -182,6 +182,7 @@ def value_vectors_command(
         select_sources,
         write_neurons,
     )
+    from xgdetox.written import written
 
     files = prompts_of(prompt_file, ["en"])
     prompts = list(load_prompts(files["en"], "en", limit).rows["prompt"])
@@ -200,7 +201,7 @@ def value_vectors_command(
     near = select_sources(
         network,
         tokenizer,
-        rank_value_vectors(network, probe, top_k, direction, space),
+        rank_value_vectors(network, probe, top_k, direction, space, parts=written(network)),
         prompts,
         bos=bos,
     )

@@ -5,6 +5,7 @@
 # %% ../../nbs/lib/grid_stages.ipynb #m002
 from __future__ import annotations
 from .stage import Count, Stage, Text
+from .stages_evidence import EVIDENCE
 from .stages_making import MAKING
 from .stages_mechanism import MECHANISM
 from .stages_texts import TEXTS
@@ -19,7 +20,7 @@ REPORT = Stage(
     options={"notes": list[Text], "n_resamples": Count, "rude_words": list[Text]},
     share=1.0,
 )
-STAGES = {stage.name: stage for stage in (*MAKING, *TEXTS, *MECHANISM, REPORT)}
+STAGES = {stage.name: stage for stage in (*MAKING, *TEXTS, *MECHANISM, *EVIDENCE, REPORT)}
 DATA = {  # what a grid reads, and where it lies unless the grid says otherwise
     "prompts": "world",
     "pairs": "world",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 from .checkpoints import Checkpoint, data_files
 from .stage import Count, Counts, Job, Stage
+from .stages_evidence import held_file
 
 # %% auto #0
 __all__ = ['PRETRAIN', 'SPLIT', 'TRAIN', 'MAKING']
@@ -85,6 +86,9 @@ def _train_jobs(stage: Stage, c: Checkpoint) -> list[Job]:
     if _recipe_bos(own.get("recipe")) != bos:
         own.setdefault("bos", bos)
     pairs = own.pop("pairs", c.data("pairs"))
+    hold, neurons = held_file(c)
+    if hold:
+        own["hold"] = hold
     p = dict(
         model=c.base.path,
         pairs=pairs,
@@ -96,7 +100,7 @@ def _train_jobs(stage: Stage, c: Checkpoint) -> list[Job]:
         labels=c.labels,
         **c.settings(stage),
     )
-    needs = c.base.weights() + data_files(pairs) + data_files(p["recipe"])
+    needs = c.base.weights() + data_files(pairs) + data_files(p["recipe"]) + neurons
     return [stage.job(c.id, p, needs, c.gpus, c.labels)]
 
 
