@@ -1,4 +1,4 @@
-"Statistics: intervals that cover, tests that are exact, correlations that agree with scipy, and dull input that does no harm."
+"Statistics: intervals that cover, exact tests, correlations that agree with scipy, dull input that does no harm."
 
 import itertools
 import math
@@ -21,7 +21,6 @@ from xgdetox.stats import (
     correlation_p,
     fisher_interval,
     holm,
-    matched_random_neurons,
     paired_difference,
     partial_correlation,
     permutation_test,
@@ -210,30 +209,23 @@ def test_partial_correlation_is_the_textbook_formula():
     expected = (r[0, 1] - r[0, 2] * r[1, 2]) / math.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
     p = partial_correlation(x, y, z)
     assert p["r"] == pytest.approx(expected) and p["given"] == 1
+    z95 = scipy_stats.norm.ppf(0.975) / math.sqrt(40 - 1 - 3)
+    low, high = math.tanh(math.atanh(expected) - z95), math.tanh(math.atanh(expected) + z95)
+    assert (p["fisher_low"], p["fisher_high"]) == pytest.approx((low, high))
     a = np.column_stack([np.ones(40), z, x])
     beta, rest, *_ = np.linalg.lstsq(a, y, rcond=None)  # the same p as that of x in a regression
     t = beta[2] / math.sqrt(rest[0] / 37 * np.linalg.inv(a.T @ a)[2, 2])
     assert p["p"] == pytest.approx(2 * scipy_stats.t.sf(abs(t), 37))
-    z95 = scipy_stats.norm.ppf(0.975) / math.sqrt(40 - 1 - 3)
-    assert (p["fisher_low"], p["fisher_high"]) == pytest.approx(
-        (math.tanh(math.atanh(expected) - z95), math.tanh(math.atanh(expected) + z95))
-    )
-    assert (
-        partial_correlation(x, y, np.column_stack([z, z, np.ones(40)]))["given"] == 1
-    )  # a copy and a constant add nothing
+
+
+def test_partial_correlation_of_dull_covariates():
+    rng = np.random.default_rng(4)
+    z = rng.normal(size=40)
+    x, y = z + rng.normal(size=40), z + rng.normal(size=40)
+    # a copy and a constant add nothing
+    assert partial_correlation(x, y, np.column_stack([z, z, np.ones(40)]))["given"] == 1
     assert "too few" in partial_correlation([1, 2, 3], [3, 1, 2], [1, 5, 2])["reason"]
     assert "nothing is left" in partial_correlation(z, y, z)["reason"]
-
-
-def test_matched_neurons_match_by_layer_and_eligibility():
-    eligible = np.zeros((3, 10), bool)
-    eligible[2, [1, 4, 7]] = True
-    assert matched_random_neurons([[2, 0], [2, 1]], 10, eligible=eligible) == [[2, 4], [2, 7]]
-    with pytest.raises(ValueError, match="layer 2"):
-        matched_random_neurons([[2, 0], [2, 1], [2, 4]], 10, eligible=eligible)
-    assert matched_random_neurons([[0, 1]] * 1, 50, seed=1) != matched_random_neurons(
-        [[0, 1]], 50, seed=2
-    )
 
 
 def test_permutation_p():
@@ -255,30 +247,34 @@ def test_bootstrap_means_is_bootstrap_mean():
         assert mine == pytest.approx(bootstrap_mean(row, n_resamples=3000), abs=0.012)
 
 
+def seeds_of(values, width=0.1):
+    "Tidy rows of one language, a seed per value, each with an interval of the same width."
+    return tidy(
+        [
+            dict(language="de", seed=i, value=v, low=v - width, high=v + width, n=5)
+            for i, v in enumerate(values)
+        ]
+    )
+
+
 def test_seeds_are_combined_with_both_kinds_of_noise():
-    t = lambda vs, w=0.1: tidy(
-        [dict(language="de", seed=i, value=v, low=v - w, high=v + w, n=5) for i, v in enumerate(vs)]
-    )
-    one, two, three = (
-        combine_seeds(t(v), ["language"]).iloc[0] for v in ([0.5], [0.4, 0.6], [0.4, 0.5, 0.6])
-    )
-    assert (one.low, one.high) == pytest.approx((0.4, 0.6)) and (
-        two.low,
-        two.high,
-    ) == pytest.approx((0.3, 0.7))
-    assert three.high - three.value == pytest.approx(
-        math.hypot(0.1, scipy_stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3))
-    )
-    many = pd.concat(
-        [t([0.4 - d, 0.5 - d, 0.6 - d]).assign(model=["a", "b", "c"]) for d in (-0.02, 0, 0.02)]
-    )  # three tunings of three pretrained models
-    nested = combine_seeds(many, ["language"]).iloc[0]
-    assert (nested.low, nested.high, nested.seeds) == pytest.approx(
-        (three.low, three.high, 9)
-    ) and nested.spread == pytest.approx(0.1)
-    one_model = combine_seeds(t([0.4, 0.5, 0.6]).assign(model="a"), ["language"]).iloc[0]
+    combined = lambda values: combine_seeds(seeds_of(values), ["language"]).iloc[0]
+    one, two, three = map(combined, ([0.5], [0.4, 0.6], [0.4, 0.5, 0.6]))
+    assert (one.low, one.high) == pytest.approx((0.4, 0.6))
+    assert (two.low, two.high) == pytest.approx((0.3, 0.7))
+    seeds = scipy_stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3)
+    assert three.high - three.value == pytest.approx(math.hypot(0.1, seeds))
+    # three tunings of three pretrained models
+    tunings = [
+        seeds_of([0.4 - d, 0.5 - d, 0.6 - d]).assign(model=["a", "b", "c"])
+        for d in (-0.02, 0, 0.02)
+    ]
+    nested = combine_seeds(pd.concat(tunings), ["language"]).iloc[0]
+    assert (nested.low, nested.high, nested.seeds) == pytest.approx((three.low, three.high, 9))
+    assert nested.spread == pytest.approx(0.1)
+    one_model = combine_seeds(seeds_of([0.4, 0.5, 0.6]).assign(model="a"), ["language"]).iloc[0]
     assert (one_model.low, one_model.high) == pytest.approx((three.low, three.high))
-    empty = combine_seeds(t([math.nan]), ["language"]).iloc[0]
+    empty = combined([math.nan])
     assert math.isnan(empty.value) and empty.seeds == 0
 
 

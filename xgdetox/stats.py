@@ -13,28 +13,30 @@ from typing import Callable, Sequence
 from .files import InputError, read_csv, write_atomic, write_csv
 
 # %% auto #0
-__all__ = ['COLUMNS', 'TEXT', 'NAMES', 'LEAST_SHUFFLES', 'tidy', 'write_table', 'read_table', 'why_no_interval', 'bootstrap_mean',
+__all__ = ['COLUMNS', 'LEAST_SHUFFLES', 'tidy', 'write_table', 'read_table', 'why_no_interval', 'bootstrap_mean',
            'proportion_interval', 'bootstrap_share', 'bootstrap_means', 'paired_difference', 'relative_drop', 'holm',
-           'fisher_interval', 'correlation_p', 'correlation', 'partial_correlation', 'matched_random_neurons',
-           'permutation_test', 'chance', 'compare_groups', 'combine_seeds']
+           'fisher_interval', 'correlation_p', 'correlation', 'partial_correlation', 'permutation_test', 'chance',
+           'compare_groups', 'combine_seeds']
 
 # %% ../nbs/lib/stats.ipynb #c006
 COLUMNS = ["model", "tuning", "seed", "language", "metric", "value", "low", "high", "n", "scorer"]
-TEXT = ("model", "tuning", "language", "metric", "scorer")
-NAMES = (*TEXT, "measured_by")  # columns of text; a table has measured_by where it needs one
+_TEXT_COLUMNS = ("model", "tuning", "language", "metric", "scorer")
+# a table has measured_by where it needs it
+_ALL_TEXT_COLUMNS = (*_TEXT_COLUMNS, "measured_by")
 
 # %% ../nbs/lib/stats.ipynb #c007
 def tidy(rows) -> pd.DataFrame:
     """Rows (dicts, or a DataFrame) as the tidy table: `COLUMNS` first, what a page adds after.
 
-    `scorer` names what judged toxicity and nothing else; the model or tool that measured perplexity, diversity or language stands in
-    `measured_by`. A column that no row has is there and empty. Text columns hold "" and number columns NaN where nothing is known."""
+    `scorer` names what judged toxicity and nothing else; the model or tool that measured perplexity, diversity or
+    language stands in `measured_by`. A column that no row has is there and empty. Text columns hold "" and number
+    columns NaN where nothing is known."""
     df = pd.DataFrame(rows).copy()
     for c in COLUMNS:
         if c not in df:
-            df[c] = "" if c in TEXT else np.nan
+            df[c] = "" if c in _TEXT_COLUMNS else np.nan
     for c in (*COLUMNS, "measured_by"):
-        if c in NAMES and c in df:
+        if c in _ALL_TEXT_COLUMNS and c in df:
             df[c] = df[c].astype(object).where(df[c].notna(), "").astype(str)
         elif c in df:
             df[c] = pd.to_numeric(df[c])
@@ -42,7 +44,7 @@ def tidy(rows) -> pd.DataFrame:
 
 # %% ../nbs/lib/stats.ipynb #c010
 def write_table(df: pd.DataFrame, path) -> Path:
-    "Write a tidy table to `path` (.csv or .parquet) in one piece: a reader sees the old file or the new one."
+    "The path (.csv or .parquet) of a tidy table, written in one piece: a reader sees the old file or the new one."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
@@ -54,33 +56,27 @@ def write_table(df: pd.DataFrame, path) -> Path:
 
 # %% ../nbs/lib/stats.ipynb #c011
 def read_table(path) -> pd.DataFrame:
-    "Read a tidy table. `InputError` names the file and the column where it is not one."
+    "A tidy table from its file. `InputError` names the file and the column where it is not one."
     path = Path(path)
     if not path.exists():
-        raise InputError("no such table", path=path, remedy="run the step that writes it")
+        raise InputError("no such table", path, remedy="run the step that writes it")
     try:
         if path.suffix == ".parquet":
             df = pd.read_parquet(path)
         else:
-            df = read_csv(path, dtype={c: str for c in NAMES})
+            df = read_csv(path, dtype=dict.fromkeys(_ALL_TEXT_COLUMNS, str))
         missing = [c for c in COLUMNS if c not in df]
         if not missing:
             return tidy(df)
     except (ValueError, pd.errors.ParserError) as e:
-        raise InputError(
-            f"not a tidy table ({str(e).splitlines()[0][:80]})", path=path, remedy="write it again"
-        ) from e
-    raise InputError(
-        "column missing",
-        path=path,
-        line=1,
-        field=missing[0],
-        remedy="a tidy table has " + ",".join(COLUMNS),
-    )
+        problem = f"not a tidy table ({str(e).splitlines()[0][:80]})"
+        raise InputError(problem, path, remedy="write it again") from e
+    remedy = "a tidy table has " + ",".join(COLUMNS)
+    raise InputError("column missing", path, line=1, field=missing[0], remedy=remedy)
 
 # %% ../nbs/lib/stats.ipynb #c015
 def why_no_interval(values) -> str:
-    "The reason why `values` (one a prompt) allow no interval: too few, or no spread. Empty where they do."
+    "The reason why `values` (one per prompt) allow no interval: too few, or no spread. Empty where they do."
     v = np.asarray(values, float)
     v = v[~np.isnan(v)]
     if len(v) < 2:
@@ -93,7 +89,9 @@ def why_no_interval(values) -> str:
 def _resample(
     data: tuple, statistic: Callable, n_resamples: int, seed: int, level: float
 ) -> tuple[float, float]:
-    "Percentile bootstrap of `statistic` over rows that stay together (`data`: arrays of one length). NaN draws are left out."
+    """Percentile bootstrap interval of `statistic` over rows that stay together (`data`: arrays of one length).
+
+    Draws that are NaN are left out; NaN where they are more than half."""
     from scipy.stats import bootstrap
 
     size = len(data[0]) * len(data)
@@ -111,8 +109,12 @@ def _resample(
             confidence_level=level,
             rng=np.random.default_rng(seed),
         )
-    draws = result.bootstrap_distribution
-    draws = draws[np.isfinite(draws)]
+    return _percentiles(result.bootstrap_distribution, n_resamples, level)
+
+
+def _percentiles(draws, n_resamples: int, level: float) -> tuple[float, float]:
+    "The interval that holds `level` of the draws that are finite; NaN where those are fewer than half."
+    draws = np.asarray(draws)[np.isfinite(draws)]
     if len(draws) < n_resamples / 2:
         return math.nan, math.nan
     tail = (1 - level) / 2
@@ -126,7 +128,7 @@ def bootstrap_mean(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float, float]:
-    """`statistic` of `values` (one a PROMPT) with its percentile bootstrap interval: (value, low, high).
+    """`statistic` of `values` (one per PROMPT) with its percentile bootstrap interval: (value, low, high).
 
     NaN values are left out. Without two different values the interval is NaN (`why_no_interval` says why); without any,
     the value too. `statistic` takes an array and `axis`."""
@@ -139,7 +141,7 @@ def bootstrap_mean(
 
 # %% ../nbs/lib/stats.ipynb #c059
 def proportion_interval(count: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    "The exact (Clopper-Pearson) interval of `count` of `n`: (low, high), from `scipy.stats.binomtest`. NaN without any."
+    "The exact (Clopper-Pearson) interval of `count` of `n`: (low, high), by `scipy.stats.binomtest`. NaN without any."
     from scipy.stats import binomtest
 
     if not n > 0:
@@ -151,9 +153,10 @@ def proportion_interval(count: int, n: int, level: float = 0.95) -> tuple[float,
 def bootstrap_share(
     values, n_resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """The share of ones among `values` (0 or 1, one a PROMPT) with its interval: (value, low, high).
+    """The share of ones among `values` (0 or 1, one per PROMPT) with its interval: (value, low, high).
 
-    `bootstrap_mean`'s interval where both 0 and 1 occur, else the exact one of `proportion_interval`. NaN values are left out."""
+    `bootstrap_mean`'s interval where both 0 and 1 occur, else the exact one of `proportion_interval`. NaN values are
+    left out."""
     v = np.asarray(values, float)
     v = v[~np.isnan(v)]
     value, low, high = bootstrap_mean(v, n_resamples=n_resamples, seed=seed, level=level)
@@ -165,22 +168,22 @@ def bootstrap_share(
 def bootstrap_means(
     values, n_resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means of the rows of `values` (row, item) with percentile bootstrap intervals, the same draws of items for every row: three arrays (row,).
+    """Means of the rows of `values` (row, item) with percentile bootstrap intervals: three arrays (row,).
 
-    For tables with many rows about the same sentences: one matrix product. No missing values; a row without spread has a NaN interval."""
+    For tables with many rows about the same sentences: every row has the same draws of items, so it is one matrix
+    product. No missing values; a row without spread has a NaN interval."""
     v = np.atleast_2d(np.asarray(values, float))
     n = v.shape[1]
     mean = v.mean(1)
-    counts = np.random.default_rng(seed).multinomial(
-        n, np.full(n, 1 / n), n_resamples
-    )  # resample, item
+    # resample, item
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_resamples)
     low, high = np.quantile(counts @ v.T / n, [(1 - level) / 2, (1 + level) / 2], axis=0)
     flat = (np.ptp(v, axis=1) == 0) | (n < 2)
     return mean, np.where(flat, np.nan, low), np.where(flat, np.nan, high)
 
 # %% ../nbs/lib/stats.ipynb #c026
 def _pairs(before, after) -> tuple[np.ndarray, np.ndarray]:
-    "The pairs of which both halves are there. Lists of different length raise ValueError."
+    "The pairs of which both halves are there. Lists of different lengths raise ValueError."
     b, a = np.asarray(before, float), np.asarray(after, float)
     if b.shape != a.shape:
         raise ValueError(f"paired values differ in length: {b.shape} and {a.shape}")
@@ -196,26 +199,30 @@ def paired_difference(
 ) -> dict:
     """Mean of `after - before` over prompts: dict(value, low, high, p, n, reason).
 
-    Interval: bootstrap over prompts. p: two-sided sign-flip permutation test of at least `LEAST_SHUFFLES` draws (exact where 2^n is fewer)."""
-    from scipy.stats import permutation_test
-
+    Interval: bootstrap over prompts. p: two-sided sign-flip permutation test of at least `LEAST_SHUFFLES` draws (exact
+    where 2^n is fewer)."""
     b, a = _pairs(before, after)
     d = a - b
     reason = why_no_interval(d)
     value, low, high = bootstrap_mean(d, n_resamples=n_resamples, seed=seed, level=level)
-    p = math.nan
-    if len(d) > 1 and np.any(d):
-        p = float(
-            permutation_test(
-                (d,),
-                lambda x, axis: np.mean(x, axis=axis),
-                permutation_type="samples",
-                vectorized=True,
-                n_resamples=max(n_resamples, LEAST_SHUFFLES),
-                rng=np.random.default_rng(seed),
-            ).pvalue
-        )
+    shuffles = max(n_resamples, LEAST_SHUFFLES)
+    p = _sign_flip_p(d, shuffles, seed) if len(d) > 1 and np.any(d) else math.nan
     return dict(value=value, low=low, high=high, p=p, n=len(d), reason=reason)
+
+
+def _sign_flip_p(differences: np.ndarray, shuffles: int, seed: int) -> float:
+    "Two-sided p that the mean difference is zero: how often a mean with random signs is as far from it."
+    from scipy.stats import permutation_test
+
+    test = permutation_test(
+        (differences,),
+        lambda x, axis: np.mean(x, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=shuffles,
+        rng=np.random.default_rng(seed),
+    )
+    return float(test.pvalue)
 
 # %% ../nbs/lib/stats.ipynb #c030
 def relative_drop(
@@ -223,27 +230,35 @@ def relative_drop(
 ) -> dict:
     """The share of the mean that is gone, 1 - mean(after) / mean(before): dict(value, low, high, n, reason).
 
-    One value a prompt, resampled in pairs (the paper's "% decrease", Figure 4). NaN where nothing was there to lose. Where nothing is left,
-    the draws have no spread: of 0/1 values, `low` comes from the exact upper end of 0 of n, with the mean before taken as it is."""
+    One value per prompt, resampled in pairs (the paper's "% decrease", Figure 4). NaN where nothing was there to lose.
+    Where nothing is left, the draws have no spread: of 0/1 values, `low` comes from the exact upper end of 0 of n, with
+    the mean before taken as it is."""
     b, a = _pairs(before, after)
-    drop = lambda b, a, axis=-1: 1 - np.mean(a, axis=axis) / np.mean(b, axis=axis)
-    reason = "no value" if not len(b) else "the mean before is zero" if not b.mean() > 0 else ""
-    if reason:
+    reason = _why_no_drop(b, a)
+    if not len(b) or not b.mean() > 0:
         return dict(value=math.nan, low=math.nan, high=math.nan, n=len(b), reason=reason)
-    value, low, high = float(drop(b, a)), math.nan, math.nan
-    with np.errstate(all="ignore"):
-        same = bool(np.all(b > 0)) and np.ptp(a / b) == 0
-    if len(b) < 2:
-        reason = "1 pair: at least 2 are needed"
-    elif not a.any():
-        reason = f"nothing is left in any of {len(b)} prompts"
-        if np.isin(b, (0, 1)).all():
-            low, high = 1 - proportion_interval(0, len(b), level)[1] / float(b.mean()), 1.0
-    elif same:
-        reason = f"all {len(b)} pairs have the same ratio"
-    else:
+    drop = lambda b, a, axis=-1: 1 - np.mean(a, axis=axis) / np.mean(b, axis=axis)
+    low, high = math.nan, math.nan
+    if not reason:
         low, high = _resample((b, a), drop, n_resamples, seed, level)
-    return dict(value=value, low=low, high=high, n=len(b), reason=reason)
+    elif len(b) > 1 and not a.any() and np.isin(b, (0, 1)).all():
+        low, high = 1 - proportion_interval(0, len(b), level)[1] / float(b.mean()), 1.0
+    return dict(value=float(drop(b, a)), low=low, high=high, n=len(b), reason=reason)
+
+
+def _why_no_drop(b: np.ndarray, a: np.ndarray) -> str:
+    "The reason why a drop from `b` to `a` has no value, or no resampled interval. Empty where it has both."
+    if not len(b):
+        return "no value"
+    if not b.mean() > 0:
+        return "the mean before is zero"
+    if len(b) < 2:
+        return "1 pair: at least 2 are needed"
+    if not a.any():
+        return f"nothing is left in any of {len(b)} prompts"
+    if np.all(b > 0) and np.ptp(a / b) == 0:
+        return f"all {len(b)} pairs have the same ratio"
+    return ""
 
 # %% ../nbs/lib/stats.ipynb #c033
 def holm(ps) -> np.ndarray:
@@ -261,9 +276,8 @@ def _pearson(x, y, axis=-1):
     "Pearson's r along the last axis, NaN without spread."
     x, y = x - x.mean(axis, keepdims=True), y - y.mean(axis, keepdims=True)
     with np.errstate(all="ignore"):
-        x, y = (
-            a / abs(a).max(axis, keepdims=True) for a in (x, y)
-        )  # else squares of tiny numbers vanish
+        # else squares of tiny numbers vanish
+        x, y = (a / abs(a).max(axis, keepdims=True) for a in (x, y))
         return (x * y).sum(axis) / np.sqrt((x * x).sum(axis) * (y * y).sum(axis))
 
 
@@ -275,7 +289,9 @@ def _spearman(x, y, axis=-1):
 
 # %% ../nbs/lib/stats.ipynb #c038
 def fisher_interval(r: float, n: int, level: float = 0.95, given: int = 0) -> tuple[float, float]:
-    "Fisher's interval of a (partial) correlation `r` over `n` pairs: tanh(atanh r -+ z / sqrt(n - given - 3)). NaN without degrees of freedom or for |r| = 1."
+    """Fisher's interval of a (partial) correlation `r` over `n` pairs: tanh(atanh r -+ z / sqrt(n - given - 3)).
+
+    NaN without degrees of freedom or for |r| = 1."""
     from scipy.stats import norm
 
     if not n - given > 3 or not abs(r) < 1:
@@ -285,7 +301,9 @@ def fisher_interval(r: float, n: int, level: float = 0.95, given: int = 0) -> tu
 
 
 def correlation_p(r: float, n: int, given: int = 0) -> float:
-    "Two-sided p of a (partial) correlation over `n` pairs with `given` covariates (t test). NaN without degrees of freedom."
+    """Two-sided p of a (partial) correlation over `n` pairs with `given` covariates (t test).
+
+    NaN without degrees of freedom."""
     from scipy.stats import t
 
     df = n - 2 - given
@@ -297,42 +315,39 @@ def correlation_p(r: float, n: int, given: int = 0) -> float:
 
 # %% ../nbs/lib/stats.ipynb #c041
 def correlation(x, y, n_resamples: int = 2000, seed: int = 0, level: float = 0.95) -> dict:
-    """Pearson's and Spearman's correlation of `x` and `y` (one pair a language), with intervals resampled over pairs.
+    """Pearson's and Spearman's correlation of `x` and `y` (one pair per language), with intervals resampled over pairs.
 
     dict(r, low, high, p, n, fisher_low, fisher_high, spearman, spearman_low, spearman_high, spearman_p, reason).
     Pairs with a missing half are left out; fewer than 3 pairs or no spread on one side give NaN and a reason."""
-    nan = math.nan
-    x, y = _pairs(x, y)
-    out = dict(
-        r=nan,
-        low=nan,
-        high=nan,
-        p=nan,
-        n=len(x),
-        fisher_low=nan,
-        fisher_high=nan,
-        spearman=nan,
-        spearman_low=nan,
-        spearman_high=nan,
-        spearman_p=nan,
-        reason="",
-    )
-    if len(x) < 3:
-        return out | dict(reason=f"{len(x)} pairs: at least 3 are needed")
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return out | dict(reason="no spread in " + ("x" if np.ptp(x) == 0 else "y"))
     from scipy.stats import spearmanr
 
+    x, y = _pairs(x, y)
+    out = dict.fromkeys(_CORRELATION, math.nan) | dict(n=len(x), reason=_why_no_correlation(x, y))
+    if out["reason"]:
+        return out
     r, rho = float(np.clip(_pearson(x, y), -1, 1)), spearmanr(x, y)
-    out |= dict(
-        r=r, p=correlation_p(r, len(x)), spearman=float(rho.statistic), spearman_p=float(rho.pvalue)
-    )
+    out |= dict(r=r, p=correlation_p(r, len(x)))
+    out |= dict(spearman=float(rho.statistic), spearman_p=float(rho.pvalue))
     out["fisher_low"], out["fisher_high"] = fisher_interval(r, len(x), level)
-    out["low"], out["high"] = _resample((x, y), _pearson, n_resamples, seed, level)
-    out["spearman_low"], out["spearman_high"] = _resample(
-        (x, y), _spearman, n_resamples, seed, level
-    )
+    interval = lambda statistic: _resample((x, y), statistic, n_resamples, seed, level)
+    out["low"], out["high"] = interval(_pearson)
+    out["spearman_low"], out["spearman_high"] = interval(_spearman)
     return out
+
+
+_CORRELATION = (
+    *("r", "low", "high", "p", "n", "fisher_low", "fisher_high"),
+    *("spearman", "spearman_low", "spearman_high", "spearman_p", "reason"),
+)
+
+
+def _why_no_correlation(x: np.ndarray, y: np.ndarray) -> str:
+    "The reason why two lists have no correlation: too few pairs, or no spread. Empty where they have one."
+    if len(x) < 3:
+        return f"{len(x)} pairs: at least 3 are needed"
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return "no spread in " + ("x" if np.ptp(x) == 0 else "y")
+    return ""
 
 # %% ../nbs/lib/stats.ipynb #c043
 def _residuals(y, given) -> np.ndarray:
@@ -346,9 +361,35 @@ def partial_correlation(
 ) -> dict:
     """Pearson's r of what is left of `x` and `y` after a linear fit on `given` (rows as `x`; one or more columns).
 
-    dict(r, low, high, p, n, given, fisher_low, fisher_high, reason). Rows with any missing value are left out and columns without spread dropped;
-    `given` counts what is left of them. NaN where fewer than one degree of freedom remains."""
-    nan = math.nan
+    dict(r, low, high, p, n, given, fisher_low, fisher_high, reason). Rows that lack a value are left out and columns
+    without spread dropped; `given` counts those that are left. NaN without a degree of freedom."""
+    x, y, g = _whole_rows(x, y, given)
+    k = int(np.linalg.matrix_rank(g - g.mean(0))) if g.size else 0
+    reason = _why_no_partial(x, y, g, k)
+    out = dict.fromkeys(_PARTIAL, math.nan) | dict(n=len(x), given=k, reason=reason)
+    if reason:
+        return out
+    r = float(np.clip(_pearson(_residuals(x, g), _residuals(y, g)), -1, 1))
+    draws = _partial_draws(x, y, g, n_resamples, seed)
+    out["low"], out["high"] = _percentiles(draws, n_resamples, level)
+    out["fisher_low"], out["fisher_high"] = fisher_interval(r, len(x), level, k)
+    return out | dict(r=r, p=correlation_p(r, len(x), k))
+
+
+_PARTIAL = ("r", "low", "high", "p", "n", "given", "fisher_low", "fisher_high", "reason")
+
+
+def _why_no_partial(x, y, g, k: int) -> str:
+    "The reason why `x` and `y` have no partial correlation given `k` independent columns. Empty where they have one."
+    if len(x) - 2 - k < 1:
+        return f"{len(x)} rows are too few for {k} covariates"
+    if _is_nothing(_residuals(x, g), x) or _is_nothing(_residuals(y, g), y):
+        return "nothing is left after the covariates"
+    return ""
+
+# %% ../nbs/lib/stats.ipynb #c0s4
+def _whole_rows(x, y, given) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "`x`, `y` (row,) and `given` (row, column) without rows that lack a value, nor columns without spread."
     g = np.asarray(given, float)
     g = g[:, None] if g.ndim == 1 else g
     x, y = np.asarray(x, float), np.asarray(y, float)
@@ -356,94 +397,46 @@ def partial_correlation(
         raise ValueError(f"lengths differ: {len(x)}, {len(y)}, {len(g)}")
     keep = ~np.isnan(np.column_stack([x, y, g])).any(1)
     x, y, g = x[keep], y[keep], g[keep]
-    if len(x):
-        g = g[:, np.ptp(g, axis=0) > 0]
-    k = np.linalg.matrix_rank(g - g.mean(0)) if g.size else 0
-    out = dict(
-        r=nan,
-        low=nan,
-        high=nan,
-        p=nan,
-        n=len(x),
-        given=int(k),
-        fisher_low=nan,
-        fisher_high=nan,
-        reason="",
-    )
-    if len(x) - 2 - k < 1:
-        return out | dict(reason=f"{len(x)} rows are too few for {k} covariates")
-    ex, ey = _residuals(x, g), _residuals(y, g)
-    if np.allclose(ex, 0, atol=1e-9 * max(1, np.ptp(x))) or np.allclose(
-        ey, 0, atol=1e-9 * max(1, np.ptp(y))
-    ):
-        return out | dict(reason="nothing is left after the covariates")
-    r = float(np.clip(_pearson(ex, ey), -1, 1))
-    rng = np.random.default_rng(seed)
-    draws = []
+    return x, y, g[:, np.ptp(g, axis=0) > 0] if len(x) else g
+
+
+def _is_nothing(residuals: np.ndarray, values: np.ndarray) -> bool:
+    "Are residuals zero but for rounding, by the range of the values they are left of?"
+    return np.allclose(residuals, 0, atol=1e-9 * max(1, np.ptp(values)))
+
+
+def _partial_draws(x, y, g, n_resamples: int, seed: int) -> list[float]:
+    "Partial correlations over rows drawn with replacement, each fitted anew."
+    rng, draws = np.random.default_rng(seed), []
     for _ in range(n_resamples):
         i = rng.integers(0, len(x), len(x))
         draws.append(_pearson(_residuals(x[i], g[i]), _residuals(y[i], g[i])))
-    draws = np.array(draws)[np.isfinite(draws)]
-    low, high = (
-        np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-        if len(draws) > n_resamples / 2
-        else (nan, nan)
-    )
-    out["fisher_low"], out["fisher_high"] = fisher_interval(r, len(x), level, k)
-    return out | dict(r=r, low=float(low), high=float(high), p=correlation_p(r, len(x), k))
-
-# %% ../nbs/lib/stats.ipynb #c048
-def matched_random_neurons(
-    neurons, n_neurons: int, seed: int = 0, eligible=None, exclude=()
-) -> list[list[int]]:
-    """As many random neurons per layer as `neurons` ([[layer, index], ...]) has, none of them in `neurons` or `exclude`.
-
-    `n_neurons` is the width of a layer; `eligible` a boolean array (layer, neuron) of those that may be drawn. A layer
-    with too few of them raises ValueError."""
-    rng = np.random.default_rng(seed)
-    taken = {tuple(map(int, n)) for n in [*neurons, *exclude]}
-    out = []
-    for layer in sorted({int(l) for l, _ in neurons}):
-        want = sum(1 for l, _ in neurons if int(l) == layer)
-        pool = [
-            i
-            for i in range(n_neurons)
-            if (layer, i) not in taken and (eligible is None or eligible[layer][i])
-        ]
-        if len(pool) < want:
-            raise ValueError(f"layer {layer}: {len(pool)} neurons to draw {want} from")
-        out += [[layer, int(i)] for i in sorted(rng.choice(pool, want, replace=False))]
-    return out
+    return draws
 
 # %% ../nbs/lib/stats.ipynb #c049
 def permutation_test(observed: float, null, tail: str = "less") -> dict:
-    """How often `null` (the statistic of random sets) is as extreme as `observed`: dict(p, n, null_mean, null_low, null_high).
+    """How often `null` (the statistic of random sets) is as extreme as `observed`.
 
-    `tail`: "less", "greater" or "two-sided" (about the null's mean). p = (1 + as extreme) / (1 + n), so never 0. Print it with `chance`."""
+    dict(p, n, null_mean, null_low, null_high). `tail`: "less", "greater" or "two-sided" (about the null's mean).
+    p = (1 + as extreme) / (1 + n), so never 0. Print it with `chance`."""
     null = np.asarray(null, float)
     null = null[~np.isnan(null)]
-    n = len(null)
-    nan = math.nan
+    n, nan = len(null), math.nan
     if not n or math.isnan(observed):
         return dict(p=nan, n=n, null_mean=nan, null_low=nan, null_high=nan)
-    centre = null.mean()
+    centre = float(null.mean())
     extreme = {
         "less": null <= observed,
         "greater": null >= observed,
         "two-sided": abs(null - centre) >= abs(observed - centre),
     }[tail].sum()
-    low, high = np.quantile(null, [0.025, 0.975])
-    return dict(
-        p=float((1 + extreme) / (1 + n)),
-        n=n,
-        null_mean=float(centre),
-        null_low=float(low),
-        null_high=float(high),
-    )
+    low, high = map(float, np.quantile(null, [0.025, 0.975]))
+    p = float((1 + extreme) / (1 + n))
+    return dict(p=p, n=n, null_mean=centre, null_low=low, null_high=high)
 
 
 def chance(p: float, sets: float) -> str:
-    "How a permutation test is printed: its p from `LEAST_SHUFFLES` random `sets` on, else how many of the sets are as extreme."
+    "How a permutation test is printed: its p from `LEAST_SHUFFLES` random `sets` on, else how many are as extreme."
     if math.isnan(p):
         return "-"
     if sets >= LEAST_SHUFFLES:
@@ -452,44 +445,39 @@ def chance(p: float, sets: float) -> str:
 
 # %% ../nbs/lib/stats.ipynb #c063
 def compare_groups(a, b, level: float = 0.95) -> dict:
-    """Mean of `a` minus mean of `b` (one value a MODEL): dict(value, low, high, p, p_exact, dealings, n_a, n_b, reason).
+    """Mean of `a` minus mean of `b` (one value per MODEL).
 
-    `low`, `high`, `p`: Welch's t. `p_exact`: two-sided permutation over all `dealings`. At least 2 values and some spread on a side, else NaN and a reason."""
-    from scipy.stats import permutation_test as dealt, ttest_ind
-
+    dict(value, low, high, p, p_exact, dealings, n_a, n_b, reason). `low`, `high`, `p`: Welch's t. `p_exact`: two-sided
+    permutation over all `dealings`. At least 2 values and some spread on one side, else NaN and a reason."""
     a, b = (v[~np.isnan(v)] for v in (np.asarray(x, float) for x in (a, b)))
-    out = dict(
-        value=math.nan,
-        low=math.nan,
-        high=math.nan,
-        p=math.nan,
-        p_exact=math.nan,
-        dealings=0,
-        n_a=len(a),
-        n_b=len(b),
-        reason="",
-    )
+    out = dict.fromkeys(("value", "low", "high", "p", "p_exact"), math.nan)
+    out |= dict(dealings=0, n_a=len(a), n_b=len(b), reason="")
     if min(len(a), len(b)) < 2:
         return out | dict(reason="at least 2 models are needed on each side")
     out["value"] = float(a.mean() - b.mean())
     if np.ptp(a) == 0 and np.ptp(b) == 0:
         return out | dict(reason="no spread on either side")
+    low, high, p = _welch(a, b, level)
+    dealings = math.comb(len(a) + len(b), len(a))
+    return out | dict(low=low, high=high, p=p, p_exact=_dealt_p(a, b), dealings=dealings)
+
+
+def _welch(a: np.ndarray, b: np.ndarray, level: float) -> tuple[float, float, float]:
+    "(low, high, p) of the difference of two means by Welch's t test."
+    from scipy.stats import ttest_ind
+
     test = ttest_ind(a, b, equal_var=False)
     span = test.confidence_interval(level)
-    exact = dealt(
-        (a, b),
-        lambda x, y, axis: x.mean(axis) - y.mean(axis),
-        n_resamples=math.inf,
-        vectorized=True,
-    )
-    dealings = math.comb(len(a) + len(b), len(a))
-    return out | dict(
-        low=float(span.low),
-        high=float(span.high),
-        p=float(test.pvalue),
-        p_exact=float(exact.pvalue),
-        dealings=dealings,
-    )
+    return float(span.low), float(span.high), float(test.pvalue)
+
+
+def _dealt_p(a: np.ndarray, b: np.ndarray) -> float:
+    "Two-sided p of the difference of two means over all ways to deal the values into two groups."
+    from scipy.stats import permutation_test
+
+    difference = lambda x, y, axis: x.mean(axis) - y.mean(axis)
+    test = permutation_test((a, b), difference, n_resamples=math.inf, vectorized=True)
+    return float(test.pvalue)
 
 # %% ../nbs/lib/stats.ipynb #c053
 def _combine(v, low, high, level) -> tuple[float, float, float]:
@@ -507,33 +495,32 @@ def _combine(v, low, high, level) -> tuple[float, float, float]:
 
 # %% ../nbs/lib/stats.ipynb #c054
 def combine_seeds(df: pd.DataFrame, by: Sequence[str], level: float = 0.95) -> pd.DataFrame:
-    """One row per `by`: mean over seeds, `low` and `high` from prompts and seeds, mean `n`, number of `seeds`, their `spread` (sd),
-    `prompt_low` and `prompt_high` from prompts alone: the mean of the seeds' half-widths, as if their errors were one.
+    """One row per `by`: mean over seeds, `low` and `high` from prompts and seeds, mean `n`, number of `seeds`, their
+    `spread` (sd), and `prompt_low` and `prompt_high` from prompts alone.
 
-    Half-width from 3 seeds on: sqrt(mean prompt half-width^2 + (t sd / sqrt(seeds))^2). Two: the span of both intervals. One: its own.
-    Rows of several `model`s: each model's mean over its tuning seeds counts as one; `seeds` is still the number of rows."""
+    Half-width from 3 seeds on: sqrt(mean prompt half-width^2 + (t sd / sqrt(seeds))^2). Two: the span of both
+    intervals. One: its own. That of prompts alone is the mean of the seeds' half-widths, as if their errors were one.
+    Rows of several `model`s: each model's mean over its tuning seeds counts as one; `seeds` is still the number of
+    rows."""
     rows = []
     for key, g in df.groupby(list(by), sort=False, dropna=False):
-        g = g[g.value.notna()]
-        seeds = len(g)
-        if "model" in g and "model" not in by and g.model.nunique() > 1:
-            g = g.groupby("model", sort=False)[["value", "low", "high", "n"]].mean()
-        v = g.value.to_numpy(float)
-        value, low, high = _combine(v, g.low.to_numpy(float), g.high.to_numpy(float), level)
-        rows.append(
-            dict(
-                zip(by, key if isinstance(key, tuple) else (key,)),
-                value=value,
-                low=low,
-                high=high,
-                n=g.n.mean(),
-                seeds=seeds,
-                spread=v.std(ddof=1) if len(v) > 1 else math.nan,
-                prompt_low=g.value.mean() - (g.value - g.low).mean(),
-                prompt_high=g.value.mean() + (g.high - g.value).mean(),
-            )
-        )
-    return pd.DataFrame(
-        rows,
-        columns=[*by, "value", "low", "high", "n", "seeds", "spread", "prompt_low", "prompt_high"],
-    )
+        names = dict(zip(by, key if isinstance(key, tuple) else (key,)))
+        rows.append(names | _over_seeds(g[g.value.notna()], "model" not in by, level))
+    return pd.DataFrame(rows, columns=[*by, *_OVER_SEEDS])
+
+
+_OVER_SEEDS = ("value", "low", "high", "n", "seeds", "spread", "prompt_low", "prompt_high")
+
+
+def _over_seeds(g: pd.DataFrame, pool_models: bool, level: float) -> dict:
+    "The combined values of the rows of several seeds, models first where they are pooled."
+    seeds = len(g)
+    if pool_models and "model" in g and g.model.nunique() > 1:
+        g = g.groupby("model", sort=False)[["value", "low", "high", "n"]].mean()
+    v = g.value.to_numpy(float)
+    value, low, high = _combine(v, g.low.to_numpy(float), g.high.to_numpy(float), level)
+    spread = v.std(ddof=1) if len(v) > 1 else math.nan
+    prompt_low = g.value.mean() - (g.value - g.low).mean()
+    prompt_high = g.value.mean() + (g.high - g.value).mean()
+    found = (value, low, high, g.n.mean(), seeds, spread, prompt_low, prompt_high)
+    return dict(zip(_OVER_SEEDS, found))
