@@ -1,6 +1,7 @@
 """Code that does not fit the layout.
 
-`shape.py` lists long functions and what ruff says; `shape.py write` keeps that list in tests/long_functions.txt."""
+`shape.py` lists long functions, what ruff says, and names that mean two things; `shape.py write` keeps that list in
+tests/long_functions.txt."""
 
 import ast
 import json
@@ -68,10 +69,35 @@ def lint() -> set[tuple[str, str]]:
     return {(str(Path(f["filename"]).relative_to(ROOT)), f["code"]) for f in found}
 
 
+def public_names(tree: ast.Module) -> set[str]:
+    "Functions, classes and constants that a module defines and does not keep to itself."
+    names = set()
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        parts = [part for target in targets if target for part in ast.walk(target)]
+        names |= {part.id for part in parts if isinstance(part, ast.Name)}
+    return {name for name in names if not name.startswith("_")}
+
+
+def shared_names() -> list[str]:
+    "Public names that two modules define, with the modules; every scorer has a KIND."
+    defined = {}
+    for path in sorted((ROOT / "xgdetox").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT / "xgdetox").with_suffix("").parts)
+        for name in public_names(ast.parse(path.read_text(encoding="utf-8"))) - {"KIND"}:
+            defined.setdefault(name, []).append(module)
+    return [f"{name}: {', '.join(ms)}" for name, ms in sorted(defined.items()) if len(ms) > 1]
+
+
 def unfit() -> list[str]:
-    "What does not fit, one line each: `file: function` for a long function, `file: RULE` for what `ruff check` finds."
+    """What does not fit, one line each.
+
+    `file: function` for a long function, `file: RULE` for what `ruff check` finds, `two meanings of name: modules`."""
     long = {(str(p.relative_to(ROOT)), name) for p in sources() for name in long_functions(p)}
-    return sorted(f"{file}: {what}" for file, what in long | lint())
+    twice = [f"two meanings of {name}" for name in shared_names()]
+    return sorted(f"{file}: {what}" for file, what in long | lint()) + twice
 
 
 def listed() -> list[str]:

@@ -17,7 +17,7 @@ from .stats import tidy
 from .value_vectors import read_neurons
 
 # %% auto #0
-__all__ = ['METRIC_TITLES', 'explorer_rows', 'pushed_folders', 'explorer_texts', 'chart', 'charts_of', 'write_explorer']
+__all__ = ['METRIC_TITLES', 'explorer_rows', 'explorer_texts', 'chart', 'write_explorer']
 
 # %% ../nbs/explorer.ipynb #c005
 METRIC_TITLES = {
@@ -85,7 +85,7 @@ def explorer_rows(run: Run) -> pd.DataFrame:
     return out.drop(columns="sets")
 
 # %% ../nbs/explorer.ipynb #c011
-def pushed_folders(run: Run, model: str) -> dict[float, Path]:
+def _pushed_folders(run: Run, model: str) -> dict[float, Path]:
     "The folder of continuations under each offset added to the selected neurons; offset 0 is the model as it is."
     found, neurons = {}, run.folder / "neurons" / f"{model}.json"
     chosen = {tuple(n) for n in read_neurons(neurons)} if neurons.exists() else None
@@ -148,7 +148,7 @@ def explorer_texts(run: Run, words=None, prompts: int = 4, samples: int = 2) -> 
     out = {}
     for model in measured.model.unique():
         tuned = _tuned_folders(run, model, measured)
-        pushed = {f"{offset:g}": folder for offset, folder in pushed_folders(run, model).items()}
+        pushed = {f"{offset:g}": folder for offset, folder in _pushed_folders(run, model).items()}
         for language in LANGUAGES:
             read = lambda folder: _read_texts(folder, language, prompts, samples)
             read_all = lambda folders: {name: read(folder) for name, folder in folders.items()}
@@ -256,7 +256,7 @@ _ACTIVATIONS_CAPTION = (
 _OFFSETS_CAPTION = "The selected neurons beside random ones of the same layers and activation."
 
 
-def charts_of(toxicity: str) -> list[dict]:
+def _charts(toxicity: str) -> list[dict]:
     "Name, title, Vega and caption of the four pictures; `toxicity` is the metric that the first and last show."
     title = METRIC_TITLES[toxicity]
     pictures = (
@@ -316,7 +316,7 @@ def _page_parts(run: Run, words, prompts: int, samples: int) -> dict:
     "Everything of the run that the template shows, by the name it has there."
     rows, manifest = explorer_rows(run), run.manifest
     toxicity = next((k for k in METRIC_TITLES if k in set(rows.metric)), "toxic_mass")
-    charts = charts_of(toxicity)
+    charts = _charts(toxicity)
     data = dict(
         rows=_table(rows),
         texts=explorer_texts(run, words, prompts, samples),

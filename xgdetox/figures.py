@@ -28,8 +28,7 @@ from .stats import chance, correlation, tidy
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREY', 'svg', 'Figure', 'figure_languages', 'retrieval_points', 'label_shifts', 'figure_retrieval',
-           'is_control', 'with_control', 'figure_intervention', 'falls_by_model', 'mean_activations',
-           'figure_activations', 'figure_probe']
+           'is_control', 'with_control', 'figure_intervention', 'figure_activations', 'figure_probe']
 
 # %% ../nbs/lib/figures.ipynb #c024
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8a8a8a"
@@ -286,13 +285,13 @@ def figure_intervention(run: Run, model: str, tuning: str = "") -> Figure:
     curves = {c: t[t.control == c].groupby("offset").value.mean() for c in (False, True)}
     text = (
         f"{name.capitalize()}, mean over languages. Selected neurons: {_ends_of(curves[False])}. "
-        f"Random neurons: {_ends_of(curves[True])}." + falls_by_model(run, model, metric)
+        f"Random neurons: {_ends_of(curves[True])}." + _falls_by_model(run, model, metric)
     )
     drawn = svg(lambda ax: _draw_intervention(ax, curves, name), f"{model}. {text}")
     return Figure(title, drawn, text)
 
 # %% ../nbs/lib/figures.ipynb #c077
-def falls_by_model(run: Run, model: str, metric: str) -> str:
+def _falls_by_model(run: Run, model: str, metric: str) -> str:
     "A sentence: in how many languages the lowest offset lowers a metric, per model of a family."
     t = with_control(run.tables["intervention"])
     t = t[(t.model.map(family) == model) & (t.metric == metric) & ~t.control & t.value.notna()]
@@ -314,7 +313,7 @@ _READINGS = {
 }
 
 
-def mean_activations(run: Run, model: str, tuning: str = "") -> tuple[dict, str]:
+def _mean_activations(run: Run, model: str, tuning: str = "") -> tuple[dict, str]:
     """Mean activation by language: ({(control, after): Series}, reading).
 
     Which text was read: the base's is preferred, because it is the same for both models."""
@@ -368,7 +367,7 @@ def figure_activations(run: Run, model: str, tuning: str = "") -> Figure:
     title = "The neurons before and after tuning"
     if "activations" not in run.tables:
         return Figure(title, missing="no activations were measured")
-    means, reading = mean_activations(run, model, tuning)
+    means, reading = _mean_activations(run, model, tuning)
     before, after = means.get((False, False)), means.get((False, True))
     if before is None or after is None:
         return Figure(title, missing="activations before and after are not both there")
