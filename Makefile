@@ -53,7 +53,7 @@ real: real-data .venv/.ready .venv/.real  ## the question on real weights (Gemma
 share = -n $(CORES) --dist worksteal
 
 test: .venv/.ready  ## every page and every test that is not slow
-	@OMP_NUM_THREADS=1 $(bin)/nbdev_test --n_workers $(CORES) --do_print
+	@OMP_NUM_THREADS=1 $(bin)/nbdev_test --n_workers $(CORES) --do_print --timing
 	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -m "not slow" $(share) --durations=20 tests
 
 slow: .venv/.lm_eval .venv/.real vllm  ## kills, vLLM, lm_eval, SLURM and browser tests, and figures against a refill where their code changed; each skips with a reason where its tool is missing
