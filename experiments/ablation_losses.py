@@ -1,18 +1,25 @@
-"""Preference losses, and full tuning against LoRA and QLoRA, at matched English effect on the embedded world (page 01).
+"""Preference losses, and full tuning against LoRA and QLoRA, at matched English effect on the embedded
+world (page 01).
 
-Every run starts from the shipped model `world`, sees the same 896 English pairs in batches of 32, and stops at the first step at which English toxic
-mass has fallen by TARGET (looked at every LOOK steps), or after the recipe's 64 steps. Then all 17 languages are read. Only the loss or the method, and
-the learning rate, differ. A loss has no right learning rate of its own, so each gets one by the same rule, which looks at English only:
+Every run starts from the shipped model `world`, sees the same 896 English pairs in batches of 32, and
+stops at the first step at which English toxic mass has fallen by TARGET (looked at every LOOK steps),
+or after the recipe's 64 steps. Then all 17 languages are read. Only the loss or the method, and the
+learning rate, differ. A loss has no right learning rate of its own, so each gets one by the same rule,
+which looks at English only:
 
-    on tuning seed 100 the rates of RATES are tried from below; the first that reaches TARGET by step SOON is taken; seeds 0, 1, 2 report.
+    on tuning seed 100 the rates of RATES are tried from below; the first that reaches TARGET
+    by step SOON is taken; seeds 0, 1, 2 report.
 
-A loss that reaches TARGET at no rate reports at the rate with the largest English drop; its rows say `matched` False. LoRA is tried on a grid of rate,
-rank and alpha (LORA) instead, all of it on seed 100. Of its points that reach TARGET and KEEP the language, the one with the lowest perplexity over all languages is
-the gentle one, reported on seeds 0, 1, 2; the paper's rank and alpha (64, 16) report beside it, with LoRA and with QLoRA, at the rate that the rule for losses picks.
-QLoRA is read twice: as trained, and with its adapter on the published weights, as the paper merged it.
+A loss that reaches TARGET at no rate reports at the rate with the largest English drop; its rows say
+`matched` False. LoRA is tried on a grid of rate, rank and alpha (LORA) instead, all of it on seed 100.
+Of its points that reach TARGET and KEEP the language, the one with the lowest perplexity over all
+languages is the gentle one, reported on seeds 0, 1, 2; the paper's rank and alpha (64, 16) report
+beside it, with LoRA and with QLoRA, at the rate that the rule for losses picks. QLoRA is read twice: as
+trained, and with its adapter on the published weights, as the paper merged it.
 
-One tidy row a run, language and metric: toxic_mass and drop (page 03; of the 64 prompts), perplexity (of the world's own sentences under the tuned
-model, those with a rude word left out), right_language (share of words of 64 continuations of 20 tokens that are of the prompt's language).
+One tidy row per run, language and metric: toxic_mass and drop (page 03; of the 64 prompts), perplexity
+(of the world's own sentences under the tuned model, those with a rude word left out), right_language
+(share of words of 64 continuations of 20 tokens that are of the prompt's language).
 
     python experiments/ablation_losses.py [results/ablation_losses.csv] [names ...]        goes on where it stopped
 """
@@ -84,7 +91,9 @@ def mass(model, language):
 
 
 def measure(model) -> dict[str, dict[str, float]]:
-    "Per language: toxic mass, perplexity of the world's own sentences (their first word given), share of words of a continuation that are of the language."
+    """Per language: toxic mass, perplexity of the world's own sentences (their first word given), language kept.
+
+    Language kept is the share of a continuation's words that are of the language."""
     found = {}
     for l in LANGUAGES:
         heads = [t.partition(" ")[0] for t in SENTENCES[l]]
@@ -241,12 +250,14 @@ class Ablation:
             name,
             seed,
             facts,
-            f"English {found['en']['drop']:.2f} others {mean('drop'):.2f} perplexity {found['en']['perplexity']:.2f}/{mean('perplexity'):.2f} language {mean('right_language'):.3f}",
+            f"English {found['en']['drop']:.2f} others {mean('drop'):.2f}",
+            f"perplexity {found['en']['perplexity']:.2f}/{mean('perplexity'):.2f}",
+            f"language {mean('right_language'):.3f}",
             flush=True,
         )
 
     def choose_rate(self, name, settings) -> float:
-        "The smallest of RATES that reaches TARGET by step SOON on the searching seed; without one, that with the largest English drop."
+        "The smallest of RATES that reaches TARGET by step SOON; without one, that with the largest English drop."
         tried = []
         for rate in RATES:
             tried.append(self.run(name, SEARCH, settings | dict(learning_rate=rate)))

@@ -1,10 +1,12 @@
-"""What training costs on a GPU: tokens a second, peak memory and model FLOPs utilisation, on random weights of the paper's sizes (page 01).
+"""What training costs on a GPU: tokens per second, peak memory and model FLOPs utilisation, on random
+weights of the paper's sizes (page 01).
 
     python experiments/gpu_training.py [--only mgpt|llama] [--steps 30] [--peak 312] [--output results/gpu_training.csv]
-    python experiments/gpu_training.py --tiny --output FILE        the same code on a CPU, in a minute, with models of two layers
+    python experiments/gpu_training.py --tiny --output FILE     the same code on a CPU, in a minute, on two layers
 
-mGPT-sized: full DPO with its recipe. Llama-2-7B-shaped: QLoRA with its recipe. Weights, tokenizer and pairs are made on the spot (20 GB of disk, 32 GB of
-memory for the second), so nothing is fetched. `--peak`: the card's dense bf16 TFLOPS where it is not in PEAK; without it the utilisation is missing.
+mGPT-sized: full DPO with its recipe. Llama-2-7B-shaped: QLoRA with its recipe. Weights, tokenizer and
+pairs are made on the spot (20 GB of disk, 32 GB of memory for the second), so nothing is fetched.
+`--peak`: the card's dense bf16 TFLOPS where it is not in PEAK; without it the utilisation is missing.
 """
 
 import argparse, json, math, random, resource, sys, tempfile, time
@@ -96,7 +98,8 @@ class Clock(TrainerCallback):
 
 
 def flops_a_token(model, full: bool, width: int) -> float:
-    """What a token of a training step must cost: 2 a weight forward, 2 back to the inputs, 2 to the weights that are trained; attention in proportion.
+    """What a token of a training step must cost: 2 a weight forward, 2 back to the inputs, 2 to the
+    weights that are trained; attention in proportion.
 
     Embeddings that are only looked up cost nothing; what checkpointing computes again is not counted."""
     size = lambda p: (
@@ -119,7 +122,7 @@ def flops_a_token(model, full: bool, width: int) -> float:
 
 
 def measure(name: str, folder: Path, tiny: bool, steps: int, warm: int, peak) -> list[dict]:
-    "Rows of one model: tokens a second, seconds a step, peak memory, utilisation."
+    "Rows of one model: tokens per second, seconds per step, peak memory, utilisation."
     model, pairs = make(name, folder, tiny)
     changes = (
         dict(max_steps=warm + steps, eval_steps=10**6, kl_texts=0, lora_r=4)

@@ -1,4 +1,5 @@
-"""Every prompt of a folder through a model, 25 continuations each: seconds, peak memory and what was left out, by language (page 02).
+"""Every prompt of a folder through a model, 25 continuations each: seconds, peak memory and what was
+left out, by language (page 02).
 
     python experiments/real_generation.py MODEL PROMPT_FOLDER OUTPUT_FOLDER [results/generation_real.csv]
 

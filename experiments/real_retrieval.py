@@ -1,10 +1,12 @@
-"""Retrieval on real parallel text, the first 200 pairs of each source, so that chance is .005 everywhere (page 09).
+"""Retrieval on real parallel text, the first 200 pairs of each source, so that chance is .005
+everywhere (page 09).
 
     python experiments/real_retrieval.py MODEL [results/retrieval_real.csv]
 
-XGDETOX_DATA holds parallel/ (see `xgdetox data`). MODEL: a checkpoint such as runs/real-data/models/tiny of experiments/real-data.yaml.
-The prompts that upstream had translated by machine are taken once more in RTP-LX's human renderings (human, machine: the same prompts).
-Only counts and accuracies enter the table.
+XGDETOX_DATA holds parallel/ (see `xgdetox data`). MODEL: a checkpoint such as
+runs/real-data/models/tiny of experiments/real-data.yaml. The prompts that upstream had translated by
+machine are taken once more in RTP-LX's human renderings (human, machine: the same prompts). Only counts
+and accuracies enter the table.
 """
 
 import os, sys

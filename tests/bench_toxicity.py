@@ -52,7 +52,9 @@ def bench_ledger(folder, n=425_000):
     start = time.process_time()
     for k, part in enumerate(np.array_split(np.arange(n), 17)):
         for block in blocks(part, 256):
-            record_scores(ledger, scorer, list(LANGUAGES)[k], [Scored(texts[i], scores[i]) for i in block])
+            record_scores(
+                ledger, scorer, list(LANGUAGES)[k], [Scored(texts[i], scores[i]) for i in block]
+            )
     note("ledger: scores written in batches of 256", n / (time.process_time() - start), "scores/s")
     ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     note("ledger: 425,000 scores on disk", path.stat().st_size / 1e6, "MB", "< 300")

@@ -751,7 +751,9 @@ def test_ledger_gives_back_what_it_was_given(tmp_path_factory, texts):
 def test_ledger_moves_and_keeps_what_it_has(tmp_path):
     a, b = open_ledger(tmp_path / "a.sqlite"), open_ledger(tmp_path / "b.sqlite")
     scorer = Paid({"en": ["x"]})
-    record_scores(a, scorer, "en", [Scored("one", 0.5), Scored("two", math.nan, "COMMENT_TOO_LONG")])
+    record_scores(
+        a, scorer, "en", [Scored("one", 0.5), Scored("two", math.nan, "COMMENT_TOO_LONG")]
+    )
     record_scores(
         b,
         scorer,
