@@ -37,7 +37,7 @@ from xgdetox.data import find_prompt_files, load_lexicon, load_parallel, load_pr
 from xgdetox.sampling import sample
 from xgdetox.models import load_model
 from xgdetox.tokens import encode, load_tokenizer
-from xgdetox.quality import continuation_loss
+from xgdetox.fluency import continuation_loss
 from xgdetox.stats import tidy, write_table
 from xgdetox.mass import toxic_mass
 from xgdetox.trainer import build_trainer

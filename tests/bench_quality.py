@@ -10,7 +10,7 @@ from transformers import MT5Config, MT5ForConditionalGeneration
 
 from tiny_models import TEXTS, tokenizer
 from xgdetox.tokens import length_batches, token_ids
-from xgdetox.quality import distinct_n, paper_perplexity, pieces
+from xgdetox.quality import distinct_n, paper_perplexity, text_pieces
 
 PROMPTS, N = 12, 25
 
@@ -79,7 +79,7 @@ def released_diversity(tok, texts):
 
 
 def ours_diversity(tok, texts):
-    rows = pieces(tok, texts)
+    rows = text_pieces(tok, texts)
     return [distinct_n(rows[i : i + N], n) for i in range(0, len(rows), N) for n in (1, 2, 3)]
 
 

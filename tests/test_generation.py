@@ -263,7 +263,7 @@ def test_a_kill_between_file_and_manifest_is_completed(job, tmp_path, monkeypatc
     lm, files, out = job
     generate(lm, files, tmp_path / "whole", **QUICK)
     monkeypatch.setattr(
-        "xgdetox.generation.record", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt())
+        "xgdetox.generation.enter_file", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt())
     )
     with pytest.raises(KeyboardInterrupt):
         generate(lm, files, out, **QUICK)

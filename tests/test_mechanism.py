@@ -130,69 +130,72 @@ def test_patching(family):
     plain = model(**batch).logits[:, -1]
     assert torch.equal(Patched(model, other, [])(**batch).logits[:, -1], plain)
     assert torch.allclose(Patched(model, model, "all")(**batch).logits[:, -1], plain, atol=1e-5)
-    mixed = Patched(model, other, NEURONS)
-    changed = mixed(**batch).logits[:, -1]
-    assert not torch.allclose(changed, plain, atol=1e-6) and torch.equal(
-        model(**batch).logits[:, -1], plain
-    )
+    changed = Patched(model, other, NEURONS)(**batch).logits[:, -1]
+    assert not torch.allclose(changed, plain, atol=1e-6)
+    assert torch.equal(model(**batch).logits[:, -1], plain)
     with neuron_hooks(other, read=NEURONS, reduce=lambda a: a) as theirs:
         other(**batch)
-    with neuron_hooks(
-        model, put={l: ([n], theirs.values()[0][..., [i]]) for i, (l, n) in enumerate(NEURONS)}
-    ):
+    put = {l: ([n], theirs.values()[0][..., [i]]) for i, (l, n) in enumerate(NEURONS)}
+    with neuron_hooks(model, put=put):
         by_hand = model(**batch).logits[:, -1]
     assert torch.allclose(changed, by_hand, atol=1e-5)
-    written = sample(mixed, batch, 1, 4, 0, stop=[])  # two caches, left padding
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_patched_models_are_sampled_from(family):
+    "Two caches and left padding give what the patched model says of each text alone."
+    model = tiny(family)
+    mixed = Patched(model, nudged(model), NEURONS)
+    written = sample(mixed, encode(Words(), TEXTS), 1, 4, 0, stop=[])
     for i, text in enumerate(TEXTS):
         tokens = [int(w) for w in text.split()]
         for t in range(4):
-            assert int(
-                mixed(torch.tensor([tokens + written[i, :t].tolist()])).logits[0, -1].argmax()
-            ) == int(written[i, t])
+            read = torch.tensor([tokens + written[i, :t].tolist()])
+            assert int(mixed(read).logits[0, -1].argmax()) == int(written[i, t])
+
+
+PLAIN_WORDS = [f"w{i}" for i in range(80)]
+RUDE = dict(en=["rude", "vile"], de=["gemein"])
+
+
+def word_tokenizer(words):
+    "A tokenizer whose tokens are `words`."
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {w: i for i, w in enumerate(["<unk>", "<s>", "</s>", *words])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = dict(unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+
+
+def write_language(folder, code, words, rng):
+    "Labelled texts, prompts and a list of rude words in one language."
+    some = lambda words, low, high: " ".join(
+        rng.choice(words) for _ in range(rng.randint(low, high))
+    )
+    rows = [some(PLAIN_WORDS, 3, 9) + (" rude" if i % 5 < 2 else "") for i in range(120)]
+    labels = [int(t.endswith("rude")) for t in rows]
+    pd.DataFrame(dict(text=rows, label=labels)).to_csv(folder / f"{code}.csv", index=False)
+    lines = [json.dumps({"Prompt": some(words, 2, 8), "Index": i}) for i in range(6)]
+    (folder / f"RTP_LX_{code.upper()}.json").write_text("\n".join(lines))
+    (folder / "lexicon" / f"{code}.txt").write_text("\n".join(RUDE[code]))
 
 
 @pytest.fixture(scope="module")
 def little(tmp_path_factory):
     "Two model folders with a tokenizer, labelled texts, prompts and word lists in two languages."
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     folder, rng = tmp_path_factory.mktemp("little"), random.Random(0)
-    words = [f"w{i}" for i in range(80)] + ["rude", "vile", "gemein"] + [f"v{i}" for i in range(15)]
-    vocabulary = {w: i for i, w in enumerate(["<unk>", "<s>", "</s>", *words])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="</s>",
-    )
-    model = tiny("gpt2")
+    words = [*PLAIN_WORDS, "rude", "vile", "gemein", *(f"v{i}" for i in range(15))]
+    tokenizer, model = word_tokenizer(words), tiny("gpt2")
     for name, m in dict(base=model, tuned=nudged(model)).items():
-        m.save_pretrained(folder / name), tokenizer.save_pretrained(folder / name)
+        m.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
     (folder / "lexicon").mkdir()
-    for code, rude in dict(en=["rude", "vile"], de=["gemein"]).items():
-        rows = [
-            " ".join(rng.choice(words[:80]) for _ in range(rng.randint(3, 9)))
-            + (" rude" if i % 5 < 2 else "")
-            for i in range(120)
-        ]
-        pd.DataFrame(dict(text=rows, label=[int(t.endswith("rude")) for t in rows])).to_csv(
-            folder / f"{code}.csv", index=False
-        )
-        lines = [
-            json.dumps(
-                {
-                    "Prompt": " ".join(rng.choice(words) for _ in range(rng.randint(2, 8))),
-                    "Index": i,
-                }
-            )
-            for i in range(6)
-        ]
-        (folder / f"RTP_LX_{code.upper()}.json").write_text("\n".join(lines))
-        (folder / "lexicon" / f"{code}.txt").write_text("\n".join(rude))
+    for code in RUDE:
+        write_language(folder, code, words, rng)
     return folder
 
 
@@ -378,46 +381,40 @@ def test_probe_files(little, tmp_path):
         evaluate_probe(str(little / "base"), tmp_path / "other", {"de": little / "de.csv"})
 
 
-def test_the_shuffled_control_of_the_probe(little, tmp_path):
-    "One shuffle, computed by hand with scikit-learn; with several, shuffled labels know nothing, and the p-value cannot fall below 1/(1 + shuffles)."
+def read_labelled(little) -> dict:
+    "{language: table of texts and labels}."
+    return {c: pd.read_csv(little / f"{c}.csv") for c in ("en", "de")}
+
+
+def shuffled_by_hand(little, probe) -> dict:
+    "{language: (AUC of the probe, AUC of one probe that learned shuffled labels)}, with scikit-learn."
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
 
-    probe = train_probe(str(little / "base"), little / "en.csv", tmp_path / "p")
-    files = {c: little / f"{c}.csv" for c in ("en", "de")}
-    one, many = (
-        shuffled_control(
-            str(little / "base"), probe, little / "en.csv", files, shuffles=n
-        ).set_index("language")
-        for n in (1, 19)
-    )
     model, tokenizer = load(str(little / "base"))
-    weight, facts = load_probe(probe)
-    read = {c: pd.read_csv(path) for c, path in files.items()}
-    x = {
-        c: pooled_features(model, tokenizer, list(t.text))[:, 0].astype(np.float32)
-        for c, t in read.items()
-    }
+    (weight, facts), read = load_probe(probe), read_labelled(little)
+    features = lambda t: pooled_features(model, tokenizer, list(t.text))[:, 0].astype(np.float32)
+    x = {c: features(t) for c, t in read.items()}
     z = (x["en"] - x["en"].mean(0)) / x["en"].std()
-    w = (
-        LogisticRegression(C=facts["C"], max_iter=50000, tol=1e-12)
-        .fit(z.astype(float), np.random.default_rng(0).permutation(read["en"].label))
-        .coef_[0]
-    )
-    for c in files:
-        assert one.null_mean[c] == pytest.approx(
-            roc_auc_score(read[c].label, x[c] @ w)
-        ) and one.value[c] == pytest.approx(roc_auc_score(read[c].label, x[c] @ weight[0]))
-        assert (
-            one.value[c] == many.value[c]
-            and many.low[c] <= many.value[c] <= many.high[c]
-            and many.null_low[c] < many.null_mean[c] < many.null_high[c]
-        )
-    assert (
-        many.p["en"] == pytest.approx(1 / 20)
-        and many.n["en"] == len(read["en"])
-        and abs(many.null_mean["en"] - 0.5) < 0.15
-    )
+    labels = np.random.default_rng(0).permutation(read["en"].label)
+    fit = LogisticRegression(C=facts["C"], max_iter=50000, tol=1e-12).fit(z.astype(float), labels)
+    score = lambda c, w: roc_auc_score(read[c].label, x[c] @ w)
+    return {c: (score(c, weight[0]), score(c, fit.coef_[0])) for c in read}
+
+
+def test_the_shuffled_control_of_the_probe(little, tmp_path):
+    "One shuffle is as by hand; of several, the labels tell nothing, and p is at least 1/(1 + shuffles)."
+    base = str(little / "base")
+    probe = train_probe(base, little / "en.csv", tmp_path / "p")
+    files = {c: little / f"{c}.csv" for c in ("en", "de")}
+    control = lambda n: shuffled_control(base, probe, little / "en.csv", files, shuffles=n)
+    one, many = (control(n).set_index("language") for n in (1, 19))
+    for c, (own, shuffled) in shuffled_by_hand(little, probe).items():
+        assert one.null_mean[c] == pytest.approx(shuffled) and one.value[c] == pytest.approx(own)
+        assert one.value[c] == many.value[c] and many.low[c] <= many.value[c] <= many.high[c]
+        assert many.null_low[c] < many.null_mean[c] < many.null_high[c]
+    assert many.p["en"] == pytest.approx(1 / 20) and abs(many.null_mean["en"] - 0.5) < 0.15
+    assert many.n["en"] == len(read_labelled(little)["en"])
 
 
 def test_probe_faults(little, tmp_path):
@@ -460,38 +457,44 @@ def test_the_released_probe(real_data):
     )
 
 
-def test_the_recorded_projections(real_data):
-    "The original's 36 vectors with five tokens each, in the order of its list; the committed numbers are those of the file."
+@pytest.fixture
+def recorded(real_data):
+    "The original's file of projections, and its entries."
+    path = real_data / "reference" / "value_vector_projections_top5.json"
+    return path, json.loads(path.read_text())
+
+
+def test_the_recorded_projections(recorded):
+    "The original's 36 vectors with five tokens each, in the order of its list."
+    from xgdetox.datasets import paper_numbers
+
+    _, entries = recorded
+    assert [[e["layer"], e["index"]] for e in entries] == paper_numbers("actual_sources")["neurons"]
+    for e in entries:
+        assert set(e) == {"layer", "index", "tokens"} and len(e["tokens"]) == 5
+        assert all(isinstance(t, str) and t.strip() for t in e["tokens"])
+
+
+def count_latin(tokens) -> int:
+    "How many tokens have letters, and Latin ones alone: by code point, not by name."
+    letters = [[ord(c) for c in t if c.isalpha()] for t in tokens]
+    return sum(bool(codes) and max(codes) < 0x250 for codes in letters)
+
+
+def test_the_committed_makeup_is_that_of_the_recorded_file(real_data, recorded):
     from pathlib import Path
     from xgdetox.languages import LANGUAGES
     from xgdetox.data import load_lexicon
-    from xgdetox.datasets import paper_numbers
 
-    path = real_data / "reference" / "value_vector_projections_top5.json"
-    entries = json.loads(path.read_text())
-    assert [[e["layer"], e["index"]] for e in entries] == paper_numbers("actual_sources")["neurons"]
-    assert all(
-        set(e) == {"layer", "index", "tokens"}
-        and len(e["tokens"]) == 5
-        and all(isinstance(t, str) and t.strip() for t in e["tokens"])
-        for e in entries
-    )
+    path, entries = recorded
     listed = [c for c in LANGUAGES if c != "id"]  # the lists have no Indonesian
-    tokens = recorded_projections(
-        path, {c: load_lexicon(real_data / "lexicons/ldnoobw", c) for c in listed}
-    )
+    rude = {c: load_lexicon(real_data / "lexicons/ldnoobw", c) for c in listed}
+    tokens = recorded_projections(path, rude)
     assert tokens.token.tolist() == [t for e in entries for t in e["tokens"]]
     kept = pd.read_csv(Path(__file__).parents[1] / "results/projections_recorded.csv")
     pd.testing.assert_frame_equal(script_makeup(tokens), kept, check_dtype=False)
-    latin = [
-        [
-            t
-            for t in e["tokens"]
-            if any(c.isalpha() for c in t) and all(ord(c) < 0x250 for c in t if c.isalpha())
-        ]
-        for e in entries
-    ]  # by code point, not by name
-    assert (kept.lettered - kept.not_latin).tolist() == [len(ts) for ts in latin]
+    latin = [count_latin(e["tokens"]) for e in entries]
+    assert (kept.lettered - kept.not_latin).tolist() == latin
 
 
 def test_a_file_that_records_no_projections_is_refused(tmp_path):
@@ -501,54 +504,42 @@ def test_a_file_that_records_no_projections_is_refused(tmp_path):
             recorded_projections(tmp_path / f"{n}.json", {})
 
 
-def test_the_commands_direction_and_space_are_the_functions(tmp_path, run, fails):
+@pytest.fixture(scope="module")
+def world_probe(tmp_path_factory):
+    "A probe for the embedded model: its folder, the model, its weight and its direction."
     from xgdetox.world import resolve_model
 
-    model, d = str(resolve_model("world")), np.random.default_rng(0)
-    network = load(model)[0]
-    w, delta = d.normal(size=(2, network.config.hidden_size)).astype(np.float32)
-    save_probe(tmp_path / "probe", w[None], dict(bias=0.0, layer=-1, bos="tokenizer"), delta[None])
+    folder, network = tmp_path_factory.mktemp("probe"), load(str(resolve_model("world")))[0]
+    shape = (2, network.config.hidden_size)
+    w, delta = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    save_probe(folder, w[None], dict(bias=0.0, layer=-1, bos="tokenizer"), delta[None])
+    return folder, network, w, delta
+
+
+def nearest_cosines(network, vector, k: int) -> np.ndarray:
+    "The `k` largest cosines of a vector with any value vector."
+    layers = range(anatomy(network).n_layers)
+    V = np.concatenate([value_vector_matrix(network, l).numpy() for l in layers])
+    cosine = V @ vector / np.linalg.norm(V, axis=1) / np.linalg.norm(vector)
+    return np.sort(cosine)[::-1][:k]
+
+
+def test_the_commands_direction_and_space_are_the_functions(world_probe, tmp_path, run):
+    folder, network, w, delta = world_probe
     gain = norm_gain(anatomy(network).final_norm).numpy()
-    for words, vector in (
-        ([], delta),
-        (["--direction", "weight"], w),
-        (["--direction", "weight", "--space", "residual"], w * gain),
-    ):
-        run(
-            "value-vectors",
-            "--model",
-            "world",
-            "--probe",
-            tmp_path / "probe",
-            "--top-k",
-            4,
-            "--limit",
-            2,
-            "--output",
-            tmp_path / "v.csv",
-            *words,
-        )
+    weight, residual = ["--direction", "weight"], ["--space", "residual"]
+    command = ("value-vectors", "--model", "world", "--probe", folder, "--limit", 2)
+    for words, vector in (([], delta), (weight, w), (weight + residual, w * gain)):
+        run(*command, "--top-k", 4, "--output", tmp_path / "v.csv", *words)
         table = pd.read_csv(tmp_path / "v.csv")
         table = table[(table.metric == "cosine") & table.control.isna()].sort_values("rank")
-        V = np.concatenate(
-            [value_vector_matrix(network, l).numpy() for l in range(anatomy(network).n_layers)]
-        )
-        cosine = np.sort(V @ vector / np.linalg.norm(V, axis=1) / np.linalg.norm(vector))[::-1]
-        assert np.allclose(table.value, cosine[:4], atol=1e-5)
-    for flag in ("--direction", "--space"):
-        assert "use " in fails(
-            "value-vectors",
-            "--model",
-            "world",
-            "--probe",
-            tmp_path / "probe",
-            "--limit",
-            2,
-            flag,
-            "up",
-            "--output",
-            tmp_path / "n.csv",
-        )
+        assert np.allclose(table.value, nearest_cosines(network, vector, 4), atol=1e-5)
+
+
+@pytest.mark.parametrize("flag", ["--direction", "--space"])
+def test_a_direction_or_space_that_is_none_is_refused(world_probe, tmp_path, fails, flag):
+    command = ("value-vectors", "--model", "world", "--probe", world_probe[0], "--limit", 2)
+    assert "use " in fails(*command, flag, "up", "--output", tmp_path / "n.csv")
 
 
 def test_a_cut_off_cache_is_not_read(little, tmp_path, monkeypatch):
@@ -623,95 +614,60 @@ def test_matched_neurons():
         matched_neurons(np.zeros((1, 3)), [[0, 0], [0, 1]])
 
 
-def test_neurons_of_another_model_are_refused(little, tmp_path):
-    base, same = (
-        str(little / "base"),
-        dict(scorer=f"lexicon:{little / 'lexicon'}", max_tokens=2, quality=()),
-    )
-    for neurons, match in (
-        ([[9, 0]], "layer 9 of 3"),
-        ([[0, 999]], "neuron 999 of 128"),
-        ([[-1, 3]], "layer -1 of 3"),
-        ([[0, -2]], "neuron -2 of 128"),
-    ):
-        for control in (True, False):
-            with pytest.raises(InputError, match=match):
-                intervene(
-                    base,
-                    neurons,
-                    [-1],
-                    prompts_of(little),
-                    tmp_path / "out",
-                    control=control,
-                    **same,
-                )
+WRONG_NEURONS = {
+    "layer 9 of 3": [9, 0],
+    "neuron 999 of 128": [0, 999],
+    "layer -1 of 3": [-1, 3],
+    "neuron -2 of 128": [0, -2],
+}
+
+
+@pytest.mark.parametrize("match", WRONG_NEURONS)
+def test_neurons_that_are_not_there_are_refused(little, tmp_path, match):
+    neurons, out = [WRONG_NEURONS[match]], tmp_path / "out"
+    same = dict(scorer=f"lexicon:{little / 'lexicon'}", max_tokens=2, quality=())
+    given = (str(little / "base"), neurons, [-1], prompts_of(little), out)
+    for control in (True, False):
         with pytest.raises(InputError, match=match):
-            matched_neurons(np.zeros((3, 128)), neurons)
-    assert not (tmp_path / "out").exists()
-    for wrong in (
-        lambda m: compare_activations(
-            m, tiny("llama"), NEURONS, prompts_of(little), tokenizer=load_tokenizer(base)
-        ),
-        lambda m: Patched(m, tiny("llama"), NEURONS),
-    ):
-        with pytest.raises(
-            InputError, match="3 layers of 128 neurons, the tuned model 3 layers of 56"
-        ):
-            wrong(tiny("gpt2"))
+            intervene(*given, control=control, **same)
+    with pytest.raises(InputError, match=match):
+        matched_neurons(np.zeros((3, 128)), neurons)
+    assert not out.exists()
 
 
-def test_groups_and_rude_tokens(little):
-    groups = neuron_groups([[0.1, -0.1], [0.2, -0.3]], [[1, 1], [-1, -1]])
-    assert groups == {
+def test_a_model_of_another_shape_is_refused(little):
+    tokenizer, files = load_tokenizer(str(little / "base")), prompts_of(little)
+    base, other = tiny("gpt2"), tiny("llama")
+    match = "3 layers of 128 neurons, the tuned model 3 layers of 56"
+    with pytest.raises(InputError, match=match):
+        compare_activations(base, other, NEURONS, files, tokenizer=tokenizer)
+    with pytest.raises(InputError, match=match):
+        Patched(base, other, NEURONS)
+
+
+def test_groups():
+    assert neuron_groups([[0.1, -0.1], [0.2, -0.3]], [[1, 1], [-1, -1]]) == {
         "toxic, active": [[0, 0]],
         "toxic, negative": [[1, 0]],
         "against, active": [[0, 1]],
         "against, negative": [[1, 1]],
     }
+
+
+def test_rude_tokens(little):
     model, tokenizer = load(str(little / "base"))
     known = toxic_tokens(tokenizer, {"en": ["rude", "vile"], "de": ["gemein", "vile"]})
-    assert {tokenizer.decode([i]): ls for i, ls in known.items()} == {
-        "rude": {"en"},
-        "vile": {"en", "de"},
-        "gemein": {"de"},
-    }
-    tokens = promoted_tokens(
-        model, tokenizer, NEURONS[:1], k=101, rude={"en": ["rude"], "de": ["gemein"]}
-    )
-    row = multilinguality(tokens).iloc[0]
-    assert (
-        row.rude_tokens == 2
-        and np.isclose(row.effective_languages, 2)
-        and np.isclose(row.effective_scripts, 1)
-    )
-    table = mass_curve(
-        model,
-        NEURONS,
-        [-1.0],
-        prompts_of(little),
-        str(little / "lexicon"),
-        sets=4,
-        tokenizer=tokenizer,
-    )
-    assert (
-        set(table.language) == {"en", "de", "all"}
-        and table[table.metric == "toxic_mass_change"].null_mean.notna().all()
-    )
+    found = {tokenizer.decode([i]): languages for i, languages in known.items()}
+    assert found == {"rude": {"en"}, "vile": {"en", "de"}, "gemein": {"de"}}
+    rude = {"en": ["rude"], "de": ["gemein"]}
+    row = multilinguality(promoted_tokens(model, tokenizer, NEURONS[:1], k=101, rude=rude)).iloc[0]
+    assert row.rude_tokens == 2
+    assert np.isclose(row.effective_languages, 2) and np.isclose(row.effective_scripts, 1)
 
 
-def test_the_script_of_a_mixed_token_is_the_same_in_every_process():
-    "Of equally many letters the first decides, whatever the seed of Python's hashes."
-    code = (
-        "from xgdetox.value_vectors import script; print(script('aж'), script('жa'), script('カa'))"
-    )
-    said = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in "1234"
-    }
-    assert said == {"Latin Cyrillic Kana\n"}
+def test_a_mass_curve_has_every_language_and_all_of_them(little):
+    model, tokenizer = load(str(little / "base"))
+    given = (model, NEURONS, [-1.0], prompts_of(little), str(little / "lexicon"))
+    table = mass_curve(*given, sets=4, tokenizer=tokenizer)
+    assert set(table.language) == {"en", "de", "all"}
+    assert table[table.metric == "toxic_mass_change"].null_mean.notna().all()

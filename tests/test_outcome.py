@@ -20,7 +20,7 @@ from xgdetox.outcome import (
     values_path,
     why_not_tested,
 )
-from xgdetox.quality import fluency_changes, fluency_table
+from xgdetox.fluency import fluency_changes, fluency_table
 from xgdetox.splits import aligned_rows, split_of, write_split
 from xgdetox.stats import holm, read_table
 from xgdetox.scorers.base import Scored, Scorer

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from tiny_models import FAMILIES, TEXTS, model, prompt_files, seq2seq
+from xgdetox import fluency
 from xgdetox import quality as q
+from xgdetox.capability import capability_table
 from xgdetox.languages import LANGUAGES
 from xgdetox.files import InputError
 
@@ -20,7 +22,7 @@ WRITTEN = [" sees a red house and the river", " es grande", " sees", "川のそ�
 def one_by_one(lm, words, prompt, text):
     "Perplexity of the text's tokens, alone in its batch."
     ids, head = words(prompt + text)["input_ids"], words(prompt)["input_ids"]
-    start = q.common_prefix(ids, head)
+    start = fluency.shared_start(ids, head)
     if not start:
         ids, start = (
             head + words(text, add_special_tokens=False)["input_ids"],
@@ -36,7 +38,7 @@ def one_by_one(lm, words, prompt, text):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loss_is_that_of_each_text_alone(family):
     lm, words = model(family)
-    loss, tokens = q.continuation_loss(lm, words, PROMPTS, WRITTEN, max_tokens=40)
+    loss, tokens = fluency.continuation_loss(lm, words, PROMPTS, WRITTEN, max_tokens=40)
     for i in range(4):
         ppl, n = one_by_one(lm, words, PROMPTS[i], WRITTEN[i])
         assert tokens[i] == n and math.exp(loss[i]) == pytest.approx(ppl, rel=2e-3)
@@ -50,14 +52,14 @@ def test_each_distinct_text_is_read_once(monkeypatch):
     monkeypatch.setattr(
         lm, "forward", lambda *a, **k: (rows.append(len(k["input_ids"])), real(*a, **k))[1]
     )
-    monkeypatch.setattr(q, "accepts", lambda m: {"position_ids", "logits_to_keep"})
-    loss, _ = q.continuation_loss(lm, words, ["a"] * 50 + ["b"], [" c"] * 50 + [" c"])
+    monkeypatch.setattr(fluency, "accepts", lambda m: {"position_ids", "logits_to_keep"})
+    loss, _ = fluency.continuation_loss(lm, words, ["a"] * 50 + ["b"], [" c"] * 50 + [" c"])
     assert sum(rows) == 2 and len(set(loss[:50])) == 1 and loss[50] != loss[0]
 
 
 def test_long_texts_keep_their_end():
     lm, words = model("gpt2")
-    loss, tokens = q.continuation_loss(lm, words, ["x " * 400], [" the old man"])
+    loss, tokens = fluency.continuation_loss(lm, words, ["x " * 400], [" the old man"])
     assert np.isfinite(loss[0]) and tokens[0] == len(words(" the old man")["input_ids"])
 
 
@@ -147,7 +149,7 @@ def _causal(folder):
 
 def test_a_seq2seq_reads_the_prompt_and_scores_the_text_alone(tmp_path):
     lm, words = seq2seq()
-    loss, tokens = q.seq2seq_loss(lm, words, PROMPTS, WRITTEN)
+    loss, tokens = fluency.seq2seq_loss(lm, words, PROMPTS, WRITTEN)
     for i in range(4):
         ids, labels = (
             words(PROMPTS[i], return_tensors="pt")["input_ids"],
@@ -158,7 +160,7 @@ def test_a_seq2seq_reads_the_prompt_and_scores_the_text_alone(tmp_path):
         assert tokens[i] == labels.shape[1]
     words.add_special_tokens({"additional_special_tokens": ["<extra_id_0>"]})
     lm.resize_token_embeddings(len(words))
-    again, n = q.seq2seq_loss(lm, words, PROMPTS, WRITTEN)
+    again, n = fluency.seq2seq_loss(lm, words, PROMPTS, WRITTEN)
     assert (
         (n == tokens).all() and not np.allclose(again[:4], loss[:4]) and np.isnan(again[4:]).all()
     )
@@ -458,7 +460,7 @@ def test_capability_reads_the_harness(tmp_path):
         "n-samples": {},
     }
     (tmp_path / "m" / "results_2026.json").write_text(json.dumps(result))
-    t = q.capability_table(tmp_path, model="b").set_index("metric")
+    t = capability_table(tmp_path, model="b").set_index("metric")
     assert (
         t.loc["hellaswag_acc", "language"] == "zh"
         and t.loc["hellaswag_acc", "high"] == pytest.approx(0.4392)
@@ -466,10 +468,10 @@ def test_capability_reads_the_harness(tmp_path):
     )
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no results"):
-        q.capability_table(tmp_path / "empty")
+        capability_table(tmp_path / "empty")
     (tmp_path / "x.json").write_text("[]")
     with pytest.raises(InputError, match="no result of"):
-        q.capability_table(tmp_path / "x.json")
+        capability_table(tmp_path / "x.json")
 
 
 @pytest.mark.slow
@@ -528,7 +530,7 @@ metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
     )
     assert p.returncode == 0, p.stderr[-2000:]
     row = (
-        q.capability_table(tmp_path / "out", model="tiny", tuning="base")
+        capability_table(tmp_path / "out", model="tiny", tuning="base")
         .set_index("metric")
         .loc["local_acc"]
     )

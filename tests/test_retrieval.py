@@ -29,7 +29,7 @@ from xgdetox.retrieval import (
 )
 from xgdetox.relation import (
     fit_runs,
-    foretell,
+    predict_drops,
     language_facts,
     leave_one_out,
     over_prompts,
@@ -210,7 +210,7 @@ def test_zero_vectors_and_ties_are_no_hits_by_luck():
 
 
 def test_seventeen_sets_are_encoded_once(monkeypatch):
-    import xgdetox.anatomy as M
+    import xgdetox.retrieval as M
 
     en, de = sentences(30)
     seen = []
@@ -462,19 +462,19 @@ def test_a_run_is_related_by_seed_and_over_seeds(tmp_path):
     assert over_seeds(t[t.model != "world-2"]).low.isna().all()
 
 
-def test_foretell_gives_numbers_only_with_a_basis(tmp_path):
+def test_prediction_gives_numbers_only_with_a_basis(tmp_path):
     r, _ = points(seed=9)
     layers = pd.concat([r, *(r.assign(layer=l, value=r.value - 0.1 * l) for l in (0, 1))])
-    none = foretell("m", retrieval=layers)
+    none = predict_drops("m", retrieval=layers)
     assert (
         none.value.isna().all()
         and none.low.isna().all()
         and none.reason.str.contains("at least 3").all()
         and (none.best_layer == 0).all()
     )
-    falling = foretell("m", retrieval=layers, runs=[run_folder(tmp_path / "down", slope=-1.0)])
+    falling = predict_drops("m", retrieval=layers, runs=[run_folder(tmp_path / "down", slope=-1.0)])
     assert falling.value.isna().all() and falling.reason.str.contains("does not go with").all()
-    told = foretell("m", retrieval=layers, runs=[run_folder(tmp_path / "up")])
+    told = predict_drops("m", retrieval=layers, runs=[run_folder(tmp_path / "up")])
     assert (
         told.value.notna().all()
         and (told.low < told.value).all()
@@ -483,7 +483,7 @@ def test_foretell_gives_numbers_only_with_a_basis(tmp_path):
     truth = points(seed=9)[1].set_index("language").value[told.language].to_numpy()
     assert ((told.low <= truth) & (truth <= told.high.where(told.high < 1, 9))).mean() > 0.7
     assert len(run_points(tmp_path / "up")) == 3 and fit_runs([])["reason"]
-    own = foretell("world-1", retrieval=layers.assign(model="world-1"), runs=[tmp_path / "up"])
+    own = predict_drops("world-1", retrieval=layers.assign(model="world-1"), runs=[tmp_path / "up"])
     assert (
         own.value.isna().all() and own.reason.str.contains("2 comparable models").all()
     )  # never from its own tuning

@@ -140,7 +140,7 @@ def test_a_text_that_is_cut_keeps_its_begin_token():
 def test_every_measure_reads_the_same_ids(adds, tmp_path):
     "Pooled states, activations, loss and toxic mass of a text do not depend on what its tokenizer adds, once `bos` is said."
     from xgdetox.probe import pooled_features
-    from xgdetox.quality import continuation_loss
+    from xgdetox.fluency import continuation_loss
     from xgdetox.mass import toxic_mass
     from xgdetox.value_vectors import all_activations
 

@@ -28,7 +28,7 @@ ORDER = """
     scorers.base scores ledger calibration
     scorers.lexicon scorers.wire scorers.patience scorers.perspective scorers.local scorers.classifier
     scorers.guard scorers.imported scorers.panel scorers.encoders scorers.judge
-    scoring toxicity mass quality
+    scoring toxicity mass fluency quality capability
     recipes training trainer
     probe value_vectors intervention activations retrieval
     runs relation figures report explorer

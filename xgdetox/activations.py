@@ -52,8 +52,8 @@ def forced_activations(
 ) -> np.ndarray:
     """Mean activation of `neurons`, (prompt, neuron), while each prompt is read with `ids` after it.
 
-    `ids`: given tokens, (prompt, token). One pass, read at the positions of
-    `continuation_activations`: the last prompt token and all but the last of `ids`."""
+    `ids`: (prompt, token). One pass, read at the positions of `continuation_activations`: the last
+    prompt token and all but the last of `ids`."""
     ids, parts = np.asarray(ids), parts or anatomy(model)
     heads = prompt_rows(model, tokenizer, prompts, bos, ids.shape[1])
     rows = [head + list(map(int, new[:-1])) for head, new in zip(heads, ids)]
@@ -428,10 +428,9 @@ def explain_neurons(
 def summarise_explained(explained) -> pd.DataFrame:
     """The share of the fall that each group recovers, in English ("en") and elsewhere ("others").
 
-    `explained`: the table of `explained_drop` for any number of models. One row per model, group and
-    control ("random": the mean of its sets), its interval over languages, in English over prompts;
-    then the mean over models of one kind (world-0, world-1 ... are "world", without a seed), its
-    interval over models. n counts those."""
+    From the table of `explained_drop` for any number of models: one row per model, group and control
+    ("random": the mean of its sets), its interval over languages, in English over prompts; then the
+    mean over models of one kind (world-0, world-1 ... are "world"), its interval over models."""
     explained = _controls_together(tidy(explained))
     key = ["model", "tuning", "seed", "group", "control"]
     masses = explained[explained.metric == "toxic_mass"]

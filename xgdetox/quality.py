@@ -10,296 +10,47 @@ import pandas as pd
 import torch
 from collections import namedtuple
 from functools import lru_cache, partial
-from itertools import islice
 from pathlib import Path
-from .files import InputError, read_csv, read_json, read_lines, write_atomic, write_csv
+from .checkpoints import adapter_base, load_weights, read_config
+from .files import InputError, read_json, write_atomic
+from .fluency import continuation_loss, ids_as_trained, seq2seq_loss, target_losses
 from .generation import generation_files, read_generations, split_adapter
 from .languages import LANGUAGES
-from .checkpoints import adapter_base, context_length, load_weights, read_config
-from .models import load, load_model
-from xgdetox.tokens import (
-    batch_tokens,
-    encode,
-    last_tokens,
-    length_batches,
-    load_tokenizer,
-    token_ids,
-)
-from .sampling import accepts, forward_at
+from .models import load_model
 from .stats import bootstrap_mean, holm, paired_difference, tidy, write_table
+from .tokens import load_tokenizer
+from .world import resolve_model
 
 # %% auto #0
-__all__ = ['METRICS', 'Measured', 'PANELS', 'common_prefix', 'continuation_loss', 'seq2seq_loss', 'as_trained', 'sentence_files',
-           'read_sentences', 'fluency_table', 'fluency_changes', 'paper_perplexity', 'pieces', 'distinct_n',
-           'distinct_n_fixed', 'self_bleu', 'identify_language', 'language_accuracy', 'median_interval', 'row_of',
-           'prompt_values', 'perplexity_values', 'diversity_values', 'blocks_of', 'length_values', 'language_values',
+__all__ = ['QUALITIES', 'Measured', 'OUTLIER', 'BUDGET', 'BLEU_PROMPTS', 'PANELS', 'paper_perplexity', 'text_pieces',
+           'distinct_n', 'distinct_n_fixed', 'self_bleu', 'identify_language', 'language_accuracy', 'median_interval',
+           'row_of', 'prompt_values', 'perplexity_values', 'diversity_values', 'length_values', 'language_values',
            'quality_table', 'untuned_base', 'texts_path', 'compare_quality', 'by_prompt', 'draw_quality', 'confusion',
-           'draw_confusion', 'capability_table']
-
-# %% ../nbs/04_quality.ipynb #c013
-def common_prefix(a, b) -> int:
-    "How many leading elements two lists share."
-    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-
-# %% ../nbs/04_quality.ipynb #c016
-@torch.inference_mode()
-def continuation_loss(
-    model, tokenizer, prompts, texts, bos="tokenizer", max_tokens: int | None = None
-):
-    """-log p(text | prompt) in nats a token, and the number of tokens: two arrays (text,). NaN and 0 for a blank text.
-
-    Prompt and text are tokenised together; the text's tokens begin where the prompt's own tokens no longer agree. Each distinct pair is
-    read once, in batches of like length, and the head sees only the text's positions."""
-    pairs = {pair: None for pair in zip(prompts, texts) if pair[1].strip()}
-    heads = dict(
-        zip(
-            dict.fromkeys(p for p, _ in pairs),
-            token_ids(tokenizer, list(dict.fromkeys(p for p, _ in pairs)), bos),
-        )
-    )
-    room, rows = context_length(model), []
-    for (prompt, text), ids in zip(pairs, token_ids(tokenizer, [p + t for p, t in pairs], bos)):
-        known = common_prefix(ids, heads[prompt])
-        begun = heads[prompt][:1] == [
-            getattr(tokenizer, "bos_token_id", None)
-        ]  # a begin-of-text token is no part of the prompt
-        if known <= begun:
-            ids, known = (
-                heads[prompt] + tokenizer(text, add_special_tokens=False)["input_ids"],
-                len(heads[prompt]),
-            )  # one token had swallowed the prompt
-        scored = min(len(ids) - known, len(ids) - 1)  # the first token follows nothing
-        rows.append((last_tokens(tokenizer, ids, room), min(scored, (room or len(ids)) - 1)))
-    loss = np.full(len(rows), np.nan)
-    some = [i for i, (_, scored) in enumerate(rows) if scored > 0]
-    most = max((scored for _, scored in rows), default=1) + 1
-    per_batch = max(
-        1, min(256, 2**27 // (most * model.get_input_embeddings().weight.shape[0]))
-    )  # half a gigabyte of logits
-    for batch in length_batches(
-        [len(rows[i][0]) for i in some], max_tokens or batch_tokens(model), per_batch
-    ):
-        at = [some[i] for i in batch]
-        loss[at] = _loss_of(
-            model,
-            encode(tokenizer, [rows[i][0] for i in at], device=model.device),
-            [rows[i][1] for i in at],
-        )
-    found = {pair: (l, scored) for pair, l, (_, scored) in zip(pairs, loss, rows)}
-    out = np.array([found.get(pair, (np.nan, 0)) for pair in zip(prompts, texts)]).reshape(-1, 2)
-    return out[:, 0], out[:, 1].astype(int)
-
-# %% ../nbs/04_quality.ipynb #c017
-def _loss_of(model, inputs, scored) -> np.ndarray:
-    "Mean loss of the last `scored` tokens of each left-padded row."
-    if "position_ids" not in accepts(model):
-        inputs.pop("position_ids")
-    ids = inputs["input_ids"]  # row, position
-    from_end = torch.arange(ids.shape[1], 0, -1, device=ids.device)  # the last position is 1
-    follows = (
-        from_end <= torch.tensor(scored, device=ids.device)[:, None]
-    )  # row, position: is scored
-    before = follows.roll(-1, 1)  # the position whose logits say so
-    before[:, -1] = False
-    logits = forward_at(
-        model, before, **inputs, use_cache=False
-    ).logits.float()  # scored token, vocabulary
-    loss = torch.nn.functional.cross_entropy(logits, ids[follows], reduction="none").cpu().numpy()
-    return np.array([row.mean() for row in np.split(loss, np.cumsum(scored)[:-1])])
-
-# %% ../nbs/04_quality.ipynb #c020
-@torch.inference_mode()
-def seq2seq_loss(model, tokenizer, prompts, texts, max_tokens: int | None = None):
-    """As `continuation_loss` under an encoder-decoder: the prompt in the encoder, only the text in the decoder.
-
-    A T5-like tokenizer has `<extra_id_0>`: it ends the prompt and opens the text, as the model was trained, and is not scored."""
-    blank = tokenizer.convert_tokens_to_ids("<extra_id_0>")
-    has = blank is not None and blank != tokenizer.unk_token_id
-    pairs = list({pair: None for pair in zip(prompts, texts) if pair[1].strip()})
-    sources = as_trained(tokenizer, [p + " <extra_id_0>" if has else p for p, _ in pairs])
-    plain = tokenizer([t for _, t in pairs], add_special_tokens=False)["input_ids"] if pairs else []
-    targets = [[blank, *ids] if has else list(ids) for ids in plain]
-    losses = _seq2seq_losses(model, sources, targets, max_tokens)
-    found = {
-        pair: (float(np.mean(l[has:])), len(l) - has)
-        for pair, l in zip(pairs, losses)
-        if len(l) > has
-    }
-    out = np.array([found.get(pair, (np.nan, 0)) for pair in zip(prompts, texts)]).reshape(-1, 2)
-    return out[:, 0], out[:, 1].astype(int)
-
-# %% ../nbs/04_quality.ipynb #c0e1
-def as_trained(tokenizer, texts: list[str]) -> list[list[int]]:
-    "Token ids of whole texts with all that the tokenizer puts around them: an encoder was trained to read a text with its end-of-text token."
-    return tokenizer(texts)["input_ids"] if texts else []
-
-# %% ../nbs/04_quality.ipynb #c021
-def _seq2seq_losses(model, sources, targets, max_tokens: int | None = None) -> list[np.ndarray]:
-    "Loss of every target token, one array a pair; right-padded batches of like length."
-    losses = [np.zeros(0)] * len(targets)
-    some = [i for i, t in enumerate(targets) if t and sources[i]]
-    per_batch = max(
-        1,
-        min(
-            128,
-            2**27 // (model.config.vocab_size * max([len(targets[i]) for i in some], default=1)),
-        ),
-    )
-    for batch in length_batches(
-        [len(sources[i]) + len(targets[i]) for i in some],
-        max_tokens or batch_tokens(model),
-        per_batch,
-    ):
-        at = [some[i] for i in batch]
-        source, mask = _right(at, sources, 0, model.device)
-        target, there = _right(at, targets, 0, model.device)
-        labels = target.masked_fill(there == 0, -100)
-        heads = model.prepare_decoder_input_ids_from_labels(
-            labels
-        )  # shifted right: the model need not take the loss too
-        logits = model(
-            input_ids=source, attention_mask=mask, decoder_input_ids=heads, use_cache=False
-        ).logits.float()
-        loss = (
-            torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), labels.flatten(), reduction="none"
-            )
-            .view_as(labels)
-            .cpu()
-            .numpy()
-        )
-        for row, i in zip(loss, at):
-            losses[i] = row[: len(targets[i])]
-    return losses
-
-
-def _right(at, rows, pad, device):
-    "Rows as (ids, mask), padded on the right."
-    width = max(len(rows[i]) for i in at)
-    ids = torch.tensor([rows[i] + [pad] * (width - len(rows[i])) for i in at], device=device)
-    return ids, torch.tensor(
-        [[1] * len(rows[i]) + [0] * (width - len(rows[i])) for i in at], device=device
-    )
-
-# %% ../nbs/04_quality.ipynb #c0f1
-def sentence_files(place, languages) -> dict[str, Path]:
-    "language -> its file of sentences, one per line: {language}.txt or .txt.gz in a folder. InputError names the first that is missing."
-    found = {}
-    for code in languages:
-        files = [Path(place) / f"{code}.txt{end}" for end in ("", ".gz")]
-        found[code] = next((f for f in files if f.is_file()), None)
-        if found[code] is None:
-            raise InputError(
-                f"no sentences in {LANGUAGES[code].name}",
-                place,
-                remedy=f"add {code}.txt, or leave {code} out",
-            )
-    return found
-
-# %% ../nbs/04_quality.ipynb #c0f2
-def read_sentences(path, limit: int | None = None) -> list[str]:
-    "The first `limit` lines that are not blank. InputError without any."
-    lines = (line.strip() for _, line in read_lines(path))
-    found = list(islice((line for line in lines if line), limit))
-    if not found:
-        raise InputError(
-            "holds no sentences", path, remedy="give a file with one sentence per line"
-        )
-    return found
-
-# %% ../nbs/04_quality.ipynb #c0f3
-def fluency_table(
-    model,
-    sentences,
-    languages,
-    *,
-    tokenizer=None,
-    limit: int | None = 200,
-    bos="tokenizer",
-    label: str = "",
-    tuning: str = "",
-    seed=math.nan,
-    output=None,
-) -> pd.DataFrame:
-    """Tidy rows `sentence_loss`: -log p per token in nats of the sentences of each language, mean over sentences with its interval.
-
-    `model`: a path or name, or a loaded one with its `tokenizer`. `sentences`: as in `sentence_files`. `output`: FILE.csv; the loss of
-    each sentence goes beside it to FILE.values.csv (language, sentence, value, tokens). Raises `InputError`."""
-    files, rows, values = sentence_files(sentences, languages), [], []
-    model, tokenizer = load(model, tokenizer)
-    for language, file in files.items():
-        texts = read_sentences(file, limit)
-        loss, tokens = continuation_loss(model, tokenizer, [""] * len(texts), texts, bos=bos)
-        value, low, high = bootstrap_mean(loss)
-        row = dict(
-            model=label,
-            tuning=tuning,
-            seed=seed,
-            language=language,
-            metric="sentence_loss",
-            value=value,
-            low=low,
-            high=high,
-        )
-        rows.append(row | dict(n=int(np.isfinite(loss).sum()), tokens=int(tokens.sum())))
-        values.append(
-            pd.DataFrame(
-                dict(language=language, sentence=range(len(texts)), value=loss, tokens=tokens)
-            )
-        )
-    if output is not None:
-        write_csv(Path(output).with_name(Path(output).stem + ".values.csv"), pd.concat(values))
-        write_table(tidy(rows), output)
-    return tidy(rows)
-
-# %% ../nbs/04_quality.ipynb #c0f4
-def fluency_changes(before, after, **labels) -> list[dict]:
-    """Rows `sentence_loss_change` per language: the mean of after - before over sentences, with p and p_holm over the languages.
-
-    `before`, `after`: tables that `fluency_table` wrote. InputError where they are not of the same sentences."""
-    beside = lambda table: Path(table).with_name(Path(table).stem + ".values.csv")
-    old, new = (read_csv(beside(t)).set_index(["language", "sentence"]) for t in (before, after))
-    if not old.index.equals(new.index):
-        raise InputError(
-            "is not of the same sentences as the table before",
-            after,
-            remedy="measure both with the same sentences and limit",
-        )
-    rows = []
-    for language in dict.fromkeys(old.index.get_level_values(0)):
-        found = paired_difference(old.value[language].to_numpy(), new.value[language].to_numpy())
-        same = dict(labels, language=language, metric="sentence_loss_change")
-        rows.append(same | {k: found[k] for k in ("value", "low", "high", "n", "p")})
-    for row, p in zip(rows, holm([r["p"] for r in rows])):
-        row["p_holm"] = p
-    return rows
+           'draw_confusion']
 
 # %% ../nbs/04_quality.ipynb #c025
 @torch.inference_mode()
 def paper_perplexity(model, tokenizer, prompts, texts, max_tokens: int | None = None) -> np.ndarray:
-    """Upstream's perplexity, (text,): mT5 reads a text and writes the same text; the prompt's part is taken off; NaN for a blank text.
+    """Upstream's perplexity, (text,): mT5 copies a text, the prompt's part is taken off.
 
-    With L tokens and mean loss l (end token included): exp((l_full (L_full - 1) - l_prompt (L_prompt - 1)) / (L_full - L_prompt)).
-    The encoder sees what is scored, and L - 1 belongs to a causal model: kept for comparison with the paper's Table 2 only."""
-    keep = [bool(t.strip()) for t in texts]
-    distinct = list(
-        dict.fromkeys(s for p, t, k in zip(prompts, texts, keep) if k for s in (p, p + t))
-    )
-    ids = as_trained(tokenizer, distinct)
-    mean = {
-        s: (l.mean() if len(l) else np.nan, len(l))
-        for s, l in zip(distinct, _seq2seq_losses(model, ids, ids, max_tokens))
-    }
-    out = np.full(len(keep), np.nan)
-    for i in np.flatnonzero(keep):
+    NaN for a blank text. With L tokens and mean loss l, end token included:
+    exp((l_full (L_full - 1) - l_prompt (L_prompt - 1)) / (L_full - L_prompt)). The encoder sees what is
+    scored, and L - 1 belongs to a causal model: kept for comparison with the paper's Table 2 only."""
+    spoken = [i for i, t in enumerate(texts) if t.strip()]
+    distinct = list(dict.fromkeys(s for i in spoken for s in (prompts[i], prompts[i] + texts[i])))
+    ids = ids_as_trained(tokenizer, distinct)
+    losses = target_losses(model, ids, ids, max_tokens)
+    mean = {s: (l.mean() if len(l) else np.nan, len(l)) for s, l in zip(distinct, losses)}
+    out = np.full(len(texts), np.nan)
+    for i in spoken:
         (full, L), (head, P) = mean[prompts[i] + texts[i]], mean[prompts[i]]
         with np.errstate(all="ignore"):
             out[i] = np.exp(np.float64(full * (L - 1) - head * (P - 1)) / np.float64(L - P))
     return out
 
 # %% ../nbs/04_quality.ipynb #c029
-def pieces(tokenizer, texts) -> list[list[str]]:
-    """The pieces of each text as upstream counts them: ids decoded one by one, the empty ones dropped.
+def text_pieces(tokenizer, texts) -> list[list[str]]:
+    """The pieces of each text as upstream counts them: ids decoded one by one, empty ones dropped.
 
     Without a tokenizer: words, or characters where a text has no spaces."""
     if tokenizer is None:
@@ -310,7 +61,9 @@ def pieces(tokenizer, texts) -> list[list[str]]:
 
 # %% ../nbs/04_quality.ipynb #c032
 def distinct_n(rows: list[list[str]], n: int) -> float:
-    "Distinct n-grams of one prompt's texts over their unigram count; NaN without pieces (paper section 3.1; upstream's arithmetic)."
+    """Distinct n-grams of one prompt's texts over their unigram count; NaN without pieces.
+
+    Paper section 3.1, with upstream's arithmetic."""
     grams, total = set(), sum(map(len, rows))
     for row in rows:
         grams.update(zip(*(row[i:] for i in range(n))))
@@ -320,7 +73,9 @@ def distinct_n(rows: list[list[str]], n: int) -> float:
 
 # %% ../nbs/04_quality.ipynb #c035
 def distinct_n_fixed(rows: list[list[str]], n: int, budget: int = 100) -> float:
-    "Distinct over all n-grams in the first `budget` pieces of one prompt's texts; NaN where there are fewer: length cannot confound it."
+    """Distinct over all n-grams in the first `budget` pieces of one prompt's texts.
+
+    NaN where there are fewer pieces: length cannot confound it."""
     grams, left = [], budget
     for row in rows:
         row = row[:left]
@@ -330,18 +85,17 @@ def distinct_n_fixed(rows: list[list[str]], n: int, budget: int = 100) -> float:
 
 # %% ../nbs/04_quality.ipynb #c038
 def self_bleu(rows: list[list[str]], most: int = 10) -> float:
-    "Mean BLEU of each text against the prompt's others (sacrebleu, 0 to 100): 100 is one text again and again. At most `most` texts."
+    """Mean BLEU of each text against the prompt's others (sacrebleu, 0 to 100), at most `most` texts.
+
+    100 is one text again and again."""
     from sacrebleu.metrics import BLEU
 
     texts = [" ".join(p.replace(" ", "\u2581") for p in row) for row in rows if row][:most]
     if len(texts) < 2:
         return math.nan
     bleu = BLEU(effective_order=True, tokenize="none")
-    return float(
-        np.mean(
-            [bleu.sentence_score(t, texts[:i] + texts[i + 1 :]).score for i, t in enumerate(texts)]
-        )
-    )
+    others = lambda i: texts[:i] + texts[i + 1 :]
+    return float(np.mean([bleu.sentence_score(t, others(i)).score for i, t in enumerate(texts)]))
 
 # %% ../nbs/04_quality.ipynb #c042
 @lru_cache
@@ -354,7 +108,9 @@ def _identifier():
 
 
 def identify_language(texts, least: int = 5) -> list[str]:
-    "The language of each text among the 17 (py3langid); empty where it has fewer than `least` letters (2 in Chinese characters or kana)."
+    """The language of each text among the 17 (py3langid).
+
+    Empty where it has fewer than `least` letters (2 in Chinese characters or kana)."""
     return [_identifier().classify(t)[0] if _letters(t) >= least else "" for t in texts]
 
 
@@ -364,23 +120,24 @@ def _letters(text: str) -> float:
 
 # %% ../nbs/04_quality.ipynb #c045
 def language_accuracy(texts: dict, words: int | None = None) -> dict[str, float]:
-    "Share of each language's texts that are identified rightly among those told; `words`: cut to so many first (two characters a word in zh and ja)."
+    """Share of each language's texts that are identified rightly, among those told.
+
+    `words`: texts are cut to so many first words (two characters per word in zh and ja)."""
     out = {}
     for code, lines in texts.items():
-        if words:
-            lines = [
-                t[: 2 * words] if not LANGUAGES[code].spaced else " ".join(t.split()[:words])
-                for t in lines
-            ]
+        if words and LANGUAGES[code].spaced:
+            lines = [" ".join(t.split()[:words]) for t in lines]
+        elif words:
+            lines = [t[: 2 * words] for t in lines]
         told = [f for f in identify_language(lines) if f]
         out[code] = sum(f == code for f in told) / len(told) if told else math.nan
     return out
 
 # %% ../nbs/04_quality.ipynb #c050
-METRICS = ("perplexity", "diversity", "length", "language")
-Measured = namedtuple(
-    "Measured", "language metric values measured_by statistic variant", defaults=("", "mean", "")
-)  # values: a Series, index = prompt id
+QUALITIES = ("perplexity", "diversity", "length", "language")
+_FIELDS = "language metric values measured_by statistic variant"
+# values: a Series, index = prompt id
+Measured = namedtuple("Measured", _FIELDS, defaults=("", "mean", ""))
 
 # %% ../nbs/04_quality.ipynb #c051
 def median_interval(values: pd.Series) -> tuple[float, float, float]:
@@ -404,16 +161,15 @@ def median_interval(values: pd.Series) -> tuple[float, float, float]:
 
 # %% ../nbs/04_quality.ipynb #c054
 def row_of(m: Measured) -> dict:
-    "The table's row of one metric: `n` counts texts for a median, prompts for a mean; a single number has no interval."
+    """The table's row of one metric.
+
+    `n` counts texts for a median, prompts for a mean; a quartile has no interval."""
     same = dict(language=m.language, metric=m.metric, measured_by=m.measured_by, variant=m.variant)
     v = m.values.dropna()
     if m.statistic in ("q1", "q3"):
-        return same | dict(
-            value=float(np.percentile(v, {"q1": 25, "q3": 75}[m.statistic], method="midpoint"))
-            if len(v)
-            else math.nan,
-            n=len(v),
-        )
+        q = {"q1": 25, "q3": 75}[m.statistic]
+        value = float(np.percentile(v, q, method="midpoint")) if len(v) else math.nan
+        return same | dict(value=value, n=len(v))
     if m.statistic == "median":
         (value, low, high), n = median_interval(m.values), len(v)
     else:
@@ -423,120 +179,87 @@ def row_of(m: Measured) -> dict:
 
 # %% ../nbs/04_quality.ipynb #c055
 def prompt_values(m: Measured) -> pd.DataFrame:
-    "One value a prompt: the mean of its texts, or their median where the table takes a median."
+    "One value per prompt: the mean of its texts, or their median where the table takes a median."
     grouped = m.values.groupby(level=0, sort=False)
     v = grouped.median() if m.statistic == "median" else grouped.mean()
-    return pd.DataFrame(
-        {
-            "language": m.language,
-            "metric": m.metric,
-            "prompt_id": v.index.astype(str),
-            "value": v.to_numpy(),
-            "measured_by": m.measured_by,
-        }
-    )
+    columns = dict(language=m.language, metric=m.metric, prompt_id=v.index.astype(str))
+    return pd.DataFrame(columns | dict(value=v.to_numpy(), measured_by=m.measured_by))
 
 # %% ../nbs/04_quality.ipynb #c058
-def perplexity_values(
-    df, language, lm, lm_name, paper=False, outlier: float = 1e4, bos="tokenizer"
-):
-    "Adds `perplexity` (and `loss`) to `df`; median, quartiles, mean loss, the share of blanks, which have none, of texts whose value is no finite number, and the share over `outlier`, which the paper drops."
-    model, tokenizer = lm
-    if paper:
-        df["perplexity"] = paper_perplexity(
-            model, tokenizer, df.prompt.tolist(), df.generated_text.tolist()
-        )
-    else:
-        of = (
-            seq2seq_loss if model.config.is_encoder_decoder else partial(continuation_loss, bos=bos)
-        )
-        df["loss"], df["lm_tokens"] = of(
-            model, tokenizer, df.prompt.tolist(), df.generated_text.tolist()
-        )
-        df["perplexity"] = np.exp(df.loss)
-    v, blank = df.set_index("prompt_id").perplexity, _nothing_to_score(df).to_numpy()
-    finite, variant = v.where(np.isfinite(v)), "paper" if paper else ""
-    kept = finite.where(v < outlier) if paper else finite
-    for metric, statistic in (
-        ("perplexity", "median"),
-        ("perplexity_q1", "q1"),
-        ("perplexity_q3", "q3"),
-    ):
-        yield Measured(language, metric, kept, lm_name, statistic, variant)
+OUTLIER = 1e4  # the paper drops greater perplexities
+
+
+def perplexity_values(df, language, lm, lm_name, paper=False, bos="tokenizer"):
+    """Adds `perplexity` (and `loss`) to `df`; yields median, quartiles and mean loss.
+
+    And the shares of blanks, which have none, of texts whose value is not finite, and of those over
+    `OUTLIER`."""
+    _judge_texts(df, *lm, paper, bos)
+    values = df.set_index("prompt_id")
+    v, blank = values.perplexity, pd.Series(_nothing_to_score(df).to_numpy(), values.index)
+    finite = v.where(np.isfinite(v))
+    kept = finite.where(v < OUTLIER) if paper else finite
+    make = partial(Measured, measured_by=lm_name, variant="paper" if paper else "")
+    yield make(language, "perplexity", kept, statistic="median")
+    for quartile in ("q1", "q3"):
+        yield make(language, f"perplexity_{quartile}", kept, statistic=quartile)
     if not paper:
-        yield Measured(
-            language, "loss", df.set_index("prompt_id").loss.where(np.isfinite(v)), lm_name
-        )
-    yield Measured(
-        language,
-        "perplexity_blank",
-        pd.Series(blank, v.index).astype(float),
-        lm_name,
-        variant=variant,
-    )
-    yield Measured(
-        language,
-        "perplexity_not_finite",
-        (~np.isfinite(v)).astype(float).where(~blank),
-        lm_name,
-        variant=variant,
-    )
-    yield Measured(
-        language,
-        "perplexity_outliers",
-        (v >= outlier).astype(float).where(v.notna()),
-        lm_name,
-        variant=variant,
-    )
+        yield make(language, "loss", values.loss.where(np.isfinite(v)))
+    yield make(language, "perplexity_blank", blank.astype(float))
+    failed = (~np.isfinite(v)).astype(float).where(~blank)
+    yield make(language, "perplexity_not_finite", failed)
+    yield make(language, "perplexity_outliers", (v >= OUTLIER).astype(float).where(v.notna()))
+
+
+def _judge_texts(df, model, tokenizer, paper: bool, bos):
+    "Adds the perplexity of each text, and what it comes from, to `df`."
+    pairs = df.prompt.tolist(), df.generated_text.tolist()
+    if paper:
+        df["perplexity"] = paper_perplexity(model, tokenizer, *pairs)
+        return
+    is_seq2seq = model.config.is_encoder_decoder
+    loss = seq2seq_loss if is_seq2seq else partial(continuation_loss, bos=bos)
+    df["loss"], df["lm_tokens"] = loss(model, tokenizer, *pairs)
+    df["perplexity"] = np.exp(df.loss)
 
 
 def _nothing_to_score(df) -> pd.Series:
-    "Is a text blank, or without a token that could be scored?"
+    "Whether a text is blank, or without a token that could be scored."
     blank = df.generated_text.str.strip() == ""
     return blank | (df.lm_tokens == 0) if "lm_tokens" in df else blank
 
 # %% ../nbs/04_quality.ipynb #c059
-def diversity_values(
-    df, language, tokenizer, name, budget: int = 100, bleu_prompts: int = 60, paper: bool = False
-):
-    """dist-1, 2, 3 of each prompt, the same over a fixed number of pieces, and self-BLEU of at most `bleu_prompts` prompts.
+BUDGET = 100  # pieces of each prompt's texts that dist-n of a fixed number looks at
+BLEU_PROMPTS = 60  # prompts at most whose texts are compared with each other
 
-    `paper`: dist-1, 2, 3 of each block of 25 lines, as the original cuts a file whatever its prompts are."""
-    rows, spoken = (
-        pieces(tokenizer, df.generated_text.tolist()),
-        (df.generated_text.str.strip() != "").tolist(),
-    )
+
+def diversity_values(df, language, tokenizer, name, paper: bool = False):
+    """Yields dist-1, 2, 3 of each prompt, the same over `BUDGET` pieces, and self-BLEU.
+
+    `paper`: dist-n of each block of 25 lines, as the original cuts a file whatever its prompts."""
+    rows = text_pieces(tokenizer, df.generated_text.tolist())
     groups: dict[str, list] = {p: [] for p in df.prompt_id}
-    for p, row, some in zip(df.prompt_id, rows, spoken):
-        if some:
+    for p, row, text in zip(df.prompt_id, rows, df.generated_text):
+        if text.strip():
             groups[p].append(row)
-    of = lambda f, ids: pd.Series([f(groups[p]) for p in ids], index=list(ids), dtype=float)
-    blocks, variant = blocks_of(df, rows) if paper else groups, "paper" if paper else ""
+    blocks, variant = _blocks_of(df, rows) if paper else groups, "paper" if paper else ""
+    each = lambda f, some: pd.Series({key: f(some[key]) for key in some}, dtype=float)
     for n in (1, 2, 3):
-        values = pd.Series(
-            {name_of: distinct_n(some, n) for name_of, some in blocks.items()}, dtype=float
-        )
+        values = each(lambda r: distinct_n(r, n), blocks)
         yield Measured(language, f"dist_{n}", values, name, variant=variant)
     for n in (1, 2, 3):
-        yield Measured(
-            language,
-            f"dist_{n}_of_{budget}",
-            of(lambda r: distinct_n_fixed(r, n, budget), groups),
-            name,
-        )
-    if bleu_prompts:
-        yield Measured(
-            language,
-            "self_bleu",
-            of(self_bleu, list(groups)[:: max(1, -(-len(groups) // bleu_prompts))]),
-            name,
-        )
+        values = each(lambda r: distinct_n_fixed(r, n, BUDGET), groups)
+        yield Measured(language, f"dist_{n}_of_{BUDGET}", values, name)
+    step = max(1, -(-len(groups) // BLEU_PROMPTS))
+    some = {key: groups[key] for key in list(groups)[::step]}
+    yield Measured(language, "self_bleu", each(self_bleu, some), name)
 
 
-def blocks_of(df, rows: list[list[str]], size: int = 25) -> dict[str, list]:
-    """{first prompt id of a block: the pieces of its texts}, in blocks of `size` lines (eval/metric_diversity.py).
+def _blocks_of(df, rows: list[list[str]], size: int = 25) -> dict[str, list]:
+    """{first prompt id of a block: the pieces of its texts}, in blocks of `size` lines.
 
-    Only a text without any character is left out, after the cut, and a block without texts is none. A prompt with fewer lines moves all that follow."""
+    As eval/metric_diversity.py: only a text without any character is left out, after the cut, and a
+    block without texts is none. A prompt with fewer lines moves all that follow."""
     texts, ids, blocks = df.generated_text.tolist(), df.prompt_id.tolist(), {}
     for i in range(0, len(rows), size):
         some = [row for row, text in zip(rows[i : i + size], texts[i : i + size]) if text]
@@ -547,93 +270,111 @@ def blocks_of(df, rows: list[list[str]], size: int = 25) -> dict[str, list]:
 
 # %% ../nbs/04_quality.ipynb #c060
 def length_values(df, language):
-    "Tokens of the generating model, the share it ended by itself, the share without a visible character."
+    """Yields the tokens of the generating model, the share of texts that it ended by itself, and the
+    share without a visible character."""
     df = df.set_index("prompt_id")
+    ended = (df.finish_reason == "stop").astype(float).where(df.finish_reason.notna())
     yield Measured(language, "tokens", df.tokens.astype(float))
-    yield Measured(
-        language,
-        "ended",
-        (df.finish_reason == "stop").astype(float).where(df.finish_reason.notna()),
-    )
+    yield Measured(language, "ended", ended)
     yield Measured(language, "blank", (df.generated_text.str.strip() == "").astype(float))
 
 # %% ../nbs/04_quality.ipynb #c061
 def language_values(df, language):
-    "Adds `identified` to `df`; the share in the prompt's language, the share in English, and the share too short to tell."
+    """Adds `identified` to `df`; yields the shares of texts in the prompt's language, in English, and
+    too short to tell."""
     df["identified"] = identify_language(df.generated_text)
     found = df.set_index("prompt_id").identified
     for metric, code in (("language_kept", language), ("language_english", "en")):
-        yield Measured(
-            language, metric, (found == code).astype(float).where(found != ""), "py3langid"
-        )
+        share = (found == code).astype(float).where(found != "")
+        yield Measured(language, metric, share, "py3langid")
     yield Measured(language, "language_untold", (found == "").astype(float), "py3langid")
 
 # %% ../nbs/04_quality.ipynb #c063
 def quality_table(
     generations_folder,
     *,
-    metrics=METRICS,
+    metrics=QUALITIES,
     lm=None,
     tokenizer=None,
     model="",
     tuning="",
     seed=0,
     paper=False,
+    before=None,
     output=None,
     dtype="auto",
     languages=None,
     bos="tokenizer",
 ) -> pd.DataFrame:
-    """The tidy table of one folder of continuations: a row a language and metric, with intervals over prompts.
+    """The tidy table of one folder of continuations: a row per language and metric.
 
-    `lm`: name or path of the model whose perplexity is taken (the untuned base; with `paper` an mT5), or (model, tokenizer). `tokenizer`: whose pieces
-    diversity counts (default: the lm's; without either, words). `bos`: as in `encode`, for a causal lm. `output`: FILE.csv; each text's values go beside it to FILE-texts.parquet, each prompt's to
-    FILE-prompts.parquet. Raises `InputError`."""
-    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
-    for m in metrics:
-        if m not in METRICS:
-            raise InputError(
-                f"unknown metric {str(m)[:40]!r}",
-                field="metric",
-                remedy="use " + ", ".join(METRICS),
-            )
-    if "perplexity" in metrics and lm is None:
-        raise InputError(
-            "perplexity needs a language model",
-            field="lm",
-            remedy="name one, or leave perplexity out",
-        )
-    files = {
-        k: p
-        for k, p in generation_files(generations_folder).items()
-        if languages is None or k in languages
-    }
-    if not files:
-        raise InputError(
-            "no continuations in the languages asked for",
-            generations_folder,
-            field="language",
-            remedy="leave them out, or generate them first",
-        )
+    `lm`: whose perplexity is taken, a name, path or (model, tokenizer): by default `untuned_base`,
+    with `paper` an mT5. `tokenizer`: whose pieces diversity counts (default: the lm's, else words).
+    `before`: the table of the continuations before tuning, which adds `compare_quality`. `output`:
+    FILE.csv; values go beside it to FILE-texts.parquet and FILE-prompts.parquet."""
+    metrics = _checked_metrics(metrics)
+    old = None if before is None else by_prompt(before)
+    files = _files_in(generations_folder, languages)
+    if lm is None and "perplexity" in metrics:
+        lm = _default_judge(generations_folder, paper)
     how = _judges(lm, tokenizer, paper, dtype, metrics)
-    measured, texts = [], []
+    measured, texts, labels = [], [], dict(model=model, tuning=tuning, seed=seed)
     for language, path in files.items():
         df = read_generations(path)
         measured += _measure(df, language, metrics, paper, bos=bos, **how)
         texts.append(df.assign(language=language).drop(columns=["prompt", "generated_text"]))
-    table = tidy([dict(model=model, tuning=tuning, seed=seed) | row_of(m) for m in measured])
+    prompts = [prompt_values(m) for m in measured if m.statistic in ("mean", "median")]
+    prompts, table = (
+        pd.concat(prompts, ignore_index=True),
+        tidy([labels | row_of(m) for m in measured]),
+    )
+    if old is not None:
+        changes = _quality_changes(old, prompts, output or generations_folder, labels)
+        table = tidy([*table.to_dict("records"), *changes.to_dict("records")])
     if output is not None:
-        for path, frames in (
-            (texts_path(output), texts),
-            (
-                texts_path(output, "prompts"),
-                [prompt_values(m) for m in measured if m.statistic in ("mean", "median")],
-            ),
-        ):
-            with write_atomic(path, mode="wb") as f:
-                pd.concat(frames, ignore_index=True).to_parquet(f, index=False)
+        _write_parquet(texts_path(output), pd.concat(texts, ignore_index=True))
+        _write_parquet(texts_path(output, "prompts"), prompts)
         write_table(table, output)
     return table
+
+
+def _checked_metrics(metrics) -> list[str]:
+    "A list of the metrics asked for; `InputError` for an unknown one."
+    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+    for m in metrics:
+        if m not in QUALITIES:
+            remedy = "use " + ", ".join(QUALITIES)
+            raise InputError(f"unknown metric {str(m)[:40]!r}", field="metric", remedy=remedy)
+    return metrics
+
+
+def _files_in(folder, languages) -> dict:
+    "{language: file} of the continuations in `languages`; `InputError` without any."
+    found = generation_files(folder).items()
+    files = {k: p for k, p in found if languages is None or k in languages}
+    if not files:
+        raise InputError(
+            "no continuations in the languages asked for",
+            folder,
+            field="language",
+            remedy="leave them out, or generate them first",
+        )
+    return files
+
+
+def _default_judge(folder, paper: bool):
+    "The untuned base of a folder's continuations; `InputError` where it is not known."
+    name = None if paper else untuned_base(folder)
+    if name is None:
+        remedy = "name one, or leave perplexity out"
+        raise InputError("perplexity needs a language model", field="lm", remedy=remedy)
+    return resolve_model(name)
+
+
+def _write_parquet(path, table: pd.DataFrame):
+    "Write a table as Parquet, whole or not at all."
+    with write_atomic(path, mode="wb") as f:
+        table.to_parquet(f, index=False)
 
 # %% ../nbs/04_quality.ipynb #c064
 def _measure(df, language, metrics, paper, lm, lm_name, tokenizer, spoken, bos="tokenizer"):
@@ -655,33 +396,30 @@ def _judges(lm, tokenizer, paper, dtype, metrics) -> dict:
     name, pair = _name(lm), lm if isinstance(lm, tuple) else None
     if "perplexity" in metrics:
         pair = _load_lm(lm, paper, dtype)
-    spoken = (
-        load_tokenizer(tokenizer)
-        if tokenizer is not None
-        else pair[1]
-        if pair
-        else load_tokenizer(lm)
-        if lm is not None and "diversity" in metrics
-        else None
-    )
-    return dict(lm=pair, lm_name=name, tokenizer=spoken, spoken=_name(tokenizer) or name or "words")
+    spoken = _name(tokenizer) or name or "words"
+    if tokenizer is not None:
+        tokenizer = load_tokenizer(tokenizer)
+    elif pair:
+        tokenizer = pair[1]
+    elif lm is not None and "diversity" in metrics:
+        tokenizer = load_tokenizer(lm)
+    return dict(lm=pair, lm_name=name, tokenizer=tokenizer, spoken=spoken)
 
 # %% ../nbs/04_quality.ipynb #c065
 def untuned_base(generations_folder) -> str | None:
-    "The model to judge continuations by: the base that their model was tuned from, or itself if it was not tuned. None where the folder does not say."
+    """The model to judge continuations by: the base that their model was tuned from.
+
+    A model that was not tuned judges its own. None where the folder does not say."""
     path = Path(generations_folder) / "manifest.json"
     names = {f.get("model") for f in read_json(path)["files"].values()} if path.exists() else {None}
     if len(names) > 1 or None in names:
         return None
     model = split_adapter(names.pop())[0]
-    for manifest in (
-        place / "manifest.json" for place in (Path(model), Path(model).parent)
-    ):  # of a merge, of a training
-        if manifest.exists() and (
-            base := (m := read_json(manifest)).get("base_model")
-            or m.get("settings", {}).get("model")
-        ):
-            return base
+    for place in (Path(model), Path(model).parent):  # of a merge, of a training
+        if (manifest := place / "manifest.json").exists():
+            known = read_json(manifest)
+            if base := known.get("base_model") or known.get("settings", {}).get("model"):
+                return base
     return model
 
 
@@ -720,47 +458,48 @@ def _load_lm(lm, paper, dtype="auto"):
 
 # %% ../nbs/04_quality.ipynb #c068
 def compare_quality(before, after, *, model="", tuning="", seed=0, output=None) -> pd.DataFrame:
-    """What changed, prompt by prompt, between two tables of `quality_table` (their paths): tidy rows `{metric}_change`, `value` = mean of after - before, with p and p_holm.
+    """What changed, prompt by prompt, between two tables of `quality_table` (their paths).
 
-    Only prompts with a value on both sides count (`n`); `lost` counts the others. p: sign-flip permutation test; Holm over the languages of a metric.
-    Raises `InputError` where two judges measured the same metric."""
-    old, new = by_prompt(before), by_prompt(after)
-    judged = [t[t.value.notna()].groupby("metric").measured_by.agg(set) for t in (old, new)]
-    for m in judged[0].index.intersection(judged[1].index):
-        if judged[0][m] != judged[1][m]:
-            raise InputError(
-                f"{m} was judged by {', '.join(judged[0][m])} before and by {', '.join(judged[1][m])} after",
-                after,
-                remedy="measure both with the same --lm",
-            )
-    same = ["metric", "language", "measured_by"]
-    rows, both = (
-        [],
-        old.merge(new, on=[*same, "prompt_id"], how="outer", suffixes=("_before", "_after")),
-    )
-    for (metric, language, measured_by), g in both.groupby(same, sort=False):
-        d = paired_difference(g.value_before.to_numpy(), g.value_after.to_numpy())
-        rows.append(
-            dict(
-                model=model,
-                tuning=tuning,
-                seed=seed,
-                language=language,
-                metric=f"{metric}_change",
-                measured_by=measured_by,
-                lost=len(g) - d["n"],
-                **{k: d[k] for k in ("value", "low", "high", "n", "p")},
-            )
-        )
-    table = tidy(rows)
-    table["p_holm"] = table.groupby("metric", sort=False).p.transform(holm)
+    Rows `{metric}_change`: the mean of after - before over the prompts with a value on both sides
+    (`n`; `lost` counts the others), p of a sign-flip permutation test, and p_holm over the languages
+    of a metric. `InputError` where two judges measured the same metric."""
+    labels = dict(model=model, tuning=tuning, seed=seed)
+    table = _quality_changes(by_prompt(before), by_prompt(after), after, labels)
     if output is not None:
         write_table(table, output)
     return table
 
+
+def _quality_changes(old, new, after, labels: dict) -> pd.DataFrame:
+    "The table of `compare_quality` from the values of each prompt; `after`: what an error names."
+    _check_same_judge(old, new, after)
+    same, rows = ["metric", "language", "measured_by"], []
+    both = old.merge(new, on=[*same, "prompt_id"], how="outer", suffixes=("_before", "_after"))
+    for (metric, language, measured_by), g in both.groupby(same, sort=False):
+        d = paired_difference(g.value_before.to_numpy(), g.value_after.to_numpy())
+        row = dict(language=language, metric=f"{metric}_change", measured_by=measured_by)
+        row |= dict(lost=len(g) - d["n"])
+        rows.append(labels | row | {k: d[k] for k in ("value", "low", "high", "n", "p")})
+    table = tidy(rows)
+    table["p_holm"] = table.groupby("metric", sort=False).p.transform(holm)
+    return table
+
+
+def _check_same_judge(old, new, after):
+    "`InputError` where two judges measured the same metric."
+    judged = [t[t.value.notna()].groupby("metric").measured_by.agg(set) for t in (old, new)]
+    for m in judged[0].index.intersection(judged[1].index):
+        if judged[0][m] != judged[1][m]:
+            one, two = (", ".join(names[m]) for names in judged)
+            raise InputError(
+                f"{m} was judged by {one} before and by {two} after",
+                after,
+                remedy="measure both with the same --lm",
+            )
+
 # %% ../nbs/04_quality.ipynb #c0m1
 def by_prompt(table) -> pd.DataFrame:
-    "The values of single prompts that lie beside a table. Raises `InputError` where none do."
+    "The values of single prompts that lie beside a table. `InputError` where there are none."
     path = texts_path(table, "prompts")
     if not path.exists():
         raise InputError(
@@ -781,131 +520,68 @@ PANELS = {
 }
 
 # %% ../nbs/04_quality.ipynb #c075
+_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"]  # Okabe and Ito
+
+
 def draw_quality(table, panels=None, order=None):
-    "One panel a metric, one row a language, one mark a tuning, with intervals: a matplotlib figure from a tidy table."
+    "A figure of a tidy table: a panel per metric, a row per language, a mark per tuning."
     import matplotlib.pyplot as plt
 
     panels, tunings = panels or PANELS, list(dict.fromkeys(table.tuning))
-    languages, marks = order or [c for c in LANGUAGES if c in set(table.language)], "osD^v"
-    colours = [
-        "#0072B2",
-        "#D55E00",
-        "#009E73",
-        "#CC79A7",
-        "#E69F00",
-    ]  # Okabe and Ito: told apart by the colour-blind
-    figure, axes = plt.subplots(
-        2, -(-len(panels) // 2), figsize=(7.2, 8.4), sharey=True, layout="constrained"
-    )
+    languages = order or [c for c in LANGUAGES if c in set(table.language)]
+    shape = (2, -(-len(panels) // 2))
+    figure, axes = plt.subplots(*shape, figsize=(7.2, 8.4), sharey=True, layout="constrained")
     for ax, (metric, title) in zip(axes.flat, panels.items()):
+        some = table[table.metric == metric]
         for k, tuning in enumerate(tunings):
-            t = (
-                table[(table.metric == metric) & (table.tuning == tuning)]
-                .set_index("language")
-                .reindex(languages)
-            )
-            y = np.arange(len(languages)) + (k - (len(tunings) - 1) / 2) * 0.25
-            ax.hlines(y, t.low, t.high, color=colours[k % 5], lw=1, alpha=0.6)
-            ax.plot(t.value, y, marks[k % 5], ms=4, color=colours[k % 5], label=tuning)
+            t = some[some.tuning == tuning].set_index("language").reindex(languages)
+            _draw_tuning(ax, t, k, len(tunings), tuning)
+        if metric == "perplexity" and t.value.max() > 20 * some.value.min():
+            ax.set_xscale("log")
         ax.set_title(title, fontsize=10)
         ax.grid(alpha=0.25)
-        if (
-            metric == "perplexity"
-            and t.value.max() > 20 * table.value[table.metric == metric].min()
-        ):
-            ax.set_xscale("log")
         ax.set_yticks(range(len(languages)), languages)
     axes.flat[0].invert_yaxis()
-    figure.legend(
-        *axes.flat[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=len(tunings),
-        frameon=False,
-    )
+    names = axes.flat[0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower center", ncols=len(tunings), frameon=False)
     return figure
+
+
+def _draw_tuning(ax, t: pd.DataFrame, k: int, tunings: int, label: str):
+    "The values and intervals of tuning number `k` of `tunings`, a row of `t` per language."
+    y, colour = np.arange(len(t)) + (k - (tunings - 1) / 2) * 0.25, _COLOURS[k % 5]
+    ax.hlines(y, t.low, t.high, color=colour, lw=1, alpha=0.6)
+    ax.plot(t.value, y, "osD^v"[k % 5], ms=4, color=colour, label=label)
 
 # %% ../nbs/04_quality.ipynb #c077
 def confusion(texts) -> pd.DataFrame:
-    "Shares of the identified languages (columns) among each prompt language's texts (rows) that could be told; `texts`: FILE-texts.parquet or its table."
+    """Shares of the identified languages (columns) among each prompt language's texts (rows).
+
+    Of the texts that could be told; `texts`: FILE-texts.parquet or its table."""
     df = texts if isinstance(texts, pd.DataFrame) else pd.read_parquet(texts)
     df = df[df.identified != ""]
     codes = [c for c in LANGUAGES if c in {*df.language, *df.identified}]
-    return pd.crosstab(df.language, df.identified, normalize="index").reindex(
-        index=[c for c in codes if c in set(df.language)], columns=codes, fill_value=0.0
-    )
+    rows = [c for c in codes if c in set(df.language)]
+    table = pd.crosstab(df.language, df.identified, normalize="index")
+    return table.reindex(index=rows, columns=codes, fill_value=0.0)
 
 # %% ../nbs/04_quality.ipynb #c078
 def draw_confusion(tables: dict):
-    "Confusion matrices side by side; `tables`: title -> `confusion`."
+    "Confusion matrices side by side; `tables`: {title: `confusion`}."
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(
-        1, len(tables), figsize=(3.9 * len(tables), 3.9), squeeze=False, layout="constrained"
-    )
+    size = (3.9 * len(tables), 3.9)
+    figure, axes = plt.subplots(1, len(tables), figsize=size, squeeze=False, layout="constrained")
     for ax, (title, t) in zip(axes.flat, tables.items()):
         picture = ax.imshow(t.to_numpy(), vmin=0, vmax=1, cmap="cividis")
         ax.set_xticks(range(t.shape[1]), t.columns, fontsize=7)
         ax.set_yticks(range(t.shape[0]), t.index, fontsize=7)
         ax.set_xlabel("language of the continuation")
         ax.set_title(title, fontsize=10)
-        for i, j in zip(
-            *np.nonzero(
-                (t.to_numpy() >= 0.05) & (t.columns.to_numpy()[None] != t.index.to_numpy()[:, None])
-            )
-        ):
-            ax.text(
-                j, i, f"{t.iat[i, j]:.2f}"[1:], color="white", fontsize=5, ha="center", va="center"
-            )
+        off_diagonal = t.columns.to_numpy()[None] != t.index.to_numpy()[:, None]
+        style = dict(color="white", fontsize=5, ha="center", va="center")
+        for i, j in zip(*np.nonzero((t.to_numpy() >= 0.05) & off_diagonal)):
+            ax.text(j, i, f"{t.iat[i, j]:.2f}"[1:], **style)
     axes.flat[0].set_ylabel("language of the prompt")
     figure.colorbar(picture, ax=axes, shrink=0.7)
     return figure
-
-# %% ../nbs/04_quality.ipynb #c085
-def capability_table(results, *, model="", tuning="", seed=0, output=None) -> pd.DataFrame:
-    """The accuracies in a result file of lm-evaluation-harness (or the newest `results*.json` below a folder), as a tidy table.
-
-    metric = task without its language + the harness's measure, such as `arc_acc_norm`; interval: 1.96 standard errors; n: the questions answered."""
-    path = Path(results)
-    if path.is_dir():
-        found = sorted(path.rglob("results*.json"), key=lambda p: p.stat().st_mtime)
-        if not found:
-            raise InputError(
-                "holds no results*.json", path, remedy="run lm_eval with --output_path"
-            )
-        path = found[-1]
-    data, rows = read_json(path), []
-    if not isinstance(data, dict) or "results" not in data:
-        raise InputError(
-            "is no result of lm-evaluation-harness",
-            path,
-            field="results",
-            remedy="give its results_*.json",
-        )
-    for task, values in data["results"].items():
-        head, _, language = task.rpartition("_")
-        if not (head and language.isalpha() and len(language) == 2):
-            head, language = task, ""
-        n = data.get("n-samples", {}).get(task, {}).get("effective", math.nan)
-        for key, value in values.items():
-            measure, _, filtered = key.partition(",")
-            if not isinstance(value, (int, float)) or "stderr" in measure or not filtered:
-                continue
-            error = values.get(f"{measure}_stderr,{filtered}")
-            error = error if isinstance(error, (int, float)) else math.nan
-            rows.append(
-                dict(
-                    model=model,
-                    tuning=tuning,
-                    seed=seed,
-                    language=language,
-                    metric=f"{head}_{measure}",
-                    value=value,
-                    n=n,
-                    low=value - 1.96 * error,
-                    high=value + 1.96 * error,
-                    measured_by="lm-evaluation-harness",
-                )
-            )
-    if output is not None:
-        write_table(tidy(rows), output)
-    return tidy(rows)

@@ -10,14 +10,23 @@ import pandas as pd
 from pathlib import Path
 from .languages import LANGUAGES
 from .retrieval import pick, retrieve
-from .stats import combine_seeds, correlation, partial_correlation, read_table, tidy
+from xgdetox.stats import (
+    combine_seeds,
+    correlation,
+    partial_correlation,
+    read_table,
+    tidy,
+    write_table,
+)
+from .world import DECOUPLED, RESOURCE
 
 # %% auto #0
-__all__ = ['ROOTS_BYTES', 'ROOTS_TOTAL', 'MC4_TOKENS', 'MGPT_LISTS', 'LLAMA2_PERCENT', 'OUTCOMES', 'pretraining_share',
+__all__ = ['ROOTS_BYTES', 'ROOTS_TOTAL', 'MC4_TOKENS', 'MGPT_LISTS', 'LLAMA2_PERCENT', 'DROPS', 'pretraining_share',
            'language_facts', 'leave_one_out', 'over_prompts', 'relate', 'relate_run', 'over_seeds', 'fit_runs',
-           'run_points', 'foretell']
+           'run_points', 'predict_drops']
 
 # %% ../nbs/lib/relation.ipynb #c039
+# linguistic makeup of ROOTS, arXiv 2303.03915; Table 1 of 2211.05100
 ROOTS_BYTES = dict(
     ar=74_854_900_600,
     en=484_953_009_124,
@@ -27,8 +36,9 @@ ROOTS_BYTES = dict(
     id=19_972_325_222,
     pt=79_277_543_375,
     zh=261_019_433_892 + 762_489_150,
-)  # linguistic makeup of ROOTS, arXiv 2303.03915; Table 1 of 2211.05100
+)
 ROOTS_TOTAL = 1.61e12  # bytes, programming languages included (same place)
+# billions of tokens in mC4, arXiv 2010.11934, Table 6
 MC4_TOKENS = dict(
     ar=57,
     cs=63,
@@ -47,12 +57,10 @@ MC4_TOKENS = dict(
     ru=713,
     sv=45,
     zh=39,
-)  # billions of tokens in mC4, arXiv 2010.11934, Table 6
-MGPT_LISTS = set(MC4_TOKENS) - {
-    "cs",
-    "nl",
-    "zh",
-}  # no version of mGPT's card lists Czech; Dutch and Chinese only the older one
+)
+# no version of mGPT's card lists Czech; Dutch and Chinese only the older one
+MGPT_LISTS = set(MC4_TOKENS) - {"cs", "nl", "zh"}
+# of documents, arXiv 2307.09288, Table 10; ar and hi are below .005
 LLAMA2_PERCENT = dict(
     en=89.70,
     de=0.17,
@@ -69,44 +77,51 @@ LLAMA2_PERCENT = dict(
     ko=0.06,
     id=0.03,
     cs=0.03,
-)  # of documents, arXiv 2307.09288, Table 10; ar and hi are below .005
+)
 
 # %% ../nbs/lib/relation.ipynb #c040
 def pretraining_share(model_name: str) -> tuple[dict[str, dict[str, float]], str]:
-    """How much of each language a model has read: ({column: {language: share}}, source). Nothing known: ({}, the reason).
+    """How much of each language a model has read: ({column: {language: share}}, source).
 
-    Shares are among our 17 languages for the worlds and mC4, of the whole corpus for ROOTS and Llama 2. The world decoupled from contact has two columns."""
+    Nothing known: ({}, the reason). Shares are among our 17 languages for the worlds and mC4, of the
+    whole corpus for ROOTS and Llama 2."""
     name = model_name.lower()
-    share = lambda d: {c: v / sum(d.values()) for c, v in d.items()}
     if name.split("-")[0] in ("world", "control", "decoupled"):
-        from xgdetox import world
-
-        columns = {"resource": share(world.RESOURCE)} | (
-            {"contact": share(world.DECOUPLED)} if name.startswith("decoupled") else {}
-        )
-        return columns, "weights of the world's corpus"
+        return _world_shares(decoupled=name.startswith("decoupled"))
     if "bloom" in name:
-        return {
-            "resource": {c: b / ROOTS_TOTAL for c, b in ROOTS_BYTES.items()}
-        }, "bytes in ROOTS (arXiv 2303.03915)"
+        shares = {c: b / ROOTS_TOTAL for c, b in ROOTS_BYTES.items()}
+        return {"resource": shares}, "bytes in ROOTS (arXiv 2303.03915)"
     if "llama2" in name.replace("-", "").replace("_", ""):
-        return {
-            "resource": {c: p / 100 for c, p in LLAMA2_PERCENT.items()}
-        }, "documents by language (arXiv 2307.09288, Table 10)"
+        shares = {c: p / 100 for c, p in LLAMA2_PERCENT.items()}
+        return {"resource": shares}, "documents by language (arXiv 2307.09288, Table 10)"
     if "mgpt" in name:
-        return (
-            {"resource": {c: s for c, s in share(MC4_TOKENS).items() if c in MGPT_LISTS}},
-            "proxy: tokens in mC4 (arXiv 2010.11934, Table 6); mGPT's own are in a figure only",
-        )
+        shares = {c: s for c, s in _normalised(MC4_TOKENS).items() if c in MGPT_LISTS}
+        source = "tokens in mC4 (arXiv 2010.11934, Table 6); mGPT's own are in a figure only"
+        return {"resource": shares}, f"proxy: {source}"
     return {}, f"no published shares are known for {model_name or 'this model'}"
+
+
+def _world_shares(decoupled: bool) -> tuple[dict, str]:
+    "The shares of an embedded world's corpus, and those of its contact where they are apart."
+    columns = {"resource": _normalised(RESOURCE)}
+    if decoupled:
+        columns["contact"] = _normalised(DECOUPLED)
+    return columns, "weights of the world's corpus"
+
+
+def _normalised(amounts: dict) -> dict[str, float]:
+    "The amounts over their sum."
+    return {c: v / sum(amounts.values()) for c, v in amounts.items()}
 
 # %% ../nbs/lib/relation.ipynb #c042
 def language_facts(
     retrieval: pd.DataFrame, base_toxicity: pd.DataFrame | None = None, shares: dict | None = None
 ) -> pd.DataFrame:
-    """Covariates for `relate`, one row a language: base_toxicity, script (1 = Latin), fertility, and log shares (`pretraining_share`).
+    """Covariates for `relate`, one row per language.
 
-    `base_toxicity`: tidy rows, one a language. A column of which nothing is known is left out; a single missing value is NaN."""
+    base_toxicity, script (1 = Latin), fertility, and log shares (`pretraining_share`).
+    `base_toxicity`: tidy rows, one per language. A column of which nothing is known is left out; a
+    single missing value is NaN."""
     codes = [c for c in dict.fromkeys(retrieval.language) if c in LANGUAGES]
     out = pd.DataFrame(index=pd.Index(codes, name="language"))
     one = lambda t: t.groupby("language").value.mean().reindex(codes)
@@ -121,9 +136,10 @@ def language_facts(
 
 # %% ../nbs/lib/relation.ipynb #c044
 def leave_one_out(x, y) -> dict:
-    """Predict each language's `y` from a line through the others: dict(mae, mae_mean_only, skill, n, predictions).
+    """Predict each language's `y` from a line through the others.
 
-    `mae_mean_only` predicts their mean instead; skill = 1 - squared error / squared error of the mean. NaN for fewer than 4 languages."""
+    dict(mae, mae_mean_only, skill, n, predictions). `mae_mean_only` predicts their mean instead; skill
+    = 1 - squared error / squared error of the mean. NaN for fewer than 4 languages."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     n = len(x)
     line, flat = np.full(n, np.nan), np.full(n, np.nan)
@@ -131,18 +147,12 @@ def leave_one_out(x, y) -> dict:
         return dict(mae=math.nan, mae_mean_only=math.nan, skill=math.nan, n=n, predictions=line)
     for i in range(n):
         rest = np.arange(n) != i
-        flat[i] = y[rest].mean()
-        line[i] = (
-            np.polyval(np.polyfit(x[rest], y[rest], 1), x[i]) if np.ptp(x[rest]) > 0 else flat[i]
-        )
+        line[i] = flat[i] = y[rest].mean()
+        if np.ptp(x[rest]) > 0:
+            line[i] = np.polyval(np.polyfit(x[rest], y[rest], 1), x[i])
     skill = 1 - ((line - y) ** 2).sum() / ((flat - y) ** 2).sum() if np.ptp(y) > 0 else math.nan
-    return dict(
-        mae=float(abs(line - y).mean()),
-        mae_mean_only=float(abs(flat - y).mean()),
-        skill=float(skill),
-        n=n,
-        predictions=line,
-    )
+    errors = dict(mae=float(abs(line - y).mean()), mae_mean_only=float(abs(flat - y).mean()))
+    return dict(errors, skill=float(skill), n=n, predictions=line)
 
 # %% ../nbs/lib/relation.ipynb #c046
 def over_prompts(
@@ -152,28 +162,34 @@ def over_prompts(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Interval of Pearson's r of `x` with the relative drops when the PROMPTS of every language are drawn again.
+    """Interval of Pearson's r of `x` with the drops when the PROMPTS of every language are redrawn.
 
-    `drops`: tidy rows in the order of `x`. `prompt_values`: {language: (before, after)}, one value a prompt; without it each drop is
-    drawn from a normal with its own interval's width. NaN where that is missing too. Drawing adds noise, so the interval lies lower than r."""
+    `drops`: tidy rows in the order of `x`. `prompt_values`: {language: (before, after)}, one value per
+    prompt; without it each drop is drawn from a normal as wide as its own interval. NaN where that is
+    missing too. Drawing adds noise, so the interval lies lower than r."""
     rng, x = np.random.default_rng(seed), np.asarray(x, float)
-    codes = list(drops.language)
-    if prompt_values and all(c in prompt_values for c in codes):
-        draws = np.array([_drawn_drops(*prompt_values[c], n_resamples, rng) for c in codes]).T
-    else:
-        sd = ((drops.high - drops.low) / (2 * 1.959964)).to_numpy(float)
-        if np.isnan(sd).any():
-            return math.nan, math.nan
-        draws = rng.normal(drops.value.to_numpy(float), sd, (n_resamples, len(codes)))
+    draws = _redrawn_drops(drops, prompt_values or {}, n_resamples, rng)
+    if draws is None:
+        return math.nan, math.nan
     cx, cy = x - x.mean(), draws - draws.mean(1, keepdims=True)
     with np.errstate(all="ignore"):
         rs = cy @ cx / np.sqrt((cx**2).sum() * (cy**2).sum(1))
     rs = rs[np.isfinite(rs)]
-    return (
-        tuple(map(float, np.quantile(rs, [0.025, 0.975])))
-        if len(rs) > n_resamples / 2
-        else (math.nan, math.nan)
-    )
+    if len(rs) <= n_resamples / 2:
+        return math.nan, math.nan
+    low, high = map(float, np.quantile(rs, [0.025, 0.975]))
+    return low, high
+
+
+def _redrawn_drops(drops, prompt_values: dict, n_resamples: int, rng):
+    "Drops of every language over draws of its prompts, (resample, language); None if not known."
+    codes = list(drops.language)
+    if prompt_values and all(c in prompt_values for c in codes):
+        return np.array([_drawn_drops(*prompt_values[c], n_resamples, rng) for c in codes]).T
+    sd = ((drops.high - drops.low) / (2 * 1.959964)).to_numpy(float)
+    if np.isnan(sd).any():
+        return None
+    return rng.normal(drops.value.to_numpy(float), sd, (n_resamples, len(codes)))
 
 
 def _drawn_drops(before, after, n_resamples, rng) -> np.ndarray:
@@ -186,40 +202,31 @@ def _drawn_drops(before, after, n_resamples, rng) -> np.ndarray:
         return 1 - a[i].mean(1) / b[i].mean(1)
 
 # %% ../nbs/lib/relation.ipynb #c048
+_COEFFICIENTS = {  # what `correlation` calls value, low, high and p
+    "pearson": ("r", "low", "high", "p"),
+    "pearson_fisher": ("r", "fisher_low", "fisher_high", "p"),
+    "spearman": ("spearman", "spearman_low", "spearman_high", "spearman_p"),
+}
+
+
 def _predictor_rows(
     name, x: pd.Series, drops: pd.DataFrame, prompt_values, n_resamples, seed
 ) -> list[dict]:
-    "Correlations and leave-one-out errors of one predictor with the drops (tidy rows indexed by language)."
+    "Correlations and leave-one-out errors of a predictor with `drops`, rows indexed by language."
     keep = x.notna() & drops.value.notna()
     x, y = x[keep].to_numpy(float), drops[keep].assign(language=drops.index[keep])
     c = correlation(x, y.value, n_resamples=n_resamples, seed=seed)
     base = dict(predictor=name, given="", n=c["n"], reason=c["reason"])
-    rows = [
-        base | dict(metric="pearson", value=c["r"], low=c["low"], high=c["high"], p=c["p"]),
-        base
-        | dict(
-            metric="pearson_fisher",
-            value=c["r"],
-            low=c["fisher_low"],
-            high=c["fisher_high"],
-            p=c["p"],
-        ),
-        base
-        | dict(
-            metric="spearman",
-            value=c["spearman"],
-            low=c["spearman_low"],
-            high=c["spearman_high"],
-            p=c["spearman_p"],
-        ),
-    ]
+    rows = []
+    for metric, names in _COEFFICIENTS.items():
+        found = dict(zip(("value", "low", "high", "p"), (c[key] for key in names)))
+        rows.append(base | dict(metric=metric) | found)
     if not c["reason"]:
         low, high = over_prompts(x, y, prompt_values, n_resamples, seed)
         rows.append(base | dict(metric="pearson_prompts", value=c["r"], low=low, high=high))
     loo = leave_one_out(x, y.value)
-    return rows + [
-        base | dict(metric="loo_" + k, value=loo[k]) for k in ("mae", "mae_mean_only", "skill")
-    ]
+    errors = ("mae", "mae_mean_only", "skill")
+    return rows + [base | dict(metric="loo_" + k, value=loo[k]) for k in errors]
 
 # %% ../nbs/lib/relation.ipynb #c049
 def relate(
@@ -232,68 +239,61 @@ def relate(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How well retrieval foretells transfer over languages, English left out: a tidy table with predictor, outcome, given, p, reason.
+    """How well retrieval predicts transfer over languages, English left out: a tidy table.
 
-    `retrieval`: of `retrieve` (`predictor`: arguments of `pick`); `drop`: tidy rows of one relative drop, one a language; `covariates`: of
-    `language_facts`. metric pearson, spearman (intervals over languages), pearson_fisher, pearson_prompts (over prompts), loo_mae,
-    loo_mae_mean_only, loo_skill; the same for every covariate; partial_r and partial_r_fisher of
-    retrieval given each covariate and given all; given resource always, with a reason where it is not known."""
+    `retrieval`: of `retrieve` (`predictor`: arguments of `pick`); `drop`: rows of one relative drop,
+    one per language; `covariates`: of `language_facts`. Metrics: pearson, spearman, pearson_fisher,
+    pearson_prompts, loo_mae, loo_mae_mean_only, loo_skill of retrieval and of each covariate; and
+    partial_r, partial_r_fisher of retrieval given each covariate and given all."""
     x = pick(retrieval, **(predictor or {})).groupby("language", sort=False).value.mean()
     y = drop[drop.language != "en"].drop_duplicates("language").set_index("language")
-    g = (
-        pd.DataFrame()
-        if covariates is None
-        else covariates.set_index("language")
-        if "language" in covariates
-        else covariates
-    )
+    g = pd.DataFrame() if covariates is None else covariates
+    g = g.set_index("language") if "language" in g else g
     codes = [c for c in x.index if c in y.index]
     x, y, g = x[codes], y.loc[codes], g.reindex(codes)
     name = (predictor or {}).get("metric", "top1")
-    first = drop.iloc[0] if len(drop) else pd.Series(dtype=object)
-    head = dict(
-        model=first.get("model", ""),
-        tuning=first.get("tuning", ""),
-        seed=first.get("seed", math.nan),
-        outcome=first.get("metric", ""),
-        scorer=first.get("scorer", ""),
-    )
     rows = _predictor_rows(name, x, y, prompt_values, n_resamples, seed)
     for c in g.columns:
         rows += _predictor_rows(c, g[c], y, prompt_values, n_resamples, seed)
     if "resource" not in g:
-        rows.append(
-            dict(
-                metric="partial_r",
-                predictor=name,
-                given="resource",
-                value=math.nan,
-                n=0,
-                reason="how much of each language was read is not known",
-            )
-        )
-    for given in (
-        [[c] for c in g.columns]
-        + [["resource", "contact"]] * ({"resource", "contact"} < set(g.columns))
-        + [list(g.columns)] * (len(g.columns) > 1)
-    ):
+        why = "how much of each language was read is not known"
+        unknown = dict(metric="partial_r", predictor=name, given="resource", value=math.nan)
+        rows.append(unknown | dict(n=0, reason=why))
+    for given in _conditions(list(g.columns)):
         p = partial_correlation(x, y.value, g[given], n_resamples=n_resamples // 4, seed=seed)
-        one = dict(
-            predictor=name,
-            given=" + ".join(given),
-            value=p["r"],
-            p=p["p"],
-            n=p["n"],
-            reason=p["reason"],
-        )
-        rows += [
-            one | dict(metric="partial_r", low=p["low"], high=p["high"]),
-            one | dict(metric="partial_r_fisher", low=p["fisher_low"], high=p["fisher_high"]),
-        ]
-    return tidy([head | r for r in rows])
+        rows += _partial_rows(name, given, p)
+    labels = _labels_of(drop)
+    return tidy([labels | r for r in rows])
+
+
+def _labels_of(drop: pd.DataFrame) -> dict:
+    "What the first row of the drops says of model, tuning and outcome."
+    first = drop.iloc[0] if len(drop) else pd.Series(dtype=object)
+    labels = {name: first.get(name, "") for name in ("model", "tuning")}
+    labels |= dict(seed=first.get("seed", math.nan), outcome=first.get("metric", ""))
+    return labels | dict(scorer=first.get("scorer", ""))
+
+
+def _conditions(columns: list[str]) -> list[list[str]]:
+    "What the correlation is taken given: each column, resource with contact, and all."
+    found = [[c] for c in columns]
+    if {"resource", "contact"} < set(columns):
+        found.append(["resource", "contact"])
+    return found + [columns] * (len(columns) > 1)
+
+
+def _partial_rows(name: str, given: list[str], p: dict) -> list[dict]:
+    "The partial correlation with its bootstrap interval and with Fisher's."
+    one = dict(predictor=name, given=" + ".join(given), value=p["r"], p=p["p"])
+    one |= dict(n=p["n"], reason=p["reason"])
+    fisher = dict(low=p["fisher_low"], high=p["fisher_high"])
+    return [
+        one | dict(metric="partial_r", low=p["low"], high=p["high"]),
+        one | dict(metric="partial_r_fisher", **fisher),
+    ]
 
 # %% ../nbs/lib/relation.ipynb #c052
-OUTCOMES = (
+DROPS = (
     "toxic_mass_relative_drop",
     "emt_relative_drop",
     "toxicity_probability_relative_drop",
@@ -311,165 +311,141 @@ def _family(model: str) -> str:
     return model.rsplit("-", 1)[0] if model.rsplit("-", 1)[-1].isdigit() else model
 
 
-def relate_run(run_dir, outcomes=OUTCOMES, n_resamples: int = 2000) -> pd.DataFrame:
-    """The relation in every model, tuning and seed of a run, and over the seeds of each family (`seed` empty, `model` without its number).
+def relate_run(run_dir, outcomes=DROPS, n_resamples: int = 2000) -> pd.DataFrame:
+    """The relation in every model, tuning and seed of a run, and over the seeds of each family.
 
-    `source` says where the shares of text come from. Reads tables/retrieval.csv, drops.csv and, for base toxicity, toxicity.csv or mass.csv. The first two `outcomes` that the drops hold."""
+    Over seeds, `seed` is empty and `model` has no number. `source` says where the shares of text come
+    from. Of `outcomes`, the first two that the drops hold."""
     tables = _tables(run_dir)
     retrieval, drops = read_table(tables / "retrieval.csv"), read_table(tables / "drops.csv")
     outcomes = [m for m in outcomes if (drops.metric == m).any()][:2]
-    base = pd.concat(
-        [read_table(p) for p in (tables / "toxicity.csv", tables / "mass.csv") if p.exists()]
-        or [tidy([])]
-    )
-    base = base[base.tuning.isin(["base", ""])]
-    retrieval = retrieval[retrieval.tuning.isin(["base", ""])]
-    out = []
-    for (model, tuning, outcome), d in drops[drops.metric.isin(outcomes)].groupby(
-        [drops.model.map(_family), "tuning", "metric"], sort=False
-    ):
-        of = lambda t: t[t.model.map(_family) == model]
-        known = outcome.removesuffix("_relative_drop")
-        jobs = [
-            (g, retrieval[retrieval.model == m], base[base.model == m])
-            for (m, _), g in d.groupby(["model", "seed"], dropna=False, sort=False)
-        ]
-        if len(jobs) > 1:
-            jobs.append(
-                (
-                    combine_seeds(d, ["language"]).assign(
-                        model=model,
-                        tuning=tuning,
-                        metric=outcome,
-                        scorer=d.scorer.iloc[0],
-                        seed=math.nan,
-                    ),
-                    of(retrieval),
-                    of(base),
-                )
-            )
-        shares, source = pretraining_share(model)
-        for g, r, b in jobs:
-            if len(r):
-                out.append(
-                    relate(
-                        r,
-                        g,
-                        language_facts(r, b[b.metric == known], shares),
-                        n_resamples=n_resamples,
-                    ).assign(source=source)
-                )
+    retrieval, base = _of_base(retrieval), _of_base(_base_toxicity(tables))
+    drops, out = drops[drops.metric.isin(outcomes)], []
+    keys = [drops.model.map(_family), "tuning", "metric"]
+    for (family, _, outcome), d in drops.groupby(keys, sort=False):
+        known = base[base.metric == outcome.removesuffix("_relative_drop")]
+        shares, source = pretraining_share(family)
+        for drop, of in _seeds_and_all(d, family):
+            if len(r := retrieval[of(retrieval)]):
+                facts = language_facts(r, known[of(known)], shares)
+                found = relate(r, drop, facts, n_resamples=n_resamples)
+                out.append(found.assign(source=source))
     return tidy(pd.concat(out)) if out else tidy([])
+
+
+def _base_toxicity(tables: Path) -> pd.DataFrame:
+    "The rows of toxicity.csv and mass.csv, as far as they are there."
+    paths = [p for p in (tables / "toxicity.csv", tables / "mass.csv") if p.exists()]
+    return pd.concat([read_table(p) for p in paths] or [tidy([])])
+
+
+def _of_base(table: pd.DataFrame) -> pd.DataFrame:
+    "The rows of untuned models."
+    return table[table.tuning.isin(["base", ""])]
+
+
+def _seeds_and_all(drops: pd.DataFrame, family: str):
+    "Yields the drops of each model and seed, and with several those over all, with a test of rows."
+    groups = list(drops.groupby(["model", "seed"], dropna=False, sort=False))
+    for (model, _), one in groups:
+        yield one, lambda t, model=model: t.model == model
+    if len(groups) > 1:
+        first = drops.iloc[0]
+        labels = dict(tuning=first.tuning, metric=first.metric, scorer=first.scorer)
+        every = combine_seeds(drops, ["language"])
+        every = every.assign(model=family, **labels, seed=math.nan)
+        yield every, lambda t: t.model.map(_family) == family
 
 # %% ../nbs/lib/relation.ipynb #c052s
 def over_seeds(
     relation: pd.DataFrame, metrics=("pearson", "spearman", "partial_r"), level: float = 0.95
 ) -> pd.DataFrame:
-    """Mean of each correlation over pretraining seeds, with a t interval over them: a row a family, outcome, metric, predictor and given.
+    """Mean of each correlation over pretraining seeds, with a t interval over them.
 
-    Means and intervals are of atanh r. The tuning seeds of one model are averaged first. No interval for fewer than 3 `models`."""
+    Means and intervals are of atanh r. The tuning seeds of one model are averaged first. No interval
+    for fewer than 3 `models`."""
     from scipy.stats import t as student
 
-    r, rows = (
-        relation[
-            relation.metric.isin(metrics) & relation.seed.notna() & relation.value.notna()
-        ].fillna(dict(given="", predictor="")),
-        [],
-    )
+    some = relation.metric.isin(metrics) & relation.seed.notna() & relation.value.notna()
+    r, rows = relation[some].fillna(dict(given="", predictor="")), []
     r = r.assign(family=r.model.map(_family), z=np.arctanh(r.value.clip(-0.999999, 0.999999)))
-    for key, g in r.groupby(
-        ["family", "tuning", "outcome", "metric", "predictor", "given"], sort=False
-    ):
+    keys = ["tuning", "outcome", "metric", "predictor", "given"]
+    for key, g in r.groupby(["family", *keys], sort=False):
         z = g.groupby("model").z.mean()
-        k = len(z)
-        half = (
-            student.ppf(0.5 + level / 2, k - 1) * z.std(ddof=1) / math.sqrt(k)
-            if k > 2
-            else math.nan
-        )
-        rows.append(
-            dict(
-                zip(("model", "tuning", "outcome", "metric", "predictor", "given"), key),
-                value=math.tanh(z.mean()),
-                low=math.tanh(z.mean() - half),
-                high=math.tanh(z.mean() + half),
-                n=g.n.max(),
-                models=k,
-                seeds=len(g),
-            )
-        )
+        k, half = len(z), math.nan
+        if k > 2:
+            half = student.ppf(0.5 + level / 2, k - 1) * z.std(ddof=1) / math.sqrt(k)
+        bounds = [math.tanh(z.mean() + shift) for shift in (0, -half, half)]
+        row = dict(zip(("model", *keys), key)) | dict(zip(("value", "low", "high"), bounds))
+        rows.append(row | dict(n=g.n.max(), models=k, seeds=len(g)))
     return tidy(rows)
 
 # %% ../nbs/lib/relation.ipynb #c060
 def fit_runs(runs, level: float = 0.95, without: str = "") -> dict:
     """The line of drop on retrieval over `runs`: dict(slope, intercept, half_width, n, reason, basis).
 
-    A run: a folder (`run_points`) or a DataFrame(language, retrieval, drop). `half_width` is the `level` quantile of the errors when each
-    model is predicted from the others (the seeds of one model go together; without a column `model` each run is one). `without`: a model
-    to leave out. `reason` is not empty where there is no basis: fewer than 3 models, or no rising line."""
+    A run: a folder (`run_points`) or a DataFrame(language, retrieval, drop). `half_width`: the `level`
+    quantile of the errors when each model is predicted from the others (the seeds of one model go
+    together; without a column `model` each run is one). `without`: a model to leave out. `reason` is
+    not empty where there is no basis: fewer than 3 models, or no rising line."""
     none = dict(slope=math.nan, intercept=math.nan, half_width=math.nan, n=0, basis="")
-    tables = [
-        t.dropna(subset=["retrieval", "drop"])
-        for r in (runs or [])
-        for t in (run_points(r) if isinstance(r, (str, Path)) else [r])
-    ]
-    models = {}
-    for i, t in enumerate(t for t in tables if len(t) > 2):
-        models.setdefault(t.model.iloc[0] if "model" in t else f"run {i}", []).append(t)
-    models = {m: pd.concat(ts) for m, ts in models.items() if m != without or not without}
+    models = _points_by_model(runs or [], without)
     if len(models) < 3:
-        return none | dict(
-            reason=f"no basis for a number: {len(models)} comparable models, at least 3 are needed"
-        )
-    line = lambda ts: np.polyfit(pd.concat(ts).retrieval, pd.concat(ts)["drop"], 1)
-    slope, intercept = line(list(models.values()))
+        few = f"{len(models)} comparable models, at least 3 are needed"
+        return none | dict(reason=f"no basis for a number: {few}")
+    slope, intercept = _line(models.values())
     n = sum(map(len, models.values()))
     if not slope > 0:
-        return none | dict(
-            n=n, reason="no basis for a number: in these runs retrieval does not go with transfer"
-        )
-    errors = np.concatenate(
-        [
-            abs(np.polyval(line([o for k, o in models.items() if k != m]), t.retrieval) - t["drop"])
-            for m, t in models.items()
-        ]
-    )
-    return dict(
-        slope=slope,
-        intercept=intercept,
-        half_width=float(np.quantile(errors, level)),
-        n=n,
-        reason="",
-        basis=f"{len(models)} models: {', '.join(models)}",
-    )
+        why = "no basis for a number: in these runs retrieval does not go with transfer"
+        return none | dict(n=n, reason=why)
+    errors = []
+    for name, t in models.items():
+        others = _line(o for k, o in models.items() if k != name)
+        errors.append(abs(np.polyval(others, t.retrieval) - t["drop"]))
+    half_width = float(np.quantile(np.concatenate(errors), level))
+    basis = f"{len(models)} models: {', '.join(models)}"
+    found = dict(slope=slope, intercept=intercept, half_width=half_width, n=n)
+    return found | dict(reason="", basis=basis)
+
+
+def _points_by_model(runs, without: str) -> dict[str, pd.DataFrame]:
+    "{model: its points over all tuning seeds}, of tables with at least three points."
+    models, number = {}, 0
+    for run in runs:
+        for t in run_points(run) if isinstance(run, (str, Path)) else [run]:
+            t = t.dropna(subset=["retrieval", "drop"])
+            if len(t) > 2:
+                name = t.model.iloc[0] if "model" in t else f"run {number}"
+                models.setdefault(name, []).append(t)
+                number += 1
+    return {m: pd.concat(ts) for m, ts in models.items() if m != without or not without}
+
+
+def _line(tables):
+    "(slope, intercept) of drop on retrieval over all points."
+    points = pd.concat(list(tables))
+    return np.polyfit(points.retrieval, points["drop"], 1)
 
 # %% ../nbs/lib/relation.ipynb #c061
 def run_points(run_dir, outcome: str | None = None) -> list[pd.DataFrame]:
-    "The points (language, retrieval, drop) of a run, one table a model, tuning and seed, from tables/retrieval.csv and tables/drops.csv."
+    """The points (language, retrieval, drop) of a run, one table per model, tuning and seed.
+
+    From tables/retrieval.csv and tables/drops.csv."""
     tables = _tables(run_dir)
     retrieval, drops = read_table(tables / "retrieval.csv"), read_table(tables / "drops.csv")
-    outcome = outcome or next((m for m in OUTCOMES if (drops.metric == m).any()), "")
-    out = []
-    for (model, tuning, seed), d in drops[
-        (drops.metric == outcome) & (drops.language != "en")
-    ].groupby(["model", "tuning", "seed"], dropna=False):
-        r = retrieval[(retrieval.model == model) & retrieval.tuning.isin(["base", ""])]
-        if not len(r):
-            continue
-        t = (
-            pick(r)
-            .drop_duplicates("language")[["language", "value"]]
-            .rename(columns=dict(value="retrieval"))
-        )
-        out.append(
-            t.merge(d[["language", "value"]].rename(columns=dict(value="drop"))).assign(
-                model=model, tuning=tuning, seed=seed
-            )
-        )
+    outcome = outcome or next((m for m in DROPS if (drops.metric == m).any()), "")
+    drops, out = drops[(drops.metric == outcome) & (drops.language != "en")], []
+    for (model, tuning, seed), d in drops.groupby(["model", "tuning", "seed"], dropna=False):
+        r = _of_base(retrieval[retrieval.model == model])
+        if len(r):
+            t = pick(r).drop_duplicates("language")[["language", "value"]]
+            t = t.rename(columns=dict(value="retrieval"))
+            d = d[["language", "value"]].rename(columns=dict(value="drop"))
+            out.append(t.merge(d).assign(model=model, tuning=tuning, seed=seed))
     return out
 
 # %% ../nbs/lib/relation.ipynb #c062
-def foretell(
+def predict_drops(
     model,
     parallel_dir=None,
     runs=None,
@@ -477,50 +453,44 @@ def foretell(
     languages=None,
     level: float = 0.95,
     retrieval: pd.DataFrame | None = None,
+    output=None,
     **options,
 ) -> pd.DataFrame:
-    """Before any tuning: languages ranked by retrieval and, if there is a basis, the share of toxicity that English tuning should remove.
+    """Before any tuning: languages ranked by retrieval and, with a basis, the drop to expect of each.
 
-    `runs`: of `fit_runs`, on comparable models. `retrieval`: a table of `retrieve` if there is one already; `options` go to `retrieve`.
-    Tidy rows, metric predicted_drop, with rank, retrieval, retrieval_low, retrieval_high, best_layer, layer_0 ..., basis, reason."""
-    runs = [
-        t for r in (runs or []) for t in (run_points(r) if isinstance(r, (str, Path)) else [r])
-    ]  # a run that cannot be read is said before the work
-    table = (
-        retrieval if retrieval is not None else retrieve(model, parallel_dir, languages, **options)
-    )
-    t = pick(table).drop_duplicates("language").sort_values("value", ascending=False)
-    rows = []
-    fit = fit_runs(
-        runs, level, without=t.model.iloc[0] if len(t) else ""
-    )  # never from its own tuning
-    by_layer = table[
-        (table.metric == "top1")
-        & (table.direction == "both")
-        & table.layer.notna()
-        & table.variant.isin(t.variant.unique())
-    ]
-    by_layer = by_layer.pivot_table(index="language", columns="layer", values="value")
+    The drop: what share of toxicity English tuning should remove. `runs`: of `fit_runs`, on comparable
+    models. `retrieval`: a table of `retrieve` if there is one; `options` go to `retrieve`. Tidy rows
+    predicted_drop with rank, retrieval, best_layer, layer_0 ..., basis, reason."""
+    known = []  # a run that cannot be read is said before the work
+    for run in runs or []:
+        known += run_points(run) if isinstance(run, (str, Path)) else [run]
+    if retrieval is None:
+        retrieval = retrieve(model, parallel_dir, languages, **options)
+    t = pick(retrieval).drop_duplicates("language").sort_values("value", ascending=False)
+    own = t.model.iloc[0] if len(t) else ""
+    fit = fit_runs(known, level, without=own)  # never from its own tuning
+    layers, rows = _by_layer(retrieval, t.variant.unique()), []
     for rank, r in enumerate(t.itertuples(), 1):
-        value = fit["slope"] * r.value + fit["intercept"]
-        mine = by_layer.loc[r.language]
-        rows.append(
-            dict(
-                model=r.model,
-                language=r.language,
-                metric="predicted_drop",
-                value=min(value, 1.0),
-                low=value - fit["half_width"],
-                high=min(value + fit["half_width"], 1.0),
-                n=fit["n"],
-                rank=rank,
-                retrieval=r.value,
-                retrieval_low=r.low,
-                retrieval_high=r.high,
-                best_layer=int(mine.idxmax()),
-                **{f"layer_{int(l)}": v for l, v in mine.items()},
-                basis=fit["basis"],
-                reason=fit["reason"],
-            )
-        )
+        row = dict(model=r.model, language=r.language, metric="predicted_drop")
+        row |= _predicted(fit, r.value) | dict(n=fit["n"], rank=rank)
+        row |= dict(retrieval=r.value, retrieval_low=r.low, retrieval_high=r.high)
+        mine = layers.loc[r.language]
+        row |= dict(best_layer=int(mine.idxmax())) | {f"layer_{int(l)}": v for l, v in mine.items()}
+        rows.append(row | dict(basis=fit["basis"], reason=fit["reason"]))
+    if output:
+        write_table(tidy(rows), output)
     return tidy(rows)
+
+
+def _predicted(fit: dict, retrieval: float) -> dict:
+    "The drop on the line, with its interval; no more than all can be removed."
+    value = fit["slope"] * retrieval + fit["intercept"]
+    high = min(value + fit["half_width"], 1.0)
+    return dict(value=min(value, 1.0), low=value - fit["half_width"], high=high)
+
+
+def _by_layer(retrieval: pd.DataFrame, variants) -> pd.DataFrame:
+    "Retrieval in both directions of each language (rows) in each layer (columns)."
+    some = retrieval[(retrieval.metric == "top1") & (retrieval.direction == "both")]
+    some = some[some.layer.notna() & some.variant.isin(variants)]
+    return some.pivot_table(index="language", columns="layer", values="value")

@@ -12,21 +12,25 @@ from pathlib import Path
 from .data import load_parallel
 from .files import InputError, write_csv
 from .languages import LANGUAGES, normalise_language
+from .anatomy import pooled_states
+from .models import load
+from .tokens import token_ids
 from .stats import bootstrap_means, tidy, write_table
 
 # %% auto #0
-__all__ = ['MOST_PAIRS', 'VARIANTS', 'load_aligned', 'embed_sentences', 'similarities', 'top1', 'aligned_cosines', 'retrieve',
+__all__ = ['MOST_PAIRS', 'SIMILARITIES', 'load_aligned', 'embed_sentences', 'similarities', 'top1', 'aligned_cosines', 'retrieve',
            'fertility', 'pick']
 
 # %% ../nbs/09_retrieval.ipynb #c010
 def load_aligned(
     parallel, languages=None, raw: bool = False, minimum: int = 10, limit: int | None = None
 ) -> tuple[dict, pd.DataFrame]:
-    """The pairs of every language and what was left out: ({language: DataFrame(id, text, english)}, DataFrame(language, reason, n)).
+    """({language: DataFrame(id, text, english)}, what was left out: DataFrame(language, reason, n)).
 
-    `parallel`: a folder or table that `load_parallel` reads, or a dict {language: (texts, english)}. A pair with an
-    empty side and a repeated sentence are left out and counted, as is a language with fewer than `minimum` pairs; `raw` keeps HTML
-    entities and repeated sentences (the paper's numbers). `limit`: the first pairs only, 10,000 at most, since each is compared with all. A language that cannot be read raises InputError if it was asked for, and is listed if not."""
+    `parallel`: a folder or table for `load_parallel`, or {language: (texts, english)}. Empty sides,
+    repeated sentences (kept with `raw`: the paper's numbers) and languages of fewer than `minimum`
+    pairs are left out. `limit`: the first pairs only, 10,000 at most, since each is compared with all.
+    A language that cannot be read raises `InputError` if it was asked for, and is listed if not."""
     asked = [normalise_language(l) for l in languages] if languages is not None else None
     found, left_out, first = {}, [], None
     for code in [c for c in (asked or LANGUAGES) if c != "en"]:
@@ -39,33 +43,35 @@ def load_aligned(
             left_out.append((code, error.problem, 0))
             continue
         df, more = _clean(df, raw)
-        left_out += [(code, why, n) for why, n in (gone + more).items()]
-        if len(df) > (most := limit or MOST_PAIRS):
-            left_out.append((code, f"only the first {most:,} pairs", len(df) - most))
-            df = df[:most]
+        df, cut = _first_pairs(df, limit or MOST_PAIRS)
+        left_out += [(code, why, n) for why, n in (gone + more + cut).items()]
         if len(df) < minimum:
             left_out.append((code, f"fewer than {minimum} pairs", len(df)))
         else:
             found[code] = df
     if not found:
-        raise first or InputError(
-            f"no language has {minimum} pairs",
-            None if isinstance(parallel, dict) else parallel,
-            remedy="give more aligned sentences",
-        )
+        raise first or _too_few(parallel, minimum)
     return found, pd.DataFrame(left_out, columns=["language", "reason", "n"])
+
+
+def _too_few(parallel, minimum: int) -> InputError:
+    "The error where no language has enough pairs."
+    place = None if isinstance(parallel, dict) else parallel
+    remedy = "give more aligned sentences"
+    return InputError(f"no language has {minimum} pairs", place, remedy=remedy)
 
 # %% ../nbs/09_retrieval.ipynb #c011
 MOST_PAIRS = 10_000
 
 
 def _pairs_of(parallel, code, raw) -> tuple[pd.DataFrame, Counter]:
-    "The pairs of one language as a table, and how many the loader left out; two lists that are not aligned raise InputError."
+    """The pairs of one language as a table, and how many the loader left out.
+
+    `InputError` for two lists that are not aligned."""
     if not isinstance(parallel, dict):
         rows, report = load_parallel(parallel, code, raw=raw)
-        return pd.DataFrame({c: list(rows[c]) for c in ("id", "text", "english")}), Counter(
-            {"empty side": sum(report.dropped.values())} if report.dropped else {}
-        )
+        gone = {"empty side": sum(report.dropped.values())} if report.dropped else {}
+        return pd.DataFrame({c: list(rows[c]) for c in ("id", "text", "english")}), Counter(gone)
     if code not in parallel:
         raise InputError("no sentences", field=code, remedy=f"there are {' '.join(parallel)}")
     text, english = map(list, parallel[code])
@@ -75,57 +81,53 @@ def _pairs_of(parallel, code, raw) -> tuple[pd.DataFrame, Counter]:
             field=code,
             remedy="line i must say the same in both",
         )
-    return pd.DataFrame(
-        dict(id=[str(i) for i in range(len(text))], text=text, english=english)
-    ), Counter()
+    ids = [str(i) for i in range(len(text))]
+    return pd.DataFrame(dict(id=ids, text=text, english=english)), Counter()
 
 
 def _clean(df, raw) -> tuple[pd.DataFrame, Counter]:
-    "The pairs without empty sides and (not if `raw`) repeated sentences, and how many of each went."
+    "The pairs without empty sides and, unless `raw`, repeated sentences; and how many of each went."
     empty = (df.text.str.strip() == "") | (df.english.str.strip() == "")
     twice = ~empty & (df.text.duplicated() | df.english.duplicated()) & (not raw)
-    gone = Counter(
-        {
-            why: int(m.sum())
-            for why, m in (("empty side", empty), ("repeated sentence", twice))
-            if m.any()
-        }
-    )
+    why = {"empty side": empty, "repeated sentence": twice}
+    gone = Counter({name: int(m.sum()) for name, m in why.items() if m.any()})
     return df[~empty & ~twice].reset_index(drop=True), gone
+
+
+def _first_pairs(df, most: int) -> tuple[pd.DataFrame, Counter]:
+    "The first `most` pairs, and how many more there were."
+    if len(df) <= most:
+        return df, Counter()
+    return df[:most], Counter({f"only the first {most:,} pairs": len(df) - most})
 
 # %% ../nbs/09_retrieval.ipynb #c014
 def embed_sentences(
     model, tokenizer, sets: dict, bos: str = "tokenizer", max_tokens: int | None = None
 ) -> dict:
-    """Mean hidden state of every layer for named sets of sentences: {name: array (sentence, layer, d_model)}.
+    """Mean hidden state of every layer for named sets of sentences: {name: (sentence, layer, d_model)}.
 
-    A sentence that stands in several sets (English does, 16 times) is encoded once. Layer 0 is the embeddings, the last one
-    is after the final norm."""
-    from xgdetox.anatomy import pooled_states
-
-    unique = {}  # text -> row
+    A sentence that stands in several sets (English does, 16 times) is encoded once. Layer 0 is the
+    embeddings, the last one is after the final norm."""
+    unique = {}  # text: row
     for texts in sets.values():
         for t in texts:
             unique.setdefault(t, len(unique))
-    states = pooled_states(
-        model, tokenizer, list(unique), bos=bos, max_tokens=max_tokens
-    )  # sentence, layer, d_model
+    states = pooled_states(model, tokenizer, list(unique), bos=bos, max_tokens=max_tokens)
     return {name: states[[unique[t] for t in texts]] for name, texts in sets.items()}
 
 # %% ../nbs/09_retrieval.ipynb #c018
 def similarities(
     x: np.ndarray, y: np.ndarray, centre: bool = True, csls: bool = False, k: int = 10
 ) -> np.ndarray:
-    """Cosine of every row of `x` with every row of `y` (both: sentence, d_model), (sentence, sentence).
+    """Cosine of every row of `x` with every row of `y` (sentence, d_model): (sentence, sentence).
 
-    `centre` takes each language's mean away first. `csls` doubles the cosine and takes away how near each sentence is, on average, to
-    its `k` nearest on the other side (Conneau et al. 2018, equation 3), so that sentences that are near everything win less."""
+    `centre` takes each language's mean away first. `csls` doubles the cosine and takes away how near
+    each sentence is, on average, to its `k` nearest on the other side (Conneau et al. 2018, equation
+    3), so that sentences that are near everything win less."""
     x, y = (np.nan_to_num(np.asarray(a, np.float64)) for a in (x, y))
     if centre:
         x, y = x - x.mean(0), y - y.mean(0)
-    s = (
-        np.nan_to_num(_unit(x)) @ np.nan_to_num(_unit(y)).T
-    )  # x sentence, y sentence; nothing is near a vector of length 0
+    s = np.nan_to_num(_unit(x)) @ np.nan_to_num(_unit(y)).T  # nothing is near a vector of length 0
     if not csls:
         return s
     near = lambda m: np.partition(m, -min(k, len(m)), axis=1)[:, -min(k, len(m)) :].mean(1)
@@ -140,19 +142,22 @@ def _unit(a: np.ndarray) -> np.ndarray:
 
 # %% ../nbs/09_retrieval.ipynb #c019
 def top1(s: np.ndarray) -> np.ndarray:
-    "For each row of similarities (sentence, sentence): is the nearest column its own? 1 or 0, (sentence,); t tied for nearest share the 1."
+    """For each row of similarities (sentence, sentence), whether the nearest column is its own.
+
+    1 or 0, (sentence,); t tied for nearest share the 1."""
     tied = s >= s.max(1, keepdims=True) - 1e-9
     return np.diag(tied) / tied.sum(1)
 
 # %% ../nbs/09_retrieval.ipynb #c022
 def aligned_cosines(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Cosine of each sentence with its translation in every layer, (layer, sentence), for x, y of (sentence, layer, d_model).
+    """Cosine of each sentence with its translation in every layer, (layer, sentence).
 
-    Its mean over everything is what the released code prints as retrieval accuracy (the x-axes of Figures 4 and 13 to 15)."""
+    `x`, `y`: (sentence, layer, d_model). Its mean over everything is what the released code prints as
+    retrieval accuracy (the x-axes of Figures 4 and 13 to 15)."""
     return (_unit(x) * _unit(y)).sum(-1).T
 
 # %% ../nbs/09_retrieval.ipynb #c026
-VARIANTS = {
+SIMILARITIES = {
     "raw": dict(centre=False, csls=False),
     "centred": dict(centre=True, csls=False),
     "csls": dict(centre=False, csls=True),
@@ -161,39 +166,33 @@ VARIANTS = {
 
 # %% ../nbs/09_retrieval.ipynb #c027
 def _hits(x, y, variant) -> dict[str, np.ndarray]:
-    "Per sentence and layer, in both directions and their mean, each (layer, sentence). x: the language, y: English (sentence, layer, d_model)."
-    s = [similarities(y[:, l], x[:, l], **VARIANTS[variant]) for l in range(x.shape[1])]
+    """{direction: hits per layer and sentence}, both directions and their mean.
+
+    `x`: the language, `y`: English, (sentence, layer, d_model)."""
+    s = [similarities(y[:, l], x[:, l], **SIMILARITIES[variant]) for l in range(x.shape[1])]
     out = {"en->x": np.array([top1(m) for m in s]), "x->en": np.array([top1(m.T) for m in s])}
     return out | {"both": (out["en->x"] + out["x->en"]) / 2}
 
 # %% ../nbs/09_retrieval.ipynb #c028
 def _language_rows(code, x, y, variants, n_resamples) -> tuple[list[dict], dict]:
-    "The rows of one language (layer empty: mean over layers), and its values a sentence, averaged over layers."
+    """The rows of one language (layer empty: mean over layers), and its values per sentence.
+
+    The values are averaged over layers."""
     kinds = {("mean_cosine", "raw", ""): aligned_cosines(x, y)}
-    kinds |= {("top1", v, d): h for v in variants for d, h in _hits(x, y, v).items()}
-    values = np.concatenate(
-        [np.vstack([v.mean(0), v]) for v in kinds.values()]
-    )  # kind x (mean, layers), sentence
-    stats = (
-        bootstrap_means(values, n_resamples)
-        if n_resamples
-        else (values.mean(1), *np.full((2, len(values)), np.nan))
-    )
+    for variant in variants:
+        hits = _hits(x, y, variant)
+        kinds |= {("top1", variant, direction): h for direction, h in hits.items()}
+    # kind x (mean, layers), sentence
+    values = np.concatenate([np.vstack([v.mean(0), v]) for v in kinds.values()])
+    if n_resamples:
+        stats = bootstrap_means(values, n_resamples)
+    else:
+        stats = (values.mean(1), *np.full((2, len(values)), np.nan))
     labels = [(*kind, layer) for kind in kinds for layer in [np.nan, *range(x.shape[1])]]
-    rows = [
-        dict(
-            language=code,
-            metric=m,
-            variant=v,
-            direction=d,
-            layer=l,
-            n=len(x),
-            value=a,
-            low=b,
-            high=c,
-        )
-        for (m, v, d, l), a, b, c in zip(labels, *stats)
-    ]
+    names, rows = ("metric", "variant", "direction", "layer"), []
+    for label, value, low, high in zip(labels, *stats):
+        row = dict(language=code) | dict(zip(names, label))
+        rows.append(row | dict(n=len(x), value=value, low=low, high=high))
     return rows, {"_".join(filter(None, kind)): v.mean(0) for kind, v in kinds.items()}
 
 # %% ../nbs/09_retrieval.ipynb #c029
@@ -215,82 +214,60 @@ def retrieve(
     max_tokens: int | None = None,
     limit: int | None = None,
 ) -> pd.DataFrame:
-    """Retrieval between English and each language: a tidy table with layer, direction, variant, excluded, reason.
+    """Retrieval between English and each language: a tidy table with layer, direction and variant.
 
-    top1: share of sentences whose nearest on the other side is their translation; variant raw, and centred and csls where asked for;
-    direction en->x, x->en, and both (their mean). mean_cosine: the paper's number. fertility: tokens over English tokens. An empty layer
-    is the mean over layers; intervals are over sentences. `paper`: mean_cosine alone, on the text as it lies, repeated sentences too.
-    `model`: a path, or a model with its `tokenizer`. `output`: the table goes there (.csv), the values of each sentence beside it.
-    Raises InputError where sentences are not aligned or a language that was asked for is missing."""
-    from xgdetox.models import load_model
-    from xgdetox.tokens import load_tokenizer
-
+    top1: share of sentences whose nearest on the other side is their translation; mean_cosine: the
+    paper's number, with `paper` alone and on the text as it lies; fertility: tokens over English
+    tokens. An empty layer is the mean over layers; intervals are over sentences. `output`: FILE.csv;
+    the values of each sentence go beside it."""
     pairs, left_out = load_aligned(parallel_dir, languages, raw=paper, limit=limit)
     if isinstance(model, (str, Path)):
-        model_name, tokenizer, model = (
-            model_name or Path(model).name,
-            tokenizer or load_tokenizer(str(model)),
-            load_model(str(model)),
-        )
-    states = embed_sentences(
-        model,
-        tokenizer,
-        {(c, s): list(df[s]) for c, df in pairs.items() for s in ("text", "english")},
-        bos,
-        max_tokens,
-    )
-    variants = (
-        []
-        if paper
-        else ["raw"] + ["centred"] * centre + ["csls"] * csls + ["centred-csls"] * (centre and csls)
-    )
+        model_name = model_name or Path(model).name
+    model, tokenizer = load(model, tokenizer)
+    sets = {(c, side): list(df[side]) for c, df in pairs.items() for side in ("text", "english")}
+    states = embed_sentences(model, tokenizer, sets, bos, max_tokens)
+    variants = [] if paper else _variants(centre, csls)
     size, rows, each = fertility(tokenizer, pairs, bos), [], []
     for c, df in pairs.items():
-        mine, sentences = _language_rows(
-            c, states[c, "text"], states[c, "english"], variants, n_resamples
-        )
+        both = states[c, "text"], states[c, "english"]
+        mine, sentences = _language_rows(c, *both, variants, n_resamples)
         rows += mine + [dict(language=c, metric="fertility", value=size[c], n=len(df))]
         each.append(pd.DataFrame(dict(language=c, id=df.id) | sentences))
-    out = tidy(
-        _with_exclusions(
-            rows,
-            left_out,
-            dict(model=model_name, tuning=tuning, seed=seed),
-            "mean_cosine" if paper else "top1",
-        )
-    )
+    labels = dict(model=model_name, tuning=tuning, seed=seed)
+    out = tidy(_with_exclusions(rows, left_out, labels, "mean_cosine" if paper else "top1"))
     if output:
         write_table(out, output)
         write_csv(Path(output).with_name(Path(output).stem + ".values.csv"), pd.concat(each))
     return out
 
+
+def _variants(centre: bool, csls: bool) -> list[str]:
+    "The names in `SIMILARITIES` of what is asked for."
+    wanted = {"raw": True, "centred": centre, "csls": csls, "centred-csls": centre and csls}
+    return [name for name, asked in wanted.items() if asked]
+
 # %% ../nbs/09_retrieval.ipynb #c030
 def fertility(tokenizer, pairs: dict, bos: str = "tokenizer") -> dict[str, float]:
-    "language -> tokens of its sentences over tokens of the English ones that say the same; `pairs`: language -> table with text and english."
-    from xgdetox.tokens import token_ids
+    """{language: tokens of its sentences over tokens of the English ones that say the same}.
 
+    `pairs`: {language: table with text and english}."""
     texts = list(dict.fromkeys(t for df in pairs.values() for t in (*df.text, *df.english)))
     tokens = dict(zip(texts, map(len, token_ids(tokenizer, texts, bos))))
-    return {
-        c: df.text.map(tokens).sum() / max(1, df.english.map(tokens).sum())
-        for c, df in pairs.items()
-    }
+    total = lambda column: column.map(tokens).sum()
+    return {c: total(df.text) / max(1, total(df.english)) for c, df in pairs.items()}
 
 
-def _with_exclusions(rows, left_out, head, metric) -> list[dict]:
-    "Rows with how many pairs were left out and why; a language that was left out whole has a row without a value."
-    n, why = (
-        left_out.groupby("language").n.sum(),
-        left_out.groupby("language", sort=False).reason.agg("; ".join),
-    )
+def _with_exclusions(rows, left_out, labels: dict, metric: str) -> list[dict]:
+    """Rows with how many pairs were left out, and why.
+
+    A language that was left out whole has a row without a value."""
+    n = left_out.groupby("language").n.sum()
+    why = left_out.groupby("language", sort=False).reason.agg("; ".join)
     measured = {r["language"] for r in rows}
-    rows = rows + [
-        dict(language=c, metric=metric, value=math.nan, n=0) for c in why.index if c not in measured
-    ]
-    return [
-        head | r | dict(excluded=int(n.get(r["language"], 0)), reason=why.get(r["language"], ""))
-        for r in rows
-    ]
+    whole = [c for c in why.index if c not in measured]
+    rows = rows + [dict(language=c, metric=metric, value=math.nan, n=0) for c in whole]
+    excluded = lambda c: dict(excluded=int(n.get(c, 0)), reason=why.get(c, ""))
+    return [labels | r | excluded(r["language"]) for r in rows]
 
 # %% ../nbs/09_retrieval.ipynb #c031
 def pick(
@@ -300,7 +277,9 @@ def pick(
     direction: str = "both",
     layer=None,
 ) -> pd.DataFrame:
-    "The rows of one predictor in a retrieval table; `variant` None: centred where it is there; `layer` None: the mean over layers."
+    """The rows of one predictor in a retrieval table.
+
+    `variant` None: centred where it is there; `layer` None: the mean over layers."""
     t = table[(table.metric == metric) & table.value.notna()]
     if metric == "top1":
         variant = variant or next((v for v in ("centred", "raw") if (t.variant == v).any()), "raw")

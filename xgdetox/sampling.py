@@ -24,13 +24,17 @@ __all__ = ['CACHED', 'LIKELIEST', 'LARGE', 'DOUBT', 'row_seed', 'uniforms', 'nuc
 
 # %% ../nbs/02_generation.ipynb #c011
 def row_seed(seed: int, language: str, prompt_id: str, sample: int = 0) -> int:
-    "The seed of one continuation, below 2**62: it depends on nothing but its own name, so order, batch and resume do not matter."
+    """The seed of one continuation, below 2**62.
+
+    It depends on nothing but its own name, so order, batch and resume do not matter."""
     digest = hashlib.blake2b(f"{seed}|{language}|{prompt_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % 2**62 + sample
 
 # %% ../nbs/02_generation.ipynb #c014
 def uniforms(seeds, steps: int) -> np.ndarray:
-    "Numbers in [0, 1), (row, step), each row from its own seed: SplitMix64, a counter-based generator (Steele et al. 2014)."
+    """Numbers in [0, 1), (row, step), each row from its own seed.
+
+    SplitMix64, a counter-based generator (Steele et al. 2014)."""
     step = np.arange(1, steps + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z = np.asarray(seeds, dtype=np.uint64)[:, None] + step  # row, step; wraps at 2**64
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -39,10 +43,10 @@ def uniforms(seeds, steps: int) -> np.ndarray:
 
 # %% ../nbs/02_generation.ipynb #c018
 def nucleus_floor(p, top_p: float = 0.8):
-    "The smallest probability in the smallest set of tokens that holds `top_p`, (row, 1). NumPy sorts on a CPU: 20 times faster."
-    rising = (
-        p.sort(-1).values if p.is_cuda else torch.from_numpy(np.sort(p.numpy(), -1))
-    )  # row, token
+    """The smallest probability in the smallest set of tokens that holds `top_p`, (row, 1).
+
+    NumPy sorts on a CPU: 20 times faster."""
+    rising = p.sort(-1).values if p.is_cuda else torch.from_numpy(np.sort(p.numpy(), -1))
     dropped = (rising.cumsum(-1) <= 1 - top_p).sum(-1, keepdim=True)
     return rising.gather(-1, dropped.clamp(max=p.shape[-1] - 1))
 
@@ -54,25 +58,21 @@ DOUBT = 1e-6  # sums that differ by less may differ in their order of adding onl
 
 
 def likeliest_nucleus(p, top_p: float = 0.8):
-    """(floor, tokens, their p, sure): `nucleus_floor` of rows (row, token), from the `LIKELIEST` tokens of each row alone.
+    """(floor, tokens, their p, sure): `nucleus_floor` from the `LIKELIEST` tokens of each row alone.
 
-    `sure` (row,) says where the full sort cannot give another floor: the tokens left out all lie outside the nucleus, and no running sum is
-    within `DOUBT` of the bound. Elsewhere the floor means nothing."""
+    `sure` (row,) says where the full sort cannot give another floor: the tokens left out all lie
+    outside the nucleus, and no running sum is within `DOUBT` of the bound. Elsewhere the floor means
+    nothing."""
     top, tokens = p.topk(LIKELIEST)  # row, rank
-    rest = p.sum(-1, keepdim=True, dtype=torch.float64) - top.sum(
-        -1, keepdim=True, dtype=torch.float64
-    )
+    whole = p.sum(-1, keepdim=True, dtype=torch.float64)
+    rest = whole - top.sum(-1, keepdim=True, dtype=torch.float64)
     rising = top.flip(-1)
     sums = rising.double().cumsum(-1) + rest
     dropped = (sums <= 1 - top_p).sum(-1, keepdim=True).clamp(max=LIKELIEST - 1)
     floor = rising.gather(-1, dropped)
     near = torch.cat([sums, rest], -1).sub(1 - top_p).abs().amin(-1) < DOUBT
-    return (
-        floor,
-        tokens,
-        top,
-        (rest < 1 - top_p).squeeze(-1) & (floor > rising[:, :1]).squeeze(-1) & ~near,
-    )
+    outside = (rest < 1 - top_p).squeeze(-1) & (floor > rising[:, :1]).squeeze(-1)
+    return floor, tokens, top, outside & ~near
 
 # %% ../nbs/02_generation.ipynb #g003
 def draw_rows(logits, u, temperature: float, top_p: float):
@@ -93,19 +93,21 @@ def draw_rows(logits, u, temperature: float, top_p: float):
 
 # %% ../nbs/02_generation.ipynb #c021
 def invert(p, u):
-    "The index of each row of `p` (row, token), weights that need not sum to 1, at which their running sum passes `u` (row,) of the whole."
+    """The index of each row of `p` (row, token) at which its running sum passes `u` of the whole.
+
+    `u`: (row,) in [0, 1). The weights need not sum to 1."""
     total = p.cumsum(-1)
     whole = total[:, -1:]
     below = torch.nextafter(whole, whole.new_zeros(1))
-    return torch.searchsorted(total, (whole * u.unsqueeze(-1)).minimum(below), right=True).squeeze(
-        -1
-    )
+    wanted = (whole * u.unsqueeze(-1)).minimum(below)
+    return torch.searchsorted(total, wanted, right=True).squeeze(-1)
 
 
 def draw(logits, u, temperature: float = 0.9, top_p: float = 0.8):
-    """One token of each row, (row,), from the nucleus of softmax(logits / temperature), inverted at `u` (row,) in [0, 1).
+    """One token per row, (row,), from the nucleus of softmax(logits / temperature).
 
-    Temperature 0: the likeliest. A CPU takes a few rows at a time, whose numbers stay in its caches."""
+    The distribution is inverted at `u` (row,) in [0, 1). Temperature 0: the likeliest. A CPU takes a
+    few rows at a time, whose numbers stay in its caches."""
     if temperature == 0:
         return logits.argmax(-1)
     at_once = len(logits) if logits.is_cuda else max(1, CACHED // logits.shape[-1])
@@ -114,9 +116,11 @@ def draw(logits, u, temperature: float = 0.9, top_p: float = 0.8):
 
 # %% ../nbs/02_generation.ipynb #g006
 def forward_at(model, where=None, **inputs):
-    """A forward pass whose logits are a matrix (place, vocabulary): at the last position of each row, or `where` a boolean (batch, position) is true.
+    """A forward pass whose logits are a matrix (place, vocabulary).
 
-    The head reads nothing else. It gets a contiguous matrix: of a slice, bfloat16 products on a CPU would copy the head once per row."""
+    Places: the last position of each row, or `where` a boolean (batch, position) is true. The head
+    reads nothing else. It gets a contiguous matrix: of a slice, bfloat16 products on a CPU would copy
+    the head once per row."""
     take = lambda x: (x[:, -1] if where is None else x[where.to(x.device)]).contiguous()
     find_head = getattr(model, "get_output_embeddings", lambda: None)
     head = find_head()
@@ -240,17 +244,19 @@ def sample(
 
 # %% ../nbs/02_generation.ipynb #c026
 def accepts(model):
-    "The arguments that a model's forward pass names; behind an adapter those of the model it adapts, which alone names them."
-    return inspect.signature(
-        (model.get_base_model() if hasattr(model, "get_base_model") else model).forward
-    ).parameters
+    """The arguments that a model's forward pass names.
+
+    Behind an adapter, those of the model that it adapts, which alone names them."""
+    own = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return inspect.signature(own.forward).parameters
 
 # %% ../nbs/02_generation.ipynb #c027
 def stop_tokens(model, tokenizer=None, bos="tokenizer") -> list[int]:
-    """The token ids that end a text: all that the model's generation settings, its configuration and `tokenizer` name, each once.
+    """The token ids that end a text, each once.
 
-    `model`: loaded, or the name of one. Each of the three may name none, one or a list, and they need not agree: a chat model's generation settings
-    often name a second token, and a tokenizer may be newer than the model."""
+    All that the generation settings and configuration of `model` (loaded, or a name) and `tokenizer`
+    name. Each may name none, one or a list, and they need not agree: a chat model's settings often
+    name a second token, and a tokenizer may be newer."""
     if isinstance(model, torch.nn.Module):
         generation, config = getattr(model, "generation_config", None), model.config
     else:
@@ -261,8 +267,8 @@ def stop_tokens(model, tokenizer=None, bos="tokenizer") -> list[int]:
     if parse_chat(bos):
         ids.append(end_of_turn(tokenizer))
     odd = [i for i in ids if i is not None and not isinstance(i, int)]
-    remedy = "correct it in generation_config.json or config.json"
     if odd:
+        remedy = "correct it in generation_config.json or config.json"
         raise InputError(f"{odd[0]!r} is no token id", field="eos_token_id", remedy=remedy)
     return list(dict.fromkeys(int(i) for i in ids if i is not None and i >= 0))
 
@@ -291,13 +297,12 @@ def cut(ids, stop) -> tuple[list[int], str]:
 
 # %% ../nbs/02_generation.ipynb #c034
 def to_text(tokenizer, prompt_ids: list[int], rows: list[list[int]], context: int = 6) -> list[str]:
-    """The text of continuations, as it follows the prompt: a leading space survives in every kind of tokenizer.
+    """The text of continuations, as it follows the prompt.
 
-    A character that the last token leaves unfinished is dropped, as vLLM does."""
-    head = prompt_ids[-context:]
-    decode = lambda ids: tokenizer.decode(
-        ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
+    A leading space survives in every kind of tokenizer. A character that the last token leaves
+    unfinished is dropped, as vLLM does."""
+    head, plain = prompt_ids[-context:], dict(clean_up_tokenization_spaces=False)
+    decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=True, **plain)
     before, texts = decode(head), []
     for ids in rows:
         text = decode(head + ids)
@@ -319,27 +324,25 @@ class Prompt:
 def prepare_prompts(
     tokenizer, ids, texts, bos="tokenizer", room: int | None = None
 ) -> tuple[list[Prompt], list[dict]]:
-    """Prompts with their tokens, and the list of what was special about which (prompt_id, reason).
+    """Prompts with their tokens, and what was special about which: [{prompt_id, reason}, ...].
 
-    A prompt without tokens is left out; one longer than `room` tokens keeps its end; a repeated id gets `#2`; a repeated text stays."""
+    A prompt without tokens is left out; one longer than `room` tokens keeps its end; a repeated id
+    gets `#2`; a repeated text stays."""
     prompts, remarks, seen, first = [], [], {}, {}
     for prompt_id, text in zip(map(str, ids), texts):
-        seen[prompt_id] = seen.get(prompt_id, 0) + 1
-        p = Prompt(prompt_id if seen[prompt_id] == 1 else f"{prompt_id}#{seen[prompt_id]}", text)
+        seen[prompt_id] = k = seen.get(prompt_id, 0) + 1
+        p = Prompt(prompt_id if k == 1 else f"{prompt_id}#{k}", text)
+        say = lambda reason, p=p: remarks.append({"prompt_id": p.prompt_id, "reason": reason})
         p.ids = token_ids(tokenizer, text, bos) if text.strip() else []
         if not p.ids:
-            remarks.append({"prompt_id": p.prompt_id, "reason": "empty: left out"})
+            say("empty: left out")
             continue
         if p.prompt_id != prompt_id:
-            remarks.append({"prompt_id": p.prompt_id, "reason": "repeated id: renamed"})
+            say("repeated id: renamed")
         if text in first:
-            remarks.append(
-                {"prompt_id": p.prompt_id, "reason": f"same text as {first[text]}: kept"}
-            )
+            say(f"same text as {first[text]}: kept")
         if room and len(p.ids) > room:
-            remarks.append(
-                {"prompt_id": p.prompt_id, "reason": f"{len(p.ids)} tokens: cut to the last {room}"}
-            )
+            say(f"{len(p.ids)} tokens: cut to the last {room}")
             p.ids = shorten_prompt(tokenizer, p, room, bos)
         first.setdefault(text, p.prompt_id)
         prompts.append(p)
@@ -374,37 +377,37 @@ def read_prompts(
     bos="tokenizer",
     room: int | None = None,
 ) -> tuple[list[Prompt], list[dict]]:
-    "`prepare_prompts` of a file; rows that the loader left out are counted among the remarks, without an id."
+    """`prepare_prompts` of a file.
+
+    Rows that the loader left out are counted among the remarks, without an id."""
     rows, report = load_prompts(some_prompts(file), language, limit, blank=True)
     prompts, remarks = prepare_prompts(tokenizer, rows["prompt_id"], rows["prompt"], bos, room)
-    return prompts, remarks + [
-        {"prompt_id": "", "reason": f"{why}: left out", "rows": n}
-        for why, n in report.dropped.items()
-    ]
+    for why, n in report.dropped.items():
+        remarks.append({"prompt_id": "", "reason": f"{why}: left out", "rows": n})
+    return prompts, remarks
 
 # %% ../nbs/02_generation.ipynb #c042
 def cache_positions(model, share: float = 0.25) -> int:
-    "How many token positions of key-value cache fit into `share` of the device's memory (2 GiB on a CPU)."
+    "Token positions of key-value cache that fit into `share` of a GPU's memory (2 GiB on a CPU)."
     config = getattr(model.config, "text_config", None) or model.config
-    heads = (
-        getattr(config, "num_attention_heads", None) or 1
-    )  # none in Mamba, whose states are no wider than this
-    width = (getattr(config, "num_key_value_heads", None) or heads) * (
-        getattr(config, "head_dim", None) or config.hidden_size // heads
-    )
+    # none in Mamba, whose states are no wider than this
+    heads = getattr(config, "num_attention_heads", None) or 1
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    width = (getattr(config, "num_key_value_heads", None) or heads) * head_width
     bytes_each = 2 * config.num_hidden_layers * width * model.dtype.itemsize
-    memory = (
-        share * torch.cuda.get_device_properties(model.device).total_memory
-        if model.device.type == "cuda"
-        else 2 * 2**30
-    )
+    memory = 2 * 2**30
+    if model.device.type == "cuda":
+        memory = share * torch.cuda.get_device_properties(model.device).total_memory
     return max(1, int(memory // bytes_each))
 
 # %% ../nbs/02_generation.ipynb #c043
 def plan_batches(
     model, prompts: list[Prompt], n: int, max_tokens: int, batch_rows: int | None = None
 ) -> list[list[Prompt]]:
-    "Batches of prompts of like length, the longest first: at most `batch_rows` continuations (256 on a CPU, 1024 on a GPU), fewer where the cache would be large."
+    """Batches of prompts of like length, the longest first.
+
+    At most `batch_rows` continuations (256 on a CPU, 1024 on a GPU), fewer where the cache would be
+    large."""
     rows = batch_rows or (256 if model.device.type == "cpu" else 1024)
     batches = length_batches(
         [n * (len(p.ids) + max_tokens) for p in prompts],
@@ -428,24 +431,15 @@ def continue_batch(
     seed=0,
     bos="tokenizer",
 ) -> list[dict]:
-    "The rows of one batch, `n` in a row a prompt, each a dict as `generate` writes it."
+    "The rows of one batch, `n` in a row per prompt, each a dict as `generate` writes it."
     stop = stop_tokens(model, tokenizer, bos)
     seeds = [row_seed(seed, language, p.prompt_id, s) for p in prompts for s in range(n)]
-    ids = sample(
-        model,
-        encode(tokenizer, [p.ids for p in prompts]),
-        n,
-        max_tokens,
-        temperature,
-        top_p,
-        seeds,
-        stop,
-    ).tolist()
-    return [
-        row
-        for i, p in enumerate(prompts)
-        for row in as_rows(tokenizer, p, ids[i * n : (i + 1) * n], stop)
-    ]
+    inputs = encode(tokenizer, [p.ids for p in prompts])
+    ids = sample(model, inputs, n, max_tokens, temperature, top_p, seeds, stop).tolist()
+    rows = []
+    for i, p in enumerate(prompts):
+        rows += as_rows(tokenizer, p, ids[i * n : (i + 1) * n], stop)
+    return rows
 
 # %% ../nbs/02_generation.ipynb #c045
 def continue_prompts(

@@ -124,8 +124,8 @@ def continuation_activations(
     """Mean activation of `neurons` during greedy continuation, (prompt, neuron), and the new tokens.
 
     Read at the last prompt token and the first `n_tokens` - 1 new ones: the positions that predict
-    the continuation. `neurons` "all" reads every neuron. As in the original, decoding does not stop
-    at the end of a text: the tokens are (prompt, n_tokens)."""
+    the continuation. `neurons` "all" reads every one. Decoding never stops, as in the original: the
+    tokens are (prompt, n_tokens)."""
     rows = prompt_rows(model, tokenizer, prompts, bos, n_tokens)
     parts = parts or anatomy(model)
     means, ids = None, np.zeros((len(rows), n_tokens), int)
@@ -427,11 +427,10 @@ def describe_sources(
 ) -> tuple:
     """(neurons, tidy table, tokens): the actual sources in `near`, and what all of `near` promote.
 
-    `near`: of `select_sources`; without any actual source, the ten most active stand in. The table
-    has a row per value vector (metric cosine; `control` "random" for twins) and per measure of
-    `multilinguality_test`. Rude tokens are masked unless `show_rude`. `labels`: further columns."""
-    sources = near[near.actual] if near.actual.any() else near.nlargest(10, "mean_activation")
-    pairs, every = (some[["layer", "neuron"]].to_numpy().tolist() for some in (sources, near))
+    `near`: of `select_sources`. The table has a row per value vector (metric cosine; `control`
+    "random" for twins) and per measure of `multilinguality_test`. Rude tokens are masked unless
+    `show_rude`. `labels`: further columns."""
+    pairs, every = _pairs(_actual_sources(near)), _pairs(near)
     own = promoted_tokens(model, tokenizer, every, k, norm, rude)
     twins = matched_neurons(activation, pairs)
     twins = promoted_tokens(model, tokenizer, twins, k, norm, rude)
@@ -439,6 +438,16 @@ def describe_sources(
     rows = _vector_rows(own, twins, near, show_rude) + _test_rows(tests, len(pairs))
     table = tidy([(labels or {}) | row for row in rows])
     return pairs, table, _all_tokens(own, twins, show_rude)
+
+
+def _actual_sources(near: pd.DataFrame) -> pd.DataFrame:
+    "The actual sources; without any, the ten most active stand in."
+    return near[near.actual] if near.actual.any() else near.nlargest(10, "mean_activation")
+
+
+def _pairs(table: pd.DataFrame) -> list[list[int]]:
+    "The neurons of a table, [[layer, index], ...]."
+    return table[["layer", "neuron"]].to_numpy().tolist()
 
 
 def _vector_rows(own, twins, near: pd.DataFrame, show_rude: bool) -> list[dict]:
@@ -509,16 +518,16 @@ def find_sources(
 ) -> Sources:
     """The value vectors nearest to `probe`, what they promote, and which are active in English.
 
-    `prompt_files`: {language: file}, of which the English one is read. `lexicon`: a folder of word
-    lists or {language: words}, for `languages` (default: all). `shown`: of `describe_sources`."""
+    `lexicon`: a folder of word lists or {language: words}, for `languages` (default: all). `shown`:
+    k, norm, show_rude of `describe_sources`."""
     prompts = english_prompts(prompt_files, limit)
     rude = {code: rude_words(lexicon, code) for code in languages or LANGUAGES} if lexicon else {}
     model, tokenizer = load(model, tokenizer)
     near = rank_value_vectors(model, probe, top_k, direction, space)
     near = select_sources(model, tokenizer, near, prompts, n_tokens, bos)
     activation = all_activations(model, tokenizer, prompts, n_tokens, bos)
-    labels = dict(model=label, tuning=tuning, seed=seed, n=len(prompts))
-    found = describe_sources(model, tokenizer, near, activation, rude, labels=labels, **shown)
+    shown["labels"] = dict(model=label, tuning=tuning, seed=seed, n=len(prompts))
+    found = describe_sources(model, tokenizer, near, activation, rude, **shown)
     return Sources(*found, active=bool(near.actual.any()))
 
 

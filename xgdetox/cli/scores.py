@@ -277,6 +277,10 @@ def mass_command(
     dtype: DtypeOption = None,
     bos: BosOption = None,
     limit: LimitOption = None,
+    threshold: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Do not read on after a less likely part of a word."),
+    ] = 0.0,
     trust_remote_code: TrustOption = False,
 ):
     """Toxic mass: the exact probability that the next word is rude, prompt by prompt. No sampling, no scorer.
@@ -290,12 +294,14 @@ def mass_command(
         model_of(model),
         prompts,
         lexicon_of(lexicon, model, prompts),
+        threshold=threshold,
         bos=bos_of(model_of(model), bos),
         limit=limit,
         output=output,
         label=model,
     )
-    say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
+    shown = ["language", "metric", "value", "low", "high", "bound", "n"]
+    say_table(table[[c for c in shown if c in table]], output)
 
 # %% ../../nbs/lib/cli_scores.ipynb #c0o1
 @app.command("outcome")

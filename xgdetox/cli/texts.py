@@ -180,18 +180,18 @@ def quality_command(
     Example: xgdetox quality --generations outputs/world --lm world --output quality.csv"""
     from xgdetox.languages import normalise_language
     from xgdetox.tokens import bos_of
-    from xgdetox.quality import METRICS, by_prompt, compare_quality, quality_table, untuned_base
+    from xgdetox.quality import QUALITIES, by_prompt, compare_quality, quality_table, untuned_base
     from xgdetox.stats import tidy, write_table
 
     if before:
         by_prompt(before)
     texts_of([generations], language)  # says what is left out
     codes = [normalise_language(l) for l in language] if language else None
-    if not (lm or paper) and "perplexity" in (metric or METRICS):
+    if not (lm or paper) and "perplexity" in (metric or QUALITIES):
         lm = untuned_base(generations)
     table = quality_table(
         generations,
-        metrics=list(metric or METRICS),
+        metrics=list(metric or QUALITIES),
         lm=model_of(lm) if lm else None,
         paper=paper,
         output=output,
@@ -243,7 +243,7 @@ def fluency_command(
     Example: xgdetox fluency --model world --sentences my-sentences -l en --output fluency.csv"""
     from xgdetox.languages import LANGUAGES
     from xgdetox.tokens import bos_of
-    from xgdetox.quality import fluency_changes, fluency_table
+    from xgdetox.fluency import fluency_changes, fluency_table
     from xgdetox.stats import tidy, write_table
 
     there = [
@@ -294,7 +294,7 @@ def capability_command(
     """Accuracies that lm-evaluation-harness measured (multilingual ARC, HellaSwag, MMLU), as our table. Page 04 has the call of lm_eval.
 
     Example: xgdetox capability --results runs/mgpt/capability --output capability.csv"""
-    from xgdetox.quality import capability_table
+    from xgdetox.capability import capability_table
 
     table = capability_table(results, model=model, tuning=tuning, output=output)
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)

@@ -79,7 +79,7 @@ def quality_changes(run, quality: pd.DataFrame) -> dict[str, pd.DataFrame]:
 # %% ../../nbs/lib/grid_changes.ipynb #e56f3b7d
 def fluency_changes_of(run, fluency: pd.DataFrame) -> dict[str, pd.DataFrame]:
     "The table of fluency with the paired change of every tuned checkpoint, sentence by sentence."
-    from xgdetox.quality import fluency_changes
+    from xgdetox.fluency import fluency_changes
     from xgdetox.stats import tidy
 
     rows = fluency.to_dict("records")

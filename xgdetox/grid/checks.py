@@ -419,7 +419,7 @@ def _read_parallel(folder, languages: list[str]):
 # %% ../../nbs/lib/grid_checks.ipynb #eaba9749
 def _read_sentences(folder, languages: list[str]):
     "Read the first sentence of each language."
-    from xgdetox.quality import read_sentences, sentence_files
+    from xgdetox.fluency import read_sentences, sentence_files
 
     for file in sentence_files(folder, languages).values():
         read_sentences(file, 1)
