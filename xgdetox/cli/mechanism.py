@@ -467,10 +467,10 @@ def foretell_command(
 
     Example: xgdetox foretell --model world --runs runs/world"""
     from xgdetox.tokens import bos_of
-    from xgdetox.relation import foretell
+    from xgdetox.relation import predict_drops
     from xgdetox.stats import write_table
 
-    table = foretell(
+    table = predict_drops(
         model_of(model),
         place(parallel_dir, "parallel"),
         runs,
