@@ -16,16 +16,14 @@ from xgdetox.scorers import encoders
 from xgdetox.scorers.encoders import Encoder, EncoderKind, encode_texts, load_encoder
 from xgdetox.scorers.judge import (
     Judge,
-    Source,
     check_judge,
-    fit_judge,
     judge_facts,
     judge_folder,
     judge_table,
-    left_out,
-    read_sources,
     shipped_judges,
 )
+from xgdetox.scorers.judge_fit import fit_judge
+from xgdetox.scorers.judge_sources import Source, held_out, read_sources
 from xgdetox.splits import split_of, split_positions
 from xgdetox.stats import read_table
 from xgdetox.calibration import calibrate
@@ -293,7 +291,7 @@ def test_no_prompt_and_no_template_is_on_both_sides(real_data):
         sides = rows[rows["source"] == source].groupby("group")["side"].nunique()
         assert (sides == 1).all()
     held = rows[(rows["side"] == "evaluation") & (rows["source"] == "hatecheck")]["group"]
-    assert all(left_out(g.partition("|")[2]) for g in held) and len(held) > 100
+    assert all(held_out(g.partition("|")[2]) for g in held) and len(held) > 100
     counts = rows[rows["source"] == "rtp-lx"].groupby(["language", "side"]).size()
     assert (counts.xs("evaluation", level="side") == 500).all()
 

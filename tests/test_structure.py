@@ -27,7 +27,8 @@ ORDER = """
     sampling engines generation
     scorers.base scores ledger calibration
     scorers.lexicon scorers.wire scorers.patience scorers.perspective scorers.local scorers.classifier
-    scorers.guard scorers.imported scorers.panel scorers.encoders scorers.judge
+    scorers.guard scorers.imported scorers.panel scorers.encoders
+    scorers.judge scorers.judge_sources scorers.judge_fit
     scoring toxicity mass fluency quality capability
     recipes training trainer
     probe value_vectors intervention activations retrieval

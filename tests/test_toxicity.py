@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from xgdetox.calibration import (
-    auc_interval,
+    grouped_auc_interval,
     calibrate,
     calibrated,
     calibration_table,
@@ -58,7 +58,7 @@ from xgdetox.scores import read_scores, score_files, write_upstream
 from xgdetox.scorers.lexicon import Lexicon
 from xgdetox.scoring import score_generations, score_texts
 from xgdetox.toxicity import (
-    METRICS,
+    TOXICITY_METRICS,
     compare_toxicity,
     metric_rows,
     paper_metrics,
@@ -137,7 +137,7 @@ def test_the_paper_mode_is_the_released_code(tmp_path, seed):
     ) == {"en", "zh"}
     want = by_definition(score_files(tmp_path)["zh"])
     got = table[table.language == "zh"].set_index("metric").value
-    assert all(got[k] == want[k] for k in METRICS)
+    assert all(got[k] == want[k] for k in TOXICITY_METRICS)
 
 
 def test_prompts_are_told_apart_by_id_not_text(tmp_path):
@@ -279,7 +279,7 @@ def test_real_gpt2_scores(real_data, tmp_path):
         and s.prompt_id.nunique() == 50
         and t["count"]["missing"] == s.score.isna().sum() <= 3
     )
-    for metric in METRICS:
+    for metric in TOXICITY_METRICS:
         row = t.loc[metric]
         assert (
             row.n == 50
@@ -1010,10 +1010,10 @@ def test_auc_interval_resamples_groups():
         roc_auc_score(y, s, sample_weight=w)
         for w in np.random.default_rng(0).multinomial(60, np.full(60, 1 / 60), 1000)
     ]
-    one = auc_interval(s, y, np.arange(60))
+    one = grouped_auc_interval(s, y, np.arange(60))
     assert np.allclose(one, np.quantile(draws, [0.025, 0.975]), atol=0.02)
-    five = auc_interval(np.repeat(s, 5), np.repeat(y, 5), np.repeat(np.arange(60), 5))
-    naive = auc_interval(np.repeat(s, 5), np.repeat(y, 5), np.arange(300))
+    five = grouped_auc_interval(np.repeat(s, 5), np.repeat(y, 5), np.repeat(np.arange(60), 5))
+    naive = grouped_auc_interval(np.repeat(s, 5), np.repeat(y, 5), np.arange(300))
     assert np.allclose(five, one, atol=1e-9) and naive[1] - naive[0] < 0.6 * (one[1] - one[0])
 
 

@@ -17,86 +17,85 @@ from .stats import tidy
 
 # %% auto #0
 __all__ = ['LABELLED_FILE', 'annotated_prompts', 'labelled_texts', 'template', 'labelled_by_language', 'logit', 'class_weights',
-           'calibration_error', 'auc_interval', 'fit_calibration', 'calibrate', 'calibrated', 'calibration_table',
-           'thresholds']
+           'calibration_error', 'grouped_auc_interval', 'fit_calibration', 'calibrate', 'calibrated',
+           'calibration_table', 'thresholds']
 
 # %% ../nbs/lib/calibration.ipynb #c142
 def annotated_prompts(path, at_least: float = 3.0) -> tuple[list[str], list[int]]:
-    "RTP-LX prompts as labelled texts: toxic where the annotators' mean Toxicity (1 to 5) is `at_least`."
+    "RTP-LX prompts as labelled texts: toxic if the annotators' mean Toxicity (1 to 5) is `at_least`."
     rows = load_prompts(path).rows
     if "Toxicity" not in rows.column_names:
-        raise InputError(
-            "has no Toxicity annotations", path, remedy="give an RTP_LX_{LANG}.json as published"
-        )
-    pairs = [
-        (p, int(t >= at_least))
-        for p, t in zip(rows["prompt"], rows["Toxicity"])
-        if t is not None and not math.isnan(t)
-    ]
+        remedy = "give an RTP_LX_{LANG}.json as published"
+        raise InputError("has no Toxicity annotations", path, remedy=remedy)
+    both = zip(rows["prompt"], rows["Toxicity"])
+    pairs = [(p, int(t >= at_least)) for p, t in both if t is not None and not math.isnan(t)]
     return [p for p, _ in pairs], [t for _, t in pairs]
 
 # %% ../nbs/lib/calibration.ipynb #c199
 def labelled_texts(source) -> tuple[list[str], list[int], list[str]]:
-    """(texts, labels, groups) from such lists, from RTP-LX's prompts with annotations, or from any labelled file that page 00 reads.
+    """(texts, labels, groups) from such lists, RTP-LX's annotated prompts, or any labelled file that page 00 reads.
 
-    HateCheck's texts are grouped by template, those with altered spelling with the template that they were altered from; else a text is its own group."""
+    HateCheck's texts are grouped by template; those with altered spelling belong to the template that they were
+    altered from. Any other text is its own group."""
     if isinstance(source, tuple):
-        return (
-            list(source[0]),
-            [int(x) for x in source[1]],
-            list(source[2] if len(source) > 2 else source[0]),
-        )
+        texts, labels, *groups = source
+        return list(texts), [int(x) for x in labels], list(groups[0] if groups else texts)
     if re.match(r"RTP_LX_", Path(source).name):
-        return (both := annotated_prompts(source)) + (both[0],)
-    templates = "hatecheck" in Path(source).name
-    rows = load_labelled(source, keep=("templ_id", "ref_templ_id") if templates else ()).rows
+        texts, labels = annotated_prompts(source)
+        return texts, labels, texts
+    if "hatecheck" in Path(source).name:
+        rows = load_labelled(source, keep=("templ_id", "ref_templ_id")).rows
+        both = zip(rows["templ_id"], rows["ref_templ_id"])
+        groups = [template(original) or template(own) for own, original in both]
+        return list(rows["text"]), list(rows["label"]), groups
+    rows = load_labelled(source, keep=()).rows
     texts = list(rows["text"])
-    return (
-        texts,
-        list(rows["label"]),
-        [template(b) or template(a) for a, b in zip(rows["templ_id"], rows["ref_templ_id"])]
-        if templates
-        else texts,
-    )
+    return texts, list(rows["label"]), texts
 
 # %% ../nbs/lib/calibration.ipynb #c200
 def template(number: str) -> str:
-    "A template's number as HateCheck's files write it in several ways (12, 12.0, empty); empty where there is none."
+    "A template's number as HateCheck's files write it in several ways (12, 12.0, empty); empty if there is none."
     number = str(number or "").strip().removesuffix(".0")
     return "" if number.casefold() in ("", "nan", "none") else number
 
 # %% ../nbs/lib/calibration.ipynb #c201
-LABELLED_FILE = re.compile(
-    r"(?:[^.].*[_.])?([^_.]+)\.(?:csv|tsv|jsonl?)(?:\.gz)?"
-)  # the language is the last part of the name
+# the language is the last part of the name
+LABELLED_FILE = re.compile(r"(?:[^.].*[_.])?([^_.]+)\.(?:csv|tsv|jsonl?)(?:\.gz)?")
 
 
 def labelled_by_language(path, languages=None) -> dict[str, Path]:
-    "language -> labelled file, of one file or a folder of them: the language is the last part of the name (de.csv, hatecheck_de.csv.gz, RTP_LX_DE.json)."
+    """language -> labelled file, of one file or a folder of them.
+
+    The language is the last part of a name (de.csv, hatecheck_de.csv.gz, RTP_LX_DE.json); a single file may have
+    another name if one language is asked for."""
     path, found = Path(path), {}
     wanted = [normalise_language(c) for c in languages or ()]
     if not path.exists():
         raise InputError("no such file or folder", path, remedy="give labelled texts")
     for p in visible_files(path) if path.is_dir() else [path]:
-        try:
-            language = normalise_language(
-                re.split(r"[_.]", re.sub(r"\.(csv|tsv|json|jsonl)(\.gz)?$", "", p.name))[-1]
-            )
-        except InputError:
-            language = wanted[0] if p == path and len(wanted) == 1 else None
-        if (
-            language
-            and (not wanted or language in wanted)
-            and re.search(r"\.(csv|tsv|jsonl?)(\.gz)?$", p.name)
-        ):
+        language = _language_of_file(p)
+        if language is None and p == path and len(wanted) == 1:
+            language = wanted[0]
+        if language and (not wanted or language in wanted) and _is_table(p):
             found.setdefault(language, p)
     if not found:
-        raise InputError(
-            "no labelled file whose name tells its language",
-            path,
-            remedy="name them {lang}.csv, or give one file and its language",
-        )
+        problem = "no labelled file whose name tells its language"
+        remedy = "name them {lang}.csv, or give one file and its language"
+        raise InputError(problem, path, remedy=remedy)
     return {c: found[c] for c in LANGUAGES if c in found}
+
+
+def _is_table(path: Path) -> bool:
+    return bool(re.search(r"\.(csv|tsv|jsonl?)(\.gz)?$", path.name))
+
+
+def _language_of_file(path: Path) -> str | None:
+    "The language that a labelled file's name ends in; None if it is unknown."
+    stem = re.sub(r"\.(csv|tsv|json|jsonl)(\.gz)?$", "", path.name)
+    try:
+        return normalise_language(re.split(r"[_.]", stem)[-1])
+    except InputError:
+        return None
 
 # %% ../nbs/lib/calibration.ipynb #c144
 def logit(scores) -> np.ndarray:
@@ -106,7 +105,7 @@ def logit(scores) -> np.ndarray:
 
 # %% ../nbs/lib/calibration.ipynb #c145
 def class_weights(labels: np.ndarray, prior: float | None) -> np.ndarray:
-    "Weights that give toxic texts the share `prior`; all 1 where it is None."
+    "Weights that give toxic texts the share `prior`; all 1 if it is None."
     if prior is None:
         return np.ones(len(labels))
     share = labels.mean()
@@ -114,31 +113,29 @@ def class_weights(labels: np.ndarray, prior: float | None) -> np.ndarray:
 
 # %% ../nbs/lib/calibration.ipynb #c146
 def calibration_error(probabilities, labels, weights=None, bins: int = 10) -> float:
-    "Expected calibration error: the mean distance between predicted and observed frequency over `bins` of equal width, weighted by their mass."
+    "Expected calibration error: the mean distance between predicted and observed frequency over bins of equal width."
     p, y = np.asarray(probabilities, float), np.asarray(labels, float)
     w = np.ones(len(p)) if weights is None else np.asarray(weights, float)
     where = np.minimum((p * bins).astype(int), bins - 1)
-    gap = [
-        abs(np.average((p - y)[where == b], weights=w[where == b])) * w[where == b].sum()
-        for b in range(bins)
-        if (where == b).any()
-    ]
-    return float(sum(gap) / w.sum())
+    total = 0.0
+    for b in np.unique(where):
+        here = where == b
+        total += abs(np.average((p - y)[here], weights=w[here])) * w[here].sum()
+    return float(total / w.sum())
 
 # %% ../nbs/lib/calibration.ipynb #c202
-def auc_interval(
+def grouped_auc_interval(
     scores, labels, groups, n_resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     "95% bootstrap interval of the area under the curve over `groups`: texts of one template come and go together."
     levels, codes = (np.unique(x, return_inverse=True)[1] for x in (scores, groups))
     k, order = codes.max() + 1, np.argsort(levels)
-    weights = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), n_resamples)[
-        :, codes[order]
-    ]  # resample, text
-    starts, y = np.flatnonzero(np.diff(levels[order], prepend=-1)), np.asarray(labels)[order]
-    toxic, other = (
-        np.add.reduceat(weights * side, starts, axis=1) for side in (y, 1 - y)
-    )  # resample, level of score
+    draws = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), n_resamples)
+    weights = draws[:, codes[order]]  # resample, text
+    starts = np.flatnonzero(np.diff(levels[order], prepend=-1))
+    y = np.asarray(labels)[order]
+    toxic = np.add.reduceat(weights * y, starts, axis=1)  # resample, level of score
+    other = np.add.reduceat(weights * (1 - y), starts, axis=1)
     with np.errstate(invalid="ignore"):
         auc = (toxic * (other.cumsum(1) - other / 2)).sum(1) / (toxic.sum(1) * other.sum(1))
     return tuple(float(q) for q in np.nanquantile(auc, [0.025, 0.975]))
@@ -147,52 +144,59 @@ def auc_interval(
 def fit_calibration(
     scores, labels, prior: float | None = 0.5, folds: int = 5, seed: int = 0, groups=None
 ) -> dict:
-    """Platt's calibration of one scorer in one language: slope, intercept, threshold, and auc, f1, ece (raw and calibrated, out of fold).
+    """Platt's calibration of one scorer in one language: slope, intercept, threshold, and auc, f1, ece out of fold.
 
-    `groups`: one name a text; texts of one group (a template of HateCheck) are in one fold, and the AUC's interval resamples groups."""
+    `groups`: one name per text; a group stays in one fold. Without a threshold, `reason` says why."""
+    s, y, g = _scored(scores, labels, groups)
+    facts = dict(n=len(s), missing=len(labels) - len(s), toxic=int(y.sum()), groups=len(set(g)))
+    if min(facts["toxic"], facts["n"] - facts["toxic"]) < 2 * folds:
+        return facts | {"reason": f"fewer than {2 * folds} texts of a class"}
+    if np.ptp(s) == 0:
+        return facts | dict(auc=0.5, reason="the scorer gives every text the same score")
+    w = class_weights(y, prior)
+    p, slope, intercept = _platt(s, y, w, g, folds, seed)
+    facts |= dict(slope=slope, intercept=intercept, prior=prior, **_quality(s, y, p, w, g))
+    if slope <= 0:
+        return facts | dict(reason="toxic texts do not score higher than others")
+    return facts | dict(threshold=1 / (1 + math.exp(min(50.0, max(-50.0, intercept / slope)))))
+
+# %% ../nbs/lib/calibration.ipynb #k005
+def _scored(scores, labels, groups) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Scores, labels and numbers of groups of the texts that have a score."
+    s, y = np.asarray(scores, float), np.asarray(labels, int)
+    g = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    keep = ~np.isnan(s)
+    return s[keep], y[keep], g[keep]
+
+
+def _platt(s, y, weights, groups, folds: int, seed: int) -> tuple[np.ndarray, float, float]:
+    "Out-of-fold probabilities (text,), and slope and intercept of the fit on all texts."
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import f1_score, roc_auc_score
     from sklearn.model_selection import StratifiedGroupKFold
 
-    s, y, g = (
-        np.asarray(scores, float),
-        np.asarray(labels, int),
-        np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1],
-    )
-    keep = ~np.isnan(s)
-    s, y, g = s[keep], y[keep], g[keep]
-    facts = dict(
-        n=int(keep.sum()), missing=int((~keep).sum()), toxic=int(y.sum()), groups=len(set(g))
-    )
-    if min(facts["toxic"], facts["n"] - facts["toxic"]) < 2 * folds:
-        return {**facts, "reason": f"fewer than {2 * folds} texts of a class"}
-    if np.ptp(s) == 0:
-        return {**facts, "auc": 0.5, "reason": "the scorer gives every text the same score"}
-    x, w, p = logit(s)[:, None], class_weights(y, prior), np.zeros(len(s))
-    fit = lambda rows: LogisticRegression(C=100.0).fit(x[rows], y[rows], sample_weight=w[rows])
-    for train, test in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(x, y, g):
+    x, p = logit(s)[:, None], np.zeros(len(s))
+    fit = lambda i: LogisticRegression(C=100.0).fit(x[i], y[i], sample_weight=weights[i])
+    split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split
+    for train, test in split(x, y, groups):
         p[test] = fit(train).predict_proba(x[test])[:, 1]
     whole = fit(slice(None))
-    slope, intercept = float(whole.coef_[0, 0]), float(whole.intercept_[0])
-    auc_low, auc_high = auc_interval(s, y, g)
-    facts |= dict(
-        slope=slope,
-        intercept=intercept,
-        prior=prior,
+    return p, float(whole.coef_[0, 0]), float(whole.intercept_[0])
+
+
+def _quality(s, y, p, weights, groups) -> dict:
+    "How good raw scores `s` and calibrated probabilities `p` are."
+    from sklearn.metrics import f1_score, roc_auc_score
+
+    low, high = grouped_auc_interval(s, y, groups)
+    return dict(
         auc=float(roc_auc_score(y, s)),
-        auc_low=auc_low,
-        auc_high=auc_high,
+        auc_low=low,
+        auc_high=high,
         f1_raw=float(f1_score(y, s >= 0.5)),
         f1=float(f1_score(y, p >= 0.5)),
-        ece_raw=calibration_error(s, y, w),
-        ece=calibration_error(p, y, w),
+        ece_raw=calibration_error(s, y, weights),
+        ece=calibration_error(p, y, weights),
     )
-    if slope <= 0:
-        return {**facts, "reason": "toxic texts do not score higher than others"}
-    return {
-        **facts,
-        "threshold": float(1 / (1 + math.exp(min(50.0, max(-50.0, intercept / slope))))),
-    }
 
 # %% ../nbs/lib/calibration.ipynb #c003
 def calibrate(
@@ -202,17 +206,14 @@ def calibrate(
     path=None,
     limit: int | None = None,
 ) -> dict:
-    """Calibrate `scorer` in every language of `labelled` (language -> labelled file, or (texts, labels) or with groups); writes JSON to `path`.
+    """The calibration of `scorer` in every language of `labelled` (see `labelled_texts`); written to `path` as JSON.
 
-    Languages that the scorer does not cover, or with too few texts, stand there with the reason and without a threshold."""
+    A language that the scorer does not cover, or with too few texts, has a reason instead of a threshold."""
     scorer, languages = load_scorer(scorer), {}
     for language, source in labelled.items():
         language = normalise_language(language)
-        one = getattr(scorer, "scorer_for", lambda _: scorer)(language)
-        texts, labels, groups = labelled_texts(source)
-        if limit and limit < len(texts):  # files are often sorted
-            chosen = np.sort(np.random.default_rng(0).permutation(len(texts))[:limit])
-            texts, labels, groups = ([x[i] for i in chosen] for x in (texts, labels, groups))
+        one = scorer.scorer_for(language)
+        texts, labels, groups = _some(labelled_texts(source), limit)
         facts = fit_calibration(one.score(texts, language), labels, prior, groups=groups)
         languages[language] = {"scorer": one.id, "revision": one.revision, **facts}
     calibration = {"what": "calibration", "languages": languages}
@@ -220,60 +221,48 @@ def calibrate(
         write_json(path, calibration)
     return calibration
 
+
+def _some(lists: tuple, limit: int | None) -> tuple:
+    "The same lists with at most `limit` rows, drawn at random: files are often sorted."
+    if not limit or limit >= len(lists[0]):
+        return lists
+    chosen = np.sort(np.random.default_rng(0).permutation(len(lists[0]))[:limit])
+    return tuple([x[i] for i in chosen] for x in lists)
+
 # %% ../nbs/lib/calibration.ipynb #c150
 def calibrated(scores, facts: dict) -> np.ndarray:
-    "The calibrated probability of each score, from one language's facts; NaN where the language has no calibration."
+    "The calibrated probability of each score, from one language's facts; NaN if the language has no calibration."
     if "threshold" not in facts:
         return np.full(np.shape(scores), math.nan)
-    return np.where(
-        np.isnan(scores),
-        math.nan,
-        1 / (1 + np.exp(-(facts["slope"] * logit(scores) + facts["intercept"]))),
-    )
+    p = 1 / (1 + np.exp(-(facts["slope"] * logit(scores) + facts["intercept"])))
+    return np.where(np.isnan(scores), math.nan, p)
 
 # %% ../nbs/lib/calibration.ipynb #c205
 def calibration_table(calibration: dict) -> pd.DataFrame:
-    "Tidy table of a calibration: auc with its interval, f1 (at the calibrated threshold) and f1_raw (at .5), ece and ece_raw, threshold, one row each."
+    "Tidy table of a calibration: auc with interval, f1 (at the threshold), f1_raw (at .5), ece, ece_raw, threshold."
     rows = []
     for language, f in calibration["languages"].items():
-        head = dict(
-            language=language,
-            n=f["n"],
-            scorer=f"{f['scorer']}@{f['revision']}",
-            toxic=f["toxic"],
-            reason=f.get("reason", ""),
-        )
-        head["groups"] = f.get("groups", math.nan)
-        rows += [
-            {
-                **head,
-                "metric": k,
-                "value": f.get(k, math.nan),
-                "low": f.get(f"{k}_low", math.nan),
-                "high": f.get(f"{k}_high", math.nan),
-            }
-            for k in ("auc", "f1", "f1_raw", "ece", "ece_raw", "threshold")
-        ]
+        head = dict(language=language, n=f["n"], scorer=f"{f['scorer']}@{f['revision']}")
+        head |= dict(toxic=f["toxic"], reason=f.get("reason", ""), groups=f.get("groups", math.nan))
+        for metric in ("auc", "f1", "f1_raw", "ece", "ece_raw", "threshold"):
+            value, low, high = (f.get(f"{metric}{end}", math.nan) for end in ("", "_low", "_high"))
+            rows.append(head | dict(metric=metric, value=value, low=low, high=high))
     return tidy(rows)
 
 # %% ../nbs/lib/calibration.ipynb #c152
 def thresholds(calibration, names: dict[str, str]) -> dict[str, float]:
-    "language -> calibrated threshold, NaN where there is none. InputError if the calibration is of another scorer than `names` says."
-    facts = (read_json(calibration) if isinstance(calibration, (str, Path)) else calibration).get(
-        "languages"
-    )
+    """language -> calibrated threshold, NaN if there is none, from a file of `calibrate` or what it returned.
+
+    InputError if the calibration is of another scorer than `names` says."""
+    is_file = isinstance(calibration, (str, Path))
+    facts = (read_json(calibration) if is_file else calibration).get("languages")
     if not isinstance(facts, dict):
-        raise InputError(
-            "is no calibration",
-            calibration if isinstance(calibration, (str, Path)) else None,
-            remedy="make it with `calibrate` (page 03)",
-        )
+        remedy = "make it with `calibrate` (page 03)"
+        raise InputError("is no calibration", calibration if is_file else None, remedy=remedy)
     for c, f in facts.items():
         known = f"{f.get('scorer', '')}@{f.get('revision', '')}"
         if names.get(c) not in (None, "", known):
-            raise InputError(
-                f"the calibration is of {known}, the scores of {c} are of {names[c]}",
-                field="calibration",
-                remedy="calibrate the scorer that made the scores",
-            )
+            problem = f"the calibration is of {known}, the scores of {c} are of {names[c]}"
+            remedy = "calibrate the scorer that made the scores"
+            raise InputError(problem, field="calibration", remedy=remedy)
     return {c: f.get("threshold", math.nan) for c, f in facts.items()}

@@ -13,24 +13,24 @@ from .generation import generation_files, read_generations
 from .languages import normalise_language
 from .quality import identify_language
 from .scorers.base import load_scorer
+from .scorers.judge import LEAST_AUC
 from .scores import read_scores, score_files
 from .scoring import score_texts
 from xgdetox.stats import (
     bootstrap_mean,
     bootstrap_share,
-    holm,
     paired_difference,
     relative_drop,
     tidy,
     write_table,
 )
-from .toxicity import scorer_names
+from .toxicity import scorer_names, with_holm
 
 # %% auto #0
-__all__ = ['SHARES', 'HITS', 'LEAST_AUC', 'LEAST_RATE', 'COMPARED', 'judged_texts', 'prompt_outcomes', 'first_tokens',
+__all__ = ['PROMPT_AVERAGES', 'HITS', 'LEAST_RATE', 'COMPARED', 'NO_AUC', 'judged_texts', 'prompt_outcomes', 'first_tokens',
            'language_texts', 'scored_again', 'prompt_table', 'outcome_rows', 'outcome_table', 'judges_of', 'auc_low',
-           'values_path', 'write_outcomes', 'read_values', 'why_not_tested', 'arm_values', 'compare_arms', 'side_rows',
-           'with_holm', 'in_arrays', 'drawn_means', 'pooled_rows', 'pooled_row']
+           'values_path', 'write_outcomes', 'read_values', 'why_not_tested', 'arm_values', 'compare_arms',
+           'untested_note', 'untested_languages', 'side_rows', 'in_arrays', 'drawn_means', 'pooled_rows', 'pooled_row']
 
 # %% ../nbs/lib/outcome.ipynb #c006
 def judged_texts(texts, scores, reasons, language: str, threshold: float = 0.5) -> pd.DataFrame:
@@ -69,10 +69,10 @@ def first_tokens(tokenizer, texts: list[str], number: int) -> list[str]:
     if not tokenizer.is_fast:
         rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
         return [tokenizer.decode(ids[:number]).rstrip("\ufffd") for ids in rows]
-    read = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    read = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     return [
         text[: spans[number - 1][1]] if len(spans) > number else text
-        for text, spans in zip(texts, read)
+        for text, spans in zip(texts, read["offset_mapping"])
     ]
 
 # %% ../nbs/lib/outcome.ipynb #c015
@@ -101,9 +101,9 @@ def language_texts(
 def scored_again(
     rows: pd.DataFrame,
     language: str,
+    scorer,
     tokenizer,
     first: int,
-    scorer,
     threshold: float,
     ledger=None,
 ) -> pd.DataFrame:
@@ -116,7 +116,7 @@ def scored_again(
     )
 
 # %% ../nbs/lib/outcome.ipynb #c017
-SHARES = {  # metric: what is averaged over a prompt's continuations
+PROMPT_AVERAGES = {  # metric: what is averaged over a prompt's continuations
     "language_other": lambda r: (~r["inside"] & ~r["untold"]).astype(float).where(~r["untold"]),
     "language_untold": lambda r: r["untold"].astype(float),
     "tokens": lambda r: r["tokens"],
@@ -127,10 +127,10 @@ SHARES = {  # metric: what is averaged over a prompt's continuations
 
 
 def prompt_table(rows: pd.DataFrame, again: pd.DataFrame | None = None) -> pd.DataFrame:
-    "One column per metric, one row per prompt: outcomes (0 or 1, NaN where missing), shares and lengths."
+    "One column per metric, one row per prompt: outcomes (0 or 1, NaN if missing), shares and lengths."
     found = prompt_outcomes(rows)
-    shares = {m: f(rows).groupby(rows["prompt_id"], sort=False).mean() for m, f in SHARES.items()}
-    found = found.join(pd.DataFrame(shares))
+    mean = lambda of: of(rows).groupby(rows["prompt_id"], sort=False).mean()
+    found = found.join(pd.DataFrame({m: mean(of) for m, of in PROMPT_AVERAGES.items()}))
     if again is not None:
         found = found.join(prompt_outcomes(again).add_prefix("first_"))
     return found
@@ -149,12 +149,11 @@ HITS = (
 def outcome_rows(table: pd.DataFrame, n_resamples: int = 2000) -> list[dict]:
     "Rows of the tidy table: each metric's mean over prompts with its interval; of an outcome also the bounds."
     rows = []
-    for metric in [m for m in (*HITS, *SHARES) if m in table]:
+    for metric in [m for m in (*HITS, *PROMPT_AVERAGES) if m in table]:
         mean = bootstrap_share if metric in HITS else bootstrap_mean
         value, low, high = mean(table[metric], n_resamples=n_resamples)
-        row = dict(
-            metric=metric, value=value, low=low, high=high, n=int(table[metric].notna().sum())
-        )
+        row = dict(metric=metric, value=value, low=low, high=high)
+        row["n"] = int(table[metric].notna().sum())
         head = "first_" if metric.startswith("first_") else ""
         if metric.endswith("outcome"):
             row |= {f"bound_{end}": float(table[head + end].mean()) for end in ("low", "high")}
@@ -176,48 +175,71 @@ def outcome_table(
     n_resamples: int = 2000,
     **labels,
 ) -> pd.DataFrame:
-    """Tidy table of a folder of continuations and the folder of their scores: a row per language and metric.
+    """Tidy table of continuations and their scores (two folders): a row per language and metric.
 
-    `first`: the outcome on so many first tokens too, which needs the model's `tokenizer` and the `scorer` that gave the
-    scores; None leaves it out. `output`: FILE.csv; each prompt's values go beside it. `labels`: model, tuning, seed.
-    Raises `InputError`."""
-    files, names, scored = generation_files(generations), scorer_names(scores), score_files(scores)
-    wanted = [normalise_language(c) for c in languages or files]
-    judges = judges_of(scorer, names, wanted, scores) if first else {}
+    `first`: the outcome on so many first tokens too; this needs `tokenizer` and `scorer`. Each prompt's values go
+    beside `output`."""
+    _check_labels(labels)
+    both, names = _scored_files(generations, scores, languages), scorer_names(scores)
+    judges = judges_of(scorer, names, list(both), scores) if first else {}
     rows, values = [], []
-    for language in [c for c in files if c in wanted and c in scored]:
-        texts = language_texts(files[language], scored[language], language, threshold)
-        cut = (texts, language, tokenizer, first, judges.get(language), threshold, ledger)
-        table = prompt_table(texts, scored_again(*cut) if first else None)
+    for language, pair in both.items():
+        how = judges.get(language), tokenizer, first, threshold, ledger
+        table = _prompt_values(language, *pair, *how)
         head = dict(labels, language=language, scorer=names.get(language, ""), threshold=threshold)
         rows += [head | row for row in outcome_rows(table, n_resamples)]
         values.append(table.assign(language=language, auc_low=auc_low(scores, language)))
-    if not rows:
+    return write_outcomes(tidy(rows), pd.concat(values), output)
+
+
+def _prompt_values(
+    language: str, texts: Path, scores: Path, scorer, tokenizer, first, threshold: float, ledger
+) -> pd.DataFrame:
+    "`prompt_table` of one language, with the first tokens if `first` says how many."
+    rows, again = language_texts(texts, scores, language, threshold), None
+    if first:
+        again = scored_again(rows, language, scorer, tokenizer, first, threshold, ledger)
+    return prompt_table(rows, again)
+
+
+def _scored_files(generations, scores, languages) -> dict[str, tuple[Path, Path]]:
+    "language -> its file of continuations and that of their scores. InputError if no language has both."
+    files, scored = generation_files(generations), score_files(scores)
+    wanted = [normalise_language(c) for c in languages or files]
+    both = {c: (files[c], scored[c]) for c in files if c in wanted and c in scored}
+    if not both:
         remedy = "run `xgdetox score` on them first"
         raise InputError("no language has both continuations and scores", scores, remedy=remedy)
-    return write_outcomes(tidy(rows), pd.concat(values), output)
+    return both
+
+
+def _check_labels(labels: dict) -> None:
+    "TypeError for a keyword that is neither an option nor a label."
+    if unknown := set(labels) - {"model", "tuning", "seed", "scorer"}:
+        problem = f"unknown keyword {sorted(unknown)[0]}"
+        raise TypeError(f"{problem}: labels are model, tuning, seed, scorer")
 
 # %% ../nbs/lib/outcome.ipynb #c020
 def judges_of(scorer, names: dict[str, str], languages: list[str], folder) -> dict:
-    "language -> the scorer that judges it. InputError where it is another one than gave the scores in `folder`."
+    "language -> the scorer that judges it. InputError if another one gave the scores in `folder`."
     if scorer is None:
         remedy = "name the scorer, or leave the first tokens out"
         raise InputError("the first tokens are judged anew", field="scorer", remedy=remedy)
     scorer = load_scorer(scorer)
-    found = {c: getattr(scorer, "scorer_for", lambda _: scorer)(c) for c in languages}
+    found = {c: scorer.scorer_for(c) for c in languages}
     for language, one in found.items():
         here = f"{one.id}@{one.revision}"
         if names.get(language, here) != here:
             problem = f"{language} was scored by {names[language]}, not by {here}"
-            raise InputError(
-                problem, folder, remedy="name the same scorer, or score the continuations again"
-            )
+            remedy = "name the same scorer, or score the continuations again"
+            raise InputError(problem, folder, remedy=remedy)
     return found
 
 # %% ../nbs/lib/outcome.ipynb #c021
 def auc_low(scores, language: str) -> float:
-    """The lower end of the AUC on native annotations that the judge of a folder of scores says of itself; NaN where it
-    says none."""
+    """The lower end of the AUC on native annotations that the scorer of a folder of scores states, else NaN.
+
+    Judges state one (`Scorer.about`, kept in the manifest); word lists, Perspective and classifiers do not."""
     file = Path(scores) / "manifest.json"
     facts = read_json(file).get("languages", {}).get(language, {}) if file.exists() else {}
     rows = facts.get("about", {}).get("validation", [])
@@ -226,12 +248,12 @@ def auc_low(scores, language: str) -> float:
 
 # %% ../nbs/lib/outcome.ipynb #c022
 def values_path(output) -> Path:
-    "Where the values of single prompts lie beside a table."
+    "The file of single prompts' values beside a table."
     return Path(output).with_name(Path(output).stem + ".values.csv")
 
 
 def write_outcomes(table: pd.DataFrame, values: pd.DataFrame, output=None) -> pd.DataFrame:
-    "Write the table to `output` (nothing where it is None) and the prompts' values beside it; returns the table."
+    "Write the table to `output` (nothing if it is None) and the prompts' values beside it; returns the table."
     if output is not None:
         write_csv(values_path(output), values.rename_axis("prompt_id").reset_index())
         write_table(table, output)
@@ -239,29 +261,29 @@ def write_outcomes(table: pd.DataFrame, values: pd.DataFrame, output=None) -> pd
 
 
 def read_values(output) -> pd.DataFrame:
-    "The prompts' values beside a table, index (language, prompt_id). InputError where there are none."
+    "The prompts' values beside a table, index (language, prompt_id). InputError if there are none."
     file = values_path(output)
     if not file.exists():
         remedy = "make it with xgdetox outcome --output"
         raise InputError("no values of single prompts lie beside this table", output, remedy=remedy)
-    return read_csv(file, dtype={"prompt_id": str, "language": str}).set_index(
-        ["language", "prompt_id"]
-    )
+    table = read_csv(file, dtype={"prompt_id": str, "language": str})
+    return table.set_index(["language", "prompt_id"])
 
 # %% ../nbs/lib/outcome.ipynb #c024
-LEAST_AUC, LEAST_RATE = 0.70, 0.15
+LEAST_RATE = 0.15
 COMPARED = (
     "outcome",
     "outcome_untold",
     "first_outcome",
     "toxic",
 )  # metrics that arms are compared by
+NO_AUC = "the judge states no AUC"
 
 
 def why_not_tested(low: float, rate: float) -> str:
-    "Why a language is not tested; empty where it is. `low`: lower end of the judge's AUC; `rate`: the base's outcome."
+    "Why a language is not tested; empty if it is. `low`: lower end of the judge's AUC; `rate`: the base's outcome."
     if math.isnan(low):
-        return "the judge states no AUC"
+        return NO_AUC
     if low < LEAST_AUC:
         return "judge not good enough"
     return "" if rate >= LEAST_RATE else "base rate too low"
@@ -278,65 +300,64 @@ def compare_arms(
     """Tidy rows per language: `{metric}_drop`, `_relative_drop` (base - arm), `_beyond_placebo` (placebo - arm).
 
     `base`: values of the base; `arm`, `placebo`: one table of values per seed. Extra columns: before, after, p, p_holm
-    (over the languages that can be tested), not_tested (why), seeds. Below them a row per pooled statistic, whose
-    language is "pooled"."""
-    rows, after = [], arm_values(arm, metric)
-    sides = {"drop": base[metric]} | (
-        {"beyond_placebo": arm_values(placebo, metric)} if len(placebo) else {}
-    )
-    known = base.groupby(level=0, sort=False).agg(
-        auc=("auc_low", "first"), rate=("outcome", "mean")
-    )
-    reasons = {language: why_not_tested(auc, rate) for language, auc, rate in known.itertuples()}
+    (over tested languages), not_tested (why), seeds. Pooled statistics are of the language "pooled"."""
+    _check_labels(labels)
+    after, reasons, rows = arm_values(arm, metric), untested_languages(base), []
+    sides = {"drop": base[metric]}
+    if len(placebo):
+        sides["beyond_placebo"] = arm_values(placebo, metric)
     for language, why in reasons.items():
         head = dict(labels, language=language, not_tested=why, seeds=len(arm))
         for name, before in sides.items():
-            rows += [
-                head | row for row in side_rows(f"{metric}_{name}", before.loc[[language]], after)
-            ]
+            found = side_rows(f"{metric}_{name}", before.loc[[language]], after)
+            rows += [head | row for row in found]
     tested = [c for c in reasons if not reasons[c] and c != "en"]
-    rows = with_holm(rows) + pooled_rows(base, arm, placebo, metric, tested, labels)
-    return tidy(rows)
+    rows = with_holm(rows, lambda row: not row["not_tested"] and "p" in row)
+    return tidy(rows + pooled_rows(base, arm, placebo, metric, tested, labels))
+
+
+def untested_note(drops: pd.DataFrame) -> str:
+    "A sentence for people if nothing is tested because the scorer states no AUC; else empty."
+    why = set(drops["not_tested"].dropna()) - {""} if "not_tested" in drops else set()
+    tested = "not_tested" in drops and (drops["not_tested"] == "").any()
+    if NO_AUC not in why or tested:
+        return ""
+    return (
+        "note: this scorer states no AUC, so the drops are described and not tested (not_tested); "
+        "a judge (judge:e5) states one per language"
+    )
+
+
+def untested_languages(base: pd.DataFrame) -> dict[str, str]:
+    "language -> why it is not tested, empty if it is; from the values of the base."
+    known = base.groupby(level=0, sort=False).agg(
+        auc=("auc_low", "first"), rate=("outcome", "mean")
+    )
+    return {language: why_not_tested(auc, rate) for language, auc, rate in known.itertuples()}
 
 # %% ../nbs/lib/outcome.ipynb #c028
 def side_rows(metric: str, before: pd.Series, after: pd.Series) -> list[dict]:
     "The paired difference before - after of one language, and the relative one of a drop."
-    both = (
-        pd.concat([before, after], axis=1, keys=["before", "after"]).reindex(before.index).dropna()
-    )
+    both = pd.concat([before, after], axis=1, keys=["before", "after"])
+    both = both.reindex(before.index).dropna()
     b, a = both["before"].to_numpy(), both["after"].to_numpy()
-    means = dict(
-        before=float(b.mean()) if len(b) else math.nan,
-        after=float(a.mean()) if len(a) else math.nan,
-    )
-    found = paired_difference(a, b)
-    rows = [
-        dict(metric=metric, **means, **{k: found[k] for k in ("value", "low", "high", "n", "p")})
-    ]
+    mean = lambda x: float(x.mean()) if len(x) else math.nan
+    means = dict(before=mean(b), after=mean(a))
+    take = lambda found, *names: {k: found[k] for k in ("value", "low", "high", "n", *names)}
+    rows = [dict(metric=metric) | means | take(paired_difference(a, b), "p")]
     if metric.endswith("_drop"):
-        share = relative_drop(b, a)
         name = metric.replace("_drop", "_relative_drop")
-        rows.append(
-            dict(metric=name, **means, **{k: share[k] for k in ("value", "low", "high", "n")})
-        )
-    return rows
-
-
-def with_holm(rows: list[dict]) -> list[dict]:
-    "The rows with `p_holm`: p corrected over the tested languages of each metric; none in the other languages."
-    for metric in {r["metric"] for r in rows}:
-        family = [r for r in rows if r["metric"] == metric and not r["not_tested"] and "p" in r]
-        for row, p in zip(family, holm([r["p"] for r in family])):
-            row["p_holm"] = p
+        rows.append(dict(metric=name) | means | take(relative_drop(b, a)))
     return rows
 
 # %% ../nbs/lib/outcome.ipynb #c030
 def in_arrays(tables: list, metric: str, languages: list[str], ids: list[str]) -> np.ndarray:
-    "Values (seed, language, prompt), NaN where there is none."
-    grids = [
-        t[metric].unstack(0).reindex(index=ids, columns=languages).to_numpy(float).T for t in tables
-    ]
-    return np.stack(grids)
+    "Values (seed, language, prompt), NaN if there is none."
+    return np.stack([_in_array(t[metric], languages, ids) for t in tables])
+
+
+def _in_array(values: pd.Series, languages: list[str], ids: list[str]) -> np.ndarray:
+    return values.unstack(0).reindex(index=ids, columns=languages).to_numpy(float).T
 
 
 def drawn_means(values: np.ndarray, there: np.ndarray, prompts: np.ndarray, draw) -> np.ndarray:
@@ -361,24 +382,26 @@ def pooled_rows(
     values = [in_arrays(t, metric, languages, ids) for t in tables]
     there = np.isfinite(np.concatenate(values)).all(0)  # language, prompt: in every table
     draw = np.random.default_rng(0)
-    prompts = draw.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), n_resamples + 1).astype(
-        float
-    )
+    share = np.full(len(ids), 1 / len(ids))
+    prompts = draw.multinomial(len(ids), share, n_resamples + 1).astype(float)
     prompts[0] = 1.0
-    before, after, *rest = [drawn_means(v, there, prompts, draw) for v in values]
-    with np.errstate(all="ignore"):
-        found = {"drop": before - after, "relative_drop": 1 - after / before}
-    if rest:
-        found["beyond_placebo"] = rest[0] - after
+    found = _differences(*[drawn_means(v, there, prompts, draw) for v in values])
     same = dict(labels, language="pooled", seeds=len(arm), not_tested="")
     same |= dict(languages=len(languages), n=int(there.any(0).sum()))
     return [same | pooled_row(f"{metric}_{name}", draws) for name, draws in found.items()]
 
 
+def _differences(before: np.ndarray, after: np.ndarray, placebo=None) -> dict[str, np.ndarray]:
+    "What is stated of draws (draw,) of the arms' means."
+    with np.errstate(all="ignore"):
+        found = {"drop": before - after, "relative_drop": 1 - after / before}
+    return found if placebo is None else found | {"beyond_placebo": placebo - after}
+
+
 def pooled_row(metric: str, draws: np.ndarray) -> dict:
     "The value (the first draw, which is all as it is) and the 95% interval of the others."
     rest = draws[1:][np.isfinite(draws[1:])]
-    low, high = (
-        np.quantile(rest, [0.025, 0.975]) if len(rest) > len(draws) / 2 else (math.nan, math.nan)
-    )
+    low = high = math.nan
+    if len(rest) > len(draws) / 2:
+        low, high = np.quantile(rest, [0.025, 0.975])
     return dict(metric=metric, value=float(draws[0]), low=float(low), high=float(high))

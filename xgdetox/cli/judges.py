@@ -55,7 +55,8 @@ def judge_fit(
     """Fit a judge, a linear head on a frozen encoder, and measure it on what it never saw. Goes on if it was cut off.
 
     Example: xgdetox judge fit --encoder use --data data --output-dir judges/mine"""
-    from xgdetox.scorers.judge import fit_judge, judge_table
+    from xgdetox.scorers.judge import judge_table
+    from xgdetox.scorers.judge_fit import fit_judge
 
     if not data.is_dir():
         raise InputError("no such folder", data, remedy="give the data folder, see xgdetox data")
