@@ -352,7 +352,7 @@ def outcome_command(
     from xgdetox.generation import generation_files
     from xgdetox.grid.steps import locate_scorer
     from xgdetox.tokens import load_tokenizer
-    from xgdetox.outcome import outcome_table, read_values
+    from xgdetox.outcome import outcome_table, read_values, untested_note
     from xgdetox.scoring import scorer_of_generations
 
     if placebo and not before:
@@ -392,6 +392,8 @@ def outcome_command(
     )
     if before:
         table = with_outcome_drops(table, before, output, placebo or [])
+        if note := untested_note(table):
+            print(note)
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
 
 # %% ../../nbs/lib/cli_scores.ipynb #ea372503
