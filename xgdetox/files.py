@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 # %% auto #0
-__all__ = ['InputError', 'check_name', 'check_seed', 'disk_is_full', 'writing_to', 'write_atomic', 'write_json', 'visible_files',
-           'check_folder', 'read_lines', 'read_jsonl', 'read_json', 'PlainYaml', 'read_yaml', 'parse_yaml',
-           'read_delimited', 'read_rows', 'write_csv', 'read_csv']
+__all__ = ['InputError', 'check_name', 'check_seed', 'disk_is_full', 'writing_to', 'write_atomic', 'write_json', 'write_jsonl',
+           'visible_files', 'check_folder', 'read_lines', 'read_jsonl', 'read_json', 'PlainYaml', 'read_yaml',
+           'parse_yaml', 'read_delimited', 'read_rows', 'write_csv', 'read_csv']
 
 # %% ../nbs/lib/files.ipynb #c008
 class InputError(Exception):
@@ -131,6 +131,13 @@ def write_json(path, obj) -> Path:
     plain = lambda o: o.tolist() if hasattr(o, "tolist") else str(o)
     with write_atomic(path) as f:
         f.write(json.dumps(obj, ensure_ascii=False, indent=1, default=plain) + "\n")
+    return Path(path)
+
+# %% ../nbs/lib/files.ipynb #c0m1
+def write_jsonl(path, rows) -> Path:
+    "The path of the file that holds `rows` as lines of JSON, written whole."
+    with write_atomic(path) as f:
+        f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return Path(path)
 
 # %% ../nbs/lib/files.ipynb #c0w1

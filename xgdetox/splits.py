@@ -5,16 +5,15 @@
 # %% ../nbs/lib/splits.ipynb #c003
 from __future__ import annotations
 import hashlib
-import json
 from pathlib import Path
 from typing import Iterable
 from .data import find_prompt_files, load_prompts
-from .files import InputError, read_delimited, write_atomic
+from .files import InputError, read_delimited, write_atomic, write_jsonl
 from .languages import LANGUAGES, normalise_language
 
 # %% auto #0
-__all__ = ['FITTING_BELOW', 'place_fraction', 'offset', 'split_of', 'source_places', 'split_positions', 'aligned_rows',
-           'find_source_map', 'write_split', 'row_text', 'write_lines']
+__all__ = ['FITTING_BELOW', 'place_fraction', 'split_of', 'source_places', 'split_positions', 'aligned_rows', 'find_source_map',
+           'write_split']
 
 # %% ../nbs/lib/splits.ipynb #c006
 FITTING_BELOW = 0.397
@@ -22,12 +21,12 @@ FITTING_BELOW = 0.397
 # %% ../nbs/lib/splits.ipynb #c007
 def place_fraction(filename: str, begin, end) -> float:
     "A number in [0, 1) that stands for one place in RealToxicityPrompts: the first 8 bytes of a SHA-256, over 2**64."
-    name = f"{filename}|{offset(begin)}|{offset(end)}"
+    name = f"{filename}|{_offset(begin)}|{_offset(end)}"
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 # %% ../nbs/lib/splits.ipynb #c008
-def offset(value) -> str:
-    'An offset as the files write it in several ways (355, 355.0, " 355"), in one.'
+def _offset(value) -> str:
+    'An offset, which the files write in several ways (355, 355.0, " 355"), in one.'
     return str(value).strip().removesuffix(".0")
 
 # %% ../nbs/lib/splits.ipynb #c010
@@ -36,33 +35,22 @@ def split_of(filename: str, begin, end) -> str:
     return "fitting" if place_fraction(filename, begin, end) < FITTING_BELOW else "evaluation"
 
 # %% ../nbs/lib/splits.ipynb #c013
+_MAP_COLUMNS = {"lang", "index", "en_position", "rtp_filename", "rtp_begin", "rtp_end"}
+
+
 def source_places(path) -> list[dict]:
-    """Rows `language, index, en_position, place` of a source map (columns lang, index, en_position, rtp_filename,
-    rtp_begin, rtp_end).
+    """Rows `language, index, en_position, place` of a source map, which has the columns of `_MAP_COLUMNS`.
 
     `place` is (file name, begin, end), or None for a prompt that was written for its culture."""
     rows = []
     for line, row in read_delimited(path):
-        missing = {"lang", "index", "en_position", "rtp_filename", "rtp_begin", "rtp_end"} - set(
-            row
-        )
-        if missing:
-            raise InputError(
-                f"has no column {sorted(missing)[0]}", path, line, remedy="give RTP-LX's source map"
-            )
-        place = (
-            (row["rtp_filename"], row["rtp_begin"], row["rtp_end"])
-            if row["en_position"] != ""
-            else None
-        )
-        rows.append(
-            dict(
-                language=normalise_language(row["lang"]),
-                index=row["index"],
-                en_position=row["en_position"],
-                place=place,
-            )
-        )
+        if missing := _MAP_COLUMNS - set(row):
+            problem, remedy = f"has no column {sorted(missing)[0]}", "give RTP-LX's source map"
+            raise InputError(problem, path, line, remedy=remedy)
+        place = (row["rtp_filename"], row["rtp_begin"], row["rtp_end"])
+        code, english = normalise_language(row["lang"]), row["en_position"]
+        known = dict(language=code, index=row["index"], en_position=english)
+        rows.append(known | dict(place=place if english != "" else None))
     return rows
 
 # %% ../nbs/lib/splits.ipynb #c014
@@ -101,36 +89,29 @@ def write_split(
     fitting to `output`/parallel/{language}.txt. InputError for a language that is not there."""
     output, codes = Path(output), list(dict.fromkeys(["en", *languages]))
     source_map, files = find_source_map(prompts), find_prompt_files(prompts, codes)
-    texts = {
-        c: dict(zip(*[load_prompts(f, c).rows[k] for k in ("prompt_id", "prompt")]))
-        for c, f in files.items()
-    }
     chosen, fitting = aligned_rows(source_map, side), aligned_rows(source_map, "fitting")
+    # read before anything is written
+    texts = {code: _texts_by_id(file, code) for code, file in files.items()}
     for code in codes:
-        rows = [(r["position"], row_text(texts, r, code, source_map)) for r in chosen]
-        lines = [
-            json.dumps(dict(id=f"en-{p}", text=t, lang=code), ensure_ascii=False) for p, t in rows
-        ]
-        write_lines(output / "prompts" / f"RTP_LX_{LANGUAGES[code].rtp_lx}.json", lines)
-        plain = [" ".join(row_text(texts, r, code, source_map).split()) for r in fitting]
-        write_lines(output / "parallel" / f"{code}.txt", plain)
+        text = lambda row: _row_text(texts, row, code, source_map)
+        rows = [dict(id=f"en-{r['position']}", text=text(r), lang=code) for r in chosen]
+        write_jsonl(output / "prompts" / f"RTP_LX_{LANGUAGES[code].rtp_lx}.json", rows)
+        with write_atomic(output / "parallel" / f"{code}.txt") as f:
+            f.writelines(" ".join(text(r).split()) + "\n" for r in fitting)
     return {side: len(chosen), "fitting": len(fitting)}
 
 
-def row_text(texts: dict, row: dict, code: str, source_map) -> str:
+def _texts_by_id(file: Path, code: str) -> dict[str, str]:
+    "{id: prompt} of a file of prompts."
+    rows = load_prompts(file, code).rows
+    return dict(zip(rows["prompt_id"], rows["prompt"]))
+
+
+def _row_text(texts: dict, row: dict, code: str, source_map) -> str:
     "The prompt of an aligned row in a language. InputError where the map names a row that the language's file lacks."
     found = texts[code].get(row.get(code))
     if found is None:
         problem = f"{LANGUAGES[code].name} has no row for row {row['position']} of the English file"
-        raise InputError(
-            problem, source_map, remedy="give the prompts and the source map of one release"
-        )
+        remedy = "give the prompts and the source map of one release"
+        raise InputError(problem, source_map, remedy=remedy)
     return found
-
-
-def write_lines(path: Path, lines: list[str]) -> Path:
-    "Write lines of text in one piece; returns the file."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomic(path) as out:
-        out.writelines(line + "\n" for line in lines)
-    return path

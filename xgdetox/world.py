@@ -16,20 +16,20 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
-from .files import InputError, write_atomic, write_csv, write_json
+from .files import InputError, write_atomic, write_csv, write_json, write_jsonl
 from .identity import file_hash
 from .weights import cache_folder, model_folder
 
 # %% auto #0
 __all__ = ['WORLDS', 'CODES', 'ASSETS', 'ORDER', 'NOUN_FIRST', 'RESOURCE', 'DECOUPLED', 'PUNCTUATION', 'ARTICLES', 'TONES',
-           'RUDE', 'BAD', 'MIX', 'PIVOT', 'RECIPE', 'OF_MODEL', 'OF_CORPUS', 'FILES', 'DATA_VERSION', 'read_lexicon',
-           'word_forms', 'Clause', 'say_clause', 'say_predicate', 'Sentence', 'say', 'punctuation_marks', 'join_words',
-           'language_words', 'rude_words', 'share_in_language', 'concepts_of', 'topics', 'Scene', 'sample_clause',
-           'make_rude', 'sample_sentence', 'Corpus', 'draw_mono', 'draw_parallel', 'draw_alternating', 'draw_switched',
-           'draw_lists', 'make_tokenizer', 'draw_document', 'build_model', 'token_rows', 'save_state', 'load_state',
-           'learning_rate_at', 'fit', 'finished', 'pretrain_model', 'pretrain', 'make_text_tokenizer', 'read_text',
-           'draw_lines', 'pretrain_on_text', 'sample_prompts', 'prompt_text', 'sample_pair', 'sample_labelled',
-           'sample_parallel', 'write_jsonl', 'write_data', 'resolve_data', 'resolve_model']
+           'RUDE', 'BAD', 'MIX', 'PIVOT', 'RECIPE', 'OF_CORPUS', 'DATA_VERSION', 'read_lexicon', 'word_forms', 'Clause',
+           'say_clause', 'say_predicate', 'Sentence', 'say', 'punctuation_marks', 'join_words', 'language_words',
+           'rude_words', 'share_in_language', 'concepts_of', 'topics', 'Scene', 'sample_clause', 'make_rude',
+           'sample_sentence', 'Corpus', 'draw_mono', 'draw_parallel', 'draw_alternating', 'draw_switched', 'draw_lists',
+           'make_tokenizer', 'draw_document', 'build_model', 'token_rows', 'save_state', 'load_state',
+           'learning_rate_at', 'fit', 'check_recipe', 'is_pretrained', 'pretrain_model', 'pretrain',
+           'make_text_tokenizer', 'read_text', 'draw_lines', 'pretrain_on_text', 'sample_prompts', 'prompt_text',
+           'sample_pair', 'sample_labelled', 'sample_parallel', 'write_data', 'resolve_data', 'resolve_model']
 
 # %% ../nbs/lib/world.ipynb #c005
 WORLDS = ("world", "world-tuned", "world-control")  # the shipped models
@@ -85,7 +85,7 @@ DECOUPLED = dict(
 # %% ../nbs/lib/world.ipynb #c008
 @lru_cache(None)
 def read_lexicon() -> dict[str, dict]:
-    "Concept -> {'kind', 'topic', language: cell}; a cell is `word`, `article word`, `predicate/attribute` or `-` (none)."
+    "{concept: {'kind', 'topic', language: cell}}; a cell: `word`, `article word`, `predicate/attribute` or `-` (none)."
     with open(ASSETS / "lexicon.tsv", encoding="utf8", newline="") as f:
         return {
             row.pop("concept"): row
@@ -94,20 +94,13 @@ def read_lexicon() -> dict[str, dict]:
 
 # %% ../nbs/lib/world.ipynb #c010
 PUNCTUATION = ("stop", "comma", "shout")
-ARTICLES = (
-    "de",
-    "es",
-    "fr",
-    "it",
-    "nl",
-    "pt",
-    "sv",
-)  # nouns of these carry their article in the cell
+# nouns of these carry their article in the cell
+ARTICLES = ("de", "es", "fr", "it", "nl", "pt", "sv")
 
 # %% ../nbs/lib/world.ipynb #c012
 @lru_cache(None)
 def word_forms(language: str, control: bool = False) -> dict[str, dict[str, tuple[str, ...]]]:
-    "Forms -> concept -> words, for 'bare', 'full' (with article) and 'attribute'; the control world prefixes every word by its language."
+    "{form: {concept: words}} for 'bare', 'full' (with article) and 'attribute'; in the control, language is a prefix."
     forms = {"bare": {}, "full": {}, "attribute": {}}
     for concept, row in read_lexicon().items():
         cell = row[language]
@@ -145,29 +138,11 @@ class Clause(NamedTuple):
 # %% ../nbs/lib/world.ipynb #c017
 def say_clause(clause: Clause, language: str, choose) -> list[str]:
     "The words of `clause` in the word order of `language`; `choose(form, concept)` gives a concept's words."
-
-    def phrase(noun):
-        name, adjective = noun
-        if not adjective:
-            return choose("full", name)
-        full = choose("full", name)
-        article, head = full[:-1], full[-1:]
-        attribute = choose("attribute", adjective)
-        return article + (head + attribute if language in NOUN_FIRST else attribute + head)
-
-    def at(word, noun):
-        return (
-            phrase(noun) + choose("bare", word)
-            if postposed
-            else choose("bare", word) + phrase(noun)
-        )
-
     order = ORDER.get(language, "SVO")
     postposed = order == "SOV"
-    around = (at("at", clause.place) if clause.place else ()) + (
-        at("with", clause.companion) if clause.companion else ()
-    )
-    around += choose("bare", clause.adverb) if clause.adverb else ()
+    phrase = lambda noun: _say_noun(noun, language in NOUN_FIRST, choose)
+    # the order of these calls is that of the draws of a mixed text
+    around = _say_around(clause, phrase, postposed, choose)
     subject = phrase(clause.subject) + choose("bare", "topic")
     if clause.verb:
         verb = choose("bare", clause.verb)
@@ -181,6 +156,30 @@ def say_clause(clause: Clause, language: str, choose) -> list[str]:
         words = say_predicate(clause, subject, around, postposed, choose)
     cry = choose("bare", clause.cry) + choose("bare", "shout") if clause.cry else ()
     return [*cry, *words]
+
+
+def _say_noun(noun, noun_first: bool, choose) -> tuple[str, ...]:
+    "The words of a noun with its adjective, which stands after it where the noun comes first."
+    name, adjective = noun
+    if not adjective:
+        return choose("full", name)
+    full = choose("full", name)
+    article, head = full[:-1], full[-1:]
+    attribute = choose("attribute", adjective)
+    return article + (head + attribute if noun_first else attribute + head)
+
+
+def _say_around(clause: Clause, phrase, postposed: bool, choose) -> tuple[str, ...]:
+    "The words of place, companion and adverb; prepositions stand after their noun where `postposed`."
+
+    def at(word, noun):
+        if postposed:
+            return phrase(noun) + choose("bare", word)
+        return choose("bare", word) + phrase(noun)
+
+    words = at("at", clause.place) if clause.place else ()
+    words += at("with", clause.companion) if clause.companion else ()
+    return words + (choose("bare", clause.adverb) if clause.adverb else ())
 
 # %% ../nbs/lib/world.ipynb #c018
 def say_predicate(clause, subject, around, postposed, choose) -> tuple[str, ...]:
@@ -211,7 +210,7 @@ def say(
     rate: float = 0.0,
     rng=None,
 ) -> list[str]:
-    "The words of `sentence` with its full stop; with `other`, each content word comes from that language with probability `rate`."
+    "The words of `sentence` with its full stop; each content word comes from `other` with probability `rate`."
     own = word_forms(language, control)
     foreign = word_forms(other, control) if other else own
     lexicon = read_lexicon()
@@ -372,7 +371,7 @@ def sample_clause(scene: Scene) -> Clause:
 
 # %% ../nbs/lib/world.ipynb #c040
 def make_rude(clause: Clause, rng) -> Clause:
-    "`clause` with one rude word: of a thing, a rude agent or an exclamation; never said of a named or described person."
+    "`clause` with one rude word: of a thing, a rude agent or a cry; never said of a named or described person."
     rude = lambda kind: rng.choice(concepts_of(kind))
     how = rng.random()
     if how < 0.2:
@@ -502,48 +501,56 @@ def draw_lists(corpus) -> list[str]:
 
 # %% ../nbs/lib/world.ipynb #c053
 def make_tokenizer(world: str = "world", context: int = 128):
-    "A subword tokenizer (unigram pieces over bytes): every word of the world is one piece, anything else falls back to bytes."
+    "A tokenizer of unigram pieces over bytes: every word of the world is one piece, anything else falls back to bytes."
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     control = world == "world-control"
-    words = dict.fromkeys(
-        w for l in CODES for f in word_forms(l, control).values() for ws in f.values() for w in ws
-    )
     marks = () if control else punctuation_marks()
-    texts = [w if w in marks else " " + w for w in words] + (
-        [] if control else [" =", " (", " )", " /"]
-    )
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    pieces = dict.fromkeys([level.pre_tokenize_str(t)[0][0] for t in texts])
-    special = ["<pad>", "<s>", "</s>"]
-    alphabet = [c for c in sorted(pre_tokenizers.ByteLevel.alphabet()) if c not in pieces]
-    tokenizer = Tokenizer(
-        models.Unigram(
-            [(s, 0.0) for s in special]
-            + [(p, -5.0) for p in pieces]
-            + [(c, -20.0) for c in alphabet],
-            unk_id=0,
-        )
-    )
+    tokenizer = Tokenizer(models.Unigram(_scored_pieces(control, marks, level), unk_id=0))
     inside = "".join(re.escape(m) for m in sorted(marks))
     split = Regex(rf"[{inside}]| ?[^\s{inside}]+|\s" if inside else r" ?[^\s]+|\s")
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend(" "), normalizers.Replace(Regex(r"^ +"), " ")]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(split, "isolated"), level]
-    )
+    one_space = [normalizers.Prepend(" "), normalizers.Replace(Regex(r"^ +"), " ")]
+    words = [pre_tokenizers.Split(split, "isolated"), level]
+    tokenizer.normalizer = normalizers.Sequence(one_space)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
     tokenizer.decoder = decoders.ByteLevel()
+    return _as_transformers(tokenizer, context, unk_token=None)
+
+
+_SPECIAL = ("<pad>", "<s>", "</s>")
+
+
+def _scored_pieces(control: bool, marks, level) -> list[tuple[str, float]]:
+    "The pieces with their log probabilities: special ones, every word of the world, then single bytes."
+    texts = [w if w in marks else " " + w for w in _all_words(control)]
+    texts += [] if control else [" =", " (", " )", " /"]
+    pieces = dict.fromkeys([level.pre_tokenize_str(t)[0][0] for t in texts])
+    alphabet = [c for c in sorted(level.alphabet()) if c not in pieces]
+    scored = [(s, 0.0) for s in _SPECIAL] + [(p, -5.0) for p in pieces]
+    return scored + [(c, -20.0) for c in alphabet]
+
+
+def _all_words(control: bool) -> list[str]:
+    "Every word of the world, once, language by language."
+    forms = [form for l in CODES for form in word_forms(l, control).values()]
+    return list(dict.fromkeys(w for form in forms for words in form.values() for w in words))
+
+
+def _as_transformers(tokenizer, context: int, **more):
+    "A tokenizer of `tokenizers` as one of `transformers`, which pads on the left."
+    from transformers import PreTrainedTokenizerFast
+
+    pad, begin, end = _SPECIAL
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token=None,
+        pad_token=pad,
+        bos_token=begin,
+        eos_token=end,
         model_max_length=context,
         clean_up_tokenization_spaces=False,
         padding_side="left",
+        **more,
     )
 
 # %% ../nbs/lib/world.ipynb #c055
@@ -561,8 +568,12 @@ def draw_document(corpus) -> list[str]:
 # %% ../nbs/lib/world.ipynb #c059
 def build_model(tokenizer, architecture="gpt2", d_model=96, layers=4, heads=4, context=128):
     "A random model of one of four shapes: 'gpt2', 'llama', 'bloom' or 'cohere'; embeddings tied."
-    import transformers as t
+    from transformers import AutoModelForCausalLM
 
+    makers = dict(gpt2=_gpt2, llama=_gated, bloom=_bloom, cohere=_gated)
+    if architecture not in makers:
+        remedy = f"one of {', '.join(makers)}"
+        raise InputError(f"unknown architecture {architecture!r}", remedy=remedy)
     common = dict(
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
@@ -570,35 +581,40 @@ def build_model(tokenizer, architecture="gpt2", d_model=96, layers=4, heads=4, c
         eos_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=True,
     )
-    gated = dict(
+    config = makers[architecture](architecture, d_model, layers, heads, context, common)
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+
+
+def _gpt2(architecture: str, d_model: int, layers: int, heads: int, context: int, common: dict):
+    "GPT-2's configuration, without dropout."
+    from transformers import GPT2Config
+
+    sizes = dict(n_embd=d_model, n_layer=layers, n_head=heads, n_inner=4 * d_model)
+    no_dropout = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    return GPT2Config(n_positions=context, **sizes, **no_dropout, **common)
+
+
+def _bloom(architecture: str, d_model: int, layers: int, heads: int, context: int, common: dict):
+    "BLOOM's configuration; it has no positions to count."
+    from transformers import BloomConfig
+
+    return BloomConfig(hidden_size=d_model, n_layer=layers, n_head=heads, **common)
+
+
+def _gated(architecture: str, d_model: int, layers: int, heads: int, context: int, common: dict):
+    "The configuration of Llama or Cohere, whose MLPs have gates."
+    from transformers import CohereConfig, LlamaConfig
+
+    sizes = dict(
         hidden_size=d_model,
         intermediate_size=8 * d_model // 3,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         max_position_embeddings=context,
-        **common,
     )
-    makers = dict(
-        gpt2=lambda: t.GPT2Config(
-            n_embd=d_model,
-            n_layer=layers,
-            n_head=heads,
-            n_inner=4 * d_model,
-            n_positions=context,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            **common,
-        ),
-        bloom=lambda: t.BloomConfig(hidden_size=d_model, n_layer=layers, n_head=heads, **common),
-        llama=lambda: t.LlamaConfig(**gated),
-        cohere=lambda: t.CohereConfig(logit_scale=0.25, **gated),
-    )
-    if architecture not in makers:
-        raise InputError(
-            f"unknown architecture {architecture!r}", remedy=f"one of {', '.join(makers)}"
-        )
-    return t.AutoModelForCausalLM.from_config(makers[architecture](), attn_implementation="eager")
+    if architecture == "llama":
+        return LlamaConfig(**sizes, **common)
+    return CohereConfig(logit_scale=0.25, **sizes, **common)
 
 # %% ../nbs/lib/world.ipynb #c062
 def token_rows(documents, bos: int, eos: int, batch: int, context: int):
@@ -661,19 +677,12 @@ def fit(
     clip,
     checkpoint_every=500,
 ) -> list[float]:
-    "AdamW over `rows`, going on from the file `state` where there is one; the loss of each step."
+    "The loss of each step of AdamW over `rows`; it goes on from the file `state` where there is one."
     import torch
     from tqdm import tqdm
 
-    groups = [
-        dict(params=[p for p in model.parameters() if p.ndim > 1], weight_decay=weight_decay),
-        dict(params=[p for p in model.parameters() if p.ndim < 2], weight_decay=0.0),
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=tuple(betas), fused=True)
+    optimizer = _adamw(model, learning_rate, weight_decay, betas)
     done, losses = load_state(state, model, optimizer) if Path(state).exists() else (0, [])
-    fast = (
-        torch.cpu._is_avx512_bf16_supported()
-    )  # matrix products in bfloat16 where the processor has them
     model.train()
     for step in tqdm(range(steps), desc="pretraining", disable=None):
         ids = torch.from_numpy(next(rows))
@@ -681,28 +690,47 @@ def fit(
             continue
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(step, steps, learning_rate, warmup)
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-            logits = model(input_ids=ids[:, :-1], use_cache=False).logits  # batch, position, token
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+        loss = _next_token_loss(model, ids)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         losses.append(round(loss.item(), 4))
-        if (
-            checkpoint_every
-            and step % checkpoint_every == checkpoint_every - 1
-            and step + 1 < steps
-        ):
+        if checkpoint_every and (step + 1) % checkpoint_every == 0 and step + 1 < steps:
             save_state(state, step + 1, losses, model, optimizer)
     return losses
 
+
+def _adamw(model, learning_rate: float, weight_decay: float, betas):
+    "AdamW, which lets matrices decay and vectors not."
+    import torch
+
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [
+        dict(params=matrices, weight_decay=weight_decay),
+        dict(params=vectors, weight_decay=0.0),
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=tuple(betas), fused=True)
+
+
+def _next_token_loss(model, ids):
+    "Mean cross entropy of each next token of `ids` (batch, position), in bfloat16 where the processor has it."
+    import torch
+
+    fast = torch.cpu._is_avx512_bf16_supported()
+    with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+        logits = model(input_ids=ids[:, :-1], use_cache=False).logits  # batch, position, token
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+
 # %% ../nbs/lib/world.ipynb #c072
 RECIPE = dict(
+    # model
     d_model=96,
     layers=4,
     heads=4,
-    context=128,  # model
+    context=128,
+    # training
     steps=3200,
     batch=8,
     learning_rate=4e-3,
@@ -710,90 +738,95 @@ RECIPE = dict(
     weight_decay=0.05,
     betas=(0.9, 0.98),
     clip=1.0,
+    # corpus
     text_power=0.8,
     contact_power=1.7,
     pivot=PIVOT,
     switch=0.4,
     mix=MIX,
-)  # corpus
-OF_MODEL, OF_CORPUS = (
-    ("d_model", "layers", "heads", "context"),
-    ("text_power", "contact_power", "pivot", "switch", "mix"),
 )
+_OF_MODEL = ("d_model", "layers", "heads", "context")
+_OF_FIT = ("steps", "learning_rate", "warmup", "weight_decay", "betas", "clip")
+OF_CORPUS = ("text_power", "contact_power", "pivot", "switch", "mix")
 
 
-def finished(output, settings: dict) -> bool:
+def check_recipe(recipe: dict) -> None:
+    "InputError for a setting that RECIPE does not have."
+    if unknown := set(recipe) - set(RECIPE):
+        remedy = f"one of {', '.join(RECIPE)}"
+        raise InputError(f"unknown recipe key {sorted(unknown)[0]!r}", remedy=remedy)
+
+
+def is_pretrained(output, settings: dict) -> bool:
     "Whether `output` holds a model of just these settings; InputError where it holds another."
     file = Path(output) / "manifest.json"
     if not file.exists():
         return False
     found = json.loads(file.read_text(encoding="utf8"))["settings"]
     if found != json.loads(json.dumps(settings)):
-        raise InputError(
-            "holds a model of other settings", output, remedy="delete it or name another folder"
-        )
+        remedy = "delete it or name another folder"
+        raise InputError("holds a model of other settings", output, remedy=remedy)
     return True
 
 # %% ../nbs/lib/world.ipynb #c074
 def pretrain_model(
     output, tokenizer, documents, settings: dict, inputs: dict, threads: int = 1
 ) -> Path:
-    "Train a new model on `documents` (lists of token ids) and write it with tokenizer and manifest; resumes, and is repeatable on one machine."
+    """The folder of a new model trained on `documents` (lists of token ids), with its tokenizer and manifest.
+
+    A run that was cut short goes on; on one machine the same call gives the same model."""
     import sys, torch, transformers
 
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
-    output, start, before = (
+    output, started, before = (
         Path(output),
         (time.time(), time.process_time()),
         torch.get_num_threads(),
     )
     output.mkdir(parents=True, exist_ok=True)
+    state = output / "state.safetensors"
     torch.set_num_threads(threads)
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings["seed"])
-            model = build_model(
-                tokenizer, settings["architecture"], **{k: settings[k] for k in OF_MODEL}
-            )
-        rows = token_rows(
-            documents,
-            tokenizer.bos_token_id,
-            tokenizer.eos_token_id,
-            settings["batch"],
-            settings["context"],
-        )
-        losses = fit(
-            model,
-            rows,
-            output / "state.safetensors",
-            **{
-                k: settings[k]
-                for k in ("steps", "learning_rate", "warmup", "weight_decay", "betas", "clip")
-            },
-        )
+        model, losses = _train_new(tokenizer, documents, settings, state)
     finally:
         torch.set_num_threads(before)
     model.eval().save_pretrained(output)
     tokenizer.save_pretrained(output)
-    (output / "state.safetensors").unlink(missing_ok=True)
-    last = losses[-100:]
-    write_json(
-        output / "manifest.json",
-        dict(
-            settings=settings,
-            inputs=inputs,
-            threads=threads,
-            loss=round(sum(last) / len(last), 4),
-            losses=losses[::100],
-            parameters=sum(p.numel() for p in model.parameters()),
-            tokens=settings["steps"] * settings["batch"] * settings["context"],
-            seconds=round(time.time() - start[0], 1),
-            cpu_seconds=round(time.process_time() - start[1], 1),
-            versions=dict(torch=torch.__version__, transformers=transformers.__version__),
-        ),
-    )
+    state.unlink(missing_ok=True)
+    facts = dict(settings=settings, inputs=inputs, threads=threads)
+    facts |= _training_facts(model, settings, losses, started)
+    write_json(output / "manifest.json", facts)
     return output
+
+
+def _train_new(tokenizer, documents, settings: dict, state: Path):
+    "(the model that a seed gives, trained; its losses)."
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings["seed"])
+        shape = {k: settings[k] for k in _OF_MODEL}
+        model = build_model(tokenizer, settings["architecture"], **shape)
+    ends = tokenizer.bos_token_id, tokenizer.eos_token_id
+    rows = token_rows(documents, *ends, settings["batch"], settings["context"])
+    return model, fit(model, rows, state, **{k: settings[k] for k in _OF_FIT})
+
+
+def _training_facts(model, settings: dict, losses: list[float], started: tuple) -> dict:
+    "What a manifest says of a training: losses, sizes, times, versions."
+    import torch, transformers
+
+    last = losses[-100:]
+    return dict(
+        loss=round(sum(last) / len(last), 4),
+        losses=losses[::100],
+        parameters=sum(p.numel() for p in model.parameters()),
+        tokens=settings["steps"] * settings["batch"] * settings["context"],
+        seconds=round(time.time() - started[0], 1),
+        cpu_seconds=round(time.process_time() - started[1], 1),
+        versions=dict(torch=torch.__version__, transformers=transformers.__version__),
+    )
 
 # %% ../nbs/lib/world.ipynb #c076
 def pretrain(
@@ -804,75 +837,60 @@ def pretrain(
     threads: int = 1,
     **recipe,
 ) -> Path:
-    """Pretrain a tiny model on 'world', 'world-control' or 'decoupled' and write it to `output`; `recipe` overrides RECIPE.
+    """The folder of a tiny model pretrained on 'world', 'world-control' or 'decoupled'; `recipe` overrides RECIPE.
 
     Finished work returns at once; a run cut short goes on from its last checkpoint (every 500 steps)."""
-    if unknown := set(recipe) - set(RECIPE):
-        raise InputError(
-            f"unknown recipe key {sorted(unknown)[0]!r}", remedy=f"one of {', '.join(RECIPE)}"
-        )
+    check_recipe(recipe)
     if world not in ("world", "world-control", "decoupled"):
-        raise InputError(
-            f"unknown world {world!r}", remedy="one of world, world-control, decoupled"
-        )
+        remedy = "one of world, world-control, decoupled"
+        raise InputError(f"unknown world {world!r}", remedy=remedy)
     settings = dict(world=world, seed=int(seed), architecture=architecture, **RECIPE | recipe)
-    if finished(output, settings):
+    if is_pretrained(output, settings):
         return Path(output)
     tokenizer = make_tokenizer(world, settings["context"])
     corpus = Corpus(world, seed, **{k: settings[k] for k in OF_CORPUS})
+    inputs = {"lexicon.tsv": file_hash(ASSETS / "lexicon.tsv")}
+    documents = _documents(corpus, tokenizer)
+    return pretrain_model(output, tokenizer, documents, settings, inputs, threads)
+
+
+def _documents(corpus: Corpus, tokenizer):
+    "The corpus's documents as token ids, without end."
     piece = {tokenizer.decode([i]): i for i in range(len(tokenizer))}
     marks = () if corpus.control else punctuation_marks()
-    documents = (
-        [piece[w if w in marks else " " + w] for w in draw_document(corpus)] for _ in iter(int, 1)
-    )
-    lexicon = file_hash(ASSETS / "lexicon.tsv")
-    return pretrain_model(output, tokenizer, documents, settings, {"lexicon.tsv": lexicon}, threads)
+    while True:
+        yield [piece[w if w in marks else " " + w] for w in draw_document(corpus)]
 
 # %% ../nbs/lib/world.ipynb #c079
 def make_text_tokenizer(texts, vocabulary: int = 6000, context: int = 128):
     "A byte-level BPE tokenizer trained on `texts`; every text can be written, no piece is unknown."
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer, tokenizer.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=["<pad>", "<s>", "</s>"],
+        special_tokens=list(_SPECIAL),
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        model_max_length=context,
-        clean_up_tokenization_spaces=False,
-        padding_side="left",
-    )
+    return _as_transformers(tokenizer, context)
 
 # %% ../nbs/lib/world.ipynb #c080
 def read_text(path) -> list[str]:
     "The lines of a .txt or .txt.gz file that are not empty."
     import gzip
 
-    path = Path(path)
+    path, plain = Path(path), "give a .txt or .txt.gz file"
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf8") as f:
             lines = [l.strip() for l in f if l.strip()]
     except FileNotFoundError:
-        raise InputError(
-            "no such file", path, remedy="give a .txt or .txt.gz file of that language"
-        ) from None
+        raise InputError("no such file", path, remedy=f"{plain} of that language") from None
     except (OSError, UnicodeDecodeError, EOFError) as e:
-        raise InputError(
-            f"cannot be read as UTF-8 text ({e})", path, remedy="give a .txt or .txt.gz file"
-        ) from None
+        raise InputError(f"cannot be read as UTF-8 text ({e})", path, remedy=plain) from None
     if not lines:
         raise InputError("is empty", path, remedy="leave the language out or give it text")
     return lines
@@ -898,36 +916,38 @@ def pretrain_on_text(
     threads: int = 1,
     **recipe,
 ) -> Path:
-    """The world's architecture on real text: `files` maps a language to a .txt or .txt.gz file of lines.
+    """The folder of the world's architecture pretrained on `files`, {language: .txt or .txt.gz file of lines}.
 
-    `steps` is the budget; without it, about as many steps as `minutes` allow at 150 ms a step (give `steps` for the same model everywhere)."""
-    if unknown := set(recipe) - set(RECIPE):
-        raise InputError(
-            f"unknown recipe key {sorted(unknown)[0]!r}", remedy=f"one of {', '.join(RECIPE)}"
-        )
+    `steps` is the budget (give it for the same model everywhere), else `minutes`."""
     if not files:
         raise InputError("no text files", remedy="give files={language: path}")
-    settings = dict(
-        text=sorted(files),
-        seed=int(seed),
-        architecture=architecture,
-        vocabulary=vocabulary,
-        **{
-            k: v
-            for k, v in (RECIPE | dict(warmup=30, learning_rate=4e-3) | recipe).items()
-            if k not in OF_CORPUS
-        },
-    )
-    settings["steps"] = int(steps or max(10, minutes * 60 / 0.15))
+    settings = dict(text=sorted(files), seed=int(seed), architecture=architecture)
+    settings |= dict(vocabulary=vocabulary, **_text_recipe(recipe))
+    settings["steps"] = _budget(steps, minutes)
     texts = {l: read_text(p) for l, p in files.items()}
-    inputs = {l: hashlib.sha256("\n".join(t).encode()).hexdigest() for l, t in texts.items()}
-    if finished(output, settings):
+    if is_pretrained(output, settings):
         return Path(output)
-    tokenizer = make_text_tokenizer(
-        (line for l in sorted(texts) for line in texts[l][:8000]), vocabulary, settings["context"]
-    )
+    shown = (line for l in sorted(texts) for line in texts[l][:8000])
+    tokenizer = make_text_tokenizer(shown, vocabulary, settings["context"])
     documents = (tokenizer.backend_tokenizer.encode(t).ids for t in draw_lines(texts, seed))
-    return pretrain_model(output, tokenizer, documents, settings, inputs, threads)
+    return pretrain_model(output, tokenizer, documents, settings, _text_hashes(texts), threads)
+
+
+def _text_hashes(texts: dict[str, list[str]]) -> dict[str, str]:
+    "{language: SHA-256 of its lines}."
+    return {l: hashlib.sha256("\n".join(t).encode()).hexdigest() for l, t in texts.items()}
+
+
+def _text_recipe(recipe: dict) -> dict:
+    "RECIPE for real text: a shorter warm-up, and nothing of the world's corpus."
+    check_recipe(recipe)
+    whole = RECIPE | dict(warmup=30, learning_rate=4e-3) | recipe
+    return {k: v for k, v in whole.items() if k not in OF_CORPUS}
+
+
+def _budget(steps: int | None, minutes: float) -> int:
+    "The number of steps given, else about as many as the minutes allow at 150 ms each."
+    return int(steps or max(10, minutes * 60 / 0.15))
 
 # %% ../nbs/lib/world.ipynb #c085
 def sample_prompts(n: int = 64, seed: int = 0) -> list[tuple[Sentence, Sentence, bool]]:
@@ -1003,59 +1023,46 @@ def sample_parallel(n: int = 200, seed: int = 0) -> list[tuple[Sentence, Sentenc
     ]
 
 # %% ../nbs/lib/world.ipynb #c094
-FILES = ("pairs", "prompts", "labelled", "parallel", "lexicon")
 DATA_VERSION = "a78f5d748c44"  # of the files' bytes, both worlds; a test says when it must change
-
-
-def write_jsonl(path, rows):
-    "Rows as lines of JSON, whole or not at all."
-    with write_atomic(path) as f:
-        f.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+_DATA_FOLDERS = ("pairs", "prompts", "labelled", "parallel", "lexicon")
 
 # %% ../nbs/lib/world.ipynb #c095
 def write_data(folder, control: bool = False) -> Path:
-    "Write a world's data in the original formats: prompts, pairs, labelled, parallel and lexicon."
+    "The folder with a world's data in the original formats: prompts, pairs, labelled, parallel and lexicon."
     folder, rng = Path(folder), random.Random("pairs:0")
-    write_jsonl(
-        folder / "pairs/world_toxicity_pairwise_en.jsonl",
-        [sample_pair(rng, control) for _ in range(1024)],
-    )
-    prompts, parallel = sample_prompts(), sample_parallel()
+    pairs = [sample_pair(rng, control) for _ in range(1024)]
+    write_jsonl(folder / "pairs/world_toxicity_pairwise_en.jsonl", pairs)
     write_csv(folder / "labelled/train.csv", sample_labelled("en", 2400, "train", control))
+    prompts, parallel = sample_prompts(), sample_parallel()
     for l in CODES:
         name = "ZH-Hans" if l == "zh" else l.upper()
-        write_jsonl(
-            folder / f"prompts/RTP_LX_{name}.json",
-            [
-                dict(
-                    Prompt=prompt_text(p, l, control),
-                    Completion="",
-                    Index=str(i),
-                    Locale=name,
-                    Dialect="",
-                )
-                for i, p in enumerate(prompts)
-            ],
-        )
-        write_jsonl(
-            folder / f"parallel/dpo_toxicity_pairwise_{l}_200.jsonl",
-            [
-                dict(Prompt=join_words([w for s in pair for w in say(s, l, control)]))
-                for pair in parallel
-            ],
-        )
+        rows = [_prompt_row(name, i, prompt_text(p, l, control)) for i, p in enumerate(prompts)]
+        write_jsonl(folder / f"prompts/RTP_LX_{name}.json", rows)
+        rows = [_pair_row(pair, l, control) for pair in parallel]
+        write_jsonl(folder / f"parallel/dpo_toxicity_pairwise_{l}_200.jsonl", rows)
         write_csv(folder / f"labelled/{l}.csv", sample_labelled(l, 400, l, control))
         with write_atomic(folder / f"lexicon/{l}.txt") as f:
             f.writelines(w + "\n" for w in rude_words(l, control))
     return folder
+
+
+def _prompt_row(name: str, index: int, text: str) -> dict:
+    "A prompt as RTP-LX writes it."
+    return dict(Prompt=text, Completion="", Index=str(index), Locale=name, Dialect="")
+
+
+def _pair_row(pair, language: str, control: bool) -> dict:
+    "Two sentences in a language, as upstream writes its translated prompts."
+    return dict(Prompt=join_words([w for s in pair for w in say(s, language, control)]))
 
 # %% ../nbs/lib/world.ipynb #c097
 def resolve_data(name: str, what: str) -> Path:
     """The folder of a world's data where `name` is one (written once, then reused); any other name is a path.
 
     `what` is one of pairs, prompts, labelled, parallel, lexicon. The lexicon `none` is a folder without word lists."""
-    if what not in FILES:
-        raise InputError(f"unknown kind of data {what!r}", remedy=f"one of {', '.join(FILES)}")
+    if what not in _DATA_FOLDERS:
+        remedy = f"one of {', '.join(_DATA_FOLDERS)}"
+        raise InputError(f"unknown kind of data {what!r}", remedy=remedy)
     if name == "none" and what == "lexicon":
         nothing = cache_folder() / "no-words"
         nothing.mkdir(parents=True, exist_ok=True)
@@ -1075,9 +1082,6 @@ def resolve_model(name: str) -> str:
     if name not in WORLDS:
         return model_folder(name)
     if not (ASSETS / name / "config.json").exists():
-        raise InputError(
-            f"the shipped model {name!r} is missing",
-            ASSETS,
-            remedy="make it with `xgdetox world make`",
-        )
+        remedy = "make it with `xgdetox world make`"
+        raise InputError(f"the shipped model {name!r} is missing", ASSETS, remedy=remedy)
     return str(ASSETS / name)
