@@ -29,8 +29,10 @@ from xgdetox.patching import (
     share_draws,
     share_rows,
 )
+from xgdetox.prediction import left_out_errors, points_of
 from xgdetox.stats import read_table, tidy, write_table
 from xgdetox.training import encode_pair
+from xgdetox.verdicts import verdicts
 from xgdetox.world import resolve_data, resolve_model
 
 PLANTED = [[2, n] for n in range(40, 60)]
@@ -341,6 +343,91 @@ def test_predictors_of_too_few_languages_and_pairs_that_are_missing(tmp_path):
     assert list(pairs_by_language(tmp_path)) == ["de"]
 
 
+# ---- models left out, and verdicts
+
+
+def arm_rows(fall, *, tuning="dpo", seeds=3, hits=3, first=1.0, english=0.5, not_tested=""):
+    "Rows of outcome_drops of one arm over all seeds: three languages, `hits` of them significant."
+    head = dict(model="m", tuning=tuning, scorer="judge:a", seeds=seeds, n=50)
+    rows = [head | dict(language="en", metric="outcome_drop", value=english, low=english - 0.1)]
+    for i, language in enumerate(["de", "fr", "es"]):
+        p = dict(p_holm=0.01 if i < hits else 0.2, not_tested=not_tested, value=0.2)
+        rows.append(head | p | dict(language=language, metric="outcome_beyond_placebo"))
+    for metric, value in (
+        ("outcome_relative_drop", fall),
+        ("first_outcome_relative_drop", first * fall),
+        ("outcome_beyond_placebo", fall),
+    ):
+        ends = dict(value=value, low=value - 0.05, high=value + 0.05)
+        rows.append(head | ends | dict(language="pooled", metric=metric, not_tested=""))
+    return rows
+
+
+@pytest.mark.parametrize(
+    "change, placebo_seeds, verdict",
+    [
+        (dict(), 2, "transfers"),
+        (dict(hits=2), 2, "transfers"),  # two thirds of three
+        (dict(hits=1), 2, "undecided"),
+        (dict(first=0.7), 2, "transfers"),
+        (dict(first=0.69), 2, "undecided"),
+        (dict(seeds=2), 2, "undecided"),
+        (dict(), 1, "undecided"),
+        (dict(english=0.1), 2, "not tested"),  # its interval reaches 0
+        (dict(not_tested="judge not good enough"), 2, "not tested"),
+        (dict(fall=0.04), 2, "fails"),  # upper end .09
+        (dict(fall=0.05, hits=0), 2, "undecided"),  # upper end .10
+    ],
+)
+def test_the_rule_on_transfer(tmp_path, change, placebo_seeds, verdict):
+    arm = arm_rows(**dict(fall=0.6) | change)
+    placebo = arm_rows(0.01, tuning="placebo", seeds=placebo_seeds)
+    write_table(tidy(arm + placebo), tmp_path / "outcome_drops.csv")
+    line = verdicts(tmp_path).iloc[0]
+    assert line.verdict == verdict, line.why
+    assert line.seeds == arm[0]["seeds"] and line.judge == "judge:a"
+    assert line.placebo.startswith(".01") or line.placebo.startswith("0.01")
+
+
+def test_verdicts_on_the_neurons_need_all_three_tests(tmp_path):
+    share = dict(metric="carried_beyond_random", language="others", value=0.6, low=0.55, high=0.7)
+    share |= dict(model="m", tuning="dpo", seed=0, n=30, verdict="as the paper says")
+    both = [share | dict(direction=d) for d in DIRECTIONS]
+    write_table(tidy(both), tmp_path / "patching.csv")
+    claim = "The neurons explain the transfer"
+    assert verdicts(tmp_path).set_index("claim").verdict[claim] == "not tested"
+    held = share | dict(direction="held", tuning="held")
+    write_table(tidy([held]), tmp_path / "held.csv")
+    assert verdicts(tmp_path).set_index("claim").verdict[claim] == "as the paper says"
+    write_table(tidy([held | dict(verdict="mixed")]), tmp_path / "held.csv")
+    found = verdicts(tmp_path).set_index("claim")
+    assert found.verdict[claim] == "mixed" and found.ours.iloc[1] == 0.6
+
+
+def test_verdicts_of_the_laboratory(root):
+    "The kept tables of the worlds: what was not run there is not tested."
+    found = verdicts(root / "results" / "world").set_index("claim")
+    assert found.verdict["English DPO lowers toxicity in other languages"] == "not tested"
+    assert found.verdict["Retrieval goes with the fall (r)"] == "no verdict"
+    assert found.verdict["Retrieval of a pair predicts its transfer (matrix)"] == "undecided"
+    assert found.n["Other models' retrieval predicts a model's falls"] == 3  # worlds
+    with pytest.raises(InputError, match="no such run"):
+        verdicts(root / "results" / "absent")
+
+
+def test_a_model_left_out_is_predicted_by_the_others_alone(root):
+    points = points_of(root / "results" / "world")
+    worlds = points[points.model.str.startswith("world")]
+    found = left_out_errors(worlds, "world-1")
+    others = worlds[worlds.model != "world-1"]
+    a = np.column_stack([others.retrieval, np.ones(len(others))])
+    slope, level = np.linalg.lstsq(a, others.fall, rcond=None)[0]
+    mine = worlds[worlds.model == "world-1"]
+    assert found["line"] == pytest.approx(abs(slope * mine.retrieval + level - mine.fall).mean())
+    assert found["mean"] == pytest.approx(abs(others.fall.mean() - mine.fall).mean())
+    assert found["n"] == len(mine) == 16
+
+
 # ---- commands
 
 
@@ -396,3 +483,10 @@ def test_command_of_early_warning(run, fails, tmp_path):
     run("early", *pair, "-o", tmp_path / "early.csv")
     assert (read_table(tmp_path / "early.csv").value > 0).all()
     assert "no pairs" in fails("early", *pair, "-l", "de")
+
+
+def test_command_of_verdicts(run, fails, root, tmp_path):
+    said = run("verdicts", root / "results" / "world", "-o", tmp_path / "verdicts.csv")
+    assert "Retrieval goes with the fall (r): no verdict" in said
+    assert len(read_csv(tmp_path / "verdicts.csv")) == len(verdicts(root / "results" / "world"))
+    assert "no such run" in fails("verdicts", tmp_path / "absent")

@@ -33,7 +33,7 @@ ORDER = """
     recipes training trainer
     probe value_vectors intervention activations retrieval
     runs relation figures report explorer
-    pairs outcome patching held written dose edits early matrix
+    pairs outcome patching held written dose edits early matrix prediction verdicts
     grid.stage grid.steps grid.checkpoints grid.changes
     grid.stages_evidence grid.stages_making grid.stages_texts grid.stages_mechanism grid.stages
     grid.devices grid.schema grid.jobs grid.costs grid.checks grid.load

@@ -6,7 +6,7 @@
 __all__ = ['NeuronsOption', 'FileOption', 'ProbeOption', 'DosesOption', 'TopOption', 'TokensLooked', 'LeastOption',
            'CaliperOption', 'SetsOption', 'Many', 'Files', 'pair_of', 'shares_shown', 'patching_command',
            'twins_command', 'arms_of', 'held_command', 'dose_command', 'kinds_command', 'pairwise_command',
-           'matrix_command', 'early_command']
+           'matrix_command', 'early_command', 'verdicts_command']
 
 # %% ../../nbs/lib/cli_evidence.ipynb #v002
 import typer
@@ -310,3 +310,25 @@ def early_command(
         base, tuned, pairs, **options, label=model, tuning=tuned_model, output=output
     )
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
+
+# %% ../../nbs/lib/cli_evidence.ipynb #v012
+@app.command("verdicts")
+def verdicts_command(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, or of tables kept from one.")],
+    output: Annotated[
+        Optional[Path], typer.Option("--output", "-o", callback=file_to_write, help="A .csv file.")
+    ] = None,
+):
+    """Each claim beside the paper's number, ours and the placebo's, with the verdict by the registered rule.
+
+    Example: xgdetox verdicts runs/gemma --output verdicts.csv"""
+    from xgdetox.files import write_csv
+    from xgdetox.verdicts import readable, verdicts
+
+    table = verdicts(run)
+    if output:
+        write_csv(output, table)
+    for claim, line in readable(table).iterrows():
+        print(f"{claim}: {line.verdict}")
+        said = [f"{name} {x}" for name, x in line.drop("verdict").items() if x != "–"]
+        print("    " + "; ".join(said))
