@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from .files import InputError, read_json
 from .languages import LANGUAGES
-from .relation import OUTCOMES
+from .relation import DROPS
 from .retrieval import pick
 from .stats import bootstrap_mean, correlation, read_table, tidy
 
@@ -35,7 +35,7 @@ def table_folder(run) -> Path:
 def falls_of(run, metric: str | None = None) -> pd.DataFrame:
     """Relative falls of a run: model, tuning, seed, language, metric, value, scorer.
 
-    The primary outcome under its first judge, else the first of `OUTCOMES`; `metric` names another.
+    The primary outcome under its first judge, else the first of `DROPS`; `metric` names another.
     Rows of all seeds together (seed empty) are left out where there are rows of single seeds."""
     folder, tables = table_folder(run), []
     for name in ("outcome_drops", "drops"):
@@ -43,7 +43,7 @@ def falls_of(run, metric: str | None = None) -> pd.DataFrame:
             tables.append(read_table(folder / f"{name}.csv"))
     rows = pd.concat(tables) if tables else tidy([])
     rows = rows[rows.language.isin(LANGUAGES)]
-    wanted = [metric] if metric else [PRIMARY, *OUTCOMES]
+    wanted = [metric] if metric else [PRIMARY, *DROPS]
     found = next((m for m in wanted if (rows.metric == m).any()), None)
     if found is None:
         raise InputError("no table of falls", folder, remedy="run the stages mass or outcome")
