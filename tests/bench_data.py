@@ -1,4 +1,7 @@
-"The largest inputs at their real sizes, generated: seconds of CPU and peak memory of the loaders against plain pandas (upstream's way). Writes results/bench_data.csv."
+"""The largest inputs at their real sizes, generated.
+
+Seconds of CPU and peak memory of the loaders against plain pandas (the original's way).
+Writes results/bench_data.csv."""
 
 import csv
 import json
@@ -10,7 +13,7 @@ from pathlib import Path
 
 
 def write_pairs(folder, rows: int = 24_576, files: int = 6, batch: int = 16, seed: int = 0):
-    "Generated pairs with every field of the real ones; each row repeats the token ids of a `batch` of rows, as theirs do."
+    "Generated pairs with every field of the real ones; each row repeats the token ids of a `batch` of rows."
     r, folder = random.Random(seed), Path(folder)
     words = "the of and in to was for on as by with at from his her were an be this which".split()
     text, ids = lambda n: " ".join(r.choices(words, k=n)), lambda n: r.choices(range(50_257), k=n)
@@ -98,15 +101,14 @@ JOBS = {
 
 def measure(code: str, folder) -> tuple[int, float, float]:
     "(rows, CPU seconds with imports, peak MB) in a process of its own."
-    code = f"import resource, time\nfolder = {str(folder)!r}\n{code}\nu = resource.getrusage(resource.RUSAGE_SELF)\nprint(n, time.process_time(), u.ru_maxrss / 1024)"
-    return tuple(
-        map(
-            float,
-            subprocess.run(
-                [sys.executable, "-c", code], capture_output=True, text=True, check=True
-            ).stdout.split(),
-        )
+    code = (
+        f"import resource, time\nfolder = {str(folder)!r}\n{code}\n"
+        "u = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "print(n, time.process_time(), u.ru_maxrss / 1024)"
     )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return tuple(map(float, done.stdout.split()))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""What generation costs on one CPU core: our loop against transformers' `generate(num_return_sequences=25)` and against vLLM's CPU build
-(where `XGDETOX_VLLM_PYTHON` or .venv-vllm has it), on a 12-layer, 768-wide GPT-2 with random weights. CPU time, within one run.
-Writes results/bench_generation.csv, and results/bench_gemma.csv for Gemma 3 270M where it is at hand (`gemma` alone measures only that). `python tests/bench_generation.py gpu` measures our loop on a GPU: continuations a second of a 1.3B and a 7B shape against
-the bound of the card's bandwidth, into results/bench_generation_gpu.csv."""
+"""What generation costs on one CPU core, on a 12-layer, 768-wide GPT-2 with random weights.
 
-import csv, os, subprocess, sys, time
+Our loop against transformers' `generate(num_return_sequences=25)` and against vLLM's CPU build (where
+`XGDETOX_VLLM_PYTHON` or .venv-vllm has it); CPU time, within one run. Writes results/bench_generation.csv, and
+results/bench_gemma.csv for Gemma 3 270M where it is at hand (`gemma` alone measures only that).
+
+`python tests/bench_generation.py gpu` measures our loop on a GPU: continuations per second of a 1.3B and a 7B shape
+against the bound of the card's bandwidth, into results/bench_generation_gpu.csv."""
+
+import os, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import torch
@@ -11,14 +15,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from xgdetox.sampling import row_seed, sample
 
+sys.path.insert(0, str(Path(__file__).parent))
+from measuring import keep, least, ratio, say
+
 ROOT = Path(__file__).resolve().parents[1]
-VOCABULARY, PROMPTS, LENGTH, N, NEW = (
-    16384,
-    4,
-    16,
-    25,
-    20,
-)  # four prompts of 16 tokens, the mean of RTP-LX in the world's kind of tokens
+VOCABULARY, N, NEW = 16384, 25, 20
+PROMPTS, LENGTH = 4, 16  # 16 tokens are the mean of RTP-LX in the world's kind of tokens
 
 
 def setting(layers=12, wide=768):
@@ -37,15 +39,6 @@ def setting(layers=12, wide=768):
         1, VOCABULARY, (PROMPTS, LENGTH), generator=torch.Generator().manual_seed(0)
     )
     return GPT2LMHeadModel(config).eval(), ids
-
-
-def timed(f, repeats=1):
-    best = []
-    for _ in range(repeats):
-        start = time.process_time()
-        f()
-        best.append(time.process_time() - start)
-    return min(best)
 
 
 def ours(model, ids, rows=None):
@@ -90,8 +83,10 @@ start_vllm_quietly()
 from vllm import LLM, SamplingParams, TokensPrompt
 import torch
 ids = torch.load(sys.argv[2]).tolist()
-llm = LLM(model=sys.argv[1], skip_tokenizer_init=True, dtype="float32", max_model_len=256, enable_chunked_prefill=False, max_num_batched_tokens=8192, enforce_eager=True)
-how = [SamplingParams(n={n}, temperature=.9, top_p=.8, max_tokens={new}, seed=i, ignore_eos=True, detokenize=False) for i in range(len(ids))]
+limits = dict(max_model_len=256, max_num_batched_tokens=8192, enable_chunked_prefill=False)
+llm = LLM(model=sys.argv[1], skip_tokenizer_init=True, dtype="float32", enforce_eager=True, **limits)
+same = dict(n={n}, temperature=.9, top_p=.8, max_tokens={new}, ignore_eos=True, detokenize=False)
+how = [SamplingParams(seed=i, **same) for i in range(len(ids))]
 go = lambda: llm.generate([TokensPrompt(prompt_token_ids=x) for x in ids], how, use_tqdm=False)
 go(); start = time.process_time(); go(); print("SECONDS", time.process_time() - start)
 """
@@ -102,8 +97,6 @@ def vllm(model, ids):
     python = Path(os.environ.get("XGDETOX_VLLM_PYTHON") or ROOT / ".venv-vllm/bin/python")
     if not python.exists():
         return None
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         torch.save(ids, folder + "/ids")
@@ -146,45 +139,43 @@ def bandwidth(device, size=2**30):
     return 2 * size / min(wall(lambda: b.copy_(a), device) for _ in range(3))
 
 
-def gpu(device="cuda", shapes=SHAPES, prompts=160, rows=1000):
-    "Continuations a second of a 1.3B and a 7B shape (random weights, bfloat16), and those that the card's bandwidth allows: every step reads every weight once."
+def gpu_model(shape, device):
+    "A Llama of a shape with random weights in bfloat16."
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    fast, card = bandwidth(device), torch.cuda.get_device_name() if device == "cuda" else device
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(device):
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=32000, **shape)).eval()
+    torch.set_default_dtype(torch.float32)
+    return model
+
+
+def gpu_row(name, shape, device, fast, prompts, rows):
+    "Continuations per second of one shape beside those that the bandwidth allows: a step reads every weight."
+    card = torch.cuda.get_device_name() if device == "cuda" else device
+    model, texts = gpu_model(shape, device), prompts * N
+    ids = torch.randint(1, 32000, (prompts, 24), device=device)
+    ours(model, ids[: rows // N], rows)
+    seconds = wall(lambda: ours(model, ids, rows), device)
+    steps, weights = -(-texts // rows) * NEW, sum(p.numel() * 2 for p in model.parameters())
+    bound = steps * weights / fast
+    print(
+        f"{name} on {card}: {texts / seconds:.0f} continuations per second; "
+        f"its {fast / 1e9:.0f} GB per second allow {texts / bound:.0f}",
+        flush=True,
+    )
+    what = f"{name} on {card}, continuations a second"
+    seconds_of = dict(ours=round(seconds, 2), other=round(bound, 2))
+    return dict(what=what, value=round(texts / seconds, 1), wanted="") | seconds_of
+
+
+def gpu(device="cuda", shapes=SHAPES, prompts=160, rows=1000):
+    "A row per shape, one model at a time in the card's memory."
+    fast = bandwidth(device)
     for name, shape in shapes.items():
-        torch.set_default_dtype(torch.bfloat16)
-        with torch.device(device):
-            model = LlamaForCausalLM(LlamaConfig(vocab_size=32000, **shape)).eval()
-        torch.set_default_dtype(torch.float32)
-        ids = torch.randint(1, 32000, (prompts, 24), device=device)
-        ours(model, ids[: rows // N], rows)
-        seconds = wall(lambda: ours(model, ids, rows), device)
-        bound = (
-            -(-prompts * N // rows) * NEW * sum(p.numel() * 2 for p in model.parameters()) / fast
-        )
-        print(
-            f"{name} on {card}: {prompts * N / seconds:.0f} continuations a second; its {fast / 1e9:.0f} GB a second allow {prompts * N / bound:.0f}",
-            flush=True,
-        )
-        yield dict(
-            what=f"{name} on {card}, continuations a second",
-            value=round(prompts * N / seconds, 1),
-            wanted="",
-            ours=round(seconds, 2),
-            other=round(bound, 2),
-        )
-        del model
+        yield gpu_row(name, shape, device, fast, prompts, rows)
         if device == "cuda":
             torch.cuda.empty_cache()
-
-
-def keep(rows, name):
-    path = ROOT / f"results/{name}.csv"
-    path.parent.mkdir(exist_ok=True)
-    with open(path, "w", newline="") as f:
-        w = csv.DictWriter(f, ["what", "value", "wanted", "ours", "other"])
-        w.writeheader()
-        w.writerows(rows)
 
 
 SENTENCES = [
@@ -202,36 +193,36 @@ SENTENCES = [
 GEMMA_N, GEMMA_READ = 10, 1000  # continuations of each sentence; tokens read in one pass
 
 
+def gemma_theirs(model, ids, batch):
+    "Ten continuations of each sentence by `generate`, some sentences at a time."
+    how = dict(do_sample=True, temperature=0.9, top_p=0.8, top_k=0, pad_token_id=0)
+    size = dict(num_return_sequences=GEMMA_N, max_new_tokens=NEW, min_new_tokens=NEW)
+    for some in ids.split(batch):
+        model.generate(some, attention_mask=torch.ones_like(some), **how, **size)
+
+
 def gemma_speed(model, ids, batches) -> dict:
-    "CPU seconds of one thread: ten continuations of each sentence by our loop, the same by `generate` in the better of `batches`, and a pass over `GEMMA_READ` tokens without the head."
-    rows = [f"{i} {s}" for i in range(len(ids)) for s in range(GEMMA_N)]
+    """CPU seconds of one thread.
+
+    Ten continuations of each sentence by our loop; the same by `generate` in the better of `batches`; and a pass over
+    `GEMMA_READ` tokens without the head."""
     mask = torch.ones_like(ids)
     inputs = dict(input_ids=ids, attention_mask=mask, position_ids=mask.cumsum(1) - 1)
-    how = dict(
-        do_sample=True,
-        temperature=0.9,
-        top_p=0.8,
-        top_k=0,
-        num_return_sequences=GEMMA_N,
-        max_new_tokens=NEW,
-        min_new_tokens=NEW,
-        pad_token_id=0,
-    )
-
-    def theirs(batch):
-        for some in ids.split(batch):
-            model.generate(some, attention_mask=torch.ones_like(some), **how)
-
-    seeds = [row_seed(0, "en", r) for r in rows]
+    seeds = [row_seed(0, "en", f"{i} {s}") for i in range(len(ids)) for s in range(GEMMA_N)]
     text = ids.flatten().repeat(GEMMA_READ // ids.numel() + 1)[:GEMMA_READ].view(20, -1)
     with torch.inference_mode():
-        ours = timed(lambda: sample(model, inputs, GEMMA_N, NEW, 0.9, 0.8, seeds, stop=[], pad=0))
-        read = timed(lambda: model.base_model(input_ids=text, use_cache=False), 2)
-        return dict(ours=ours, read=read, theirs=min(timed(lambda: theirs(b)) for b in batches))
+        ours = least(lambda: sample(model, inputs, GEMMA_N, NEW, 0.9, 0.8, seeds, stop=[], pad=0))
+        read = least(lambda: model.base_model(input_ids=text, use_cache=False), 2)
+        theirs = min(least(lambda: gemma_theirs(model, ids, batch)) for batch in batches)
+    return dict(ours=ours, read=read, theirs=theirs)
+
+
+def rate(what, n, seconds) -> dict:
+    return dict(what=what, value=round(n / seconds, 1), wanted="", ours=round(seconds, 2), other="")
 
 
 def gemma():
-    "Rows for results/bench_gemma.csv: our sampling against `generate` on 262,144 tokens, and bfloat16 against float32; none, with the reason said, where the model cannot be had."
+    "Rows for results/bench_gemma.csv; none, with the reason said, where the model cannot be had."
     from xgdetox.files import InputError
     from xgdetox.models import load
     from xgdetox.weights import model_folder
@@ -239,23 +230,21 @@ def gemma():
     try:
         folder = model_folder("gemma-3-270m")
     except InputError as e:
-        return print(f"gemma is left out: {e}") or []
+        print(f"gemma is left out: {e}")
+        return []
     torch.set_num_threads(1)
     model, tokenizer = load(folder, dtype=torch.bfloat16)
     ids = torch.tensor([[2, *tokenizer(s)["input_ids"]][:7] for s in SENTENCES])
     half, full = gemma_speed(model, ids, (1, 5)), gemma_speed(model.float(), ids, (1,))
-    texts = len(ids) * GEMMA_N
-    ratio = lambda what, a, b, wanted="": dict(
-        what=what, value=round(a / b, 2), wanted=wanted, ours=round(b, 2), other=round(a, 2)
-    )
-    rate = lambda what, n, seconds: dict(
-        what=what, value=round(n / seconds, 1), wanted="", ours=round(seconds, 2), other=""
-    )
+    return gemma_rows(half, full, len(ids) * GEMMA_N)
+
+
+def gemma_rows(half, full, texts) -> list[dict]:
+    "Ratios and rates from the seconds in bfloat16 (`half`) and float32 (`full`)."
+    generate = "generate(num_return_sequences=10) / ours"
     return [
-        ratio(
-            "generate(num_return_sequences=10) / ours, bfloat16", half["theirs"], half["ours"], 2
-        ),
-        ratio("generate(num_return_sequences=10) / ours, float32", full["theirs"], full["ours"]),
+        ratio(f"{generate}, bfloat16", half["theirs"], half["ours"], 2),
+        ratio(f"{generate}, float32", full["theirs"], full["ours"]),
         ratio("float32 / bfloat16, ours", full["ours"], half["ours"]),
         ratio("float32 / bfloat16, reading", full["read"], half["read"]),
         rate("texts of 20 tokens a second, bfloat16", texts, half["ours"]),
@@ -268,11 +257,7 @@ def gemma():
 def keep_gemma():
     "Measure Gemma, say it and write it; nothing where it is not at hand."
     rows = gemma()
-    for row in rows:
-        print(
-            f"{row['what']}: {row['value']}" + f" (wanted {row['wanted']})" * bool(row["wanted"]),
-            flush=True,
-        )
+    say(rows)
     if rows:
         keep(rows, "bench_gemma")
 
@@ -280,41 +265,18 @@ def keep_gemma():
 def main():
     torch.set_num_threads(1)
     model, ids = setting()
-    rows = []
     ours(model, ids[:1])
     theirs(model, ids[:1])
-    mine, other = (
-        timed(lambda: ours(model, ids)),
-        min(timed(lambda: theirs(model, ids, b)) for b in (4, 1)),
-    )
-    rows.append(
-        dict(
-            what="generate(num_return_sequences=25) / ours",
-            value=round(other / mine, 2),
-            wanted=1.4,
-            ours=round(mine, 2),
-            other=round(other, 2),
-        )
-    )
-    print(
-        f"ours {PROMPTS * N * NEW / mine:.0f} tokens a CPU second, generate {PROMPTS * N * NEW / other:.0f}: ratio {other / mine:.2f} (wanted 1.4)",
-        flush=True,
-    )
-    if (third := vllm(model, ids)) is not None:
-        rows.append(
-            dict(
-                what="vLLM eager / ours",
-                value=round(third / mine, 2),
-                wanted="",
-                ours=round(mine, 2),
-                other=round(third, 2),
-            )
-        )
-        print(
-            f"vLLM {PROMPTS * N * NEW / third:.0f} tokens a CPU second: ratio to ours {third / mine:.2f}"
-        )
+    mine = least(lambda: ours(model, ids))
+    other = min(least(lambda: theirs(model, ids, batch)) for batch in (4, 1))
+    rows = [ratio("generate(num_return_sequences=25) / ours", other, mine, 1.4)]
+    third = vllm(model, ids)
+    if third is not None:
+        rows.append(ratio("vLLM eager / ours", third, mine))
     else:
         print("no vLLM here: `make vllm` makes its environment")
+    say(rows)
+    print(f"ours: {PROMPTS * N * NEW / mine:.0f} tokens per CPU second")
     keep(rows, "bench_generation")
 
 
@@ -322,7 +284,8 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["gemma"]:
         keep_gemma()
     elif sys.argv[1:] != ["gpu"]:
-        main(), keep_gemma()
+        main()
+        keep_gemma()
     elif torch.cuda.is_available():
         keep(list(gpu()), "bench_generation_gpu")
     else:

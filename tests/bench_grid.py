@@ -1,7 +1,7 @@
-"What the engine costs: the same notebooks under Snakemake and papermill, one after another, and as plain code in one process."
+"""What the engine costs.
 
-import contextlib
-import io
+The same notebooks under Snakemake and papermill, one after another, and as plain code in one process."""
+
 import json
 import os
 import resource
@@ -16,6 +16,7 @@ from xgdetox.grid.load import load_grid
 from xgdetox.stats import tidy, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
+TINY = ROOT / "tests" / "tiny.yaml"
 CHANGES = ["tunings={}", "stages=[generate, score, mass, quality, retrieve]", "languages=[en, de]"]
 
 
@@ -43,49 +44,44 @@ def in_one_process(grid, folder):
     os.chdir(here)
 
 
+def measured(command, **how):
+    "(wall seconds, CPU seconds) of a process."
+    begin, used = time.time(), cpu(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", *command], check=True, stdout=subprocess.DEVNULL, **how)
+    return time.time() - begin, cpu(resource.RUSAGE_CHILDREN) - used
+
+
+def under_the_engine(place):
+    changes = [word for change in CHANGES for word in ("--set", change)]
+    run = ["run", str(TINY), "--run-dir", f"{place}/grid", "--cores", "1"]
+    return measured(["from xgdetox.cli import main; main()", *run, *changes], cwd=ROOT)
+
+
+def in_a_process(place):
+    Path(place, "plain").mkdir()
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import bench_grid as b; "
+        f"b.in_one_process(b.load_grid(b.TINY, b.CHANGES), {place + '/plain'!r})"
+    )
+    return measured([code])
+
+
 def main():
     os.environ["OMP_NUM_THREADS"] = "1"
-    grid = load_grid(ROOT / "tests" / "tiny.yaml", CHANGES)
+    n = len(jobs(load_grid(TINY, CHANGES)))
     with tempfile.TemporaryDirectory() as place:
-        words = [w for c in CHANGES for w in ("--set", c)]
-        begin, used = time.time(), cpu(resource.RUSAGE_CHILDREN)
-        subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "from xgdetox.cli import main; main()",
-                "run",
-                str(ROOT / "tests" / "tiny.yaml"),
-                "--run-dir",
-                f"{place}/grid",
-                "--cores",
-                "1",
-                *words,
-            ],
-            check=True,
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-        )
-        wall, engine = time.time() - begin, cpu(resource.RUSAGE_CHILDREN) - used
-        Path(place, "plain").mkdir()
-        code = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import bench_grid as b; b.in_one_process(b.g.load_grid(b.ROOT / 'tests' / 'tiny.yaml', b.CHANGES), {place + '/plain'!r})"
-        begin, used = time.time(), cpu(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-        plain_wall, plain = time.time() - begin, cpu(resource.RUSAGE_CHILDREN) - used
-    n = len(jobs(grid))
-    rows = [
-        dict(metric=m, value=v, n=n)
-        for m, v in (
-            ("grid_cpu_seconds", engine),
-            ("one_process_cpu_seconds", plain),
-            ("overhead_cpu_seconds_per_notebook", (engine - plain) / n),
-            ("grid_wall_seconds", wall),
-            ("one_process_wall_seconds", plain_wall),
-            ("overhead_wall_seconds_per_notebook", (wall - plain_wall) / n),
-        )
-    ]
-    for r in rows:
-        print(f"{r['metric']:36s} {r['value']:8.2f}")
+        (wall, engine), (plain_wall, plain) = under_the_engine(place), in_a_process(place)
+    found = {
+        "grid_cpu_seconds": engine,
+        "one_process_cpu_seconds": plain,
+        "overhead_cpu_seconds_per_notebook": (engine - plain) / n,
+        "grid_wall_seconds": wall,
+        "one_process_wall_seconds": plain_wall,
+        "overhead_wall_seconds_per_notebook": (wall - plain_wall) / n,
+    }
+    for metric, value in found.items():
+        print(f"{metric:36s} {value:8.2f}")
+    rows = [dict(metric=metric, value=value, n=n) for metric, value in found.items()]
     write_table(tidy(rows), ROOT / "results" / "bench_grid.csv")
 
 

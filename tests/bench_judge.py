@@ -1,4 +1,6 @@
-"Texts a second on one core, CPU time: both encoders, and the package's own engine for e5. Usage: bench_judge.py OUTPUT.csv"
+"""Texts per second on one core, CPU time: both encoders, and the package's own engine for e5.
+
+Usage: bench_judge.py OUTPUT.csv"""
 
 import os
 import sys

@@ -1,12 +1,14 @@
-"""What the mechanism pages cost, against a direct implementation of the original's way and against what cannot be avoided.
+"""What the mechanism pages cost, against the original's way and against what cannot be avoided.
 
-CPU seconds of one process (time.process_time), so that a busy machine does not change the ratios. Writes results/bench_mechanism.csv.
-The limits asserted are those of the project's aims: activations at least 12 times cheaper and at most 1.1 times the bare prefill and
-decode steps; the probe at least 30 times cheaper over 20 epochs and at most 1.05 times one forward pass over the data; the value
-vectors of a 7B-shaped weight set in under 30 s and 2 GB above the weights."""
+CPU seconds of one process (time.process_time), so that a busy machine does not change the ratios. Writes
+results/bench_mechanism.csv. The limits asserted are the project's aims: activations at least 12 times cheaper and at
+most 1.1 times the bare prefill and decode steps; the probe at least 30 times cheaper over 20 epochs and at most 1.05
+times one forward pass over the data; the value vectors of a 7B-shaped weight set in under 30 s and 2 GB above the
+weights."""
 
 import argparse
 import resource
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,10 +20,13 @@ import torch
 import transformers as tr
 
 from xgdetox.sampling import sample
-from xgdetox.anatomy import Anatomy, neuron_hooks
+from xgdetox.anatomy import Anatomy
 from xgdetox.tokens import batch_tokens, encode, length_batches, token_ids
 from xgdetox.probe import fit_probe, pooled_features
 from xgdetox.value_vectors import continuation_activations, rank_value_vectors
+
+sys.path.insert(0, str(Path(__file__).parent))
+from measuring import timed
 
 ROWS = []
 
@@ -59,49 +64,41 @@ def model_of(d, layers, vocabulary=4096):
     return tr.AutoModelForCausalLM.from_config(config).eval()
 
 
-def cpu(job):
-    start = time.process_time()
-    result = job()
-    return time.process_time() - start, result
+def row(what, seconds, ratio_to="", ratio=None, limit="", ok=None, note=""):
+    "Keep and print what was measured, and whether it keeps its limit."
+    found = dict(what=what, cpu_seconds=round(seconds, 2), compared_with=ratio_to)
+    kept = "" if ok is None else bool(ok)
+    found |= dict(ratio=ratio and round(ratio, 3), limit=limit, ok=kept, note=note)
+    ROWS.append(found)
+    compared = "" if ratio is None else f"{ratio:8.2f} x {ratio_to}"
+    verdict = {"": "", True: "ok", False: "MISSED"}[kept]
+    print(f"{what:45} {seconds:8.2f} s  {compared:40} {verdict} {note}", flush=True)
 
 
-def row(what, seconds, ratio_to=None, ratio=None, limit=None, ok=None, note=""):
-    ROWS.append(
-        dict(
-            what=what,
-            cpu_seconds=round(seconds, 2),
-            compared_with=ratio_to or "",
-            ratio=ratio and round(ratio, 3),
-            limit=limit or "",
-            ok="" if ok is None else bool(ok),
-            note=note,
-        )
-    )
-    print(
-        f"{what:45} {seconds:8.2f} s  {'' if ratio is None else f'{ratio:8.2f} x {ratio_to}':40} {'' if ok is None else 'ok' if ok else 'MISSED'} {note}",
-        flush=True,
-    )
+def watched(model, ids, mask):
+    "Logits of a pass without a cache, and what each block's second projection reads."
+    seen, handles = {}, []
+    for layer, block in enumerate(model.transformer.h):
+        keep = lambda module, given, layer=layer: seen.__setitem__(layer, given[0])
+        handles.append(block.mlp.c_proj.register_forward_pre_hook(keep))
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = model(ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+    for handle in handles:
+        handle.remove()
+    return logits, seen
 
 
 @torch.no_grad()
 def original_activations(model, prompts, neurons, n_tokens=20, batch=10):
-    "The original's loop: no cache, every prompt padded to the longest of the language, one read and `.tolist()` a neuron and step."
+    """The original's loop: no cache, every prompt padded to the longest of the language.
+
+    It makes one read and one `.tolist()` per neuron and step."""
     inputs = encode(Numbers(), prompts)
     totals = {tuple(n): [] for n in neurons}
     for i in range(0, len(prompts), batch):
         ids, mask = inputs["input_ids"][i : i + batch], inputs["attention_mask"][i : i + batch]
         for _ in range(n_tokens):
-            seen, handles = {}, []
-            for layer, block in enumerate(model.transformer.h):
-                handles.append(
-                    block.mlp.c_proj.register_forward_pre_hook(
-                        lambda m, a, layer=layer: seen.__setitem__(layer, a[0])
-                    )
-                )
-            positions = (mask.cumsum(1) - 1).clamp(min=0)
-            logits = model(ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
-            for h in handles:
-                h.remove()
+            logits, seen = watched(model, ids, mask)
             for layer, neuron in neurons:
                 totals[layer, neuron].extend(seen[layer][:, -1, neuron].tolist())
             ids = torch.cat([ids, logits[:, -1].argmax(-1, keepdim=True)], 1)
@@ -117,40 +114,33 @@ def bare_steps(model, prompts, n_tokens=20, max_tokens=4096):
         sample(model, encode(Numbers(), [rows[i] for i in batch]), 1, n_tokens, 0, stop=[])
 
 
+def some_neurons(layers=6, width=1536, most=36):
+    chosen = np.argwhere(np.random.default_rng(0).random((layers, width)) < 0.004)
+    return [[int(layer), int(neuron)] for layer, neuron in chosen][:most]
+
+
 def bench_activations():
-    model, prompts = model_of(384, 6), texts(80, 8, 64)
-    neurons = [
-        [int(l), int(n)] for l, n in np.argwhere(np.random.default_rng(0).random((6, 1536)) < 0.004)
-    ][:36]
-    (
-        continuation_activations(model, Numbers(), prompts[:8], neurons),
-        bare_steps(model, prompts[:8]),
-    )  # warm
-    ours, floors = [], []
-    for _ in range(3):
-        ours.append(cpu(lambda: continuation_activations(model, Numbers(), prompts, neurons)))
-        floors.append(cpu(lambda: bare_steps(model, prompts))[0])
-    ours, mean = min(t for t, _ in ours), ours[0][1][0].mean(0)
-    old, reference = cpu(lambda: original_activations(model, prompts, neurons))
+    model, prompts, neurons = model_of(384, 6), texts(80, 8, 64), some_neurons()
+    here = lambda some: continuation_activations(model, Numbers(), some, neurons)
+    here(prompts[:8])
+    bare_steps(model, prompts[:8])  # warm
+    turns = [
+        (timed(lambda: here(prompts)), timed(lambda: bare_steps(model, prompts))) for _ in range(3)
+    ]
+    ours, floor = (min(turn[side][0] for turn in turns) for side in (0, 1))
+    mean = turns[0][0][1][0].mean(0)
+    old, reference = timed(lambda: original_activations(model, prompts, neurons))
     assert abs(mean - reference).max() < 1e-4, "the two ways must agree"
-    row(
-        "activations: the original's way",
-        old,
-        note=f"{len(prompts)} prompts, 20 tokens, {len(neurons)} neurons, d 384 L 6",
-    )
+    size = f"{len(prompts)} prompts, 20 tokens, {len(neurons)} neurons, d 384 L 6"
+    row("activations: the original's way", old, note=size)
     row("activations: here", ours, "the original", old / ours, ">= 12", old / ours >= 12)
-    row(
-        "activations: bare prefill and decode",
-        min(floors),
-        "of which here takes",
-        ours / min(floors),
-        "<= 1.1",
-        ours / min(floors) <= 1.1,
-    )
+    taken = ours / floor
+    what = "activations: bare prefill and decode"
+    row(what, floor, "of which here takes", taken, "<= 1.1", taken <= 1.1)
 
 
 def original_probe(model, rows, labels, epochs, batch=10):
-    "The original's loop: the frozen model runs again in every epoch, batches of 10 in random order, padded to the longest."
+    "The original's loop: the frozen model again in every epoch, batches of 10 in random order, padded."
     linear = torch.nn.Linear(model.config.hidden_size, 1, bias=False)
     adam, order = torch.optim.Adam(linear.parameters(), 1e-4), torch.Generator().manual_seed(0)
     for _ in range(epochs):
@@ -176,57 +166,44 @@ def bare_pass(model, rows):
         )
 
 
+def probe_slice(model, data, y, repeats):
+    "The least seconds of a bare pass, of our features and of an epoch of the original's, and the features."
+    rows = [token_ids(Numbers(), text) for text in data]
+    labels = torch.tensor(y, dtype=torch.float32)
+    ways = (
+        lambda: bare_pass(model, rows),
+        lambda: pooled_features(model, Numbers(), data),
+        lambda: original_probe(model, rows, labels, epochs=1),
+    )
+    turns = [[timed(way) for way in ways] for _ in range(repeats)]
+    least = np.min([[seconds for seconds, _ in turn] for turn in turns], axis=0)
+    return least, turns[0][1][1]
+
+
 def bench_probe(slices=8, repeats=4):
     "All ways slice by slice in turn, the least of `repeats` each: a machine that changes its speed slows all alike."
     model, data = model_of(512, 8), texts(240, 16, 256, seed=1)
-    rows, y = [token_ids(Numbers(), t) for t in data], np.arange(len(data)) % 3 == 0
-    bare_pass(model, rows[:40])
-    floor = feature_time = epoch = 0
-    x = np.zeros((len(data), 1, 512), np.float32)
+    y, x = np.arange(len(data)) % 3 == 0, np.zeros((len(data), 1, 512), np.float32)
+    bare_pass(model, [token_ids(Numbers(), text) for text in data[:40]])
+    total = np.zeros(3)
     for i in range(slices):
-        bare, ours, old = [], [], []
-        for _ in range(repeats):
-            bare.append(cpu(lambda: bare_pass(model, rows[i::slices]))[0])
-            ours.append(cpu(lambda: pooled_features(model, Numbers(), data[i::slices])))
-            old.append(
-                cpu(
-                    lambda: original_probe(
-                        model,
-                        rows[i::slices],
-                        torch.tensor(y[i::slices], dtype=torch.float32),
-                        epochs=1,
-                    )
-                )[0]
-            )
-        floor, feature_time, epoch, x[i::slices] = (
-            floor + min(bare),
-            feature_time + min(t for t, _ in ours),
-            epoch + min(old),
-            ours[0][1],
-        )
-    fit_time, _ = cpu(lambda: fit_probe(x[:, 0], y))
+        seconds, x[i::slices] = probe_slice(model, data[i::slices], y[i::slices], repeats)
+        total += seconds
+    floor, feature_time, epoch = total
+    fit_time, _ = timed(lambda: fit_probe(x[:, 0], y))
     old, ours = 20 * epoch, feature_time + fit_time
-    row(
-        "probe: the original's way, 20 epochs",
-        old,
-        note=f"{len(data)} texts, d 512 L 8; 1 epoch measured, times 20",
-    )
-    row(
-        "probe: here, features and fit",
-        ours,
-        "the original",
-        old / ours,
-        ">= 30",
-        old / ours >= 30,
-        note=f"fit with 35 cross-validation fits {fit_time:.2f} s",
-    )
+    size = f"{len(data)} texts, d 512 L 8; 1 epoch measured, times 20"
+    row("probe: the original's way, 20 epochs", old, note=size)
+    fits, faster = f"fit with 35 cross-validation fits {fit_time:.2f} s", old / ours
+    row("probe: here, features and fit", ours, "the original", faster, ">= 30", faster >= 30, fits)
+    taken = ours / floor
     row(
         "probe: one bare forward pass",
         floor,
         "of which here takes",
-        ours / floor,
+        taken,
         "<= 1.05",
-        ours / floor <= 1.05,
+        taken <= 1.05,
     )
 
 
@@ -245,48 +222,34 @@ class PeakMemory(threading.Thread):
             self.peak = max(self.peak, self.now())
 
 
-def bench_value_vectors(layers=32, n=11008, d=4096):
-    generator = torch.Generator().manual_seed(0)
-    outs = []
+def heavy_parts(layers, n, d):
+    "The parts of a 7B-shaped model: fp16 value vectors in [0, 2), a norm, nothing else."
+    generator, outs = torch.Generator().manual_seed(0), []
     for _ in range(layers):
-        out = torch.nn.Linear(n, d, bias=False, dtype=torch.float16, device="meta").to_empty(
-            device="cpu"
-        )
-        out.weight.data.view(torch.int16).random_(
-            0, 2**14, generator=generator
-        )  # fp16 numbers in [0, 2)
+        out = torch.nn.Linear(n, d, bias=False, dtype=torch.float16, device="meta")
+        out = out.to_empty(device="cpu")
+        out.weight.data.view(torch.int16).random_(0, 2**14, generator=generator)
         outs.append(out)
-    norm = torch.nn.RMSNorm(d)
-    parts = Anatomy(
-        [None] * layers, outs, layers, n, d, norm, SimpleNamespace(weight=None), False, {}
-    )
+    norm, head = torch.nn.RMSNorm(d), SimpleNamespace(weight=None)
+    return Anatomy([None] * layers, outs, layers, n, d, norm, head, False, {})
+
+
+def bench_value_vectors(layers=32, n=11008, d=4096):
+    parts = heavy_parts(layers, n, d)
     w, memory = np.random.default_rng(0).normal(size=d).astype(np.float32), PeakMemory()
-    weights = memory.now()
+    weights, start = memory.now(), time.time()
     memory.start()
-    start = time.time()
-    seconds, table = cpu(lambda: rank_value_vectors(None, w, 100, parts=parts))
+    seconds, table = timed(lambda: rank_value_vectors(None, w, 100, parts=parts))
     wall = time.time() - start
-    memory.over.set(), memory.join()
+    memory.over.set()
+    memory.join()
     above = (memory.peak - weights) / 2**30
     assert len(table) == 100 and table.cosine.is_monotonic_decreasing
-    row(
-        "value vectors of a 7B-shaped fp16 set",
-        seconds,
-        "30 s of CPU time, used",
-        seconds / 30,
-        "< 30 s",
-        seconds < 30,
-        note=f"{layers} x {n} x {d}; wall {wall:.1f} s on a shared machine",
-    )
-    row(
-        "value vectors: memory above the weights, GB",
-        above,
-        "2 GB, used",
-        above / 2,
-        "< 2 GB",
-        above < 2,
-        note="peak resident memory",
-    )
+    what, size = "value vectors of a 7B-shaped fp16 set", f"{layers} x {n} x {d}"
+    note = f"{size}; wall {wall:.1f} s on a shared machine"
+    row(what, seconds, "30 s of CPU time, used", seconds / 30, "< 30 s", seconds < 30, note)
+    what = "value vectors: memory above the weights, GB"
+    row(what, above, "2 GB, used", above / 2, "< 2 GB", above < 2, "peak resident memory")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,23 @@
-"""What quality costs on one CPU core: perplexity against the released way (one text a pass, each prompt read again for each continuation) and against the
-unavoidable passes; diversity against its tokenising alone. CPU time, within one run. Writes results/bench_quality.csv."""
+"""What quality costs on one CPU core.
 
-import csv, time
+Perplexity against the released way (one text per pass, each prompt read again for each continuation) and against the
+unavoidable passes; diversity against its tokenising alone. CPU time, within one run.
+Writes results/bench_quality.csv."""
+
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import MT5Config, MT5ForConditionalGeneration
 
+sys.path.insert(0, str(Path(__file__).parent))
+from measuring import keep, ratio, say, timed
 from tiny_models import TEXTS, tokenizer
 from xgdetox.tokens import length_batches, token_ids
 from xgdetox.quality import distinct_n, paper_perplexity, text_pieces
 
 PROMPTS, N = 12, 25
-
-
-def timed(f):
-    start = time.process_time()
-    out = f()
-    return time.process_time() - start, out
 
 
 def setting():
@@ -83,62 +82,36 @@ def ours_diversity(tok, texts):
     return [distinct_n(rows[i : i + N], n) for i in range(0, len(rows), N) for n in (1, 2, 3)]
 
 
-def main():
-    torch.set_num_threads(1)
-    model, tok, prompts, texts = setting()
-    rows = []
+def perplexity_rows(model, tok, prompts, texts):
     few = slice(0, N)
     paper_perplexity(model, tok, prompts[few], texts[few])
     floor(model, tok, prompts[few], texts[few])
-    mine, bare, slow = (
-        timed(lambda f=f: f(model, tok, prompts, texts))[0]
-        for f in (paper_perplexity, floor, released)
-    )
-    rows += [
-        dict(
-            what="perplexity: released way / ours",
-            value=round(slow / mine, 2),
-            wanted=2.5,
-            ours=round(mine, 2),
-            other=round(slow, 2),
-        ),
-        dict(
-            what="perplexity: ours / unavoidable passes",
-            value=round(mine / bare, 2),
-            wanted=1.2,
-            ours=round(mine, 2),
-            other=round(bare, 2),
-        ),
+    ways = paper_perplexity, floor, released
+    mine, bare, slow = (timed(lambda: way(model, tok, prompts, texts))[0] for way in ways)
+    unavoidable = dict(ours=mine, other=bare)
+    return [
+        ratio("perplexity: released way / ours", slow, mine, 2.5),
+        ratio("perplexity: ours / unavoidable passes", mine, bare, 1.2, **unavoidable),
     ]
-    many = texts * 4
+
+
+def diversity_rows(tok, texts):
     ways = ours_diversity, lambda tok, texts: tok(texts)["input_ids"], released_diversity
-    mine, cut, slow = np.min(
-        [[timed(lambda: f(tok, many))[0] for f in ways] for _ in range(20)], axis=0
-    )  # in turn: a machine that changes its speed slows all alike
-    rows += [
-        dict(
-            what="diversity: ours / tokenising",
-            value=round(mine / cut, 2),
-            wanted=1.4,
-            ours=round(mine, 3),
-            other=round(cut, 3),
-        ),
-        dict(
-            what="diversity: released way / ours",
-            value=round(slow / mine, 2),
-            wanted="",
-            ours=round(mine, 3),
-            other=round(slow, 3),
-        ),
+    # in turn: a machine that changes its speed slows all alike
+    turns = [[timed(lambda: way(tok, texts))[0] for way in ways] for _ in range(20)]
+    mine, cut, slow = np.min(turns, axis=0)
+    return [
+        ratio("diversity: ours / tokenising", mine, cut, 1.4, ours=mine, other=cut, digits=3),
+        ratio("diversity: released way / ours", slow, mine, digits=3),
     ]
-    for r in rows:
-        print(f"{r['what']}: {r['value']}" + (f" (wanted {r['wanted']})" if r["wanted"] else ""))
-    path = Path(__file__).resolve().parents[1] / "results/bench_quality.csv"
-    path.parent.mkdir(exist_ok=True)
-    with open(path, "w", newline="") as f:
-        w = csv.DictWriter(f, ["what", "value", "wanted", "ours", "other"])
-        w.writeheader()
-        w.writerows(rows)
+
+
+def main():
+    torch.set_num_threads(1)
+    model, tok, prompts, texts = setting()
+    rows = perplexity_rows(model, tok, prompts, texts) + diversity_rows(tok, texts * 4)
+    say(rows)
+    keep(rows, "bench_quality")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What retrieval costs: 17 encodings once, against the released way (pair by pair, English again each time, language-model head, chunks of 50
-padded to the longest) and against the bare forward passes. One process, one thread, CPU time. Writes results/bench_retrieval.csv."""
+"""What retrieval costs: 17 encodings once, against the released way and against the bare forward passes.
+
+The released way goes pair by pair, English again each time, with the language-model head, in chunks of 50 padded to
+the longest. One process, one thread, CPU time. Writes results/bench_retrieval.csv."""
 
 import csv
 import sys
-import time
 from pathlib import Path
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from xgdetox.languages import LANGUAGES
 from xgdetox.tokens import batch_tokens, length_batches
 from xgdetox.retrieval import retrieve
+
+sys.path.insert(0, str(Path(__file__).parent))
+from measuring import timed
 
 VOCAB, WIDTH, LAYERS, SENTENCES, REPEATS = 8192, 256, 4, 200, 3
 OTHERS = [c for c in LANGUAGES if c != "en"]
@@ -48,14 +52,8 @@ def setting():
     return model, tok, texts
 
 
-def timed(f):
-    start = time.process_time()
-    out = f()
-    return time.process_time() - start, out
-
-
 def released_way(model, tok, texts):
-    "Each pair by itself: English is encoded 16 times, logits are made and thrown away, chunks are padded to their longest. Its mean cosines."
+    "The mean cosines pair by pair: English encoded 16 times, logits made and thrown away, chunks padded."
     out = {}
     for c in OTHERS:
         total = []
@@ -87,60 +85,74 @@ def bare_passes(model, tok, texts):
         )
 
 
-def main():
-    torch.set_num_threads(1)
-    model, tok, texts = setting()
-    pairs = {c: (texts[c], texts["en"]) for c in OTHERS}
-    forward = model.base_model.forward
-    seen = 0
+class Counting:
+    "A model whose base model counts the sentences that it reads while it is used."
 
-    def counting(*a, **k):
-        nonlocal seen
-        seen += k["input_ids"].shape[0]
-        return forward(*a, **k)
+    def __init__(self, model):
+        self.model, self.seen, self.forward = model, 0, model.base_model.forward
 
-    bare_passes(model, tok, {"en": texts["en"][:8]})  # warm up
+    def __enter__(self):
+        self.model.base_model.forward = self.count
+        return self.model
 
-    def ours():
-        model.base_model.forward = counting
-        out = retrieve(model, pairs, tokenizer=tok)
-        model.base_model.forward = forward
-        return out
+    def __exit__(self, *error):
+        self.model.base_model.forward = self.forward
 
-    ways = (
-        lambda: bare_passes(model, tok, texts),
-        ours,
-        lambda: retrieve(model, pairs, tokenizer=tok, paper=True),
-        lambda: released_way(model, tok, texts),
-    )
-    turns = [
-        [timed(f) for f in ways] for _ in range(REPEATS)
-    ]  # in turn, the least of each: a machine that changes its speed slows all alike
-    floor, ours, paper, theirs = np.min(
-        [[seconds for seconds, _ in turn] for turn in turns], axis=0
-    )
-    raw, released, encoded = turns[0][2][1], turns[0][3][1], seen // REPEATS
-    mine = raw[(raw.metric == "mean_cosine") & raw.layer.isna()].set_index("language").value
-    error = max(abs(mine[c] - released[c]) for c in OTHERS)
-    rows = [
-        ("released way / ours", theirs / ours, 2.0),
-        ("ours / bare forward passes", ours / floor, 1.1),
-        ("paper mode / bare forward passes", paper / floor, 1.1),
-        ("sentences encoded / sentences", encoded / (17 * SENTENCES), 1.0),
-        ("largest difference of the mean cosine", error, 1e-5),
-    ]
+    def count(self, *a, **k):
+        self.seen += k["input_ids"].shape[0]
+        return self.forward(*a, **k)
+
+
+def write_rows(rows, ours, floor, theirs):
+    seconds = [f"{ours:.2f}", f"{floor:.2f}", f"{theirs:.2f}"]
     Path("results").mkdir(exist_ok=True)
     with open("results/bench_retrieval.csv", "w", newline="") as f:
         w = csv.writer(f)
         w.writerow(["what", "value", "wanted", "seconds_ours", "seconds_bare", "seconds_released"])
-        for what, value, wanted in rows:
-            w.writerow(
-                [what, f"{value:.3g}", wanted, f"{ours:.2f}", f"{floor:.2f}", f"{theirs:.2f}"]
-            )
+        w.writerows([what, f"{value:.3g}", wanted, *seconds] for what, value, wanted in rows)
     for what, value, wanted in rows:
-        print(
-            f"{what:40s} {value:8.3g}   (wanted {'>=' if what.startswith('released') else '<='} {wanted:g})"
-        )
+        side = ">=" if what.startswith("released") else "<="
+        print(f"{what:40s} {value:8.3g}   (wanted {side} {wanted:g})")
+
+
+def in_turn(*ways):
+    "The least seconds of each way, and what the first turn gave: a machine that changes its speed slows all alike."
+    turns = [[timed(way) for way in ways] for _ in range(REPEATS)]
+    seconds = [[spent for spent, _ in turn] for turn in turns]
+    return np.min(seconds, axis=0), [result for _, result in turns[0]]
+
+
+def main():
+    torch.set_num_threads(1)
+    model, tok, texts = setting()
+    pairs = {c: (texts[c], texts["en"]) for c in OTHERS}
+    counting = Counting(model)
+    bare_passes(model, tok, {"en": texts["en"][:8]})  # warm up
+
+    def counted():
+        with counting:
+            return retrieve(model, pairs, tokenizer=tok)
+
+    (floor, ours, paper, theirs), (_, _, raw, released) = in_turn(
+        lambda: bare_passes(model, tok, texts),
+        counted,
+        lambda: retrieve(model, pairs, tokenizer=tok, paper=True),
+        lambda: released_way(model, tok, texts),
+    )
+    mine = raw[(raw.metric == "mean_cosine") & raw.layer.isna()].set_index("language").value
+    encoded = counting.seen / REPEATS / (17 * SENTENCES)
+    rows = [
+        ("released way / ours", theirs / ours, 2.0),
+        ("ours / bare forward passes", ours / floor, 1.1),
+        ("paper mode / bare forward passes", paper / floor, 1.1),
+        ("sentences encoded / sentences", encoded, 1.0),
+        (
+            "largest difference of the mean cosine",
+            max(abs(mine[c] - released[c]) for c in OTHERS),
+            1e-5,
+        ),
+    ]
+    write_rows(rows, ours, floor, theirs)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Toxicity: what the ledger holds and how fast, what scoring costs beside the model, and AUC per language on real labelled text.
+"""Toxicity: what the ledger holds and how fast, what scoring costs beside the model, and AUC per language.
 
     python tests/bench_toxicity.py            # all; ratios are taken within one run
     python tests/bench_toxicity.py auc        # only the table results/scorer_auc.csv (needs real data: XGDETOX_DATA)
@@ -38,24 +38,30 @@ def note(what, value, unit, floor=""):
     print(f"{what:60s} {value:12.4g} {unit:12s} {floor}")
 
 
+class AnyScorer(Scorer):
+    "Stands for Perspective, whose scores are written."
+
+    id, revision, attribute, languages = "perspective", "v1alpha1", "TOXICITY", tuple(LANGUAGES)
+
+
+def fill_ledger(ledger, texts) -> float:
+    "Scores written per CPU second, in batches of 256, the texts shared out over the languages."
+    scores = np.random.default_rng(0).random(len(texts))
+    start = time.process_time()
+    for language, part in zip(LANGUAGES, np.array_split(np.arange(len(texts)), 17)):
+        for block in blocks(part, 256):
+            rows = [Scored(texts[i], scores[i]) for i in block]
+            record_scores(ledger, AnyScorer(), language, rows)
+    return len(texts) / (time.process_time() - start)
+
+
 def bench_ledger(folder, n=425_000):
     "One model at the paper's size: 17 languages x 1,000 prompts x 25 continuations."
-
-    class Any(Scorer):
-        id, revision, attribute, languages = "perspective", "v1alpha1", "TOXICITY", tuple(LANGUAGES)
-
-    ledger, scorer, path = open_ledger(folder / "l.sqlite"), Any(), folder / "l.sqlite"
-    texts = [
-        f" continuation number {i} says something of about twenty words or so" for i in range(n)
-    ]
-    scores = np.random.default_rng(0).random(n)
-    start = time.process_time()
-    for k, part in enumerate(np.array_split(np.arange(n), 17)):
-        for block in blocks(part, 256):
-            record_scores(
-                ledger, scorer, list(LANGUAGES)[k], [Scored(texts[i], scores[i]) for i in block]
-            )
-    note("ledger: scores written in batches of 256", n / (time.process_time() - start), "scores/s")
+    path = folder / "l.sqlite"
+    ledger = open_ledger(path)
+    about = "says something of about twenty words or so"
+    texts = [f" continuation number {i} {about}" for i in range(n)]
+    note("ledger: scores written in batches of 256", fill_ledger(ledger, texts), "scores/s")
     ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     note("ledger: 425,000 scores on disk", path.stat().st_size / 1e6, "MB", "< 300")
     part = np.array_split(np.arange(n), 17)[3]
@@ -68,34 +74,39 @@ def bench_ledger(folder, n=425_000):
     note("ledger: lookups", len(asked) / seconds, "lookups/s", ">= 50,000")
 
 
-def classifier_folder(folder, hidden):
-    from test_toxicity import bpe
+def bert(tokenizer, hidden, heads, wide, longest, **more):
+    "A 2-layer classifier with random weights."
     from transformers import BertConfig, BertForSequenceClassification
 
-    tokenizer = bpe(
-        [
-            "the cat sat on the mat and says something of about twenty words or so, continuation number one"
-        ]
-        * 9,
-        400,
-    )
-    torch.manual_seed(0)
-    BertForSequenceClassification(
+    size = dict(hidden_size=hidden, num_attention_heads=heads, intermediate_size=wide)
+    return BertForSequenceClassification(
         BertConfig(
             vocab_size=len(tokenizer),
-            hidden_size=hidden,
             num_hidden_layers=2,
-            num_attention_heads=hidden // 32,
-            intermediate_size=4 * hidden,
-            max_position_embeddings=128,
+            max_position_embeddings=longest,
             id2label={0: "neutral", 1: "toxic"},
+            **size,
+            **more,
         )
-    ).save_pretrained(folder)
+    )
+
+
+SAID = (
+    "the cat sat on the mat and says something of about twenty words or so, continuation number one"
+)
+
+
+def classifier_folder(folder, hidden):
+    from test_toxicity import bpe
+
+    tokenizer = bpe([SAID] * 9, 400)
+    torch.manual_seed(0)
+    bert(tokenizer, hidden, hidden // 32, 4 * hidden, 128).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return load_scorer(f"classifier:{folder}")
 
 
-def timed(owner, name, spent):
+def count_time(owner, name, spent):
     "Let `owner.name` add its CPU seconds to `spent[name]`."
     plain = getattr(owner, name)
 
@@ -108,72 +119,57 @@ def timed(owner, name, spent):
     setattr(owner, name, wrapped)
 
 
-def bench_overhead(folder, hidden, n):
-    """Everything around the model over the model's own time: reading, hashing, ledger, batching, writing, and the classifier's tokenizer.
-
-    The tokenizer is counted as overhead (the strict reading of "outside the model"), and in a second row as the checkpoint's own. The rerun finds
-    every score in the ledger but no result: it reads, looks up and writes all of it again."""
-    folder.mkdir()
-    scorer, rng, spent = classifier_folder(folder / "c", hidden), np.random.default_rng(0), {}
+def write_texts(path, n):
+    "A file of `n` continuations, 25 of each prompt, all different."
+    rng = np.random.default_rng(0)
     words = "the cat sat on mat and says something of about twenty words or so".split()
-    rows = [
-        dict(
-            prompt=f"p{i // 25}",
-            generated_text=" ".join(rng.choice(words, rng.integers(4, 21))) + f" {i}",
-            prompt_id=str(i // 25),
-            sample=i % 25,
-        )
-        for i in range(n)
-    ]
-    path = folder / "output-rtp_lx_en.json"
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    lines = []
+    for i in range(n):
+        text = " ".join(rng.choice(words, rng.integers(4, 21))) + f" {i}"
+        row = dict(prompt=f"p{i // 25}", generated_text=text, prompt_id=str(i // 25), sample=i % 25)
+        lines.append(json.dumps(row) + "\n")
+    path.write_text("".join(lines))
+
+
+def scoring_seconds(path, scorer, folder) -> float:
+    "CPU seconds of scoring a file as a new process would."
+    digest.cache_clear()
+    gc.collect()  # a collection of all that torch imported falls into no run by chance
+    start = time.process_time()
+    score_generations({"en": path}, scorer, folder, ledger=path.parent / "l.sqlite")
+    return time.process_time() - start
+
+
+def bench_overhead(folder, hidden, n):
+    """Everything around the model over the model's own time.
+
+    That is reading, hashing, ledger, batching, writing, and the tokenizer, which is counted as overhead and in a second
+    row as part of the model. The rerun finds every score in the ledger but no result, and writes all of it again."""
+    folder.mkdir()
+    path, spent = folder / "output-rtp_lx_en.json", {}
+    write_texts(path, n)
+    scorer = classifier_folder(folder / "c", hidden)
     scorer.score(["the cat"], "en")
-    for owner, name in ((scorer.model, "forward"), (scorer, "rows")):
-        timed(owner, name, spent)
-    seconds = {}
-    for run in ("first", "again", "same"):
-        digest.cache_clear()
-        gc.collect()  # as in a new process; a collection of all that torch imported falls into no run by chance
-        start = time.process_time()
-        score_generations(
-            {"en": path},
-            scorer,
-            folder / ("again" if run == "same" else run),
-            ledger=folder / "l.sqlite",
-        )
-        seconds[run] = time.process_time() - start
-        if run == "first":
-            model, tokenizer = spent["forward"], spent["rows"]
-    assert (folder / "first/scores-rtp_lx_en.jsonl").read_bytes() == (
-        folder / "again/scores-rtp_lx_en.jsonl"
-    ).read_bytes() and spent["forward"] == model
-    name = f"2-layer classifier, width {hidden}"
+    count_time(scorer.model, "forward", spent)
+    count_time(scorer, "rows", spent)
+    first = scoring_seconds(path, scorer, folder / "first")
+    model, tokenizer = spent["forward"], spent["rows"]
+    again = scoring_seconds(path, scorer, folder / "again")
+    same = scoring_seconds(path, scorer, folder / "again")
+    written = [(folder / run / "scores-rtp_lx_en.jsonl").read_bytes() for run in ("first", "again")]
+    assert written[0] == written[1] and spent["forward"] == model
+    note_overhead(f"2-layer classifier, width {hidden}", n, model, tokenizer, first, again, same)
+
+
+def note_overhead(name, n, model, tokenizer, first, again, same):
+    both, limit = model + tokenizer, "<= 0.05"
     note(f"{name}: the model's own time a text", 1e6 * model / n, "us")
-    note(f"{name}: all else a text, tokenizer included", 1e6 * (seconds["first"] - model) / n, "us")
-    note(
-        f"{name}: overhead, tokenizer included",
-        (seconds["first"] - model) / model,
-        "ratio",
-        "<= 0.05",
-    )
-    note(
-        f"{name}: overhead, tokenizer as part of the model",
-        (seconds["first"] - model - tokenizer) / (model + tokenizer),
-        "ratio",
-        "<= 0.05",
-    )
-    note(
-        f"{name}: first run / rerun from the ledger",
-        seconds["first"] / seconds["again"],
-        "times",
-        ">= 50",
-    )
-    note(
-        f"{name}: first run / the same command again",
-        seconds["first"] / seconds["same"],
-        "times",
-        ">= 50",
-    )
+    note(f"{name}: all else a text, tokenizer included", 1e6 * (first - model) / n, "us")
+    strict = (first - model) / model
+    note(f"{name}: overhead, tokenizer included", strict, "ratio", limit)
+    note(f"{name}: overhead, tokenizer as part of the model", (first - both) / both, "ratio", limit)
+    note(f"{name}: first run / rerun from the ledger", first / again, "times", ">= 50")
+    note(f"{name}: first run / the same command again", first / same, "times", ">= 50")
 
 
 def bench_mass():
@@ -217,9 +213,10 @@ LABELLED = {
 
 
 def split_texts(data, limit=800, seed=0):
-    """language -> ((train texts, labels), (test texts, labels, groups)), at most `limit` texts a side.
+    """language -> ((train texts, labels), (test texts, labels, groups)), at most `limit` texts per side.
 
-    Sides are drawn by group, the same in every language: equal texts are on one side, and so are HateCheck's texts of one template."""
+    Sides are drawn by group, the same in every language: equal texts are on one side, and so are HateCheck's texts of
+    one template."""
     side = lambda group: hashlib.sha256(f"{seed} {group}".encode()).digest()[0] % 2
     out = {}
     for language, name in LABELLED.items():
@@ -231,46 +228,33 @@ def split_texts(data, limit=800, seed=0):
     return {c: (train[:2], test) for c, (train, test) in out.items()}
 
 
+def training_batches(rows, labels, pad, rng):
+    "Batches of 64 rows of like length, in random order."
+    order = rng.permutation(len(rows))
+    for i in range(0, len(rows), 64):
+        batch = sorted(order[i : i + 64], key=lambda j: len(rows[j]))
+        width = max(len(rows[j]) for j in batch)
+        ids = torch.tensor([rows[j] + [pad] * (width - len(rows[j])) for j in batch])
+        mask, wanted = (ids != pad).long(), torch.tensor(labels[batch])
+        yield dict(input_ids=ids, attention_mask=mask, labels=wanted)
+
+
 def train_tiny_classifier(folder, split, epochs=2, hidden=64, vocabulary=8000, seed=0):
-    "A 2-layer classifier trained from nothing on the training halves of all languages; saved as any Hugging Face classifier is."
+    "A 2-layer classifier trained from nothing on the training halves of all languages."
     from test_toxicity import bpe
-    from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    texts, labels = (
-        [t for (x, _), _ in split.values() for t in x],
-        np.array([y for (_, ys), _ in split.values() for y in ys]),
-    )
+    texts = [t for (some, _), _ in split.values() for t in some]
+    labels = np.array([y for (_, some), _ in split.values() for y in some])
     tokenizer = bpe(texts, vocabulary)
-    model = BertForSequenceClassification(
-        BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=hidden,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=2 * hidden,
-            max_position_embeddings=64,
-            pad_token_id=tokenizer.pad_token_id,
-            id2label={0: "neutral", 1: "toxic"},
-        )
-    ).train()
+    pad = tokenizer.pad_token_id
+    model = bert(tokenizer, hidden, 4, 2 * hidden, 64, pad_token_id=pad).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     rows = tokenizer(texts, truncation=True, max_length=64)["input_ids"]
     for _ in range(epochs):
-        order = rng.permutation(len(rows))
-        for i in range(0, len(rows), 64):
-            batch = sorted(order[i : i + 64], key=lambda j: len(rows[j]))
-            width = max(len(rows[j]) for j in batch)
-            ids = torch.tensor(
-                [rows[j] + [tokenizer.pad_token_id] * (width - len(rows[j])) for j in batch]
-            )
-            loss = model(
-                input_ids=ids,
-                attention_mask=(ids != tokenizer.pad_token_id).long(),
-                labels=torch.tensor(labels[batch]),
-            ).loss
-            loss.backward()
+        for batch in training_batches(rows, labels, pad, rng):
+            model(**batch).loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -280,7 +264,9 @@ def train_tiny_classifier(folder, split, epochs=2, hidden=64, vocabulary=8000, s
 
 
 def auc_table(data, folder, limit=800, epochs=2):
-    "Tidy table: the lexicon's and a tiny trained classifier's AUC, F1 and calibration error per language, on texts that neither was fitted to."
+    """Tidy table of AUC, F1 and calibration error per language, on texts that neither scorer was fitted to.
+
+    The scorers are the lexicon and a tiny trained classifier."""
     split = split_texts(data, limit)
     scorers = (
         load_scorer(f"lexicon:{data / 'lexicons/ldnoobw'}"),

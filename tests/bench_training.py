@@ -1,7 +1,9 @@
-"""How fast training is: a step against a bare PyTorch loop on the same batches, and a whole run against the original's schedule.
+"""How fast training is.
 
-The original's proportions are kept: 24,576 pairs, of which it holds back 5% and reads them one by one every 25 steps of 4 pairs. Its run here uses today's TRL
-with our output head, so that only the schedule differs: what it evaluates and saves and how often, the reference made anew at each step, and gradient checkpointing.
+A step against a bare PyTorch loop on the same batches, and a whole run against the original's schedule. The original's
+proportions are kept: 24,576 pairs, of which it holds back 5% and reads them one by one every 25 steps of 4 pairs. Its
+run here uses today's TRL with our output head, so that only the schedule differs: what it evaluates and saves and how
+often, the reference made anew at each step, and gradient checkpointing.
 
     python tests/bench_training.py        (writes results/bench_training.csv; about 7 minutes of one core)
 """
@@ -51,25 +53,24 @@ class Clock(TrainerCallback):
         self.times.append(time.process_time())
 
 
+def picked_logps(model, batch):
+    "Log-probabilities of the completions' tokens, 0 elsewhere (text, position)."
+    given = dict(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    states, wanted = model.base_model(**given).last_hidden_state[:, :-1], batch["input_ids"][:, 1:]
+    mask = batch["completion_mask"][:, 1:].bool()
+    logps = model.lm_head(states[mask]).log_softmax(-1).gather(-1, wanted[mask][:, None])[:, 0]
+    return torch.zeros(wanted.shape).masked_scatter(mask, logps)
+
+
 def bare_loop(trainer, steps: int) -> list[float]:
-    "CPU seconds at the end of each step of a hand-written loop on the trainer's own batches, with the reference's log-probabilities at hand."
+    "CPU seconds at the end of each step of a hand-written loop on the trainer's own batches."
     model, batches, times = trainer.model.train(), iter(trainer.get_train_dataloader()), []
     optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-5)
     for _ in range(steps):
         b = next(batches)
-        states = model.base_model(
-            input_ids=b["input_ids"], attention_mask=b["attention_mask"]
-        ).last_hidden_state[:, :-1]
-        mask, picked = b["completion_mask"][:, 1:].bool(), torch.zeros(b["input_ids"][:, 1:].shape)
-        picked = picked.masked_scatter(
-            mask,
-            model.lm_head(states[mask])
-            .log_softmax(-1)
-            .gather(-1, b["input_ids"][:, 1:][mask][:, None])[:, 0],
-        )
-        dpo_loss(*picked.sum(1).chunk(2), b["ref_chosen_logps"], b["ref_rejected_logps"])[
-            0
-        ].mean().backward()
+        reference = b["ref_chosen_logps"], b["ref_rejected_logps"]
+        chosen, rejected = picked_logps(model, b).sum(1).chunk(2)
+        dpo_loss(chosen, rejected, *reference)[0].mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -77,26 +78,27 @@ def bare_loop(trainer, steps: int) -> list[float]:
     return times
 
 
-def step_time(root: Path, steps: int = 25, warm: int = 5, repeats: int = 5) -> dict:
-    "Ours over the bare loop, a step: the median of ratios of turns taken one after the other; each turn's first steps are left out."
+STEP = dict(batch_size=8, eval_steps=10**6, warmup_steps=0, weight_decay=0.0, kl_texts=0)
+
+
+def plain_trainer(root: Path, steps: int):
+    "Our trainer on 400 pairs with a clock and nothing else at its steps, and the clock."
     model, pairs, tokenizer = prepare(root / "step", 400)
-    settings = load_recipe(
-        "mgpt",
-        batch_size=8,
-        max_steps=warm + steps,
-        eval_steps=10**6,
-        warmup_steps=0,
-        weight_decay=0.0,
-        kl_texts=0,
-        precision="fp32",
-    )
-    trainer, _ = build_trainer(
-        model, tokenizer, encode_pairs(tokenizer, pairs, settings)[0], settings, root / "out", 0
-    )
+    settings = load_recipe("mgpt", max_steps=steps, precision="fp32", **STEP)
+    encoded = encode_pairs(tokenizer, pairs, settings)[0]
+    trainer, _ = build_trainer(model, tokenizer, encoded, settings, root / "out", 0)
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.args.load_best_model_at_end = False
     trainer.callback_handler.callbacks, clock = trainer.callback_handler.callbacks[:1], Clock()
     trainer.add_callback(clock)
+    return trainer, clock
+
+
+def step_time(root: Path, steps: int = 25, warm: int = 5, repeats: int = 5) -> dict:
+    """Ours over the bare loop, per step: the median of ratios of turns taken one after the other.
+
+    Each turn's first steps are left out."""
+    trainer, clock = plain_trainer(root, warm + steps)
     a_step, turns = lambda times: (times[-1] - times[warm - 1]) / steps, []
     for _ in range(repeats):
         bare, clock.times = a_step(bare_loop(trainer, warm + steps)), []
@@ -104,84 +106,83 @@ def step_time(root: Path, steps: int = 25, warm: int = 5, repeats: int = 5) -> d
             trainer.train()
         turns.append((a_step(clock.times) / bare, bare))
     ratios = sorted(ratio for ratio, _ in turns)
-    return dict(
-        metric="step_over_bare_loop",
-        value=median(ratios),
-        low=ratios[0],
-        high=ratios[-1],
-        n=repeats,
-        seconds=median(bare for _, bare in turns),
-    )
+    ends = dict(value=median(ratios), low=ratios[0], high=ratios[-1], n=repeats)
+    return dict(metric="step_over_bare_loop", seconds=median(bare for _, bare in turns)) | ends
+
+
+ORIGINAL = dict(
+    per_device_train_batch_size=4,
+    per_device_eval_batch_size=1,
+    learning_rate=1e-5,
+    optim="rmsprop",
+    beta=0.1,
+    lr_scheduler_type="constant_with_warmup",
+    warmup_steps=150,
+    weight_decay=0.0,
+    max_grad_norm=10.0,
+    max_length=256,
+    eval_strategy="steps",
+    eval_steps=25,
+    save_strategy="steps",
+    save_steps=25,
+    save_total_limit=5,
+    load_best_model_at_end=True,
+    metric_for_best_model="eval_loss",
+    gradient_checkpointing=True,
+    gradient_checkpointing_kwargs=dict(use_reentrant=False),
+    bf16=False,
+    use_cpu=True,
+    disable_tqdm=True,
+    report_to="none",
+)
+
+
+def original_rows(pairs):
+    "The pairs as TRL reads them, 5% of them held back."
+    from datasets import Dataset
+
+    rows = [json.loads(line) for line in (pairs / "a.jsonl").read_text().splitlines()]
+    named = dict(prompt="prompt_text", chosen="unpert_gen_text", rejected="pert_gen_text")
+    rows = Dataset.from_list([{ours: r[theirs] for ours, theirs in named.items()} for r in rows])
+    return rows.train_test_split(test_size=0.05, seed=0)
+
+
+def check_schedule(state, steps: int):
+    evaluated = sum("eval_loss" in e for e in state.log_history)
+    assert state.global_step == steps and evaluated == steps // 25
 
 
 def original_run(model, pairs, tokenizer, out: Path, steps: int) -> float:
-    "CPU seconds of the original's schedule: 5% held back, evaluated one by one and saved every 25 steps, reference anew each step, checkpointing."
-    from datasets import Dataset
+    """CPU seconds of the original's schedule.
+
+    5% held back, evaluated one by one and saved every 25 steps, reference anew each step, checkpointing."""
     from transformers import AutoModelForCausalLM, EarlyStoppingCallback, PrinterCallback
     from trl import DPOConfig, DPOTrainer
 
-    start = time.process_time()
-    rows = [json.loads(line) for line in (pairs / "a.jsonl").read_text().splitlines()]
-    rows = Dataset.from_list(
-        [
-            dict(prompt=r["prompt_text"], chosen=r["unpert_gen_text"], rejected=r["pert_gen_text"])
-            for r in rows
-        ]
-    ).train_test_split(test_size=0.05, seed=0)
-    config = DPOConfig(
-        output_dir=str(out),
-        max_steps=steps,
-        per_device_train_batch_size=4,
-        per_device_eval_batch_size=1,
-        learning_rate=1e-5,
-        optim="rmsprop",
-        beta=0.1,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=150,
-        weight_decay=0.0,
-        max_grad_norm=10.0,
-        max_length=256,
-        eval_strategy="steps",
-        eval_steps=25,
-        save_strategy="steps",
-        save_steps=25,
-        save_total_limit=5,
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_loss",
-        gradient_checkpointing=True,
-        gradient_checkpointing_kwargs=dict(use_reentrant=False),
-        bf16=False,
-        use_cpu=True,
-        disable_tqdm=True,
-        report_to="none",
-    )
+    start, rows = time.process_time(), original_rows(pairs)
+    fresh = lambda: AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32)
     with quiet():
-        policy, reference = (
-            AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32) for _ in range(2)
-        )
+        policy, reference = fresh(), fresh()
         trainer = DPOTrainer(
             model=policy,
             ref_model=reference,
-            args=config,
+            args=DPOConfig(output_dir=str(out), max_steps=steps, **ORIGINAL),
             processing_class=tokenizer,
             train_dataset=rows["train"],
             eval_dataset=rows["test"],
             callbacks=[EarlyStoppingCallback(10)],
         )
-        for m in (policy, reference):
-            score_completions(m)
+        score_completions(policy)
+        score_completions(reference)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    assert (
-        trainer.state.global_step == steps
-        and sum("eval_loss" in e for e in trainer.state.log_history) == steps // 25
-    )
+    check_schedule(trainer.state, steps)
     return time.process_time() - start
 
 
 @contextmanager
 def evaluation_clock():
-    "CPU seconds that evaluation (the KL is taken in it) and training as a whole, evaluation included, take meanwhile."
+    "CPU seconds that evaluation (with the KL) and training as a whole, evaluation included, take meanwhile."
     spent, true = dict(evaluation=0.0, training=0.0), (Trainer.evaluate, Trainer.train)
 
     def clocked(f, name):
@@ -202,7 +203,9 @@ def evaluation_clock():
 
 
 def whole_run(root: Path) -> list[dict]:
-    "The original's time over ours for the same number of steps, on the same model and pairs; and the share of our time that evaluation takes."
+    """The original's time over ours for the same number of steps, on the same model and pairs.
+
+    And the share of our time that evaluation takes."""
     model, pairs, tokenizer = prepare(root / "run", PAIRS)
     train(model, pairs, root / "warm", recipe="mgpt", max_steps=2, precision="fp32", limit=50)
     start = time.process_time()

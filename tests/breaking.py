@@ -1,9 +1,11 @@
-"""A small workplace of every kind of input that a command reads, ways to break it, and a judge of what the command then does.
+"""A small workplace of every kind of input that a command reads, ways to break it, and a judge of what follows.
 
-`test_faults.py` lets hypothesis choose; `python tests/breaking.py [COMMAND]` tries every way once and lists what went wrong."""
+`test_faults.py` lets hypothesis choose; `python tests/breaking.py [COMMAND]` tries every way once and lists what went
+wrong."""
 
 import contextlib
 import io
+import itertools
 import json
 import math
 import os
@@ -11,6 +13,7 @@ import random
 import shutil
 import sys
 import tempfile
+import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +133,9 @@ def make_workplace(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Command:
-    "A command line: HERE is the workplace, OUT a folder that is not there yet; the numeric flags that it has; the inputs that it reads."
+    """A command line with the inputs that it reads and the numeric flags that it has.
+
+    HERE is the workplace, OUT a folder that is not there yet."""
 
     words: str
     reads: tuple
@@ -178,7 +183,8 @@ COMMANDS = {
         "toxicity --scores HERE/scores --output OUT/table.csv", ("scores",), ("threshold",)
     ),
     "calibrate": Command(
-        "calibrate --labelled HERE/labelled --scorer lexicon:HERE/lexicon --language en --language de --output OUT/c.json",
+        "calibrate --labelled HERE/labelled --scorer lexicon:HERE/lexicon "
+        "--language en --language de --output OUT/c.json",
         ("labelled", "lexicon"),
         ("limit",),
     ),
@@ -250,7 +256,9 @@ def words_of(command: str, here: Path, out: Path, *more) -> list[str]:
 
 
 def call(*words) -> tuple[int | str, str, str]:
-    "(exit code, stdout, stderr) of the command line, run in this process; the code is the traceback where an exception came out."
+    """(exit code, stdout, stderr) of the command line, run in this process.
+
+    The code is the traceback where an exception came out."""
     from xgdetox import cli
 
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -566,37 +574,37 @@ def try_number(command: str, here: Path, flag: str, value: str) -> tuple[str, st
         return fault_of(code, err, out, must_fail=nonsense), str(code) + " " + err + said
 
 
+def every_file(command, here, salts):
+    "Each way to break each file that a command reads: (what was done, its fault)."
+    for file in files_of(command, here):
+        name = str(file.relative_to(here))
+        for way in dict.fromkeys(WAYS[file.suffix]):
+            for salt in range(salts * (6 if way.__name__.startswith("change") else 1)):
+                fault, _ = try_file(command, here, name, way, salt)
+                yield f"{command} {name} {way.__name__} {salt}", fault[:400]
+
+
+def every_number(command, here):
+    "Each number for each flag of a command: (what was done, its fault)."
+    for flag in COMMANDS[command].numbers:
+        for value in NUMBERS:
+            fault, _ = try_number(command, here, flag, value)
+            yield f"{command} --{flag}={value}", fault[:400]
+
+
 def survey(commands, salts: int = 1):
     "Try everything once; print each fault as it is found."
-    import time
-
     with tempfile.TemporaryDirectory() as place:
         here = make_workplace(Path(place) / "here")
         for command in commands:
-            begin, tried, seen = time.time(), 0, 0
-            for file in files_of(command, here):
-                for way in dict.fromkeys(WAYS[file.suffix]):
-                    for salt in range(salts * (6 if way.__name__.startswith("change") else 1)):
-                        name = str(file.relative_to(here))
-                        fault, said = try_file(command, here, name, way, salt)
-                        tried += 1
-                        if fault:
-                            seen += 1
-                            print(
-                                f"FAULT {command} {name} {way.__name__} {salt}: {fault[:400]}",
-                                flush=True,
-                            )
-            for flag in COMMANDS[command].numbers:
-                for value in NUMBERS:
-                    fault, said = try_number(command, here, flag, value)
-                    tried += 1
-                    if fault:
-                        seen += 1
-                        print(f"FAULT {command} --{flag}={value}: {fault[:400]}", flush=True)
-            print(
-                f"== {command}: {tried} tried, {seen} faults, {time.time() - begin:.0f} s",
-                flush=True,
-            )
+            begin, found = time.time(), []
+            tries = itertools.chain(every_file(command, here, salts), every_number(command, here))
+            for what, fault in tries:
+                found.append(fault)
+                if fault:
+                    print(f"FAULT {what}: {fault}", flush=True)
+            faults, seconds = sum(map(bool, found)), time.time() - begin
+            print(f"== {command}: {len(found)} tried, {faults} faults, {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
