@@ -3,11 +3,8 @@
 `test_faults.py` lets hypothesis choose; `python tests/breaking.py [COMMAND]` tries every way once and lists what went
 wrong."""
 
-import contextlib
-import io
 import itertools
 import json
-import math
 import os
 import random
 import shutil
