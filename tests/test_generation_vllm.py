@@ -69,7 +69,7 @@ def run(python, family, folder, what):
         "VLLM_CACHE_ROOT": str(folder / "cache"),
         "HF_HUB_OFFLINE": "1",
     }
-    p = subprocess.run([python, "-c", script], capture_output=True, text=True, timeout=300, env=env)
+    p = subprocess.run([python, "-c", script], capture_output=True, text=True, timeout=900, env=env)
     lines = [x for x in p.stdout.splitlines() if x.startswith("FACTS")]
     assert lines, p.stderr[-2000:]
     return json.loads(lines[0][5:])
