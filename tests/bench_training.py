@@ -18,7 +18,8 @@ from transformers import Trainer, TrainerCallback
 
 from xgdetox.files import read_json
 from xgdetox.stats import tidy, write_table
-from xgdetox.trainer import build_trainer, score_completions, train
+from xgdetox.pair_trainer import score_completions
+from xgdetox.trainer import build_trainer, train
 from xgdetox.training import dpo_loss, encode_pairs
 from xgdetox.recipes import load_recipe
 from xgdetox.checkpoints import quiet

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from xgdetox.files import InputError, read_json
-from xgdetox.recipes import load_recipe, recipes
+from xgdetox.recipes import load_recipe, recipe_names
 from xgdetox.trainer import train
 from test_training import tiny  # noqa: F401, the fixture
 
@@ -237,6 +237,6 @@ def test_the_originals_weight_decay_is_none():
     from transformers import TrainingArguments
 
     assert TrainingArguments.__dataclass_fields__["weight_decay"].default == 0
-    assert {name: load_recipe(name)["weight_decay"] for name in recipes()} == dict.fromkeys(
-        recipes(), 0.0
+    assert {name: load_recipe(name)["weight_decay"] for name in recipe_names()} == dict.fromkeys(
+        recipe_names(), 0.0
     )

@@ -812,7 +812,7 @@ def test_a_merge_that_is_wrong_is_refused_also_where_logits_are_no_numbers(
 
 
 def test_an_adapters_targets_are_in_order_so_that_its_hash_repeats(tmp_path):
-    from xgdetox.trainer import sort_lists
+    from xgdetox.pair_trainer import sort_lists
 
     (tmp_path / "adapter_config.json").write_text(
         json.dumps(

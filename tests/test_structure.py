@@ -30,7 +30,7 @@ ORDER = """
     scorers.guard scorers.imported scorers.panel scorers.encoders
     scorers.judge scorers.judge_sources scorers.judge_fit
     scoring toxicity mass fluency quality capability
-    recipes training trainer
+    losses recipes training pair_trainer trainer
     probe value_vectors intervention activations retrieval
     runs relation figures report explorer
     pairs outcome patching held written dose edits early matrix prediction verdicts

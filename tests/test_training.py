@@ -10,14 +10,13 @@ from hypothesis import given, settings as limits, strategies as st
 from safetensors.torch import load_file
 
 from xgdetox.files import InputError, read_json
+from xgdetox.losses import LOSSES
 from xgdetox.recipes import (
     DEFAULTS,
-    DPO_LOSSES,
-    OTHER_LOSSES,
     RECIPES,
     load_recipe,
     recipe_for,
-    recipes,
+    recipe_names,
 )
 from xgdetox.training import (
     ReferenceKL,
@@ -168,7 +167,7 @@ def test_recipes_hold_the_papers_constants():
             4,
             1e-5,
         )
-    assert set(recipes()) == {
+    assert set(recipe_names()) == {
         "mgpt",
         "bloom-1b7",
         "bloom-7b1",
@@ -181,7 +180,7 @@ def test_recipes_hold_the_papers_constants():
 
 
 def test_every_constant_of_a_paper_recipe_says_where_it_comes_from():
-    for name in set(recipes()) - {"world"}:
+    for name in set(recipe_names()) - {"world"}:
         for line in (RECIPES / f"{name}.yaml").read_text().splitlines():
             key = line.partition(":")[0]
             if line.startswith("#") or key in ("model", "method", "accelerate"):
@@ -201,7 +200,7 @@ def test_recipes_name_accelerate_configurations_that_are_shipped():
         shipped["single_gpu"]["num_processes"] == 1
         and shipped["fsdp2"]["fsdp_config"]["fsdp_version"] == 2
     )
-    assert all(load_recipe(r)["accelerate"] in shipped for r in recipes())
+    assert all(load_recipe(r)["accelerate"] in shipped for r in recipe_names())
 
 
 @pytest.mark.parametrize(
@@ -587,7 +586,12 @@ def test_other_losses_run_through_the_same_command(tiny, tmp_path, loss):
     )
 
 
-@pytest.mark.parametrize("loss", sorted({*DPO_LOSSES} - {"sigmoid", "ipo", "sft"}))
+@pytest.mark.parametrize(
+    "loss",
+    sorted(
+        k for k, v in LOSSES.items() if v.trainer == "DPO" and k not in ("sigmoid", "ipo", "sft")
+    ),
+)
 def test_every_loss_that_is_offered_runs(tiny, tmp_path, loss):
     "Two steps of each: finite losses, and the weights move. (The other losses are run above and everywhere.)"
     final = train(
@@ -691,7 +695,7 @@ def test_our_head_has_the_gradients_of_trls(tiny, tmp_path, family, method):
 def test_the_progress_line(capsys, monkeypatch):
     "What is known last of each; on a terminal rewritten in place, in a file a line of its own that is not said twice, nothing in a notebook or on another process."
     from types import SimpleNamespace
-    from xgdetox.trainer import progress_line, show_progress
+    from xgdetox.pair_trainer import progress_line, show_progress
 
     state = SimpleNamespace(
         global_step=20,
@@ -1210,9 +1214,110 @@ def test_the_gpu_script_runs_at_a_tiny_size_on_a_cpu(root, tmp_path, capsys):
     )
 
 
+# points of a run that are kept ---------------------------------------------------------------------------
+
+KEPT = dict(max_steps=8, eval_steps=4, keep_steps=[2, 6], keep_kl=1e-4, kl_texts=4)
+
+
+def kept_of(out):
+    return sorted(p.name for p in (out / "kept").iterdir())
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_run_keeps_the_models_that_it_is_asked_for(tiny, tmp_path, method):
+    "At the steps named, and at the first evaluation at or beyond the KL; each is the model of a run that ends there."
+    from xgdetox.models import load_model
+    from xgdetox.trainer import summarise_run
+
+    settings = QUICK | KEPT | dict(method=method)
+    train(tiny / "gpt2", tiny / "pairs", tmp_path / "a", **settings)
+    points = read_json(tmp_path / "a/manifest.json")["points"]
+    log = [e for e in read_json(tmp_path / "a/log.json") if "eval_loss" in e]
+    assert [e["step"] for e in log] == [2, 4, 6, 8]
+    first = next(e["step"] for e in log if e["eval_kl"] >= 1e-4)
+    assert {p["step"] for p in points} == {2, 6, first}
+    assert [p["step"] for p in points if p["reached"]] == [first]
+    by_step = {e["step"]: e for e in log}
+    for p in points:
+        assert p["kl"] == by_step[p["step"]]["eval_kl"]
+        assert p["margin"] == by_step[p["step"]]["eval_rewards/margins"]
+        assert f"kept step-{p['step']} (KL" in summarise_run(tmp_path / "a")
+    assert kept_of(tmp_path / "a") == sorted(f"step-{p['step']}" for p in points)
+    ids = torch.arange(9)[None]
+    short = QUICK | dict(max_steps=2, eval_steps=2, kl_texts=0, method=method)
+    ends = load_model(train(tiny / "gpt2", tiny / "pairs", tmp_path / "b", **short))
+    kept = load_model(tmp_path / "a/kept/step-2")
+    with torch.no_grad():
+        assert torch.allclose(kept(ids).logits, ends(ids).logits, atol=1e-5)
+
+
+def test_a_killed_run_ends_in_the_same_kept_models(tiny, tmp_path, monkeypatch):
+    "Killed after a point was kept and before its checkpoint was whole, and with a point that it will not come to again."
+    from xgdetox import pair_trainer
+
+    settings = QUICK | KEPT
+    calm = train(tiny / "gpt2", tiny / "pairs", tmp_path / "calm", **settings)
+    with monkeypatch.context() as m:
+        true = pair_trainer._mark_whole
+
+        def killed(checkpoint, state):
+            if state.global_step == 6:
+                raise KeyboardInterrupt
+            true(checkpoint, state)
+
+        m.setattr(pair_trainer, "_mark_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny / "gpt2", tiny / "pairs", tmp_path / "a", **settings)
+    assert "step-6" in kept_of(tmp_path / "a")
+    (tmp_path / "a/kept/step-7").mkdir()
+    (tmp_path / "a/kept/.step-8.part").mkdir()
+    final = train(tiny / "gpt2", tiny / "pairs", tmp_path / "a", **settings)
+    assert kept_of(tmp_path / "a") == kept_of(tmp_path / "calm")
+    for name in kept_of(tmp_path / "a"):
+        mine, its = (weights(tmp_path / run / "kept" / name) for run in ("a", "calm"))
+        assert all(torch.equal(mine[k], its[k]) for k in its)
+    assert all(torch.equal(v, weights(final)[k]) for k, v in weights(calm).items())
+
+
+@pytest.mark.parametrize(
+    "changes, word",
+    [
+        (dict(keep_steps=[2, 99]), "keep_steps: 99 is after the last step, 6"),
+        (dict(keep_steps=[0]), "keep_steps"),
+        (dict(keep_steps="two"), "keep_steps"),
+        (dict(keep_kl=[0.5, -1]), "keep_kl"),
+        (dict(keep_kl=1, kl_texts=0), "keep_kl"),
+        (dict(keep_kl=1, accelerate="fsdp2"), "keep_kl"),
+    ],
+)
+def test_points_that_no_run_comes_to_are_refused(tiny, tmp_path, changes, word):
+    with pytest.raises(InputError, match=word):
+        train(tiny / "gpt2", tiny / "pairs", tmp_path / "a", **QUICK | dict(max_steps=6) | changes)
+    assert not (tmp_path / "a").exists() or not list((tmp_path / "a").iterdir())
+
+
+def test_a_loss_of_ones_own_is_one_row(tiny, tmp_path, monkeypatch, said):
+    "The command trains with it, and an unknown name lists it."
+    from xgdetox.losses import Loss, pair_columns
+
+    asked = dict(precompute_ref_log_probs="precompute_reference")
+    mine = Loss("DPO", pair_columns, fixed=dict(loss_type=["ipo"]), asked=asked)
+    monkeypatch.setitem(LOSSES, "mine", mine)
+    words = ["train", "--model", tiny / "gpt2", "--data-dir", tiny / "pairs", "--recipe", "world"]
+    words += ["--max-steps", 2, "--set", "batch_size=4", "--set", "kl_texts=0"]
+    ends = []
+    for loss in ("mine", "ipo"):
+        code, _, err = said(*words, "--output-dir", tmp_path / loss, "--loss", loss)
+        assert code == 0, err
+        ends.append(weights(tmp_path / loss / "final_checkpoint"))
+    assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])
+    code, _, err = said(*words, "--output-dir", tmp_path / "x", "--loss", "yours")
+    assert code == 2 and "mine" in err
+
+
 # kills and processes -------------------------------------------------------------------------------------------------------------------------
 
-COMMAND = """import pathlib, xgdetox.training as t
+COMMAND = """import pathlib, xgdetox.trainer as t
 true = t.callbacks
 def marked(*args, **kwargs): pathlib.Path({mark!r}).touch(); return true(*args, **kwargs)             # all is loaded, training is about to begin
 t.callbacks = marked

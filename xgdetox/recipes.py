@@ -8,12 +8,13 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from .files import InputError, read_yaml
-from .tokens import BOS
+from .losses import LOSSES
 from .placebos import check_labels
+from .tokens import check_bos
 
 # %% auto #0
-__all__ = ['RECIPES', 'ACCELERATE', 'DEFAULTS', 'DPO_LOSSES', 'OTHER_LOSSES', 'WHOLE', 'NUMBERS', 'BEYOND_REASON', 'load_recipe',
-           'recipes', 'number', 'check_keys', 'check_settings', 'check_ranges', 'recipe_for', 'check_deepspeed']
+__all__ = ['RECIPES', 'ACCELERATE', 'DEFAULTS', 'load_recipe', 'recipe_names', 'check_keys', 'check_recipe', 'recipe_for',
+           'check_deepspeed']
 
 # %% ../nbs/lib/recipes.ipynb #c011
 RECIPES = Path(str(resources.files("xgdetox"))) / "assets/recipes"
@@ -65,153 +66,137 @@ DEFAULTS = dict(
     disable_dropout=True,
     logging_steps=10,
     kl_texts=16,
+    keep_steps=None,
+    keep_kl=None,
     accelerate="single_gpu",
     report_to="none",
     run_name=None,
 )
 
-# %% ../nbs/lib/recipes.ipynb #c012
-DPO_LOSSES = (
-    "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
-    "sigmoid_norm"
-).split()  # the loss types of TRL 1.16's DPOTrainer, each run by a test
-OTHER_LOSSES = {"kto": "KTOTrainer", "simpo": "CPOTrainer", "orpo": "ORPOTrainer"}
-
 # %% ../nbs/lib/recipes.ipynb #c013
 def load_recipe(name=None, **overrides) -> dict:
-    """The settings of a run: `DEFAULTS`, then the recipe `name` (a shipped one, or a YAML file), then `overrides` that are not None.
+    """The settings of a run: `DEFAULTS`, then the recipe `name` (shipped, or a YAML file), then what `overrides` gives.
 
-    Raises `InputError` for an unknown recipe, key, loss or method, before anything is loaded."""
-    own = {}
-    if name is not None:
-        path = next(
-            (
-                p
-                for p in (Path(str(name)), RECIPES / f"{name}.yaml")
-                if p.suffix in (".yaml", ".yml") and p.exists()
-            ),
-            None,
-        )
-        if path is None:
-            raise InputError(
-                f"no recipe {str(name)!r}",
-                field="recipe",
-                remedy=f"shipped are {', '.join(recipes())}; or give a YAML file",
-            )
-        own = read_yaml(path) or {}
-        if not isinstance(own, dict):
-            raise InputError(
-                "is no list of settings",
-                path,
-                remedy="write `key: value` lines; see the shipped recipes",
-            )
-        check_keys(own, path)
+    An override of None is none. Raises `InputError` for an unknown recipe, key or value, before anything is loaded."""
+    own = {} if name is None else _read_recipe(name)
     check_keys(overrides)
     settings = DEFAULTS | own | {k: v for k, v in overrides.items() if v is not None}
-    settings |= {k: number(k, v) for k, v in settings.items() if v is not None and k in NUMBERS}
-    check_settings(settings)
+    settings |= {k: _as_number(k, settings[k]) for k in _NUMBERS if settings[k] is not None}
+    settings |= {k: _as_numbers(k, settings[k]) for k in _LISTS if settings[k] is not None}
+    check_recipe(settings)
     return settings
 
+
+def _read_recipe(name) -> dict:
+    "The settings that a shipped recipe or a YAML file holds."
+    places = (Path(str(name)), RECIPES / f"{name}.yaml")
+    path = next((p for p in places if p.suffix in (".yaml", ".yml") and p.exists()), None)
+    if path is None:
+        remedy = f"shipped are {', '.join(recipe_names())}; or give a YAML file"
+        raise InputError(f"no recipe {str(name)!r}", field="recipe", remedy=remedy)
+    own = read_yaml(path) or {}
+    if not isinstance(own, dict):
+        remedy = "write `key: value` lines; see the shipped recipes"
+        raise InputError("is not a table of settings", path, remedy=remedy)
+    check_keys(own, path)
+    return own
+
 # %% ../nbs/lib/recipes.ipynb #c014
-def recipes() -> list[str]:
+def recipe_names() -> list[str]:
     "Names of the shipped recipes."
     return sorted(p.stem for p in RECIPES.glob("*.yaml"))
 
 
-WHOLE = [k for k, v in DEFAULTS.items() if type(v) is int and k != "epochs"] + [
-    "max_steps",
-    "limit",
-    "max_prompt_length",
-    "max_characters",
-    "eval_steps",
-    "eval_batch_size",
-    "patience_steps",
-]
-NUMBERS = (
-    WHOLE + [k for k, v in DEFAULTS.items() if type(v) is float] + ["epochs", "train_fraction"]
-)
-
-BEYOND_REASON = 1e12  # no setting of a run is larger
-
-
-def number(key: str, value):
-    "A number, also where it is written as text (YAML reads 1e-5 as text, a command line reads all as text); InputError names the key."
-    try:
-        if (
-            isinstance(value, bool)
-            or not abs(float(value)) < BEYOND_REASON
-            or (key in WHOLE and float(value) % 1)
-        ):
-            raise ValueError
-        return int(float(value)) if key in WHOLE else float(value)
-    except (TypeError, ValueError):
-        raise InputError(
-            f"{value!r} is not a {'whole ' if key in WHOLE else ''}number",
-            field=key,
-            remedy="write it as 4, 0.1 or 1.0e-5",
-        ) from None
-
-
 def check_keys(given: dict, path=None):
-    "Raise `InputError` for keys that no recipe has, with the nearest that one has."
+    "Raises `InputError` for keys that no recipe has, with the nearest one that exists."
     from difflib import get_close_matches
 
     for key in given:
         if key not in DEFAULTS:
             near = get_close_matches(key, DEFAULTS, 1)
-            raise InputError(
-                "unknown setting",
-                path,
-                field=str(key),
-                remedy=f"did you mean {near[0]}?" if near else f"known are {', '.join(DEFAULTS)}",
-            )
+            remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(DEFAULTS)}"
+            raise InputError("unknown setting", path, field=str(key), remedy=remedy)
+
+# %% ../nbs/lib/recipes.ipynb #r001
+_WHOLE = [k for k, v in DEFAULTS.items() if type(v) is int and k != "epochs"]
+_WHOLE += (
+    "max_steps limit max_prompt_length max_characters eval_steps eval_batch_size patience_steps keep_steps"
+).split()
+_LISTS = ("keep_steps", "keep_kl")
+_NUMBERS = [k for k in _WHOLE if k not in _LISTS] + ["epochs", "train_fraction"]
+_NUMBERS += [k for k, v in DEFAULTS.items() if type(v) is float]
+
+_LARGEST = 1e12  # no setting of a run is larger
+
+
+def _as_number(key: str, value):
+    "A number, also where it is text (YAML reads 1e-5 as text, a command line everything). Raises `InputError`."
+    whole = key in _WHOLE
+    try:
+        n = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        n = float("nan")
+    if not abs(n) < _LARGEST or (whole and n % 1):
+        problem = f"{value!r} is not a {'whole ' if whole else ''}number"
+        raise InputError(problem, field=key, remedy="write it as 4, 0.1 or 1.0e-5")
+    return int(n) if whole else n
+
+
+def _as_numbers(key: str, value) -> list:
+    "The numbers of a list, rising; one number is a list of itself. Raises `InputError`."
+    values = value if isinstance(value, list) else [value]
+    return sorted({_as_number(key, v) for v in values})
 
 # %% ../nbs/lib/recipes.ipynb #c015
-def check_settings(settings: dict):
-    "Raise `InputError` for values that would only fail, or act wrongly, after the model is loaded."
-    allowed = dict(
-        loss=[*DPO_LOSSES, *OTHER_LOSSES],
+def check_recipe(settings: dict):
+    "Raises `InputError` for values that would only fail, or act wrongly, after the model is loaded."
+    for key, values in _choices().items():
+        if settings[key] not in values:
+            remedy = f"use one of {', '.join(values)}"
+            raise InputError(f"{settings[key]!r} is not known", field=key, remedy=remedy)
+    for key, value in DEFAULTS.items():
+        if isinstance(value, bool) and not isinstance(settings[key], bool):
+            problem = f"{settings[key]!r} is neither true nor false"
+            raise InputError(problem, field=key, remedy="write true or false")
+    check_labels(settings["labels"])
+    check_bos(settings["bos"])
+    _check_ranges(settings)
+    _check_smoothing(settings["loss"], settings["label_smoothing"])
+    if settings["keep_kl"] and not settings["kl_texts"]:
+        remedy = "set kl_texts to 16, or leave keep_kl out"
+        raise InputError("needs texts to measure the KL on", field="keep_kl", remedy=remedy)
+
+
+def _choices() -> dict[str, list]:
+    "The settings that are one word of a list."
+    return dict(
+        loss=list(LOSSES),
         method=["full", "lora", "qlora"],
-        bos=list(BOS),
         merge=["dequantised", "16bit", "none"],
         quantisation=["nf4", "fp4"],
         precision=["auto", "fp32", "bf16"],
         accelerate=sorted(p.stem for p in ACCELERATE.glob("*.yaml")),
     )
-    for key, values in allowed.items():
-        if settings[key] not in values:
-            raise InputError(
-                f"{settings[key]!r} is not known",
-                field=key,
-                remedy=f"use one of {', '.join(values)}",
-            )
-    for key, value in DEFAULTS.items():
-        if isinstance(value, bool) and not isinstance(settings[key], bool):
-            raise InputError(
-                f"{settings[key]!r} is neither true nor false",
-                field=key,
-                remedy="write true or false",
-            )
-    check_labels(settings["labels"])
-    check_ranges(settings)
-    smoothing = settings["label_smoothing"]
-    if settings["loss"] == "exo_pair" and not smoothing:
-        raise InputError(
-            "exo_pair needs it above 0",
-            field="label_smoothing",
-            remedy="set it to 1.0e-3, as its paper advises",
-        )
+
+
+def _check_smoothing(loss: str, smoothing: float):
+    "Raises `InputError` for a label smoothing that the loss cannot have."
+    if LOSSES[loss].needs_smoothing and not smoothing:
+        remedy = "set it to 1.0e-3, as its paper advises"
+        raise InputError(f"{loss} needs it above 0", field="label_smoothing", remedy=remedy)
     if not 0 <= smoothing < 0.5:
-        raise InputError(
-            f"{smoothing} is not in [0, 0.5)", field="label_smoothing", remedy="leave it at 0"
-        )
+        problem = f"{smoothing} is not in [0, 0.5)"
+        raise InputError(problem, field="label_smoothing", remedy="leave it at 0")
 
 # %% ../nbs/lib/recipes.ipynb #c0z1
 _ABOVE_ZERO = (
-    "batch_size gradient_accumulation epochs max_steps max_length max_prompt_length max_characters learning_rate beta limit train_fraction eval_pairs eval_share "
-    "eval_fraction eval_steps eval_batch_size patience_steps lora_r lora_alpha logging_steps"
+    "batch_size gradient_accumulation epochs max_steps max_length max_prompt_length max_characters learning_rate beta "
+    "limit train_fraction eval_pairs eval_share eval_fraction eval_steps eval_batch_size patience_steps lora_r "
+    "lora_alpha logging_steps keep_steps keep_kl"
 ).split()
-_NOT_BELOW_ZERO = "warmup_steps weight_decay max_grad_norm lora_dropout label_smoothing simpo_gamma kl_texts".split()
+_NOT_BELOW_ZERO = (
+    "warmup_steps weight_decay max_grad_norm lora_dropout label_smoothing simpo_gamma kl_texts"
+).split()
 _HIGHEST = dict(
     train_fraction=1,
     eval_fraction=1,
@@ -226,35 +211,36 @@ _HIGHEST = dict(
 )
 
 
-def check_ranges(settings: dict):
-    "Raise `InputError` for a number that its setting cannot have; None, where a setting may be it, passes."
-    for key, value in settings.items():
-        if value is None:
-            continue
-        if key in _ABOVE_ZERO and not value > 0:
-            raise InputError(
-                f"{value!r} is not above 0", field=key, remedy="give a positive number"
-            )
-        if key in _NOT_BELOW_ZERO and not value >= 0:
-            raise InputError(f"{value!r} is below 0", field=key, remedy="give 0 or more")
-        if key in _HIGHEST and value > _HIGHEST[key]:
-            raise InputError(f"{value!r} is above {_HIGHEST[key]:,}", field=key, remedy="give less")
+def _check_ranges(settings: dict):
+    "Raises `InputError` for a number that its setting cannot have; None, where a setting may be it, passes."
+    for key, given in settings.items():
+        for value in given if key in _LISTS and given else [given]:
+            if value is not None:
+                _check_range(key, value)
+
+
+def _check_range(key: str, value):
+    "Raises `InputError` for a value that is too low or too high for its setting."
+    if key in _ABOVE_ZERO and not value > 0:
+        raise InputError(f"{value!r} is not above 0", field=key, remedy="give a positive number")
+    if key in _NOT_BELOW_ZERO and not value >= 0:
+        raise InputError(f"{value!r} is below 0", field=key, remedy="give 0 or more")
+    if key in _HIGHEST and value > _HIGHEST[key]:
+        raise InputError(f"{value!r} is above {_HIGHEST[key]:,}", field=key, remedy="give less")
 
 # %% ../nbs/lib/recipes.ipynb #c020
 def recipe_for(model) -> str:
-    "The shipped recipe of a model, by its hub name or folder name; mGPT's, the paper's full fine-tuning, for others."
+    "The shipped recipe of a model, by its hub or folder name; for others mGPT's, the paper's full fine-tuning."
     name = str(model).rstrip("/").rpartition("/")[2].lower()
-    for r in recipes():
+    for r in recipe_names():
         if read_yaml(RECIPES / f"{r}.yaml")["model"].rpartition("/")[2].lower() == name:
             return r
     return "world" if name.startswith(("world", "control")) else "mgpt"
 
 # %% ../nbs/lib/recipes.ipynb #c0d1
 def check_deepspeed(configuration: str):
-    "`InputError` where a configuration of accelerate needs deepspeed and it is not there: only ZeRO's do."
+    "Raises `InputError` where a configuration of accelerate needs deepspeed, as ZeRO's do, and it is not installed."
     if configuration.startswith("zero") and find_spec("deepspeed") is None:
-        raise InputError(
-            f"{configuration} needs deepspeed, which is not installed",
-            field="accelerate",
-            remedy="pip install 'xgdetox[deepspeed]', or use fsdp2, which needs nothing more",
-        )
+        problem = f"{configuration} needs deepspeed, which is not installed"
+        remedy = "pip install 'xgdetox[deepspeed]', or use fsdp2, which needs nothing more"
+        raise InputError(problem, field="accelerate", remedy=remedy)

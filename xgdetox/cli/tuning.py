@@ -65,7 +65,7 @@ def train_command(
 
     Example: xgdetox train --model world --data-dir world --output-dir runs/mine --seed 1"""
     from xgdetox.recipes import load_recipe, recipe_for
-    from xgdetox.trainer import summary, train
+    from xgdetox.trainer import summarise_run, train
 
     own = dict(
         method="qlora" if qlora else "lora" if use_lora else None,
@@ -87,7 +87,7 @@ def train_command(
         say_launch(load_recipe(recipe or recipe_for(told[0]), **own)["accelerate"], told)
     final = train(*told[:3], recipe=recipe, seed=seed, **own)
     if os.environ.get("RANK", "0") == "0":
-        print(f"written: {final}\n{summary(output_dir)}")
+        print(f"written: {final}\n{summarise_run(output_dir)}")
 
 # %% ../../nbs/lib/cli_tuning.ipynb #c0f1
 def say_launch(configuration: str, told: tuple):
