@@ -89,25 +89,22 @@ def test_pairs_in_hugging_face_formats(tmp_path):
     Dataset.from_dict(rows).to_csv(tmp_path / "p.csv")
     for where in ("saved", "p.parquet", "p.csv"):
         assert load_pairs(tmp_path / where).rows[:] == rows
+
+
+def test_pairs_of_dialogues_that_share_their_beginning(tmp_path):
     talk = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: bye\n\nAssistant:"
-    implicit = load_pairs(
-        jsonl(tmp_path / "hh.jsonl", [{"chosen": talk + " ciao", "rejected": talk + " go"}])
-    )
+    rows = [{"chosen": talk + " ciao", "rejected": talk + " go"}]
+    implicit = load_pairs(jsonl(tmp_path / "hh.jsonl", rows))
     assert implicit.rows[0] == {"prompt": talk, "chosen": " ciao", "rejected": " go"}
-    assert (
-        "chat template"
-        in refused(
-            load_pairs,
-            jsonl(
-                tmp_path / "c.jsonl",
-                [{"prompt": "x", "chosen": [{"role": "user", "content": "x"}], "rejected": []}],
-            ),
-        ).remedy
-    )
-    assert (
-        refused(load_pairs, jsonl(tmp_path / "n.jsonl", [{"chosen": "a", "rejected": "b"}])).field
-        == "prompt"
-    )
+    apart = jsonl(tmp_path / "n.jsonl", [{"chosen": "a", "rejected": "b"}])
+    assert refused(load_pairs, apart).field == "prompt"
+
+
+def test_a_list_of_messages_that_ends_in_the_users_is_refused(tmp_path):
+    said = [{"role": "user", "content": "x"}]
+    file = jsonl(tmp_path / "c.jsonl", [{"prompt": "x", "chosen": said, "rejected": []}])
+    error = refused(load_pairs, file)
+    assert error.field == "chosen" and "assistant's" in error.remedy
 
 
 def test_pairs_from_rtp_lx_benign_completions(tmp_path):
@@ -136,20 +133,23 @@ def test_split_is_seeded_disjoint_and_stable(tmp_path):
 
 
 def test_24576_pairs_in_500_megabytes(tmp_path):
-    "The speed is in bench_data.py. VmHWM starts anew with the child; ru_maxrss would begin at the size of the process that runs the tests."
+    """The speed is in bench_data.py.
+
+    VmHWM starts anew with the child; ru_maxrss would begin at the size of the process that runs the tests."""
     sys.path.insert(0, os.path.dirname(__file__))
     from bench_data import write_pairs
 
     write_pairs(tmp_path, batch=4)
     if not os.path.exists("/proc/self/status"):
         pytest.skip("no /proc: peak memory cannot be read")
-    code = f"import re\nfrom xgdetox.data import load_pairs\nn = len(load_pairs({str(tmp_path)!r}).rows)\nprint(n, re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
-    rows, kilobytes = map(
-        int,
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.split(),
-    )
+    code = f"""
+import re
+from xgdetox.data import load_pairs
+n = len(load_pairs({str(tmp_path)!r}).rows)
+print(n, re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    rows, kilobytes = map(int, done.stdout.split())
     assert rows == 24_576 and kilobytes / 1024 < 500
 
 
@@ -263,43 +263,46 @@ def test_two_files_of_one_language_are_refused_but_the_tables_spelling_wins(tmp_
 # parallel
 
 
-def test_parallel_layouts(tmp_path):
-    de = LANGUAGES["de"]
-    layouts = {
-        "ntrex": {
-            "newstest2019-src.eng.txt": "One\nTwo\n",
-            f"newstest2019-ref.{de.ntrex}.txt": "Eins\nZwei\n",
-        },
-        "tatoeba": {"tatoeba.deu-eng.deu": "Eins\nZwei\n", "tatoeba.deu-eng.eng": "One\nTwo\n"},
-        "table": {"tatoeba.de-en.tsv": "line\tde\ten\n1\tEins\tOne\n2\tZwei\tTwo\n"},
-        "lines": {"de.txt": "Eins\nZwei\n", "en.txt": "One\nTwo\n"},
-        "wide": {
-            "ntrex.17way.tsv": "line\tdoc\tDE\ten\tzh-hans\n1\td\tEins\tOne\t一\n2\td\tZwei\tTwo\t二\n"
-        },
-    }
-    for name, files in layouts.items():
-        for file, text in files.items():
-            (tmp_path / name).mkdir(exist_ok=True)
-            (tmp_path / name / file).write_text(text, encoding="utf-8")
-        loaded = load_parallel(tmp_path / name, "de")
-        assert (loaded.rows["text"][:], loaded.rows["english"][:]) == (
-            ["Eins", "Zwei"],
-            ["One", "Two"],
-        ), name
-        if name not in ("table", "wide"):
-            assert "Swedish" in str(refused(load_parallel, tmp_path / name, "sv"))
-    assert load_parallel(tmp_path / "wide", "zh").rows["id"][:] == ["1", "2"]
-    assert "column" in str(refused(load_parallel, tmp_path / "wide" / "ntrex.17way.tsv", "sv"))
+LAYOUTS = {
+    "ntrex": {
+        "newstest2019-src.eng.txt": "One\nTwo\n",
+        f"newstest2019-ref.{LANGUAGES['de'].ntrex}.txt": "Eins\nZwei\n",
+    },
+    "tatoeba": {"tatoeba.deu-eng.deu": "Eins\nZwei\n", "tatoeba.deu-eng.eng": "One\nTwo\n"},
+    "table": {"tatoeba.de-en.tsv": "line\tde\ten\n1\tEins\tOne\n2\tZwei\tTwo\n"},
+    "lines": {"de.txt": "Eins\nZwei\n", "en.txt": "One\nTwo\n"},
+    "wide": {
+        "ntrex.17way.tsv": "line\tdoc\tDE\ten\tzh-hans\n1\td\tEins\tOne\t一\n2\td\tZwei\tTwo\t二\n"
+    },
+}
+
+
+def write_layout(folder, name):
+    "The folder, where the files of that layout now stand."
+    for file, text in LAYOUTS[name].items():
+        (folder / file).write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_parallel_layouts(tmp_path, name):
+    loaded = load_parallel(write_layout(tmp_path, name), "de")
+    assert loaded.rows["text"][:] == ["Eins", "Zwei"]
+    assert loaded.rows["english"][:] == ["One", "Two"]
+    if name not in ("table", "wide"):
+        assert "Swedish" in str(refused(load_parallel, tmp_path, "sv"))
+
+
+def test_columns_and_ids_of_parallel_tables(tmp_path):
+    write_layout(tmp_path, "wide")
+    assert load_parallel(tmp_path, "zh").rows["id"][:] == ["1", "2"]
+    assert "column" in str(refused(load_parallel, tmp_path / "ntrex.17way.tsv", "sv"))
     (tmp_path / "keyed.csv").write_text("id,de,en\n7,Eins,One\n")
-    assert load_parallel(tmp_path / "keyed.csv", "de").rows["id"][:] == [
-        "7"
-    ] and "Indonesian" in str(refused(load_parallel, tmp_path / "keyed.csv", "id"))
+    assert load_parallel(tmp_path / "keyed.csv", "de").rows["id"][:] == ["7"]
+    assert "Indonesian" in str(refused(load_parallel, tmp_path / "keyed.csv", "id"))
     (tmp_path / "indonesian.csv").write_text("id,en\nSatu,One\n")
-    assert load_parallel(tmp_path / "indonesian.csv", "id").rows[:] == {
-        "id": ["1"],
-        "text": ["Satu"],
-        "english": ["One"],
-    }
+    satu = {"id": ["1"], "text": ["Satu"], "english": ["One"]}
+    assert load_parallel(tmp_path / "indonesian.csv", "id").rows[:] == satu
 
 
 @pytest.mark.parametrize(
@@ -338,101 +341,102 @@ def test_rows_that_do_not_match_are_refused_and_empty_ones_reported(tmp_path):
     }
 
 
-def test_align_needs_english_texts_and_reports_what_is_not_shared(tmp_path):
-    place = lambda f: {"OriginalMetadata": {"Filename": f, "Begin": "0", "End": "9"}}
-    jsonl(
-        tmp_path / "s/gpt4_results_EN.json",
-        [
-            {"Prompt": "NA", "OriginalEntry": {"Prompt": "NA", "Index": i, **place(f)}}
-            for i, f in enumerate("abc")
-        ],
-    )
-    jsonl(
-        tmp_path / "s/acs_results_EN.json",
-        [{"Prompt": "NA", "OriginalEntry": {"Prompt": "NA", "Index": i}} for i in range(3)],
-    )
-    jsonl(
-        tmp_path / "s/acs_results_DE.json",
-        [
-            {
-                "Prompt": x,
-                "OriginalEntry": {"Prompt": x, "Index": str(i), **(place(f) if f else {})},
-            }
-            for i, (x, f) in enumerate([("C", "c"), ("K", None), ("A", "a"), ("A2", "a")])
-        ],
-    )
-    jsonl(
-        tmp_path / "p/RTP_LX_EN.json",
-        [{"Prompt": f"prompt {f}", "Index": i} for i, f in enumerate("abc")],
-    )
-    jsonl(tmp_path / "p/RTP_LX_DE.json", [{"Prompt": x, "Index": i} for i, x in enumerate("CKAZ")])
-    aligned = align_rtp_lx(tmp_path / "s", tmp_path / "p", ["en", "de"])
+def entry(text, index, place=None) -> dict:
+    "A row of RTP-LX's scoring files; `place` is the file of RealToxicityPrompts that it was cut from."
+    metadata = {"Filename": place, "Begin": "0", "End": "9"}
+    own = {"Prompt": text, "Index": index}
+    return {
+        "Prompt": text,
+        "OriginalEntry": own | ({"OriginalMetadata": metadata} if place else {}),
+    }
+
+
+@pytest.fixture
+def rtp_lx(tmp_path):
+    "RTP-LX in English, German and Indonesian: scoring files in s/, prompts in p/."
+    german = [("C", "c"), ("K", None), ("A", "a"), ("A2", "a")]
+    scoring = {
+        "gpt4_results_EN": [entry("NA", i, place) for i, place in enumerate("abc")],
+        "acs_results_EN": [entry("NA", i) for i in range(3)],
+        "acs_results_DE": [entry(x, str(i), place) for i, (x, place) in enumerate(german)],
+        "acs_results_ID": [entry("Tiga", 0, "c")],
+    }
+    prompts = {"EN": ["prompt a", "prompt b", "prompt c"], "DE": "CKAZ", "ID": ["Tiga"]}
+    for name, rows in scoring.items():
+        jsonl(tmp_path / f"s/{name}.json", rows)
+    for name, texts in prompts.items():
+        rows = [{"Prompt": text, "Index": i} for i, text in enumerate(texts)]
+        jsonl(tmp_path / f"p/RTP_LX_{name}.json", rows)
+    return tmp_path
+
+
+def test_align_reports_what_is_not_shared(rtp_lx):
+    aligned = align_rtp_lx(rtp_lx / "s", rtp_lx / "p", ["en", "de"])
     assert aligned.rows[:] == {
         "place": ["a:0-9", "c:0-9"],
         "de": ["A", "C"],
         "en": ["prompt a", "prompt c"],
     }
-    assert aligned.report.dropped == {"not in every language": 1} and aligned.report.notes == {
+    assert aligned.report.dropped == {"not in every language": 1}
+    assert aligned.report.notes == {
         "de without an English source": 1,
         "de place named again": 1,
     }
-    german = load_parallel(
-        tmp_path, "de"
-    )  # a folder that holds both kinds of file, as the original's clone does
-    assert (german.rows["text"][:], german.rows["english"][:]) == (
-        ["A", "C"],
-        ["prompt a", "prompt c"],
-    ) and german.report.dropped == aligned.report.dropped
-    assert load_parallel(tmp_path, "en").rows["text"][:] == ["prompt a", "prompt b", "prompt c"]
-    jsonl(
-        tmp_path / "s/acs_results_ID.json",
-        [{"OriginalEntry": {"Prompt": "Tiga", "Index": 0, **place("c")}}],
-    )  # Indonesian is called as keys are
-    jsonl(tmp_path / "p/RTP_LX_ID.json", [{"Prompt": "Tiga", "Index": 0}])
-    assert align_rtp_lx(tmp_path / "s", tmp_path / "p", ["en", "id"]).rows[:] == {
-        "place": ["c:0-9"],
-        "en": ["prompt c"],
-        "id": ["Tiga"],
-    }
-    assert load_parallel(tmp_path, "id").rows[:] == {
-        "id": ["c:0-9"],
-        "text": ["Tiga"],
-        "english": ["prompt c"],
-    }
-    assert "English" in str(refused(align_rtp_lx, tmp_path / "s", None, ["en", "de"]))
-    assert "Swedish" in str(refused(align_rtp_lx, tmp_path / "s", tmp_path / "p", ["sv"]))
+
+
+def test_a_folder_that_holds_both_kinds_of_file_as_the_originals_clone_does(rtp_lx):
+    german = load_parallel(rtp_lx, "de")
+    assert german.rows["text"][:] == ["A", "C"]
+    assert german.rows["english"][:] == ["prompt a", "prompt c"]
+    assert german.report.dropped == {"not in every language": 1}
+    assert load_parallel(rtp_lx, "en").rows["text"][:] == ["prompt a", "prompt b", "prompt c"]
+
+
+def test_indonesian_is_called_as_keys_are(rtp_lx):
+    aligned = align_rtp_lx(rtp_lx / "s", rtp_lx / "p", ["en", "id"])
+    assert aligned.rows[:] == {"place": ["c:0-9"], "en": ["prompt c"], "id": ["Tiga"]}
+    side_by_side = {"id": ["c:0-9"], "text": ["Tiga"], "english": ["prompt c"]}
+    assert load_parallel(rtp_lx, "id").rows[:] == side_by_side
+
+
+def test_align_needs_english_texts_and_every_language(rtp_lx):
+    assert "English" in str(refused(align_rtp_lx, rtp_lx / "s", None, ["en", "de"]))
+    assert "Swedish" in str(refused(align_rtp_lx, rtp_lx / "s", rtp_lx / "p", ["sv"]))
 
 
 # labelled
 
 
-def test_labels_of_every_format(tmp_path):
-    tables = {
-        "kaggle": ("id,comment_text,toxic,severe_toxic\n0,a,0,0\n1,b,1,1\n", [0, 1]),
-        "plain": ("text,label\na,0\nb,1.0\n", [0, 1]),
-        "hatecheck": ("functionality,test_case,label_gold\nf,a,non-hateful\nf,b,hateful\n", [0, 1]),
-        "surge": ("text,is_toxic\na,Not Toxic\nb,Toxic\n", [0, 1]),
-        "beep": ("comments,bias,hate\na,none,none\nb,none,offensive\nc,x,hate\n", [0, 1, 1]),
-        "mlma": ("tweet,sentiment\na,normal\nb,offensive_normal\n", [0, 1]),
-        "told": ("text,homophobia,insult\na,0.0,1.0\nb,0.0,2.0\n", [0, 1]),
-        "paradetox": ("toxic,neutral1,neutral2,neutral3\nb,a,,\n", [1, 0]),
-        "inspection": (
-            "text,Not Toxic,Hard to Say,Toxic,Very Toxic\na,2,0,0,0\nb,0,0,1,1\n",
-            [0, 1],
-        ),
-    }
-    for name, (text, labels) in tables.items():
-        (tmp_path / f"{name}.csv").write_text(text)
-        assert load_labelled(tmp_path / f"{name}.csv").rows["label"][:] == labels, name
-    assert load_labelled(tmp_path / "hatecheck.csv", keep=["functionality"]).rows["functionality"][
-        :
-    ] == ["f", "f"]
+LABELLED = {
+    "kaggle": ("id,comment_text,toxic,severe_toxic\n0,a,0,0\n1,b,1,1\n", [0, 1]),
+    "plain": ("text,label\na,0\nb,1.0\n", [0, 1]),
+    "hatecheck": ("functionality,test_case,label_gold\nf,a,non-hateful\nf,b,hateful\n", [0, 1]),
+    "surge": ("text,is_toxic\na,Not Toxic\nb,Toxic\n", [0, 1]),
+    "beep": ("comments,bias,hate\na,none,none\nb,none,offensive\nc,x,hate\n", [0, 1, 1]),
+    "mlma": ("tweet,sentiment\na,normal\nb,offensive_normal\n", [0, 1]),
+    "told": ("text,homophobia,insult\na,0.0,1.0\nb,0.0,2.0\n", [0, 1]),
+    "paradetox": ("toxic,neutral1,neutral2,neutral3\nb,a,,\n", [1, 0]),
+    "inspection": ("text,Not Toxic,Hard to Say,Toxic,Very Toxic\na,2,0,0,0\nb,0,0,1,1\n", [0, 1]),
+}
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_labels_of_every_format(tmp_path, name):
+    text, labels = LABELLED[name]
+    (tmp_path / f"{name}.csv").write_text(text)
+    assert load_labelled(tmp_path / f"{name}.csv").rows["label"][:] == labels
+
+
+def test_columns_that_are_kept_beside_a_label(tmp_path):
+    (tmp_path / "hatecheck.csv").write_text(LABELLED["hatecheck"][0])
+    loaded = load_labelled(tmp_path / "hatecheck.csv", keep=["functionality"])
+    assert loaded.rows["functionality"][:] == ["f", "f"]
+
+
+def test_what_is_no_label_is_refused_and_not_quoted(tmp_path):
     (tmp_path / "bad.csv").write_text("text,label\na,maybe\n")
-    assert (
-        (e := refused(load_labelled, tmp_path / "bad.csv")).line == 2
-        and e.field == "label"
-        and "maybe" not in str(e)
-    )
+    error = refused(load_labelled, tmp_path / "bad.csv")
+    assert error.line == 2 and error.field == "label" and "maybe" not in str(error)
 
 
 # masking

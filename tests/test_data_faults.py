@@ -1,4 +1,6 @@
-"Files as people have them: with byte order marks, Windows line ends, zipped, cut off, mis-encoded, doubled. Each loader loads what is right or says what is wrong."
+"""Files as people have them: with byte order marks, Windows line ends, zipped, cut off, mis-encoded, doubled.
+
+Each loader loads what is right or says what is wrong."""
 
 import csv
 import gzip
@@ -301,83 +303,62 @@ def test_harmless_differences_change_nothing(kind, texts, bom, crlf, zipped, bla
             assert found.report.kept == len(texts) and not found.report.dropped
 
 
+HALF = '"\\ud83d"'
+# a line that is put between others
+INSERTED = {
+    "a list in a line": b"[1]\n",
+    "null": b"null\n",
+    "an empty object": b"{}\n",
+    "half a character": f'{{"Prompt": {HALF}, "prompt": {HALF}, "text": {HALF}, "prompt_text": {HALF}}}\n'.encode(),
+    "deep nesting": b"[" * 20_000 + b"\n",
+    "a long number": b'{"text": ' + b"9" * 5_000 + b"}\n",
+    "an open quote": b'"open,1\n',
+    # more cells than any table here has columns
+    "a key that stands twice": b'{"text": "a", "text": "b", "1": 1, "2": 2, "3": 3, "4": 4, "5": 5}\n',
+}
+# content, place in it -> the harmed content
+OF_BYTES = {
+    "cut off": lambda content, at: content[:at],
+    "a byte lost": lambda content, at: content[:at] + content[at + 1 :],
+    "a byte that is not UTF-8": lambda content, at: content[:at] + b"\xff" + content[at:],
+    "a NUL": lambda content, at: content[:at] + b"\0" + content[at:],
+    "Latin-1": lambda content, at: content.decode().encode("latin-1", "replace") + b"\xe9\n",
+    "UTF-16": lambda content, at: content.decode().encode("utf-16"),
+    "nothing in it": lambda content, at: b"",
+    "old Mac line ends": lambda content, at: content.replace(b"\n", b"\r"),
+    "gzip cut off": lambda content, at: gzip.compress(content)[: max(3, at % 40)],
+    "gzip damaged": lambda content, at: damaged(bytearray(gzip.compress(content)), at),
+}
+# lines, number of one -> the harmed lines
+OF_LINES = {
+    "a line doubled": lambda rows, row: rows[: row + 1] + rows[row:],
+    "a line lost": lambda rows, row: rows[:row] + rows[row + 1 :],
+    "a blank line": lambda rows, row: rows[:row] + [b"\n"] + rows[row:],
+}
+HARMS = [*OF_BYTES, *OF_LINES, *INSERTED]
+
+
+def damaged(zipped: bytearray, at: int) -> bytes:
+    "A gzip file with one byte after its header inverted."
+    place = at % (len(zipped) - 10) + 10
+    zipped[place] ^= 0xFF
+    return bytes(zipped)
+
+
 def harm(content: bytes, how: str, at: int) -> bytes:
+    "The content of a file, harmed in one way at one place."
     at %= len(content) + 1
+    if how in OF_BYTES:
+        return OF_BYTES[how](content, at)
     rows = content.splitlines(keepends=True)
     row = at % len(rows)
-    return {
-        "cut off": lambda: content[:at],
-        "a byte lost": lambda: content[:at] + content[at + 1 :],
-        "a byte that is not UTF-8": lambda: content[:at] + b"\xff" + content[at:],
-        "a NUL": lambda: content[:at] + b"\0" + content[at:],
-        "Latin-1": lambda: content.decode().encode("latin-1", "replace") + b"\xe9\n",
-        "UTF-16": lambda: content.decode().encode("utf-16"),
-        "a line doubled": lambda: b"".join(rows[: row + 1] + rows[row:]),
-        "a line lost": lambda: b"".join(rows[:row] + rows[row + 1 :]),
-        "a blank line": lambda: b"".join(rows[:row] + [b"\n"] + rows[row:]),
-        "nothing in it": lambda: b"",
-        "a list in a line": lambda: b"".join(rows[:row] + [b"[1]\n"] + rows[row:]),
-        "null": lambda: b"".join(rows[:row] + [b"null\n"] + rows[row:]),
-        "an empty object": lambda: b"".join(rows[:row] + [b"{}\n"] + rows[row:]),
-        "half a character": lambda: b"".join(
-            rows[:row]
-            + [
-                b'{"Prompt": "\\ud83d", "prompt": "\\ud83d", "text": "\\ud83d", "prompt_text": "\\ud83d"}\n'
-            ]
-            + rows[row:]
-        ),
-        "deep nesting": lambda: b"".join(rows[:row] + [b"[" * 20_000 + b"\n"] + rows[row:]),
-        "a long number": lambda: b"".join(
-            rows[:row] + [b'{"text": ' + b"9" * 5_000 + b"}\n"] + rows[row:]
-        ),
-        "an open quote": lambda: b"".join(rows[:row] + [b'"open,1\n'] + rows[row:]),
-        "old Mac line ends": lambda: content.replace(b"\n", b"\r"),
-        "gzip cut off": lambda: gzip.compress(content)[: max(3, at % 40)],
-        "gzip damaged": lambda: (
-            (z := bytearray(gzip.compress(content)))
-            and (
-                z.__setitem__(at % (len(z) - 10) + 10, z[at % (len(z) - 10) + 10] ^ 0xFF)
-                or bytes(z)
-            )
-        ),
-    }[how]()
-
-
-INSERTED = (
-    "a list in a line",
-    "null",
-    "an empty object",
-    "half a character",
-    "deep nesting",
-    "a long number",
-    "an open quote",
-)
-HARMS = [
-    "cut off",
-    "a byte lost",
-    "a byte that is not UTF-8",
-    "a NUL",
-    "Latin-1",
-    "UTF-16",
-    "a line doubled",
-    "a line lost",
-    "a blank line",
-    "nothing in it",
-    "a list in a line",
-    "null",
-    "an empty object",
-    "half a character",
-    "deep nesting",
-    "a long number",
-    "an open quote",
-    "old Mac line ends",
-    "gzip cut off",
-    "gzip damaged",
-]
+    if how in OF_LINES:
+        return b"".join(OF_LINES[how](rows, row))
+    return b"".join(rows[:row] + [INSERTED[how]] + rows[row:])
 
 
 def judge(call, path: Path, rows: int):
-    "Run a loader on a harmed file: it must return what can be accounted for, or raise the one error, with file, place and remedy."
+    "What a loader makes of a harmed file: what can be accounted for, or the one error, with file, place and remedy."
     try:
         found = call(path)
     except InputError as error:
@@ -413,7 +394,7 @@ def test_harmed_files_load_what_is_right_or_say_what_is_wrong(kind, texts, how, 
 
 
 def sound(kind: str, texts: list[str], how: str, loaded: list[str]):
-    "What is loaded of a harmed file is what was in it: no text changed, none invented, none lost but those of a lost line."
+    "What is loaded was in the file: no text changed, none invented, none lost but those of a lost line."
     if (
         how in ("a byte lost", "old Mac line ends", "Latin-1")
         or kind in BY_LINE
@@ -464,6 +445,23 @@ def test_the_line_that_is_named_is_the_line_that_is_wrong(tmp_path):
             )
 
 
+def write_rtp_lx(folder: str, texts: list[str]) -> list[Path]:
+    "The files of a small RTP-LX in which German says what English says; the last is not harmed."
+    place = lambda i: {"OriginalMetadata": {"Filename": f"{i}.txt", "Begin": "0", "End": "9"}}
+    prompts = [{"Prompt": text, "Index": i} for i, text in enumerate(texts)]
+    files = {
+        "gpt4_results_EN.json": [
+            {"OriginalEntry": p | {"Prompt": "NA"} | place(p["Index"])} for p in prompts
+        ],
+        "acs_results_DE.json": [{"OriginalEntry": p | place(p["Index"])} for p in prompts],
+        "RTP_LX_EN.json": prompts,
+        "RTP_LX_DE.json": prompts,
+    }
+    for name, rows in files.items():
+        (Path(folder) / name).write_text(lines(rows), "utf-8")
+    return [Path(folder) / name for name in files]
+
+
 @quick
 @given(
     texts=st.lists(letters, min_size=2, max_size=5, unique=True),
@@ -472,33 +470,11 @@ def test_the_line_that_is_named_is_the_line_that_is_wrong(tmp_path):
     which=st.integers(0, 2),
 )
 def test_alignment_of_harmed_files(texts, how, at, which):
-    place = lambda i: {"OriginalMetadata": {"Filename": f"{i}.txt", "Begin": "0", "End": "9"}}
     with tempfile.TemporaryDirectory() as folder:
-        files = [
-            Path(folder) / n
-            for n in ("gpt4_results_EN.json", "acs_results_DE.json", "RTP_LX_EN.json")
-        ]
-        files[0].write_text(
-            lines(
-                {"OriginalEntry": {"Prompt": "NA", "Index": i, **place(i)}}
-                for i in range(len(texts))
-            ),
-            "utf-8",
-        )
-        files[1].write_text(
-            lines(
-                {"OriginalEntry": {"Prompt": t, "Index": i, **place(i)}}
-                for i, t in enumerate(texts)
-            ),
-            "utf-8",
-        )
-        files[2].write_text(lines({"Prompt": t, "Index": i} for i, t in enumerate(texts)), "utf-8")
-        (Path(folder) / "RTP_LX_DE.json").write_text(
-            lines({"Prompt": t, "Index": i} for i, t in enumerate(texts)), "utf-8"
-        )
+        file = write_rtp_lx(folder, texts)[which]
         whole = align_rtp_lx(folder, folder, ["en", "de"])
         assert whole.rows["de"][:] == whole.rows["en"][:] == texts
-        files[which].write_bytes(harm(files[which].read_bytes(), how, at))
+        file.write_bytes(harm(file.read_bytes(), how, at))
         try:
             assert align_rtp_lx(folder, folder, ["en", "de"]).report.kept <= len(texts)
         except InputError as error:

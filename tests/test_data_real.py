@@ -1,11 +1,11 @@
 "Every file of the real data folder (XGDETOX_DATA) loads, with the row count that its README states."
 
-import json
 import random
 import re
 import warnings
 
 import pytest
+from small_files import jsonl
 
 from xgdetox.data import (
     ENTITY,
@@ -34,37 +34,37 @@ ROWS = (
 pytestmark = pytest.mark.skipif(not ROWS, reason="no real data with a README: set XGDETOX_DATA")
 
 
+# the beginning of a path -> how many rows its loader finds, kept and dropped together, since a report hides nothing
+whole = lambda loaded: loaded.report.kept + sum(loaded.report.dropped.values())
+LOADERS = {
+    "pairwise/": lambda file: whole(load_pairs(file)),
+    "prompts/RTP_LX": lambda file: whole(load_prompts(file)),
+    "scores/rtp_en": lambda file: whole(load_prompts(file)),
+    "scores/gpt2": lambda file: whole(load_prompts(file)),
+    "scores/rtplx_published": lambda file: 1 if read_json(file) else 0,
+    "parallel/ntrex": lambda file: whole(load_parallel(file, "fr")),
+    "parallel/rtplx": lambda file: whole(load_parallel(file, "fr")),
+    "parallel/tatoeba": lambda file: whole(load_parallel(file, file.name.split(".")[1][:2])),
+    "parallel/translated": lambda file: whole(load_parallel(file.parent, file.name.split("_")[-2])),
+    "reference/dpo_toxic_challenge_prompts.json": lambda file: whole(load_prompts(file, "en")),
+    "reference/neuron": lambda file: sum(map(len, read_json(file).values())),
+    "reference/causal": lambda file: len(read_json(file)["outputs"]),
+}
+
+
 def rows_loaded(path: str) -> int:
-    "Rows of a file, by the loader that its folder belongs to; kept and dropped together, since a report hides nothing."
-    file, whole = (
-        REAL / path,
-        lambda loaded: loaded.report.kept + sum(loaded.report.dropped.values()),
-    )
-    if path.startswith("pairwise/"):
-        return whole(load_pairs(file))
-    if path.startswith("prompts/RTP_LX") or path.startswith(("scores/rtp_en", "scores/gpt2")):
-        return whole(load_prompts(file))
-    if path == "reference/dpo_toxic_challenge_prompts.json":
-        return whole(load_prompts(file, "en"))
+    "Rows of a file, by the loader that its folder belongs to."
+    file = REAL / path
+    for beginning, rows in LOADERS.items():
+        if path.startswith(beginning):
+            return rows(file)
     if path.startswith("labelled/") and "paradetox" not in path:
         return whole(load_labelled(file))
-    if path.startswith(("parallel/ntrex", "parallel/rtplx")):
-        return whole(load_parallel(file, "fr"))
-    if path.startswith("parallel/tatoeba"):
-        return whole(load_parallel(file, file.name.split(".")[1][:2]))
-    if path.startswith("parallel/translated"):
-        return whole(load_parallel(file.parent, file.name.split("_")[-2]))
-    if path.startswith("reference/neuron"):
-        return sum(map(len, read_json(file).values()))
-    if path.startswith("reference/causal"):
-        return len(read_json(file)["outputs"])
-    if path.startswith("scores/rtplx_published"):
-        return 1 if read_json(file) else 0
     if path.endswith(".safetensors"):
         return 1 if file.stat().st_size > 0 else 0
-    if path.startswith("reference/"):
-        return len(read_json(file))
-    return sum(1 for _ in read_rows(file))
+    return (
+        len(read_json(file)) if path.startswith("reference/") else sum(1 for _ in read_rows(file))
+    )
 
 
 @pytest.mark.parametrize("path", sorted(ROWS))
@@ -90,9 +90,9 @@ def test_html_entities_are_those_of_the_reference_table():
     stated = paper_numbers("translated_prompts")["rows_with_html_entities_recomputed"]
     for code in LANGUAGES:
         raw = load_parallel(REAL / "parallel/translated_prompts", code, raw=True)
-        mended = load_parallel(REAL / "parallel/translated_prompts", code)
+        plain = load_parallel(REAL / "parallel/translated_prompts", code)
         assert sum(bool(ENTITY.search(t)) for t in raw.rows["text"]) == stated[code]
-        assert not any(ENTITY.search(t) for t in mended.rows["text"])
+        assert not any(ENTITY.search(t) for t in plain.rows["text"])
 
 
 def test_bible_and_common_voice_read_as_line_files():
@@ -107,70 +107,64 @@ def test_lexicons_of_16_languages():
         assert bool(words) == (code != "id") == (not told)
 
 
-def test_align_by_keys_gives_the_aligned_table(tmp_path):
-    "Scoring files of all 17 languages written from the source map, in another order, joined again: the aligned table comes out, text for text."
-    places, texts = {}, {}
+@pytest.fixture(scope="module")
+def places():
+    "language -> the rows of the source map."
+    found = {}
     for _, row in read_rows(REAL / "prompts/rtp_source_map.tsv.gz"):
-        places.setdefault(row["lang"], []).append(row)
-    (tmp_path / "scoring").mkdir()
+        found.setdefault(row["lang"], []).append(row)
+    return found
+
+
+def scoring_row(code: str, row: dict, text: str) -> dict:
+    "A row of a scoring file, from one of the source map; those of English were run on the string NA."
+    entry = {"Prompt": "NA" if code == "en" else text, "Index": row["index"]}
+    if row["en_position"]:
+        names = {"Filename": "rtp_filename", "Begin": "rtp_begin", "End": "rtp_end"}
+        entry["OriginalMetadata"] = {ours: row[theirs] for ours, theirs in names.items()}
+    return {"Prompt": entry["Prompt"], "Index": row["index"], "OriginalEntry": entry}
+
+
+@pytest.fixture(scope="module")
+def scoring(tmp_path_factory, places):
+    "Scoring files of all 17 languages, written from the source map, in another order."
+    folder = tmp_path_factory.mktemp("scoring")
     for code, l in LANGUAGES.items():
-        texts[code] = dict(
-            zip(
-                *(
-                    load_prompts(find_prompt_files(REAL / "prompts", [code])[code]).rows[c]
-                    for c in ("prompt_id", "prompt")
-                )
-            )
-        )
-        rows = random.Random(code).sample(places[code], len(places[code]))
-        with open(
-            tmp_path / "scoring" / f"{'gpt4' if code == 'en' else 'acs'}_results_{l.rtp_lx}.json",
-            "w",
-            encoding="utf-8",
-        ) as f:
-            for row in rows:
-                entry = {
-                    "Prompt": "NA" if code == "en" else texts[code][row["index"]],
-                    "Index": row["index"],
-                }
-                if row["en_position"]:
-                    entry["OriginalMetadata"] = {
-                        "Filename": row["rtp_filename"],
-                        "Begin": row["rtp_begin"],
-                        "End": row["rtp_end"],
-                    }
-                f.write(
-                    json.dumps(
-                        {"Prompt": entry["Prompt"], "Index": row["index"], "OriginalEntry": entry}
-                    )
-                    + "\n"
-                )
-    spaces = lambda text: " ".join(text.split())  # the table has no line ends inside a text
-    expected = {
-        spaces(row["en"]): row
-        for _, row in read_rows(REAL / "parallel/rtplx_aligned/rtplx.17way.tsv.gz")
-    }
-    aligned = align_rtp_lx(tmp_path / "scoring", REAL / "prompts")
+        prompts = load_prompts(find_prompt_files(REAL / "prompts", [code])[code]).rows
+        texts = dict(zip(prompts["prompt_id"], prompts["prompt"]))
+        shuffled = random.Random(code).sample(places[code], len(places[code]))
+        by = "gpt4" if code == "en" else "acs"
+        rows = [scoring_row(code, row, texts[row["index"]]) for row in shuffled]
+        jsonl(folder / f"{by}_results_{l.rtp_lx}.json", rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def aligned(scoring):
+    return align_rtp_lx(scoring, REAL / "prompts")
+
+
+def test_align_by_keys_gives_the_aligned_table(aligned):
+    "Text for text; the table has no line ends inside a text."
+    spaces = lambda text: " ".join(text.split())
+    table = read_rows(REAL / "parallel/rtplx_aligned/rtplx.17way.tsv.gz")
+    expected = {spaces(row["en"]): row for _, row in table}
     assert aligned.report.kept == len(expected) == 800 and not aligned.report.dropped
-    assert all(
-        spaces(expected[spaces(row["en"])][c]) == spaces(row[c])
-        for row in aligned.rows
-        for c in LANGUAGES
-    )
-    for (
-        code
-    ) in LANGUAGES:  # what is left out are the prompts of their own culture, and it is counted
-        own, again = (
-            aligned.report.notes.get(f"{code} {what}", 0)
-            for what in ("without an English source", "place named again")
-        )
-        assert (
-            own == sum(not row["en_position"] for row in places[code])
-            and len(places[code]) - own - again >= 800
-        )
-    alone = align_rtp_lx(tmp_path / "scoring", None, [c for c in LANGUAGES if c != "en"])
-    assert alone.report.kept == 800 and all(
-        dict(zip(alone.rows["place"], alone.rows[c]))
-        == dict(zip(aligned.rows["place"], aligned.rows[c]))
-        for c in ("ar", "id", "zh")
-    )
+    for row in aligned.rows:
+        known = expected[spaces(row["en"])]
+        assert all(spaces(known[c]) == spaces(row[c]) for c in LANGUAGES)
+
+
+def test_align_leaves_out_prompts_of_their_own_culture_and_counts_them(aligned, places):
+    for code in LANGUAGES:
+        noted = lambda what: aligned.report.notes.get(f"{code} {what}", 0)
+        own, again = noted("without an English source"), noted("place named again")
+        assert own == sum(not row["en_position"] for row in places[code])
+        assert len(places[code]) - own - again >= 800
+
+
+def test_align_without_prompts_gives_the_same_texts(aligned, scoring):
+    alone = align_rtp_lx(scoring, None, [c for c in LANGUAGES if c != "en"])
+    assert alone.report.kept == 800
+    texts = lambda loaded, code: dict(zip(loaded.rows["place"], loaded.rows[code]))
+    assert all(texts(alone, c) == texts(aligned, c) for c in ("ar", "id", "zh"))
