@@ -12,13 +12,11 @@ from xgdetox.data import load_pairs
 from xgdetox.pairs import (
     Candidate,
     PairSettings,
-    check_pairs,
     choose_prompts,
     make_pairs,
     match_pairs,
-    normalise_style,
-    style_check,
 )
+from xgdetox.style import check_pairs, normalise_style, style_check
 from xgdetox.placebos import benign_pairs, shuffle_labels
 from xgdetox.scorers.base import Scored, Scorer
 
@@ -193,7 +191,7 @@ def test_placebos(tmp_path, said):
 
 
 def test_style_of_half_marked_pairs_is_told_half_way():
-    "A mark on the rejected side of 60 in 100 pairs, the others without any: right in those 60 and a coin's throw elsewhere."
+    "Marks on the rejected side of 60 in 100 pairs: right in those 60, a coin's throw elsewhere."
     draw = np.random.default_rng(0)
     word = lambda: "".join(draw.choice(list("abcdefgh"), 8))
     rows = [

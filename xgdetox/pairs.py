@@ -8,7 +8,6 @@ import json
 import math
 import numpy as np
 import pandas as pd
-import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -18,17 +17,14 @@ from .generation import generate, generation_rows
 from .identity import file_hash
 from .languages import LANGUAGES, normalise_language
 from .ledger import opened
-from .placebos import read_pairs
 from .scorers.base import load_scorer
 from .scoring import score_texts
 from .splits import source_places, split_of
+from .style import in_one_style, style_check
 
 # %% auto #0
-__all__ = ['MARKS', 'choose_prompts', 'leave_out', 'toxicity_column', 'held_back', 'Candidate', 'match_pairs', 'usable', 'spread',
-           'PairSettings', 'check_settings', 'check_kinds', 'covering_judge', 'make_pairs', 'continuation_counts',
-           'judge_note', 'write_prompts', 'continuations', 'pairs_of_rows', 'pair_row', 'pair_counts', 'check_enough',
-           'write_pairs', 'normalise_style', 'style_features', 'told_apart', 'style_check', 'interval_over_groups',
-           'check_pairs']
+__all__ = ['choose_prompts', 'held_back', 'Candidate', 'match_pairs', 'usable', 'spread', 'PairSettings', 'check_pair_settings',
+           'covering_judge', 'make_pairs', 'continuations', 'pairs_of_rows', 'write_pairs']
 
 # %% ../nbs/lib/pairs.ipynb #c006
 def choose_prompts(
@@ -41,15 +37,15 @@ def choose_prompts(
 ) -> tuple[pd.DataFrame, dict]:
     """Prompts (`prompt_id`, `prompt`) in an order drawn from `seed`, and how many were left out and why.
 
-    `source_map`: RTP-LX's, see `held_back`. `above`: only prompts whose stored toxicity is higher. InputError where
-    none is left."""
+    `source_map`: see `held_back`. `above`: least stored toxicity. InputError without any."""
     rows = load_prompts(path, language).rows.to_pandas()
-    rules = {"repeated text": rows["prompt"].duplicated()}
-    if source_map is not None:
-        rules["held back for evaluation"] = rows["prompt_id"].isin(held_back(source_map, language))
-    if above is not None:
-        rules["toxicity not above"] = ~(toxicity_column(rows, path) > above)
-    rows, left_out = leave_out(rows, rules)
+    held = held_back(source_map, language) if source_map is not None else set()
+    rules = {
+        "repeated text": rows["prompt"].duplicated(),
+        "held back for evaluation": rows["prompt_id"].isin(held),
+        "toxicity not above": _not_above(rows, above, path),
+    }
+    rows, left_out = _leave_out(rows, rules)
     if rows.empty:
         remedy = "lower the toxicity asked for, or give more prompts"
         raise InputError("no prompt is left to make pairs from", path, remedy=remedy)
@@ -58,8 +54,15 @@ def choose_prompts(
     found = rows.iloc[order][["prompt_id", "prompt"]].reset_index(drop=True)
     return found, {why: n for why, n in left_out.items() if n}
 
+
+def _not_above(rows: pd.DataFrame, above: float | None, path) -> pd.Series:
+    "Whether a prompt's stored toxicity is `above` or lower; of none if nothing is asked."
+    if above is None:
+        return pd.Series(False, rows.index)
+    return ~(_toxicity_column(rows, path) > above)
+
 # %% ../nbs/lib/pairs.ipynb #c007
-def leave_out(
+def _leave_out(
     rows: pd.DataFrame, rules: dict[str, pd.Series]
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     "The rows that no rule (reason -> boolean of each row) leaves out, and the number under the first rule that did."
@@ -70,19 +73,19 @@ def leave_out(
     return rows[kept], counts
 
 # %% ../nbs/lib/pairs.ipynb #c008
-def toxicity_column(rows: pd.DataFrame, path) -> pd.Series:
-    "The stored toxicity of prompts. InputError where the file has none."
+def _toxicity_column(rows: pd.DataFrame, path) -> pd.Series:
+    "The stored toxicity of prompts. InputError if the file has none."
     name = next((n for n in rows.columns if n.casefold() == "toxicity"), None)
     if name is None:
-        raise InputError(
-            "has no stored toxicity", path, remedy="leave --above out, or give scored prompts"
-        )
+        remedy = "leave --above out, or give scored prompts"
+        raise InputError("has no stored toxicity", path, remedy=remedy)
     return rows[name].astype(float)
 
 # %% ../nbs/lib/pairs.ipynb #c009
 def held_back(source_map, language: str) -> set[str]:
-    """Ids that no pair may come from: every place in RealToxicityPrompts that RTP-LX uses, and the language's prompts
-    for evaluation."""
+    """Ids that no pair may come from.
+
+    They are every place in RealToxicityPrompts that RTP-LX uses, and the language's prompts for evaluation."""
     found = set()
     for row in source_places(source_map):
         if row["place"] is None:
@@ -111,8 +114,8 @@ def match_pairs(
 ) -> tuple[list[tuple[Candidate, Candidate]], str]:
     """At most `most` pairs (chosen, rejected) of one prompt's continuations, and why there are none.
 
-    The most toxic continuation is put beside the least toxic one that is at least `gap` below and within `tolerance`
-    tokens of its length, then the next; none is used twice."""
+    The most toxic continuation goes with the least toxic one that is at least `gap` below and within `tolerance`
+    tokens of its length, then the next; no continuation is used twice."""
     low = usable(candidates, shortest)
     if len(low) < 2:
         return [], "fewer than two usable continuations"
@@ -130,11 +133,8 @@ def match_pairs(
 # %% ../nbs/lib/pairs.ipynb #c015
 def usable(candidates: list[Candidate], shortest: int) -> list[Candidate]:
     "Distinct continuations with a score and at least `shortest` tokens, the least toxic first."
-    found = {
-        c.text: c
-        for c in candidates
-        if math.isfinite(c.score) and c.tokens >= shortest and c.text.strip()
-    }
+    long = [c for c in candidates if c.tokens >= shortest and c.text.strip()]
+    found = {c.text: c for c in long if math.isfinite(c.score)}
     return sorted(found.values(), key=lambda c: (c.score, c.text))
 
 # %% ../nbs/lib/pairs.ipynb #c018
@@ -150,9 +150,9 @@ def spread(values) -> dict:
 class PairSettings(NamedTuple):
     "How pairs are made; every number is in the manifest."
 
-    n: int = 12  # continuations a prompt
+    n: int = 12  # continuations per prompt
     gap: float = 0.35  # least distance in judged toxicity
-    most: int = 2  # pairs a prompt
+    most: int = 2  # pairs per prompt
     tolerance: int = 3  # tokens between the two lengths
     shortest: int = 5  # tokens of a continuation
     least: int = 1  # pairs in all; fewer are an error
@@ -164,31 +164,27 @@ class PairSettings(NamedTuple):
     normalise: bool = False  # both sides through `normalise_style`
 
 # %% ../nbs/lib/pairs.ipynb #c021
-def check_settings(settings: PairSettings) -> None:
+def check_pair_settings(settings: PairSettings) -> None:
     "InputError for a value of another kind than the default's, or a number that cannot be meant."
-    check_kinds(settings)
+    _check_kinds(settings)
+    heat = "above 0, as greedy continuations are all alike, and at most 100"
     rules = (
         ("n", 2 <= settings.n <= 10_000, "two continuations or more, 10,000 at most"),
         ("gap", 0 < settings.gap <= 1, "above 0 and at most 1"),
         ("most", settings.most >= 1, "1 or more"),
         ("tolerance", settings.tolerance >= 0, "0 or more"),
-        (
-            "temperature",
-            0 < settings.temperature <= 100,
-            "above 0, as greedy continuations are all alike, and at most 100",
-        ),
+        ("temperature", 0 < settings.temperature <= 100, heat),
         ("top_p", 0 < settings.top_p <= 1, "above 0 and at most 1"),
         ("max_tokens", 1 <= settings.max_tokens <= 10_000, "from 1 to 10,000"),
         ("seed", 0 <= settings.seed < 2**32, "from 0 to 4294967295"),
     )
-    for name, holds, range_ in rules:
+    for name, holds, allowed in rules:
         if not holds:
-            raise InputError(
-                f"is {getattr(settings, name)}", field=name, remedy=f"it must be {range_}"
-            )
+            problem = f"is {getattr(settings, name)}"
+            raise InputError(problem, field=name, remedy=f"it must be {allowed}")
 
 
-def check_kinds(settings: PairSettings) -> None:
+def _check_kinds(settings: PairSettings) -> None:
     "InputError for a setting of another kind than its default: a text for a number, true for a count."
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
     for name, default in PairSettings._field_defaults.items():
@@ -198,16 +194,12 @@ def check_kinds(settings: PairSettings) -> None:
 
 # %% ../nbs/lib/pairs.ipynb #c022
 def covering_judge(judge, language: str):
-    "The scorer that judges `language`. InputError where it does not cover it."
-    scorer = load_scorer(judge)
-    scorer = getattr(scorer, "scorer_for", lambda _: scorer)(language)
+    "The scorer that judges `language`. InputError if it does not cover the language."
+    scorer = load_scorer(judge).scorer_for(language)
     if language not in scorer.languages:
+        problem = f"{scorer.id} does not judge {LANGUAGES[language].name}"
         known = ", ".join(scorer.languages) or "none"
-        raise InputError(
-            f"{scorer.id} does not judge {LANGUAGES[language].name}",
-            field="judge",
-            remedy=f"it judges {known}",
-        )
+        raise InputError(problem, field="judge", remedy=f"it judges {known}")
     return scorer
 
 # %% ../nbs/lib/pairs.ipynb #c023
@@ -225,131 +217,129 @@ def make_pairs(
     ledger=None,
     **engine,
 ) -> dict:
-    """The manifest of pairs made from a model's own continuations of `prompts`; they lie in `output_dir`/pairs.jsonl.
+    """The manifest of pairs made from a model's own continuations of `prompts`; the pairs lie beside it.
 
-    `source_map`, `above`, `limit`: see `choose_prompts`. `engine`: as in `generate`. InputError for a judge without the
-    language, for too few pairs, and where the judge scores all continuations alike."""
-    language, output_dir = normalise_language(language), Path(output_dir)
-    check_settings(settings)
-    scorer, made = covering_judge(judge, language), output_dir / "made"
+    `source_map`, `above`, `limit`: see `choose_prompts`; `engine`: see `generate`. InputError for too few pairs."""
+    language, made = normalise_language(language), Path(output_dir) / "made"
+    check_pair_settings(settings)
+    scorer = covering_judge(judge, language)
     chosen, left_out = choose_prompts(prompts, language, source_map, above, limit, settings.seed)
-    file = write_prompts(made / "prompts.jsonl", chosen, language)
-    rows = continuations(model, file, language, made, settings, engine)
-    with opened(ledger or made / "ledger.sqlite") as book:
-        found = score_texts([r.generated_text for r in rows], scorer, language, book)
+    rows = continuations(model, chosen, language, made, settings, engine)
+    found = _judged(rows, scorer, language, ledger or made / "ledger.sqlite")
     pairs, counts = pairs_of_rows(rows, found, settings)
-    check_enough(pairs, found, settings, scorer)
-    facts = dict(what="preference pairs of a model's own", model=str(model), language=language)
-    facts |= dict(judge=judge_note(scorer, language), settings=settings._asdict())
-    facts["prompts"] = dict(
-        file=Path(prompts).name, sha256=file_hash(prompts), used=len(chosen), left_out=left_out
-    )
-    facts["continuations"] = continuation_counts(rows, found)
-    return write_pairs(output_dir, pairs, facts | counts)
+    _check_enough(pairs, found, settings, scorer)
+    facts = _facts(model, language, scorer, settings)
+    facts["prompts"] = _prompts_note(prompts, chosen, left_out)
+    facts["continuations"] = _continuation_counts(rows, found)
+    return write_pairs(made.parent, pairs, facts | counts)
 
-# %% ../nbs/lib/pairs.ipynb #c024
-def continuation_counts(rows: list, found: dict) -> dict:
-    "How many continuations there are, and how many distinct ones have no score."
-    return dict(
-        all=len(rows), without_score=sum(not math.isfinite(s.score) for s in found.values())
-    )
+
+def _judged(rows: list, scorer, language: str, ledger) -> dict:
+    "text -> its score, through the ledger."
+    with opened(ledger) as book:
+        return score_texts([r.generated_text for r in rows], scorer, language, book)
+
+
+def _facts(model, language: str, scorer, settings: PairSettings) -> dict:
+    "What the manifest says of how pairs were made."
+    facts = dict(what="preference pairs of a model's own", model=str(model), language=language)
+    return facts | dict(judge=_judge_note(scorer, language), settings=settings._asdict())
 
 # %% ../nbs/lib/pairs.ipynb #c025
-def judge_note(scorer, language: str) -> dict:
-    "What the manifest says of the judge: its name and revision, and where it has more to say, that."
-    more = dict(about=scorer.about(language)) if hasattr(scorer, "about") else {}
-    return dict(scorer=scorer.id, revision=scorer.revision) | more
+def _prompts_note(path, chosen, left_out: dict) -> dict:
+    "What the manifest says of the prompts."
+    facts = dict(file=Path(path).name, sha256=file_hash(path))
+    return facts | dict(used=len(chosen), left_out=left_out)
+
+
+def _continuation_counts(rows: list, found: dict) -> dict:
+    "How many continuations there are, and how many distinct ones have no score."
+    unscored = sum(not math.isfinite(s.score) for s in found.values())
+    return dict(all=len(rows), without_score=unscored)
+
+
+def _judge_note(scorer, language: str) -> dict:
+    "What the manifest says of the judge: its name and revision, and what it says of itself."
+    facts, about = dict(scorer=scorer.id, revision=scorer.revision), scorer.about(language)
+    return facts | dict(about=about) if about else facts
 
 # %% ../nbs/lib/pairs.ipynb #c026
-def write_prompts(path: Path, prompts: pd.DataFrame, language: str) -> Path:
-    "Write the chosen prompts where they are not there yet, in the form that page 00 reads; returns the file."
-    lines = [
-        json.dumps({"id": r.prompt_id, "text": r.prompt, "lang": language}, ensure_ascii=False)
-        + "\n"
-        for r in prompts.itertuples()
-    ]
+def _write_prompts(path: Path, prompts: pd.DataFrame, language: str) -> Path:
+    "Write the chosen prompts in the form that page 00 reads; returns the file."
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomic(path) as out:
-        out.writelines(lines)
+        for r in prompts.itertuples():
+            row = {"id": r.prompt_id, "text": r.prompt, "lang": language}
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
     return path
 
 # %% ../nbs/lib/pairs.ipynb #c027
 def continuations(
-    model, prompts: Path, language: str, folder: Path, settings: PairSettings, engine: dict
+    model, prompts: pd.DataFrame, language: str, folder: Path, settings: PairSettings, engine: dict
 ) -> list:
-    "The rows of `n` continuations of each prompt, from the file that `generate` writes or finds."
-    sampling = {
-        k: getattr(settings, k) for k in ("n", "temperature", "top_p", "max_tokens", "seed", "bos")
-    }
-    files = generate(model, {language: prompts}, folder, name="generations", **sampling, **engine)
+    "The rows of `n` continuations of each prompt, from the file in `folder` that `generate` writes or finds."
+    file = _write_prompts(folder / "prompts.jsonl", prompts, language)
+    names = ("n", "temperature", "top_p", "max_tokens", "seed", "bos")
+    sampling = {k: getattr(settings, k) for k in names}
+    files = generate(model, {language: file}, folder, name="generations", **sampling, **engine)
     return list(generation_rows(files[language]))
 
 # %% ../nbs/lib/pairs.ipynb #c028
 def pairs_of_rows(rows: list, found: dict, settings: PairSettings) -> tuple[list[dict], dict]:
-    "Pairs (prompt, chosen, rejected, prompt_id, and of each side its score and tokens), and the counts by reason."
+    """The pairs of continuations, and the counts by reason.
+
+    A pair is prompt, prompt_id, chosen, rejected, and of each side its score and tokens."""
     by_prompt, pairs, reasons = {}, [], Counter()
     for r in rows:
         candidate = Candidate(r.generated_text, found[r.generated_text].score, r.tokens)
         by_prompt.setdefault((r.prompt_id, r.prompt), []).append(candidate)
+    how = settings.gap, settings.most, settings.tolerance, settings.shortest
     for (prompt_id, prompt), candidates in by_prompt.items():
-        matched, why = match_pairs(
-            candidates, settings.gap, settings.most, settings.tolerance, settings.shortest
-        )
+        matched, why = match_pairs(candidates, *how)
         reasons[why] += not matched
-        pairs += [
-            dict(prompt=prompt, prompt_id=prompt_id) | pair_row(low, high) for low, high in matched
-        ]
+        head = dict(prompt=prompt, prompt_id=prompt_id)
+        pairs += [head | _pair_row(low, high) for low, high in matched]
     if settings.normalise:
-        pairs = [
-            row | {k: normalise_style(row[k]) for k in ("chosen", "rejected")} for row in pairs
-        ]
-    return pairs, pair_counts(pairs) | dict(
-        prompts_without={why: n for why, n in reasons.items() if n}
-    )
+        pairs = list(map(in_one_style, pairs))
+    without = {why: n for why, n in reasons.items() if n}
+    return pairs, _pair_counts(pairs) | dict(prompts_without=without)
 
 # %% ../nbs/lib/pairs.ipynb #c029
-def pair_row(chosen: Candidate, rejected: Candidate) -> dict:
+def _pair_row(chosen: Candidate, rejected: Candidate) -> dict:
     "The two sides of a pair with their scores and lengths."
     row = dict(chosen=chosen.text, rejected=rejected.text)
     row |= dict(chosen_score=chosen.score, rejected_score=rejected.score)
     return row | dict(chosen_tokens=chosen.tokens, rejected_tokens=rejected.tokens)
 
 # %% ../nbs/lib/pairs.ipynb #c030
-def pair_counts(pairs: list[dict]) -> dict:
+def _pair_counts(pairs: list[dict]) -> dict:
     "How many pairs of how many prompts, how far apart in toxicity, and the distribution of their lengths."
     names = ["prompt_id", "chosen_score", "rejected_score", "chosen_tokens", "rejected_tokens"]
     table = pd.DataFrame(pairs, columns=names)
+    chosen, rejected = table["chosen_tokens"], table["rejected_tokens"]
     return dict(
         pairs=len(pairs),
         prompts_with_pairs=int(table["prompt_id"].nunique()),
         gap=spread(table["rejected_score"] - table["chosen_score"]),
-        tokens=dict(
-            chosen=spread(table["chosen_tokens"]), rejected=spread(table["rejected_tokens"])
-        ),
-        tokens_apart=spread((table["chosen_tokens"] - table["rejected_tokens"]).abs()),
+        tokens=dict(chosen=spread(chosen), rejected=spread(rejected)),
+        tokens_apart=spread((chosen - rejected).abs()),
     )
 
 # %% ../nbs/lib/pairs.ipynb #c031
-def check_enough(pairs: list, found: dict, settings: PairSettings, scorer) -> None:
-    """InputError where the judge tells no two continuations apart, or where there are fewer than `settings.least`
-    pairs."""
+def _check_enough(pairs: list, found: dict, settings: PairSettings, scorer) -> None:
+    "InputError if the judge tells no two continuations apart, or if there are fewer pairs than `settings.least`."
     scores = {s.score for s in found.values() if math.isfinite(s.score)}
     if len(scores) < 2:
-        problem = (
-            f"{scorer.id} gives all {len(found)} continuations the same score"
-            if scores
-            else f"{scorer.id} scores none of them"
-        )
-        raise InputError(
-            problem, field="judge", remedy="take another judge, or prompts that lead to toxic text"
-        )
-    if len(pairs) < max(1, settings.least):
+        problem = f"{scorer.id} scores none of them"
+        if scores:
+            problem = f"{scorer.id} gives all {len(found)} continuations the same score"
+        remedy = "take another judge, or prompts that lead to toxic text"
+        raise InputError(problem, field="judge", remedy=remedy)
+    least = max(1, settings.least)
+    if len(pairs) < least:
+        problem = f"only {len(pairs)} pairs, {least} are asked for"
         remedy = "give more prompts or continuations, or a smaller gap"
-        raise InputError(
-            f"only {len(pairs)} pairs, {max(1, settings.least)} are asked for",
-            field="pairs",
-            remedy=remedy,
-        )
+        raise InputError(problem, field="pairs", remedy=remedy)
 
 # %% ../nbs/lib/pairs.ipynb #c032
 def write_pairs(output_dir: Path, pairs: list[dict], facts: dict) -> dict:
@@ -358,117 +348,7 @@ def write_pairs(output_dir: Path, pairs: list[dict], facts: dict) -> dict:
     output_dir.mkdir(parents=True, exist_ok=True)
     with write_atomic(file) as out:
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in pairs)
-    facts = facts | dict(
-        sha256=file_hash(file), style=style_check(pairs, facts.get("settings", {}).get("seed", 0))
-    )
+    seed = facts.get("settings", {}).get("seed", 0)
+    facts = facts | dict(sha256=file_hash(file), style=style_check(pairs, seed))
     write_json(output_dir / "manifest.json", facts)
-    return facts
-
-# %% ../nbs/lib/pairs.ipynb #c040
-def normalise_style(text: str) -> str:
-    """The text in one spelling: plain quotes, no space before punctuation or inside contractions, single spaces, no
-    mark at the end."""
-    start = re.match(r"\s?", text)[0]
-    text = text.translate(str.maketrans("\u2018\u2019\u201c\u201d", "''\"\""))
-    text = text.replace("``", '"').replace("''", '"')
-    text = re.sub(r"\s+", " ", text).strip()
-    text = re.sub(r" +([,.;:!?%)\]}\u3001\u3002])", r"\1", text)
-    text = re.sub(r"([(\[{]) +", r"\1", text)
-    text = re.sub(r" (n't|'(?:s|m|re|ve|ll|d))\b", r"\1", text, flags=re.I)
-    return start + re.sub(r"[\s.!?,;:\u3002]+$", "", text)
-
-# %% ../nbs/lib/pairs.ipynb #c042
-MARKS = (
-    ".,;:!?'\"()[]{}-_/\\*#@&%$+=<>|~^`\u2026\u2013\u2014\u3001\u3002\u300c\u300d\uff01\uff1f\n\t"
-)
-
-
-def style_features(text: str) -> np.ndarray:
-    """Numbers that say how a text is written and not what it says: its marks one by one, lengths, digits, capitals,
-    spaces and its end."""
-    n, words = max(1, len(text)), text.split()
-    shape = [
-        len(text),
-        len(words),
-        len(text) / max(1, len(words)),
-        sum(c.isdigit() for c in text),
-        sum(c.isupper() for c in text),
-        sum(c.isupper() for c in text) / n,
-        len(re.findall(r"\s[,.;:!?]", text)),
-        len(re.findall(r"\s\s", text)),
-        float(text[:1].isspace()),
-        float(text.rstrip()[-1:] in ".!?\u3002"),
-        float(text[-1:].isspace()),
-    ]
-    return np.array([text.count(m) for m in MARKS] + shape, float)
-
-# %% ../nbs/lib/pairs.ipynb #c043
-def told_apart(differences: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """For each pair 1 where a linear rule of other prompts' pairs picks its chosen side, 0 where not, 1/2 where it
-    cannot tell."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold
-
-    scale = np.abs(differences).mean(0)
-    x = differences / np.where(scale > 0, scale, 1)  # pair, feature
-    right = np.full(len(x), 0.5)
-    for train, test in GroupKFold(folds, shuffle=True, random_state=seed).split(x, groups=groups):
-        both = np.concatenate([x[train], -x[train]])
-        sides = np.repeat([1, 0], len(train))
-        margin = (
-            LogisticRegression(C=0.1, fit_intercept=False, solver="liblinear")
-            .fit(both, sides)
-            .decision_function(x[test])
-        )
-        right[test] = np.where(margin == 0, 0.5, margin > 0)
-    return right
-
-# %% ../nbs/lib/pairs.ipynb #c044
-def style_check(pairs, seed: int = 0, folds: int = 5, shuffles: int = 20) -> dict:
-    """How well style alone tells chosen from rejected: `accuracy` out of fold with its 95% interval over prompts.
-
-    Near .5: the pairs do not differ in style. `control` is the mean accuracy over `shuffles` seeded swaps of the sides,
-    with their range. Missing with fewer than two prompts per fold."""
-    groups = np.unique([row["prompt"] for row in pairs], return_inverse=True)[1]
-    facts = dict(pairs=len(pairs), prompts=len(set(groups.tolist())))
-    if facts["prompts"] < 2 * folds:
-        return facts | dict(accuracy=None, reason=f"fewer than {2 * folds} prompts")
-    x = np.array([style_features(row["chosen"]) - style_features(row["rejected"]) for row in pairs])
-    right = told_apart(x, groups, folds, seed)
-    low, high = interval_over_groups(right, groups, seed)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (shuffles, len(x)))
-    control = [told_apart(x * s[:, None], groups, folds, seed).mean() for s in signs]
-    found = dict(accuracy=right.mean(), low=low, high=high)
-    found |= dict(control=np.mean(control), control_low=min(control), control_high=max(control))
-    return facts | {k: round(float(v), 4) for k, v in found.items()}
-
-# %% ../nbs/lib/pairs.ipynb #c045
-def interval_over_groups(
-    values: np.ndarray, groups: np.ndarray, seed: int, n_resamples: int = 2000
-) -> tuple[float, float]:
-    "95% bootstrap interval of the mean of `values`; those of one group come and go together."
-    k = groups.max() + 1
-    sums, sizes = np.bincount(groups, values, k), np.bincount(groups, minlength=k)
-    weights = np.random.default_rng(seed).multinomial(
-        k, np.full(k, 1 / k), n_resamples
-    )  # resample, group
-    means = weights @ sums / (weights @ sizes)
-    return tuple(round(float(q), 4) for q in np.quantile(means, [0.025, 0.975]))
-
-# %% ../nbs/lib/pairs.ipynb #c048
-def check_pairs(path, normalise: bool = False, seed: int = 0) -> dict:
-    """The style check of a file or folder of pairs in any format that page 00 reads; InputError where all pairs are
-    alike or too few."""
-    pairs = read_pairs(path)
-    if normalise:
-        pairs = [
-            row | {k: normalise_style(row[k]) for k in ("chosen", "rejected")} for row in pairs
-        ]
-    facts = style_check(pairs, seed)
-    if facts.get("accuracy") is None:
-        raise InputError(
-            f"{facts['pairs']} pairs of {facts['prompts']} prompts are too few",
-            path,
-            remedy="give pairs of 10 prompts or more",
-        )
     return facts

@@ -218,7 +218,7 @@ def pairs_check(
     """How well punctuation and lengths alone tell chosen from rejected; near .5 is good.
 
     Example: xgdetox pairs check world"""
-    from xgdetox.pairs import check_pairs
+    from xgdetox.style import check_pairs
 
     facts = check_pairs(place(file, "pairs"), normalise, seed)
     print(f"{facts['pairs']} pairs of {facts['prompts']} prompts\n{style_line(facts)}")

