@@ -17,7 +17,7 @@ pip = $(bin)/python -m pip install -c constraints.txt
 named = awk '/^Collecting / { sub(/[<>=!~\[].*/, "", $$2); printf "%s ", $$2; fflush() } /^Installing collected/ { printf "\ninstalling them\n"; fflush() }'
 SHELL := bash
 
-.PHONY: demo real real-data test slow refills site readme refill bench clean vllm
+.PHONY: demo real real-data test slow compare site readme refill bench clean vllm
 
 demo: .venv/.ready  ## the paper's argument on the embedded world: a table here, a report in runs/quick/report.html
 	@$(bin)/xgdetox run $(GRID) --cores $(CORES)
@@ -59,8 +59,8 @@ test: .venv/.ready  ## every page and every test that is not slow
 slow: .venv/.lm_eval .venv/.real vllm  ## kills, vLLM, lm_eval, SLURM and browser tests, and figures against a refill where their code changed; each skips with a reason where its tool is missing
 	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -m "slow or real" $(share) -rs --durations=20 tests
 
-refills: .venv/.ready  ## every page with figures against a refill, whether its code changed or not
-	@XGDETOX_REFILLS=all OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -m slow $(share) --durations=20 tests/test_structure.py
+compare: .venv/.ready  ## every page with figures against a refill, whether its code changed or not (PAGES="05_probe" for some)
+	@OMP_NUM_THREADS=1 $(bin)/python tools/pages.py compare $(PAGES)
 
 bench: .venv/.ready  ## speed ratios, each measured within one run; written to results/bench_*.csv
 	@set -e; for f in tests/bench_*.py; do echo "== $$f"; $(bin)/python $$f; done

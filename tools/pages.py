@@ -1,14 +1,17 @@
 """Keep the committed pages fresh.
 
-`pages.py readme` makes README.md from index.ipynb; `pages.py refill [NAME ...]` runs pages and keeps their outputs."""
+`pages.py readme` makes README.md from index.ipynb; `pages.py refill [NAME ...]` runs pages and keeps their outputs;
+`pages.py compare [NAME ...]` runs pages in a copy and compares the tables behind their figures with those committed."""
 
 import re
 import sys
+import tempfile
+from pathlib import Path
 
 import nbformat
 from nbconvert import MarkdownExporter
 from nbdev.clean import nbdev_clean
-from refills import NBS, ROOT, execute, has_figures, keep_hash
+from refills import NBS, ROOT, changed_tables, execute, has_figures, keep_hash
 from traitlets.config import Config
 
 SITE = "https://xgdetox.github.io/xgdetox/"
@@ -51,10 +54,30 @@ def readme() -> None:
     print("README.md")
 
 
+def pages(names: list[str]) -> list[Path]:
+    "The named pages; without names all, in order."
+    every = [*sorted(NBS.glob("*.ipynb")), *sorted((NBS / "lib").glob("*.ipynb"))]
+    return [NBS / f"{name}.ipynb" for name in names] or every
+
+
+def compare(names: list[str]) -> None:
+    "Compare the named pages (default: all with figures) with a refill; what is the same is noted as such."
+    wrong = []
+    for page in filter(has_figures, pages(names)):
+        with tempfile.TemporaryDirectory() as folder:
+            changed = changed_tables(page, Path(folder))
+        print(f"{page.name}: {changed or 'the same'}", flush=True)
+        if changed:
+            wrong.append(page.name)
+        else:
+            keep_hash(page)
+    if wrong:
+        sys.exit(f"other tables than the committed ones: {', '.join(wrong)}")
+
+
 def refill(names: list[str]) -> None:
     "Run the named pages (default: all, in order) where they stand, and keep the cleaned outputs."
-    every = [*sorted(NBS.glob("*.ipynb")), *sorted((NBS / "lib").glob("*.ipynb"))]
-    for page in [NBS / f"{name}.ipynb" for name in names] or every:
+    for page in pages(names):
         print(f"running {page.name} ...", end=" ", flush=True)
         nbformat.write(execute(page), page)
         nbdev_clean(str(page))
@@ -69,5 +92,7 @@ if __name__ == "__main__":
         readme()
     elif what == "refill":
         refill(names)
+    elif what == "compare":
+        compare(names)
     else:
         sys.exit(__doc__)

@@ -7,6 +7,7 @@ the same need not run."""
 import ast
 import hashlib
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -161,6 +162,12 @@ def numbers(cell) -> list[float]:
     return [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", plain)]
 
 
+def same_numbers(committed: list[float], refilled: list[float]) -> bool:
+    "Whether a table is the committed one but for rounding; missing values are no numbers and do not count."
+    close = lambda a, b: math.isclose(a, b, rel_tol=TOLERANCE["rel"], abs_tol=TOLERANCE["abs"])
+    return len(committed) == len(refilled) and all(map(close, committed, refilled))
+
+
 def compared_cells(code: list[dict], every: bool) -> list[int]:
     "Positions of the cells whose table is compared: every one, or those that the next figure is drawn from."
     tables = [i for i, c in enumerate(code) if numbers(c)]
@@ -192,9 +199,10 @@ def copy_of(page: Path, folder: Path) -> Path:
     return copy
 
 
-def refilled_tables(page: Path, folder: Path):
-    "Triples of (start of the cell, committed numbers, numbers of a refill) of every table that is compared."
+def changed_tables(page: Path, folder: Path) -> list[str]:
+    "Where a refill of `page`, run in `folder`, gives another table than the committed one: the start of each cell."
     copy = copy_of(page, folder)
     old, new = code_cells(copy), [c for c in execute(copy).cells if c.cell_type == "code"]
-    for i in compared_cells(old, every=page.stem in ONLY_TABLES):
-        yield source(old[i])[:60], numbers(old[i]), numbers(new[i])
+    compared = compared_cells(old, every=page.stem in ONLY_TABLES)
+    changed = [i for i in compared if not same_numbers(numbers(old[i]), numbers(new[i]))]
+    return [source(old[i])[:60] for i in changed]
