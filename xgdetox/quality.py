@@ -12,6 +12,7 @@ from collections import namedtuple
 from functools import lru_cache, partial
 from pathlib import Path
 from .checkpoints import adapter_base, load_weights, read_config
+from .chat import parse_chat, refusal
 from .files import InputError, read_json, write_atomic
 from .fluency import continuation_loss, ids_as_trained, seq2seq_loss, target_losses
 from .generation import generation_files, read_generations, split_adapter
@@ -22,11 +23,11 @@ from .tokens import load_tokenizer
 from .world import resolve_model
 
 # %% auto #0
-__all__ = ['QUALITIES', 'Measured', 'OUTLIER', 'BUDGET', 'BLEU_PROMPTS', 'PANELS', 'paper_perplexity', 'text_pieces',
+__all__ = ['QUALITIES', 'FURTHER', 'Measured', 'OUTLIER', 'BUDGET', 'BLEU_PROMPTS', 'PANELS', 'paper_perplexity', 'text_pieces',
            'distinct_n', 'distinct_n_fixed', 'self_bleu', 'identify_language', 'language_accuracy', 'median_interval',
            'row_of', 'prompt_values', 'perplexity_values', 'diversity_values', 'length_values', 'language_values',
-           'quality_table', 'untuned_base', 'texts_path', 'compare_quality', 'by_prompt', 'draw_quality', 'confusion',
-           'draw_confusion']
+           'refusal_values', 'quality_table', 'untuned_base', 'texts_path', 'compare_quality', 'by_prompt',
+           'draw_quality', 'confusion', 'draw_confusion']
 
 # %% ../nbs/04_quality.ipynb #c025
 @torch.inference_mode()
@@ -135,6 +136,8 @@ def language_accuracy(texts: dict, words: int | None = None) -> dict[str, float]
 
 # %% ../nbs/04_quality.ipynb #c050
 QUALITIES = ("perplexity", "diversity", "length", "language")
+# taken where they are asked for, or where the texts are replies of a chat model
+FURTHER = ("refusals",)
 _FIELDS = "language metric values measured_by statistic variant"
 # values: a Series, index = prompt id
 Measured = namedtuple("Measured", _FIELDS, defaults=("", "mean", ""))
@@ -289,11 +292,22 @@ def language_values(df, language):
         yield Measured(language, metric, share, "py3langid")
     yield Measured(language, "language_untold", (found == "").astype(float), "py3langid")
 
+# %% ../nbs/04_quality.ipynb #kc114948
+def refusal_values(df, language):
+    "Adds `refused`, the reason, to `df`; yields the share of texts that refuse, and the share per reason."
+    ended = df.finish_reason.isin(["stop"])
+    texts = zip(df.generated_text, ended)
+    df["refused"] = [refusal(text, language, finished) for text, finished in texts]
+    found = df.set_index("prompt_id").refused
+    yield Measured(language, "refused", (found != "").astype(float), "phrases and length")
+    for reason in ("phrase", "short"):
+        yield Measured(language, f"refused_{reason}", (found == reason).astype(float), reason)
+
 # %% ../nbs/04_quality.ipynb #c063
 def quality_table(
     generations_folder,
     *,
-    metrics=QUALITIES,
+    metrics=None,
     lm=None,
     tokenizer=None,
     model="",
@@ -311,8 +325,12 @@ def quality_table(
     `lm`: whose perplexity is taken, a name, path or (model, tokenizer): by default `untuned_base`,
     with `paper` an mT5. `tokenizer`: whose pieces diversity counts (default: the lm's, else words).
     `before`: the table of the continuations before tuning, which adds `compare_quality`. `output`:
-    FILE.csv; values go beside it to FILE-texts.parquet and FILE-prompts.parquet."""
+    FILE.csv; values go beside it to FILE-texts.parquet and FILE-prompts.parquet. `metrics`: by default
+    `QUALITIES`, and `FURTHER` too for a chat model's replies."""
+    if metrics is None:
+        metrics = QUALITIES + (FURTHER if parse_chat(bos) else ())
     metrics = _checked_metrics(metrics)
+    plain = "tokenizer" if parse_chat(bos) else bos  # replies are judged as texts
     old = None if before is None else by_prompt(before)
     files = _files_in(generations_folder, languages)
     if lm is None and "perplexity" in metrics:
@@ -321,7 +339,7 @@ def quality_table(
     measured, texts, labels = [], [], dict(model=model, tuning=tuning, seed=seed)
     for language, path in files.items():
         df = read_generations(path)
-        measured += _measure(df, language, metrics, paper, bos=bos, **how)
+        measured += _measure(df, language, metrics, paper, bos=plain, **how)
         texts.append(df.assign(language=language).drop(columns=["prompt", "generated_text"]))
     prompts = [prompt_values(m) for m in measured if m.statistic in ("mean", "median")]
     prompts, table = (
@@ -341,9 +359,10 @@ def quality_table(
 def _checked_metrics(metrics) -> list[str]:
     "A list of the metrics asked for; `InputError` for an unknown one."
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+    known = QUALITIES + FURTHER
     for m in metrics:
-        if m not in QUALITIES:
-            remedy = "use " + ", ".join(QUALITIES)
+        if m not in known:
+            remedy = "use " + ", ".join(known)
             raise InputError(f"unknown metric {str(m)[:40]!r}", field="metric", remedy=remedy)
     return metrics
 
@@ -388,6 +407,8 @@ def _measure(df, language, metrics, paper, lm, lm_name, tokenizer, spoken, bos="
         found += length_values(df, language)
     if "language" in metrics:
         found += language_values(df, language)
+    if "refusals" in metrics:
+        found += refusal_values(df, language)
     return found
 
 

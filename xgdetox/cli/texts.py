@@ -191,7 +191,7 @@ def quality_command(
         lm = untuned_base(generations)
     table = quality_table(
         generations,
-        metrics=list(metric or QUALITIES),
+        metrics=list(metric) if metric else None,
         lm=model_of(lm) if lm else None,
         paper=paper,
         output=output,

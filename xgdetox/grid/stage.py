@@ -23,7 +23,7 @@ Temperature = Annotated[float, Field(ge=0, le=100)]
 Text = Annotated[str, Field(min_length=1)]
 Bos = Literal["tokenizer", "paper", "none"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Measure = Literal["perplexity", "diversity", "length", "language"]
+Measure = Literal["perplexity", "diversity", "length", "language", "refusals"]
 Reading = Literal["own", "base", "tuned"]
 
 # %% ../../nbs/lib/grid_stage.ipynb #e164beeb
