@@ -7,7 +7,7 @@ results/bench_mass.csv; without the model or the data it says so and writes noth
 import copy
 import csv
 import os
-import time
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,9 @@ from xgdetox.mass import mass_bounds, rude_sequences
 from xgdetox.models import load
 from xgdetox.tokens import encode
 from xgdetox.weights import model_folder
+
+sys.path.insert(0, str(Path(__file__).parent))
+from measuring import timed
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("XGDETOX_DATA", ROOT / "../shared/data"))
@@ -54,13 +57,6 @@ def word_by_word(model, tokenizer, prompt: str, sequences) -> float:
         log_p = first[ids[:, 0]] + (steps * mask[:, 1:]).sum(-1)
         total += float(log_p.exp().double().sum())
     return total
-
-
-def timed(f) -> tuple:
-    "(CPU seconds, result)."
-    start = time.process_time()
-    result = f()
-    return time.process_time() - start, result
 
 
 def setting():

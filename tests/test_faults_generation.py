@@ -103,52 +103,33 @@ def test_checking_a_folder_leaves_nothing(tmp_path):
     assert check_folder(tmp_path / "a/b") == tmp_path / "a/b" and not list(tmp_path.iterdir())
 
 
-# prompts and continuations ----------------------------------------------------------------------------------------------------------------
+# ---- prompts and continuations
 
 
-def test_a_prompt_file_of_any_name_is_taken_with_its_language(run, fails, tmp_path):
-    line = json.dumps({"Prompt": "das alte haus"}) + "\n"
-    for name in ("mine.json", "prompts_de.jsonl", "RTP.json", "x.y.jsonl.gz"):
-        (tmp_path / name).write_text(line)
-        run(
-            "generate",
-            "--model",
-            MODEL,
-            "--prompt-file",
-            tmp_path / name,
-            "-l",
-            "de",
-            "--output-dir",
-            tmp_path / name[:3],
-            "--n",
-            1,
-            "--max-tokens",
-            1,
-            "--device",
-            "cpu",
-        )
-        assert (tmp_path / name[:3] / "world/output-rtp_lx_de.json").exists()
-    assert "--language" in fails(
-        "generate",
-        "--model",
-        MODEL,
-        "--prompt-file",
-        tmp_path / "mine.json",
-        "--output-dir",
-        tmp_path / "o",
-    )
-    (tmp_path / "RTP_LX_DE.json").write_text(line)
-    assert "there are some in de" in fails(
-        "generate",
-        "--model",
-        MODEL,
-        "--prompt-file",
-        tmp_path / "RTP_LX_DE.json",
-        "-l",
-        "en",
-        "--output-dir",
-        tmp_path / "o",
-    )
+def generate_words(prompt_file, output_dir, *more):
+    "The words of a command that continues the prompts of a file."
+    given = ("--model", MODEL, "--prompt-file", prompt_file, *more)
+    return ("generate", *given, "--output-dir", output_dir)
+
+
+GERMAN = json.dumps({"Prompt": "das alte haus"}) + "\n"
+
+
+@pytest.mark.parametrize("name", ["mine.json", "prompts_de.jsonl", "RTP.json", "x.y.jsonl.gz"])
+def test_a_prompt_file_of_any_name_is_taken_with_its_language(run, tmp_path, name):
+    (tmp_path / name).write_text(GERMAN)
+    quick = ("--n", 1, "--max-tokens", 1, "--device", "cpu")
+    run(*generate_words(tmp_path / name, tmp_path / "out", "-l", "de"), *quick)
+    assert (tmp_path / "out/world/output-rtp_lx_de.json").exists()
+
+
+def test_a_prompt_file_without_its_language_is_refused(fails, tmp_path):
+    for name, more, said in (
+        ("mine.json", (), "--language"),
+        ("RTP_LX_DE.json", ("-l", "en"), "there are some in de"),
+    ):
+        (tmp_path / name).write_text(GERMAN)
+        assert said in fails(*generate_words(tmp_path / name, tmp_path / "o", *more))
     assert not (tmp_path / "o").exists()
 
 
@@ -239,7 +220,11 @@ def test_every_reader_of_texts_refuses_half_a_character(tmp_path):
             read(tmp_path / name)
 
 
-# a full disk ------------------------------------------------------------------------------------------------------------------------------
+# ---- a full disk
+
+DISK_FULL = (
+    "the disk is full; make room, or name a place on another disk, and run the same command again"
+)
 
 FULL = [
     OSError(errno.ENOSPC, "No space left on device"),
@@ -266,7 +251,7 @@ def test_a_full_disk_is_known_in_every_librarys_words(error, tmp_path):
             except Exception as e:
                 raise RuntimeError("saving failed") from e
     with pytest.raises(InputError, match="t.json: the disk is full"):
-        with write_atomic(tmp_path / "t.json") as f:
+        with write_atomic(tmp_path / "t.json"):
             raise error
     assert not list(tmp_path.iterdir())
 
@@ -293,7 +278,8 @@ def test_a_device_or_a_pipe_is_written_to_and_never_replaced(tmp_path):
 def test_training_that_cannot_write_its_weights_is_one_line(tmp_path):
     "A limit on the size of a file stands for the full disk: safetensors then fails by itself, in its own words."
     code = (
-        "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
+        "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
         "from xgdetox import cli\ncli.main(sys.argv[1:])"
     )
     words = [
@@ -311,10 +297,7 @@ def test_training_that_cannot_write_its_weights_is_one_line(tmp_path):
     ]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert (
-        done.stderr.splitlines()[-1]
-        == f"xgdetox: {tmp_path / 'run'}: the disk is full; make room, or name a place on another disk, and run the same command again"
-    )
+    assert done.stderr.splitlines()[-1] == f"xgdetox: {tmp_path / 'run'}: {DISK_FULL}"
     assert (
         not (tmp_path / "run/final_checkpoint").exists()
         and not (tmp_path / "run/manifest.json").exists()
@@ -379,11 +362,7 @@ def test_standard_output_that_takes_nothing_is_one_line():
             stderr=subprocess.PIPE,
             text=True,
         )
-    assert (
-        done.returncode == 2
-        and done.stderr
-        == "xgdetox: standard output: the disk is full; make room, or name a place on another disk, and run the same command again\n"
-    )
+    assert done.returncode == 2 and done.stderr == f"xgdetox: standard output: {DISK_FULL}\n"
 
 
 def test_a_closed_pipe_is_no_traceback():
@@ -396,40 +375,26 @@ def test_a_closed_pipe_is_no_traceback():
     assert done.stderr == ""
 
 
-def test_a_tiny_disk_that_is_really_full(tmp_path):
-    "Where the system lets us have a file system of 300 kB: train ends with one line and leaves no finished model."
+@pytest.fixture
+def tiny_disk(tmp_path):
+    "A file system of 300 kB, where the system lets us have one."
     place = tmp_path / "tiny"
     place.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)], capture_output=True
-    ).returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no file system can be mounted here")
-    try:
-        words = [
-            "train",
-            "--model",
-            "world",
-            "--data-dir",
-            "world",
-            "--limit",
-            "32",
-            "--max-steps",
-            "2",
-            "--output-dir",
-            str(place / "run"),
-        ]
-        done = subprocess.run(
-            [sys.executable, "-m", "xgdetox.cli", *words], capture_output=True, text=True
-        )
-        assert (
-            done.returncode == 2
-            and done.stderr.splitlines()[-1].startswith(f"xgdetox: {place}")
-            and "the disk is full" in done.stderr
-            and "Traceback" not in done.stderr
-        )
-        assert (
-            not (place / "run/final_checkpoint").exists()
-            and not (place / "run/manifest.json").exists()
-        )
-    finally:
-        subprocess.run(["umount", str(place)])
+    yield place
+    subprocess.run(["umount", str(place)])
+
+
+def test_a_tiny_disk_that_is_really_full(tiny_disk):
+    "train ends with one line and leaves no finished model."
+    out = tiny_disk / "run"
+    few = ["--limit", "32", "--max-steps", "2", "--output-dir", str(out)]
+    words = ["train", "--model", "world", "--data-dir", "world", *few]
+    command = [sys.executable, "-m", "xgdetox.cli", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"xgdetox: {tiny_disk}")
+    assert "the disk is full" in done.stderr
+    assert not (out / "final_checkpoint").exists() and not (out / "manifest.json").exists()

@@ -251,8 +251,8 @@ def test_an_interrupted_run_is_completed(job, tmp_path, monkeypatch):
             generate(lm, files, out, **QUICK)
         except KeyboardInterrupt:
             pass
-        for journal in out.rglob("*.journal"):  # and a torn last line
-            with open(journal, "ab") as f:
+        for torn in out.rglob("*.journal"):  # and a torn last line
+            with open(torn, "ab") as f:
                 f.write(b'[{"prompt": "th')
     monkeypatch.setattr("xgdetox.sampling.continue_batch", real)
     generate(lm, files, out, **QUICK)
@@ -296,34 +296,37 @@ def test_two_processes_do_not_write_one_file(job):
             generate(lm, {"en": files["en"]}, out, **QUICK)
 
 
+SPECIAL_PROMPTS = [
+    {"Prompt": "x " * 300, "Index": 1},
+    {"Prompt": "the house", "Index": 2},
+    {"Prompt": " \n", "Index": 5},
+    {"Prompt": "the house", "Index": 3},
+    {"Prompt": "a", "Index": 4},
+    {"Prompt": "", "Index": 6},
+    {"Prompt": "a", "Index": 4},
+]
+REMARKS = [
+    ("1", "cut to the last 250"),
+    ("5", "left out"),
+    ("3", "kept"),
+    ("6", "left out"),
+    ("", "left out"),
+]
+
+
 def test_special_prompts_are_recorded(job):
     lm, files, out = job
-    lines = [
-        {"Prompt": "x " * 300, "Index": 1},
-        {"Prompt": "the house", "Index": 2},
-        {"Prompt": " \n", "Index": 5},
-        {"Prompt": "the house", "Index": 3},
-        {"Prompt": "a", "Index": 4},
-        {"Prompt": "", "Index": 6},
-        {"Prompt": "a", "Index": 4},
-    ]
-    files["en"].write_text("".join(json.dumps(x) + "\n" for x in lines))
-    paths = generate(lm, {"en": files["en"]}, out, **QUICK)
-    rows, facts = (
-        read_generations(paths["en"]),
-        json.loads((out / "m/manifest.json").read_text())["files"]["output-rtp_lx_en.json"],
-    )
-    assert [(r["prompt_id"], r["reason"].split(": ")[-1]) for r in facts["remarks"]] == [
-        ("1", "cut to the last 250"),
-        ("5", "left out"),
-        ("3", "kept"),
-        ("6", "left out"),
-        ("", "left out"),
-    ]
-    assert facts["prompts"] == 4 and facts["rows"] == 20
+    files["en"].write_text("".join(json.dumps(x) + "\n" for x in SPECIAL_PROMPTS))
+    rows = read_generations(generate(lm, {"en": files["en"]}, out, **QUICK)["en"])
+    facts = json.loads((out / "m/manifest.json").read_text())["files"]["output-rtp_lx_en.json"]
+    remarks = [(r["prompt_id"], r["reason"].split(": ")[-1]) for r in facts["remarks"]]
+    assert remarks == REMARKS and facts["prompts"] == 4 and facts["rows"] == 20
     assert rows.prompt_id.unique().tolist() == ["1", "2", "3", "4"] and rows.prompt[0] == "x " * 300
     a, b = (rows[rows.prompt_id == i].generated_text.tolist() for i in ("2", "3"))
     assert a != b  # the same text, samples of its own
+
+
+def test_a_repeated_id_is_renamed_and_a_blank_prompt_left_out():
     _, words = model("gpt2")
     kept, remarks = prepare_prompts(words, [1, 2, 2], [" ", "a", "b"])
     assert [p.prompt_id for p in kept] == ["2", "2#2"]
@@ -388,49 +391,39 @@ def test_several_devices_write_the_same_bytes(job, tmp_path):
     assert digests(out) == digests(tmp_path / "one")
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])  # gpt2 has learnt positions: wrong ones show
-def test_an_adapter_is_used_and_names_its_base(tmp_path, family):
+def adapted(family, folder):
+    "A model saved in `folder`/base with an adapter in `folder`/adapter: the adapted one, and its tokenizer."
     from peft import LoraConfig, get_peft_model
 
-    lm, words = model(family, tmp_path / "base")
-    tuned = get_peft_model(
-        lm,
-        LoraConfig(
-            r=4,
-            target_modules="all-linear" if family == "llama" else ["c_attn", "c_fc"],
-            fan_in_fan_out=family == "gpt2",
-        ),
-    )
+    lm, words = model(family, folder / "base")
+    is_gpt2 = family == "gpt2"
+    targets = ["c_attn", "c_fc"] if is_gpt2 else "all-linear"
+    tuned = get_peft_model(lm, LoraConfig(r=4, target_modules=targets, fan_in_fan_out=is_gpt2))
     for name, p in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.2)
-    tuned.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
-    tuned.save_pretrained(tmp_path / "adapter")
-    files = prompt_files(tmp_path, ["en"], 3)
-    rows = {}
-    for name, where in dict(
-        base=dict(model=tmp_path / "base"),
-        named=dict(model=tmp_path / "adapter"),
-        beside=dict(model=tmp_path / "base", adapter=tmp_path / "adapter"),
-    ).items():
-        rows[name] = read_generations(
-            generate(
-                where.pop("model"),
-                files,
-                tmp_path / "out",
-                name=name,
-                temperature=0,
-                max_tokens=8,
-                **where,
-            )["en"]
-        ).generated_text.tolist()
-    assert rows["named"] == rows["beside"] != rows["base"]
+    tuned.peft_config["default"].base_model_name_or_path = str(folder / "base")
+    tuned.save_pretrained(folder / "adapter")
+    return tuned, words
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])  # gpt2 has learnt positions: wrong ones show
+def test_an_adapter_is_used_and_names_its_base(tmp_path, family):
+    tuned, words = adapted(family, tmp_path)
+    files, rows = prompt_files(tmp_path, ["en"], 3), {}
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    ways = dict(base=(base, None), named=(adapter, None), beside=(base, adapter))
+    for name, (lm, beside) in ways.items():
+        how = dict(name=name, adapter=beside, temperature=0, max_tokens=8)
+        rows[name] = read_generations(generate(lm, files, tmp_path / "out", **how)["en"])
+    texts = {name: some.generated_text.tolist() for name, some in rows.items()}
+    assert texts["named"] == texts["beside"] != texts["base"]
     merged = tuned.merge_and_unload()
-    ids = [
-        sample(merged, encode(words, [p]), 1, 8, 0, stop=[1]).tolist()[0]
-        for p in read_generations(tmp_path / "out/base/output-rtp_lx_en.json").prompt
+    continue_ = lambda p: sample(merged, encode(words, [p]), 1, 8, 0, stop=[1]).tolist()[0]
+    by_hand = [
+        words.decode(cut(continue_(p), [1])[0]).rstrip("\ufffd") for p in rows["base"].prompt
     ]
-    assert [words.decode(cut(i, [1])[0]).rstrip("\ufffd") for i in ids] == rows["named"]
+    assert by_hand == texts["named"]
 
 
 def test_vllm_refusals(tmp_path):
@@ -483,44 +476,33 @@ generate({lm!r}, {files!r}, {out!r}, n=5, max_tokens=6, batch_rows=10)
 """
 
 
+def start_generation(lm, files, out):
+    "A process that says ready and writes `files` to `out`."
+    tests = str(Path(__file__).parent)
+    code = KILL.format(tests=tests, lm=str(lm), files=files, out=str(out))
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+
+
 @pytest.mark.slow
 def test_five_kills_leave_the_same_bytes(tmp_path):
     model("gpt2", tmp_path / "m")
     files = {k: str(p) for k, p in prompt_files(tmp_path, n=60).items()}
-
-    def start(out):
-        return subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                KILL.format(
-                    tests=str(Path(__file__).parent),
-                    lm=str(tmp_path / "m"),
-                    files=files,
-                    out=str(out),
-                ),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-
-    whole = start(tmp_path / "whole")
-    assert whole.wait(300) == 0
+    start = lambda name: start_generation(tmp_path / "m", files, tmp_path / name)
+    assert start("whole").wait(300) == 0
     chance, kills = random.Random(7), 0
     for _ in range(5):
-        p = start(tmp_path / "out")
+        p = start("out")
         assert p.stdout.readline() == "ready\n"
         time.sleep(0.3 + chance.random() * 1.2)
         if p.poll() is None:
             p.send_signal(signal.SIGKILL)
             kills += 1
         p.wait()
-    assert kills == 5 and start(tmp_path / "out").wait(300) == 0
-    assert (
-        digests(tmp_path / "out") == digests(tmp_path / "whole")
-        and len(digests(tmp_path / "out")) == 2
-    )
+    assert kills == 5 and start("out").wait(300) == 0
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+    assert len(digests(tmp_path / "out")) == 2
 
 
 def full_sort_draw(logits, u, temperature, top_p):

@@ -1,4 +1,6 @@
-"`--paper` is what the released code does: each against the same arithmetic written again here, from its description and not from the package."
+"""`--paper` is what the released code does.
+
+Each is held against the same arithmetic, written again here from its description and not from the package."""
 
 import json
 
@@ -14,11 +16,13 @@ from xgdetox.quality import quality_table
 from xgdetox.merging import paper_merge
 
 
-# the probe ----------------------------------------------------------------------------------------------------------------------------------
+# ---- the probe
 
 
 def by_hand(x, y, seed, epochs, rate, batch):
-    "The script's loop with modules of torch: sigmoid and binary cross-entropy, Adam, batches in a shuffled order; the last epoch's weights."
+    """The script's loop with modules of torch; the last epoch's weights.
+
+    Sigmoid and binary cross-entropy, Adam, batches in a shuffled order."""
     generator, linear = (
         torch.Generator().manual_seed(seed),
         torch.nn.Linear(x.shape[1], 1, bias=False),
@@ -74,37 +78,26 @@ def little(tmp_path_factory):
     return folder
 
 
-def test_the_probes_settings_are_given_on_the_command_line(little, tmp_path, run, fails):
-    words = ["probe", "--model", little / "m", "--train-file", little / "en.csv", "--output-dir"]
-    run(
-        *words,
-        tmp_path / "a",
-        "--paper",
-        "--epochs",
-        2,
-        "--batch-size",
-        5,
-        "--learning-rate",
-        "1e-2",
-    )
-    run(
-        *words,
-        tmp_path / "b",
-        "--paper",
-        "--epochs",
-        2,
-        "--batch-size",
-        5,
-        "--learning-rate",
-        "1e-2",
-    )
-    run(*words, tmp_path / "c", "--paper", "--epochs", 2)
+def probe_words(little):
+    "The words of a command that trains a probe; the folder for it comes next."
+    given = ("--model", little / "m", "--train-file", little / "en.csv")
+    return ["probe", *given, "--output-dir"]
+
+
+def test_the_probes_settings_are_given_on_the_command_line(little, tmp_path, run):
+    words, few = probe_words(little), ("--paper", "--epochs", 2)
+    more = (*few, "--batch-size", 5, "--learning-rate", "1e-2")
+    for name, settings in (("a", more), ("b", more), ("c", few)):
+        run(*words, tmp_path / name, *settings)
     (a, said), (b, _), (c, plain) = (load_probe(tmp_path / name) for name in "abc")
     assert np.array_equal(a, b) and not np.array_equal(a, c) and np.abs(a - c).max() > 1e-3
-    assert [said[k] for k in ("learning_rate", "epochs", "batch_size")] == [1e-2, 2, 5] and [
-        plain[k] for k in ("learning_rate", "epochs", "batch_size")
-    ] == [1e-6, 2, 10]
-    for wrong in (
+    settings = lambda facts: [facts[k] for k in ("learning_rate", "epochs", "batch_size")]
+    assert settings(said) == [1e-2, 2, 5] and settings(plain) == [1e-6, 2, 10]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
         ["--epochs", 2],
         ["--learning-rate", "1e-3"],
         ["--batch-size", 3],
@@ -114,12 +107,15 @@ def test_the_probes_settings_are_given_on_the_command_line(little, tmp_path, run
         ["--layer", 99],
         ["--layer", -4],
         ["--seed", -1],
-    ):
-        fails(*words, tmp_path / "x", *wrong)
+    ],
+    ids=lambda words: " ".join(map(str, words)),
+)
+def test_settings_that_a_probe_cannot_have_are_refused(little, tmp_path, fails, wrong):
+    fails(*probe_words(little), tmp_path / "x", *wrong)
     assert not (tmp_path / "x").exists()
 
 
-# the merge ----------------------------------------------------------------------------------------------------------------------------------
+# ---- the merge
 
 
 def test_the_merged_folder_is_named_as_the_originals():
@@ -135,49 +131,42 @@ def test_the_merged_folder_is_named_as_the_originals():
             paper_merge("o", "b", "p/a", **wrong)
 
 
+def merged_by_hand(base_file, adapter, name: str) -> torch.Tensor:
+    "The weight `name`.weight with the product of the adapter's two low-rank matrices added."
+    from safetensors.torch import load_file
+
+    lora = load_file(adapter / "adapter_model.safetensors")
+    parts = name.removeprefix("model.")
+    low = {k.rpartition("lora_")[2][0]: v for k, v in lora.items() if parts in k}
+    said = read_json(adapter / "adapter_config.json")
+    scale = said["lora_alpha"] / said["r"]
+    return load_file(base_file)[f"{name}.weight"] + scale * low["B"] @ low["A"]
+
+
 def test_merge_as_the_original_writes_there_in_float32(tmp_path, run):
     from peft import LoraConfig, get_peft_model
     from safetensors.torch import load_file
 
-    model, words = tiny_model("llama", tmp_path / "base")
-    adapted = get_peft_model(
-        model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
-    )
-    adapted.save_pretrained(tmp_path / "run/adapter")
-    run(
-        "merge",
-        "--base_model_name",
-        tmp_path / "base",
-        "--lora_adapter",
-        tmp_path / "run/adapter",
-        "--output_dir",
-        tmp_path / "out",
-        "--paper",
-    )
-    there = tmp_path / "out/base/lora_run_adapter"
-    merged, base = (
-        load_file(there / "model.safetensors"),
-        load_file(tmp_path / "base/model.safetensors"),
-    )
-    name, lora = (
-        "model.layers.0.self_attn.q_proj.weight",
-        load_file(tmp_path / "run/adapter/adapter_model.safetensors"),
-    )
-    low = {
-        k.rpartition("lora_")[2][0]: v for k, v in lora.items() if "layers.0.self_attn.q_proj" in k
-    }
-    scale = (said := read_json(tmp_path / "run/adapter/adapter_config.json"))["lora_alpha"] / said[
-        "r"
-    ]
-    assert merged[name].dtype == torch.float32
-    torch.testing.assert_close(merged[name], base[name] + scale * low["B"] @ low["A"])
+    base, adapter, out = (tmp_path / name for name in ("base", "run/adapter", "out"))
+    model, _ = tiny_model("llama", base)
+    settings = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(model, settings).save_pretrained(adapter)
+    words = ("--base_model_name", base, "--lora_adapter", adapter, "--output_dir", out)
+    run("merge", *words, "--paper")
+    name = "model.layers.0.self_attn.q_proj"
+    merged = load_file(out / "base/lora_run_adapter/model.safetensors")[f"{name}.weight"]
+    assert merged.dtype == torch.float32
+    expected = merged_by_hand(base / "model.safetensors", adapter, name)
+    torch.testing.assert_close(merged, expected)
 
 
-# diversity ----------------------------------------------------------------------------------------------------------------------------------
+# ---- diversity
 
 
 def released_diversity(lines, tokenizer, sample=25):
-    "The released arithmetic: blocks of `sample` lines, texts without any character left out, ids decoded one by one; the mean of dist-1, 2, 3 over the blocks."
+    """The released arithmetic: the mean of dist-1, 2, 3 over blocks of `sample` lines.
+
+    Texts without any character are left out; ids are decoded one by one."""
     found = []
     for start in range(0, len(lines), sample):
         texts = [t for t in lines[start : start + sample] if t]
@@ -185,14 +174,9 @@ def released_diversity(lines, tokenizer, sample=25):
             continue
         seen, total = [set(), set(), set()], 0
         for text in texts:
-            pieces = [
-                p
-                for p in (
-                    tokenizer.decode(i, skip_special_tokens=True)
-                    for i in tokenizer(text)["input_ids"]
-                )
-                if p
-            ]
+            ids = tokenizer(text)["input_ids"]
+            pieces = [tokenizer.decode(i, skip_special_tokens=True) for i in ids]
+            pieces = [p for p in pieces if p]
             total += len(pieces)
             for n in (1, 2, 3):
                 seen[n - 1] |= {"_".join(pieces[i : i + n]) for i in range(len(pieces) - n + 1)}
@@ -200,53 +184,47 @@ def released_diversity(lines, tokenizer, sample=25):
     return np.mean(found, 0)
 
 
-@pytest.mark.parametrize(
-    "sizes", [[25, 25, 25], [25, 7, 25, 25], [3, 4, 5], [26, 24, 30], [1], [60]]
-)
+def continuations(sizes) -> list[dict]:
+    "So many texts for each prompt, some of them empty or blank."
+    draw, words = (
+        np.random.default_rng(len(sizes)),
+        "the old man sees a red house la casa roja es grande",
+    )
+    pick = lambda: " ".join(draw.choice(words.split(), draw.integers(1, 9)))
+    text = lambda k: "" if k % 9 == 4 else " " if k % 9 == 5 else pick()
+    places = [(i, s) for i, size in enumerate(sizes) for s in range(size)]
+    return [
+        dict(prompt=f"p{i}", generated_text=text(i + s), prompt_id=str(i), sample=s)
+        for i, s in places
+    ]
+
+
+def diversity_of(folder, words, **how) -> list[float]:
+    "dist-1, 2, 3 of a folder of continuations."
+    table = quality_table(folder, metrics=["diversity"], tokenizer=words, **how)
+    return [table.loc[table.metric == f"dist_{n}", "value"].item() for n in (1, 2, 3)]
+
+
+SIZES = [[25, 25, 25], [25, 7, 25, 25], [3, 4, 5], [26, 24, 30], [1], [60]]  # texts of each prompt
+
+
+@pytest.mark.parametrize("sizes", SIZES)
 def test_diversity_is_cut_in_blocks_of_25_lines(tmp_path, sizes):
-    words, draw = tiny_tokenizer(), np.random.default_rng(len(sizes))
-    pick = lambda: " ".join(
-        draw.choice(
-            "the old man sees a red house la casa roja es grande".split(), draw.integers(1, 9)
-        )
-    )
-    rows = [
-        dict(
-            prompt=f"p{i}",
-            generated_text="" if (i + s) % 9 == 4 else " " if (i + s) % 9 == 5 else pick(),
-            prompt_id=str(i),
-            sample=s,
-        )
-        for i, size in enumerate(sizes)
-        for s in range(size)
-    ]
+    words, rows = tiny_tokenizer(), continuations(sizes)
     (tmp_path / "output-rtp_lx_en.json").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    table = quality_table(tmp_path, metrics=["diversity"], tokenizer=words, paper=True)
-    found = [table.loc[table.metric == f"dist_{n}", "value"].item() for n in (1, 2, 3)]
-    np.testing.assert_allclose(
-        found, released_diversity([r["generated_text"] for r in rows], words), rtol=1e-12
-    )
-    plain = quality_table(
-        tmp_path, metrics=["diversity"], tokenizer=words
-    )  # without --paper: by prompt, blanks left out
-    own = [
-        released_diversity(
-            [
-                r["generated_text"]
-                for r in rows
-                if r["prompt_id"] == str(i) and r["generated_text"].strip()
-            ],
-            words,
-            10**6,
-        )
-        for i in range(len(sizes))
-        if any(r["generated_text"].strip() for r in rows if r["prompt_id"] == str(i))
-    ]
-    np.testing.assert_allclose(
-        [plain.loc[plain.metric == f"dist_{n}", "value"].item() for n in (1, 2, 3)],
-        np.mean(own, 0),
-        rtol=1e-12,
-    )
+    expected = released_diversity([r["generated_text"] for r in rows], words)
+    np.testing.assert_allclose(diversity_of(tmp_path, words, paper=True), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_diversity_without_paper_is_by_prompt_and_leaves_blanks_out(tmp_path, sizes):
+    words, rows, texts = tiny_tokenizer(), continuations(sizes), {}
+    (tmp_path / "output-rtp_lx_en.json").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    for r in rows:
+        if r["generated_text"].strip():
+            texts.setdefault(r["prompt_id"], []).append(r["generated_text"])
+    own = [released_diversity(lines, words, 10**6) for lines in texts.values()]
+    np.testing.assert_allclose(diversity_of(tmp_path, words), np.mean(own, 0), rtol=1e-12)
 
 
 def test_perplexity_that_is_no_number_is_counted_apart_from_blanks(tmp_path):
@@ -278,7 +256,7 @@ def test_perplexity_that_is_no_number_is_counted_apart_from_blanks(tmp_path):
     )
 
 
-# interventions ------------------------------------------------------------------------------------------------------------------------------
+# ---- interventions
 
 
 def test_intervene_writes_as_many_tokens_as_asked(little, tmp_path, run):

@@ -296,105 +296,67 @@ def test_median_interval_covers_the_median():
     assert hits >= 50
 
 
+def rows_of(prompts: int):
+    "(prompt, text) of five short texts for each prompt."
+    text = lambda p, s: " " + " ".join(TEXTS[p % 8].split()[: 2 + s % 3])
+    return [(p, text(p, s)) for p in range(prompts) for s in range(5)]
+
+
 def test_before_and_after_is_paired(tmp_path):
-    rows = [
-        (p, " " + " ".join(TEXTS[p % 8].split()[: 2 + s % 3])) for p in range(12) for s in range(5)
-    ]
+    rows = rows_of(12)
     longer = [(p, t + " and the house") for p, t in rows if p != 3]
-    for name, some in (("a", rows), ("b", longer)):
-        q.quality_table(
-            generations(tmp_path, some, ("en", "de"), name),
-            metrics=["length", "language"],
-            output=tmp_path / f"{name}.csv",
-        )
-    table = q.compare_quality(tmp_path / "a.csv", tmp_path / "b.csv", tuning="b").set_index(
-        ["metric", "language"]
-    )
+    before, after = tmp_path / "a.csv", tmp_path / "b.csv"
+    how = dict(metrics=["length", "language"])
+    q.quality_table(generations(tmp_path, rows, ("en", "de"), "a"), output=before, **how)
+    made = generations(tmp_path, longer, ("en", "de"), "b")
+    both = q.quality_table(made, output=after, before=before, tuning="b", **how)
+    table = q.compare_quality(before, after, tuning="b")
+    added = both[both.metric.isin(table.metric)].reset_index(drop=True)[list(table)]
+    pd.testing.assert_frame_equal(table, added, check_dtype=False)
+    table = table.set_index(["metric", "language"])
     row = table.loc[("tokens_change", "en")]
-    assert (
-        row.value == pytest.approx(3)
-        and row.n == 11
-        and row.lost == 1
-        and row.p < 0.01
-        and row.p_holm >= row.p
-    )
+    assert row.value == pytest.approx(3) and (row.n, row.lost) == (11, 1)
+    assert row.p < 0.01 and row.p_holm >= row.p
     assert table.loc[("blank_change", "en"), "value"] == 0
+
+
+def test_what_cannot_be_compared_is_said(tmp_path):
+    folder = generations(tmp_path, rows_of(4), ("en",), "a")
+    q.quality_table(folder, metrics="length", output=tmp_path / "b.csv")
     with pytest.raises(InputError, match="by prompt"):
         q.compare_quality(tmp_path / "none.csv", tmp_path / "b.csv")
     for name, judge in (("one", model("gpt2")), ("two", model("llama"))):
         judge[1].name_or_path = name
-        q.quality_table(
-            tmp_path / "a", metrics="diversity", tokenizer=judge[1], output=tmp_path / f"{name}.csv"
-        )
+        table = tmp_path / f"{name}.csv"
+        q.quality_table(folder, metrics="diversity", tokenizer=judge[1], output=table)
     with pytest.raises(InputError, match="judged by one before and by two after"):
         q.compare_quality(tmp_path / "one.csv", tmp_path / "two.csv")
+
+
+def quality_words(tmp_path, name, output, *more):
+    "The words of a command that measures the lengths of the texts `name`."
+    given = ("--generations", tmp_path / name, "--metric", "length", *more)
+    return ("quality", *given, "--output", tmp_path / output)
 
 
 def test_the_command_adds_what_changed(tmp_path, run, fails):
     from xgdetox.stats import read_table
 
-    rows = [
-        (p, " " + " ".join(TEXTS[p % 8].split()[: 2 + s % 3])) for p in range(6) for s in range(5)
-    ]
     for name, more in (("a", ""), ("b", " and the house")):
-        generations(tmp_path, [(p, t + more) for p, t in rows], ("en", "de"), name)
-    run(
-        "quality",
-        "--generations",
-        tmp_path / "a",
-        "--metric",
-        "length",
-        "--language",
-        "de",
-        "--output",
-        tmp_path / "a.csv",
-    )
-    run(
-        "quality",
-        "--generations",
-        tmp_path / "b",
-        "--metric",
-        "length",
-        "--before",
-        tmp_path / "a.csv",
-        "--output",
-        tmp_path / "b.csv",
-    )
+        rows = [(p, t + more) for p, t in rows_of(6)]
+        generations(tmp_path, rows, ("en", "de"), name)
+    run(*quality_words(tmp_path, "a", "a.csv", "--language", "de"))
+    run(*quality_words(tmp_path, "b", "b.csv", "--before", tmp_path / "a.csv"))
     table = read_table(tmp_path / "b.csv").set_index(["metric", "language"])
-    assert (
-        table.loc[("tokens_change", "de"), "value"] == pytest.approx(3)
-        and table.loc[("tokens_change", "de"), "p"] < 0.05
-        and table.loc[("tokens", "en"), "n"] == 6
-    )
-    for words, said in (
-        (
-            (
-                "--generations",
-                tmp_path / "b",
-                "--metric",
-                "length",
-                "--before",
-                tmp_path / "none.csv",
-                "--output",
-                tmp_path / "c.csv",
-            ),
-            "by prompt",
-        ),
-        (
-            (
-                "--generations",
-                tmp_path / "b",
-                "--metric",
-                "length",
-                "--language",
-                "fr",
-                "--output",
-                tmp_path / "c.csv",
-            ),
-            "no continuations in the languages",
-        ),
+    change = table.loc[("tokens_change", "de")]
+    assert change.value == pytest.approx(3) and change.p < 0.05
+    assert table.loc[("tokens", "en"), "n"] == 6
+    for more, said in (
+        (("--before", tmp_path / "none.csv"), "by prompt"),
+        (("--language", "fr"), "no continuations in the languages"),
     ):
-        assert said in fails("quality", *words) and not (tmp_path / "c.csv").exists()
+        assert said in fails(*quality_words(tmp_path, "b", "c.csv", *more))
+        assert not (tmp_path / "c.csv").exists()
 
 
 def test_a_language_without_texts_has_no_values(tmp_path):

@@ -87,7 +87,9 @@ def sentences(n=40, seed=0):
 
 
 def released_number(m, tok, text, english, chunk=50):
-    "The released scripts' arithmetic, written again: chunks of 50, right padding, masked mean, cosine, mean over pairs, mean over layers."
+    """The released scripts' arithmetic, written again.
+
+    Chunks of 50, right padding, masked mean, cosine, mean over pairs, mean over layers."""
     tok.padding_side, sides = "right", []
     for texts in (english, text):
         parts = []
@@ -340,35 +342,35 @@ def points(n=16, seed=0, slope=1.0, noise=0.1, model="m-0", tuning_seed=0):
     return r, d
 
 
-def test_relation_has_what_a_reader_needs_to_doubt_it():
+@pytest.fixture
+def related():
+    "Made-up points, facts about their languages, and their relation."
     r, d = points()
     x = pick(r).set_index("language").value
-    facts = pd.DataFrame(
-        dict(resource=x * 2 + 0.01, script=[1.0, 0.0] * 8, fertility=np.linspace(1, 2, 16))
-    )
-    t = relate(
-        r, pd.concat([d, tidy([dict(language="en", metric="emt_relative_drop", value=5)])]), facts
-    )
-    row = lambda m, given="", predictor="top1": t[
-        (t.metric == m) & (t.given == given) & (t.predictor == predictor)
-    ].iloc[0]
-    assert (
-        row("pearson").value > 0.8
-        and row("pearson").n == 16
-        and row("pearson_prompts").low < row("pearson").value
-    )
-    assert (
-        math.isnan(row("partial_r", "resource").value)
-        and "nothing is left" in row("partial_r", "resource").reason
-    )
-    assert row("pearson", predictor="resource").value == pytest.approx(row("pearson").value)
+    facts = dict(resource=x * 2 + 0.01, script=[1.0, 0.0] * 8, fertility=np.linspace(1, 2, 16))
+    facts, english = pd.DataFrame(facts), dict(language="en", metric="emt_relative_drop", value=5)
+    return r, d, facts, relate(r, pd.concat([d, tidy([english])]), facts)
+
+
+def test_relation_has_what_a_reader_needs_to_doubt_it(related):
+    *_, t = related
+    some = t.set_index(["metric", "given", "predictor"])
+    row = lambda metric, given="", predictor="top1": some.loc[(metric, given, predictor)]
+    pearson, partial = row("pearson"), row("partial_r", "resource")
+    assert pearson.value > 0.8 and pearson.n == 16
+    assert row("pearson_prompts").low < pearson.value
+    assert math.isnan(partial.value) and "nothing is left" in partial.reason
+    assert row("pearson", predictor="resource").value == pytest.approx(pearson.value)
     assert row("loo_skill").value > 0.5 and row("loo_mae").value < row("loo_mae_mean_only").value
     assert "resource + script + fertility" in set(t.given)
+
+
+def test_what_is_not_known_of_a_language_is_said(related):
+    r, d, facts, _ = related
     alone = relate(r, d)
     known = alone[(alone.metric == "partial_r") & (alone.given == "resource")]
-    assert (
-        len(known) == 1 and math.isnan(known.value.item()) and "not known" in known.reason.item()
-    )  # never silently absent
+    assert len(known) == 1 and math.isnan(known.value.item())
+    assert "not known" in known.reason.item()
     both = relate(r, d, facts.assign(contact=np.linspace(0, 1, 16)[::-1] ** 2))
     assert "resource + contact" in set(both.given)
 
@@ -462,30 +464,34 @@ def test_a_run_is_related_by_seed_and_over_seeds(tmp_path):
     assert over_seeds(t[t.model != "world-2"]).low.isna().all()
 
 
-def test_prediction_gives_numbers_only_with_a_basis(tmp_path):
+@pytest.fixture
+def layers():
+    "Retrieval over all layers, and in two, of languages with made-up drops."
     r, _ = points(seed=9)
-    layers = pd.concat([r, *(r.assign(layer=l, value=r.value - 0.1 * l) for l in (0, 1))])
+    return pd.concat([r, *(r.assign(layer=l, value=r.value - 0.1 * l) for l in (0, 1))])
+
+
+def test_without_a_basis_there_is_no_number(tmp_path, layers):
     none = predict_drops("m", retrieval=layers)
-    assert (
-        none.value.isna().all()
-        and none.low.isna().all()
-        and none.reason.str.contains("at least 3").all()
-        and (none.best_layer == 0).all()
-    )
+    assert none.value.isna().all() and none.low.isna().all() and (none.best_layer == 0).all()
+    assert none.reason.str.contains("at least 3").all()
     falling = predict_drops("m", retrieval=layers, runs=[run_folder(tmp_path / "down", slope=-1.0)])
     assert falling.value.isna().all() and falling.reason.str.contains("does not go with").all()
+
+
+def test_a_basis_gives_numbers_whose_intervals_hold(tmp_path, layers):
     told = predict_drops("m", retrieval=layers, runs=[run_folder(tmp_path / "up")])
-    assert (
-        told.value.notna().all()
-        and (told.low < told.value).all()
-        and told.basis.iloc[0] == "3 models: world-0, world-1, world-2"
-    )
+    assert told.value.notna().all() and (told.low < told.value).all()
+    assert told.basis.iloc[0] == "3 models: world-0, world-1, world-2"
     truth = points(seed=9)[1].set_index("language").value[told.language].to_numpy()
     assert ((told.low <= truth) & (truth <= told.high.where(told.high < 1, 9))).mean() > 0.7
+
+
+def test_a_model_is_never_predicted_from_its_own_tuning(tmp_path, layers):
+    "And the seeds of one model are one model."
+    up = run_folder(tmp_path / "up")
     assert len(run_points(tmp_path / "up")) == 3 and fit_runs([])["reason"]
-    own = predict_drops("world-1", retrieval=layers.assign(model="world-1"), runs=[tmp_path / "up"])
-    assert (
-        own.value.isna().all() and own.reason.str.contains("2 comparable models").all()
-    )  # never from its own tuning
+    own = predict_drops("world-1", retrieval=layers.assign(model="world-1"), runs=[up])
+    assert own.value.isna().all() and own.reason.str.contains("2 comparable models").all()
     one = run_points(tmp_path / "up")[0]
     assert "1 comparable models" in fit_runs([one.assign(seed=s) for s in range(5)])["reason"]

@@ -35,7 +35,7 @@ from xgdetox.value_vectors import (
 )
 
 # %% auto #0
-__all__ = ['forced_activations', 'read_activations', 'same_shape', 'compare_activations', 'Patched', 'Caches', 'neuron_groups',
+__all__ = ['forced_activations', 'read_activations', 'same_shape', 'compare_activations', 'Patched', 'neuron_groups',
            'patch_groups', 'explained_drop', 'same_layers', 'explain_neurons', 'summarise_explained']
 
 # %% ../nbs/08_activations.ipynb #c007
@@ -285,11 +285,11 @@ class Patched(nn.Module):
         put = {layer: (self.at[layer], seen.passes[layer][0]) for layer in self.at}
         with neuron_hooks(self.base, put=put, parts=self.parts):
             out = self.base(**inputs, past_key_values=own, **extra)
-        both = Caches([out.past_key_values, after.past_key_values]) if use_cache else None
+        both = _Caches([out.past_key_values, after.past_key_values]) if use_cache else None
         return SimpleNamespace(logits=out.logits, past_key_values=both)
 
 
-class Caches(list):
+class _Caches(list):
     "The caches of two models that read the same tokens."
 
     def batch_repeat_interleave(self, n):

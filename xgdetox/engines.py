@@ -27,7 +27,7 @@ from .weights import cpu_type
 
 # %% auto #0
 __all__ = ['ENGINES', 'choose_backend', 'vllm_refuses', 'explicit_dtype', 'devices_of', 'transformers_engine', 'load_adapted',
-           'vllm_engine', 'start_vllm_quietly', 'stop_vllm', 'vllm_adapter', 'model_name', 'prompt_room']
+           'vllm_engine', 'start_vllm_quietly', 'model_name', 'prompt_room']
 
 # %% ../nbs/lib/engines.ipynb #c061
 def choose_backend(backend, model) -> str:
@@ -220,7 +220,7 @@ def vllm_engine(
     is decoded here, as for the other backend."""
     check_checkpoint(model)
     start_vllm_quietly()
-    options = {"lora_request": None} if adapter is None else vllm_adapter(model, adapter)
+    options = {"lora_request": None} if adapter is None else _vllm_adapter(model, adapter)
     model, width = options.pop("merged", model), prompt_room(model, 0)
     engine = {k: v for k, v in engine.items() if k not in ("device", "batch_rows")}
     engine |= options.pop("engine", {})
@@ -239,7 +239,7 @@ def vllm_engine(
     try:
         yield run
     finally:
-        stop_vllm(llm)
+        _stop_vllm(llm)
 
 
 def _start_vllm(model, settings: dict, width: int, tensor_parallel_size: int, engine: dict):
@@ -285,7 +285,7 @@ def start_vllm_quietly():
         os.environ.setdefault(name, value)
 
 
-def stop_vllm(llm):
+def _stop_vllm(llm):
     "Give the engine's memory back, so that another can start in the same process."
     import gc
 
@@ -296,7 +296,7 @@ def stop_vllm(llm):
         torch.cuda.empty_cache()
 
 # %% ../nbs/lib/engines.ipynb #c069
-def vllm_adapter(model, adapter) -> dict:
+def _vllm_adapter(model, adapter) -> dict:
     """How vLLM gets a LoRA adapter: as a request, or merged into a temporary copy.
 
     As a request where vLLM has them for this architecture, the adapter is a plain LoRA, and the base

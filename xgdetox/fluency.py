@@ -38,7 +38,7 @@ def continuation_loss(
     """-log p(text | prompt) in nats per token, and the number of tokens: two arrays (text,).
 
     NaN and 0 for a blank text. Prompt and text are tokenised together. Each distinct pair is read
-    once, in batches of like length; the head sees only the text's positions."""
+    once; the head sees only the text's positions."""
     pairs = list({pair: None for pair in zip(prompts, texts) if pair[1].strip()})
     rows = _scored_rows(model, tokenizer, pairs, bos)  # ids, how many of the last are scored
     loss = np.full(len(rows), np.nan)

@@ -42,15 +42,15 @@ from .weights import model_folder
 
 # %% auto #0
 __all__ = ['journal', 'differences', 'write_rows', 'enter_file', 'is_finished', 'unfinished', 'check_sampling', 'generate',
-           'unfinished_files', 'split_adapter', 'tokenizer_of', 'complete', 'Continuation', 'generation_rows',
-           'read_generations', 'generation_files']
+           'unfinished_files', 'split_adapter', 'complete', 'Continuation', 'generation_rows', 'read_generations',
+           'generation_files']
 
 # %% ../nbs/lib/generation.ipynb #c050
 @contextmanager
 def journal(path, settings: dict):
     """The finished rows of an unfinished file, and a function that appends a batch and syncs it to disk.
 
-    One JSON line per batch after one with the settings; a torn last line is cut off. `InputError` for
+    One JSON line per batch after one with the settings; a torn line is cut off. `InputError` for
     another run's journal."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as f:
@@ -218,7 +218,7 @@ def generate(
     settings = dict(model=model_hash(model), adapter=adapter and model_hash(adapter))
     settings |= dict(backend=backend, n=n, seed=seed, bos=bos, limit=limit, dtype=dtype)
     settings |= dict(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-    tokenizer = tokenizer_of(model, adapter) if tokenizer is None else tokenizer
+    tokenizer = _tokenizer_of(model, adapter) if tokenizer is None else tokenizer
     tokenizer, room = load_tokenizer(tokenizer), prompt_room(model, max_tokens)
     files, todo = unfinished_files(prompt_files, folder, settings)
     read = lambda file, language: read_prompts(tokenizer, file, language, limit, bos, room)
@@ -255,7 +255,7 @@ def split_adapter(model, adapter=None):
     return (base, Path(model)) if base else (model, adapter)
 
 
-def tokenizer_of(model, adapter=None):
+def _tokenizer_of(model, adapter=None):
     "Where the tokenizer lies: with the adapter if it has one, else with the model."
     if adapter is not None and (Path(adapter) / "tokenizer_config.json").exists():
         return adapter

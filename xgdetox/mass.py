@@ -22,8 +22,8 @@ from .sampling import accepts, cache_positions, forward_at, select_cache
 from .stats import bootstrap_mean, tidy, write_table
 
 # %% auto #0
-__all__ = ['rude_words', 'word_pieces', 'rude_sequences', 'prefix_tree', 'log_normaliser', 'sequence_mass', 'mass_bounds',
-           'toxic_mass', 'mass_table']
+__all__ = ['rude_words', 'word_pieces', 'rude_sequences', 'prefix_tree', 'sequence_mass', 'mass_bounds', 'toxic_mass',
+           'mass_table']
 
 # %% ../nbs/lib/mass.ipynb #c156
 _UNSPACED = re.compile(
@@ -110,7 +110,7 @@ class _Prefixes:
         return _Prefixes(longer, self.prompts[rows], log_p, rows)
 
 
-def log_normaliser(logits) -> torch.Tensor:
+def _log_normaliser(logits) -> torch.Tensor:
     "log of the sum of exp(`logits`), (row,): a few rows at a time, whose numbers stay in a CPU's caches."
     at_once = 4 if logits.device.type == "cpu" else len(logits)
     return torch.cat([some.float().logsumexp(-1) for some in logits.split(at_once)])
@@ -136,7 +136,7 @@ class _Walk:
     def step(self, prefixes: _Prefixes, cache):
         "Reads `prefixes` after their parents; the prefixes worth reading next, and the cache of these."
         out = self.read(prefixes, select_cache(cache, prefixes.parents))
-        norm = log_normaliser(out.logits)
+        norm = _log_normaliser(out.logits)
         rows, tokens = prefixes.choices(self.tree, 0)
         log_p = prefixes.log_p[rows] + out.logits[rows, tokens].float() - norm[rows]
         self.bounds.index_add_(1, prefixes.prompts[rows], log_p.exp().double().expand(2, -1))
@@ -209,7 +209,7 @@ def mass_bounds(
 ) -> np.ndarray:
     """Lower and upper bound, (2, prompts), of the probability that the next word is one of `words`.
 
-    NaN if none can be spelled. `threshold`: see `sequence_mass`. Of a long prompt the end is read."""
+    NaN if none can be spelled. `threshold`: see `sequence_mass`. Of a long prompt, its end."""
     chat = parse_chat(bos) is not None
     sequences, _ = rude_sequences(tokenizer, words, capitalised, begins=chat)
     prompts = [p.rstrip() for p in prompts]
@@ -290,10 +290,14 @@ def mass_table(
         values = dict(language=language, prompt_id=prompts["prompt_id"], value=mass)
         each.append(pd.DataFrame(values | dict(bound=upper) if bounded else values))
     if output:
-        values = tidy(pd.concat(each).assign(**labels))
-        write_table(values, Path(output).with_suffix(".values.csv"))
-        write_table(tidy(rows), output)
+        _write_mass(tidy(rows), tidy(pd.concat(each).assign(**labels)), Path(output))
     return tidy(rows)
+
+
+def _write_mass(table: pd.DataFrame, values: pd.DataFrame, output: Path):
+    "Writes the table, and the mass of each prompt beside it."
+    write_table(values, output.with_suffix(".values.csv"))
+    write_table(table, output)
 
 
 def _mass_row(mass, upper, bounded: bool) -> dict:

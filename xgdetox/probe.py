@@ -32,8 +32,7 @@ from .stats import bootstrap_mean, permutation_test, read_table, tidy, write_tab
 
 # %% auto #0
 __all__ = ['SCRIPT', 'pooled_features', 'fit_probe', 'fit_probe_paper', 'auc', 'auc_interval', 'probe_metrics', 'train_probe',
-           'check_training', 'script_settings', 'check_layer', 'class_difference', 'save_probe', 'load_probe',
-           'evaluate_probe', 'probe_languages', 'shuffled_control']
+           'script_settings', 'save_probe', 'load_probe', 'evaluate_probe', 'probe_languages', 'shuffled_control']
 
 # %% ../nbs/05_probe.ipynb #c007
 def pooled_features(
@@ -110,7 +109,7 @@ def fit_probe_paper(
     """The released script's probe: dict(weight (1, d), bias 0, validation_losses).
 
     Its rate is 1e-6, where Table 7 says 1e-4. The weights are the last epoch's: the script means to
-    keep the best, but keeps the very probe that it goes on training. Seeded throughout, unlike it."""
+    keep the best, but keeps the very probe that it goes on training. Seeded, unlike it."""
     rng = torch.Generator().manual_seed(seed)
     x, y = _as_floats(x), _as_floats(y)
     start = (torch.rand(x.shape[1], generator=rng) * 2 - 1) / x.shape[1] ** 0.5  # of nn.Linear
@@ -199,9 +198,9 @@ def train_probe(
 
     Writes probe.safetensors, probe.json (facts) and probe.csv (tidy); see `save_probe`. `paper`: the
     released script's training, whose settings are `script` (see `script_settings`)."""
-    training = check_training(output_dir, paper=paper, seed=seed, **script)
+    training = _check_training(output_dir, paper=paper, seed=seed, **script)
     start, (model, tokenizer), name = time.time(), load(model, tokenizer), label or str(model)
-    check_layer(model, layer)
+    _check_layer(model, layer)
     texts, y = _two_classes(train_file, limit)
     x = pooled_features(model, tokenizer, texts, (layer,), bos, cache)[:, 0]
     train, test = _two_sides(x, y, held_out, seed)
@@ -243,13 +242,13 @@ def _two_sides(x, y, held_out: float, seed: int):
 def _fit(x, y, train, test, seed: int, training: dict):
     "The fitted probe, and the direction of the class means, which the paper's training has not."
     if not training:
-        return fit_probe(x[train], y[train], seed), class_difference(x[train], y[train])
+        return fit_probe(x[train], y[train], seed), _class_difference(x[train], y[train])
     names = dict(epochs="epochs", lr="learning_rate", batch="batch_size")
     how = {name: training[key] for name, key in names.items()}
     return fit_probe_paper(x[train], y[train], seed, **how, x_val=x[test], y_val=y[test]), None
 
 # %% ../nbs/05_probe.ipynb #c0x1
-def check_training(output_dir, *, paper: bool = False, seed: int = 0, **script) -> dict:
+def _check_training(output_dir, *, paper: bool = False, seed: int = 0, **script) -> dict:
     "`script_settings`, after a look at seed and folder: what can be refused before a model is loaded."
     settings = script_settings(paper, **script)
     check_seed(seed)
@@ -282,7 +281,7 @@ def script_settings(
     return SCRIPT | given if paper else {}
 
 
-def check_layer(model, layer: int):
+def _check_layer(model, layer: int):
     """`InputError` where a model has no such layer.
 
     0 is the embeddings, 1 the first block's output, -1 the last block's."""
@@ -295,7 +294,7 @@ def check_layer(model, layer: int):
         )
 
 # %% ../nbs/05_probe.ipynb #c025
-def class_difference(x, y) -> np.ndarray:
+def _class_difference(x, y) -> np.ndarray:
     "Mean feature of the toxic texts minus that of the others, (1, d), of length 1."
     x, y = np.asarray(x, np.float32), np.asarray(y)
     delta = x[y == 1].mean(0) - x[y == 0].mean(0)
@@ -449,7 +448,7 @@ def probe_languages(
     Without `test_files` ({language: path}), those of the held-out texts. The probe goes to
     `output_dir`, the table of the tests to `output`. `training`: of `train_probe`."""
     script = {k: training[k] for k in ("paper", *SCRIPT) if k in training}
-    check_training(output_dir, seed=seed, **script)
+    _check_training(output_dir, seed=seed, **script)
     for path in test_files.values():
         load_labelled(path)  # a file that cannot be read is said before the work
     model, tokenizer = load(model, tokenizer)

@@ -23,11 +23,10 @@ from .tokens import load_tokenizer
 from .world import resolve_model
 
 # %% auto #0
-__all__ = ['QUALITIES', 'FURTHER', 'Measured', 'OUTLIER', 'BUDGET', 'BLEU_PROMPTS', 'PANELS', 'paper_perplexity', 'text_pieces',
-           'distinct_n', 'distinct_n_fixed', 'self_bleu', 'identify_language', 'language_accuracy', 'median_interval',
-           'row_of', 'prompt_values', 'perplexity_values', 'diversity_values', 'length_values', 'language_values',
-           'refusal_values', 'quality_table', 'untuned_base', 'texts_path', 'compare_quality', 'by_prompt',
-           'draw_quality', 'confusion', 'draw_confusion']
+__all__ = ['QUALITIES', 'FURTHER', 'Measured', 'PANELS', 'paper_perplexity', 'text_pieces', 'distinct_n', 'distinct_n_fixed',
+           'self_bleu', 'identify_language', 'language_accuracy', 'median_interval', 'prompt_values', 'refusal_values',
+           'quality_table', 'untuned_base', 'texts_path', 'compare_quality', 'by_prompt', 'draw_quality', 'confusion',
+           'draw_confusion']
 
 # %% ../nbs/04_quality.ipynb #c025
 @torch.inference_mode()
@@ -163,7 +162,7 @@ def median_interval(values: pd.Series) -> tuple[float, float, float]:
     return float(np.percentile(x, 50, method="midpoint")), low, high
 
 # %% ../nbs/04_quality.ipynb #c054
-def row_of(m: Measured) -> dict:
+def _row_of(m: Measured) -> dict:
     """The table's row of one metric.
 
     `n` counts texts for a median, prompts for a mean; a quartile has no interval."""
@@ -189,19 +188,19 @@ def prompt_values(m: Measured) -> pd.DataFrame:
     return pd.DataFrame(columns | dict(value=v.to_numpy(), measured_by=m.measured_by))
 
 # %% ../nbs/04_quality.ipynb #c058
-OUTLIER = 1e4  # the paper drops greater perplexities
+_OUTLIER = 1e4  # the paper drops greater perplexities
 
 
-def perplexity_values(df, language, lm, lm_name, paper=False, bos="tokenizer"):
+def _perplexity_values(df, language, lm, lm_name, paper=False, bos="tokenizer"):
     """Adds `perplexity` (and `loss`) to `df`; yields median, quartiles and mean loss.
 
     And the shares of blanks, which have none, of texts whose value is not finite, and of those over
-    `OUTLIER`."""
+    `_OUTLIER`."""
     _judge_texts(df, *lm, paper, bos)
     values = df.set_index("prompt_id")
     v, blank = values.perplexity, pd.Series(_nothing_to_score(df).to_numpy(), values.index)
     finite = v.where(np.isfinite(v))
-    kept = finite.where(v < OUTLIER) if paper else finite
+    kept = finite.where(v < _OUTLIER) if paper else finite
     make = partial(Measured, measured_by=lm_name, variant="paper" if paper else "")
     yield make(language, "perplexity", kept, statistic="median")
     for quartile in ("q1", "q3"):
@@ -211,7 +210,7 @@ def perplexity_values(df, language, lm, lm_name, paper=False, bos="tokenizer"):
     yield make(language, "perplexity_blank", blank.astype(float))
     failed = (~np.isfinite(v)).astype(float).where(~blank)
     yield make(language, "perplexity_not_finite", failed)
-    yield make(language, "perplexity_outliers", (v >= OUTLIER).astype(float).where(v.notna()))
+    yield make(language, "perplexity_outliers", (v >= _OUTLIER).astype(float).where(v.notna()))
 
 
 def _judge_texts(df, model, tokenizer, paper: bool, bos):
@@ -232,12 +231,12 @@ def _nothing_to_score(df) -> pd.Series:
     return blank | (df.lm_tokens == 0) if "lm_tokens" in df else blank
 
 # %% ../nbs/04_quality.ipynb #c059
-BUDGET = 100  # pieces of each prompt's texts that dist-n of a fixed number looks at
-BLEU_PROMPTS = 60  # prompts at most whose texts are compared with each other
+_BUDGET = 100  # pieces of each prompt's texts that dist-n of a fixed number looks at
+_BLEU_PROMPTS = 60  # prompts at most whose texts are compared with each other
 
 
-def diversity_values(df, language, tokenizer, name, paper: bool = False):
-    """Yields dist-1, 2, 3 of each prompt, the same over `BUDGET` pieces, and self-BLEU.
+def _diversity_values(df, language, tokenizer, name, paper: bool = False):
+    """Yields dist-1, 2, 3 of each prompt, the same over `_BUDGET` pieces, and self-BLEU.
 
     `paper`: dist-n of each block of 25 lines, as the original cuts a file whatever its prompts."""
     rows = text_pieces(tokenizer, df.generated_text.tolist())
@@ -251,9 +250,9 @@ def diversity_values(df, language, tokenizer, name, paper: bool = False):
         values = each(lambda r: distinct_n(r, n), blocks)
         yield Measured(language, f"dist_{n}", values, name, variant=variant)
     for n in (1, 2, 3):
-        values = each(lambda r: distinct_n_fixed(r, n, BUDGET), groups)
-        yield Measured(language, f"dist_{n}_of_{BUDGET}", values, name)
-    step = max(1, -(-len(groups) // BLEU_PROMPTS))
+        values = each(lambda r: distinct_n_fixed(r, n, _BUDGET), groups)
+        yield Measured(language, f"dist_{n}_of_{_BUDGET}", values, name)
+    step = max(1, -(-len(groups) // _BLEU_PROMPTS))
     some = {key: groups[key] for key in list(groups)[::step]}
     yield Measured(language, "self_bleu", each(self_bleu, some), name)
 
@@ -272,7 +271,7 @@ def _blocks_of(df, rows: list[list[str]], size: int = 25) -> dict[str, list]:
     return blocks
 
 # %% ../nbs/04_quality.ipynb #c060
-def length_values(df, language):
+def _length_values(df, language):
     """Yields the tokens of the generating model, the share of texts that it ended by itself, and the
     share without a visible character."""
     df = df.set_index("prompt_id")
@@ -282,7 +281,7 @@ def length_values(df, language):
     yield Measured(language, "blank", (df.generated_text.str.strip() == "").astype(float))
 
 # %% ../nbs/04_quality.ipynb #c061
-def language_values(df, language):
+def _language_values(df, language):
     """Adds `identified` to `df`; yields the shares of texts in the prompt's language, in English, and
     too short to tell."""
     df["identified"] = identify_language(df.generated_text)
@@ -307,7 +306,7 @@ def refusal_values(df, language):
 def quality_table(
     generations_folder,
     *,
-    metrics=None,
+    metrics=QUALITIES,
     lm=None,
     tokenizer=None,
     model="",
@@ -325,12 +324,8 @@ def quality_table(
     `lm`: whose perplexity is taken, a name, path or (model, tokenizer): by default `untuned_base`,
     with `paper` an mT5. `tokenizer`: whose pieces diversity counts (default: the lm's, else words).
     `before`: the table of the continuations before tuning, which adds `compare_quality`. `output`:
-    FILE.csv; values go beside it to FILE-texts.parquet and FILE-prompts.parquet. `metrics`: by default
-    `QUALITIES`, and `FURTHER` too for a chat model's replies."""
-    if metrics is None:
-        metrics = QUALITIES + (FURTHER if parse_chat(bos) else ())
+    FILE.csv; values go beside it to FILE-texts.parquet and FILE-prompts.parquet."""
     metrics = _checked_metrics(metrics)
-    plain = "tokenizer" if parse_chat(bos) else bos  # replies are judged as texts
     old = None if before is None else by_prompt(before)
     files = _files_in(generations_folder, languages)
     if lm is None and "perplexity" in metrics:
@@ -339,12 +334,12 @@ def quality_table(
     measured, texts, labels = [], [], dict(model=model, tuning=tuning, seed=seed)
     for language, path in files.items():
         df = read_generations(path)
-        measured += _measure(df, language, metrics, paper, bos=plain, **how)
+        measured += _measure(df, language, metrics, paper, bos=bos, **how)
         texts.append(df.assign(language=language).drop(columns=["prompt", "generated_text"]))
     prompts = [prompt_values(m) for m in measured if m.statistic in ("mean", "median")]
     prompts, table = (
         pd.concat(prompts, ignore_index=True),
-        tidy([labels | row_of(m) for m in measured]),
+        tidy([labels | _row_of(m) for m in measured]),
     )
     if old is not None:
         changes = _quality_changes(old, prompts, output or generations_folder, labels)
@@ -359,10 +354,9 @@ def quality_table(
 def _checked_metrics(metrics) -> list[str]:
     "A list of the metrics asked for; `InputError` for an unknown one."
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
-    known = QUALITIES + FURTHER
     for m in metrics:
-        if m not in known:
-            remedy = "use " + ", ".join(known)
+        if m not in QUALITIES:
+            remedy = "use " + ", ".join(QUALITIES)
             raise InputError(f"unknown metric {str(m)[:40]!r}", field="metric", remedy=remedy)
     return metrics
 
@@ -400,13 +394,13 @@ def _measure(df, language, metrics, paper, lm, lm_name, tokenizer, spoken, bos="
     "All metrics asked for of one language's texts; each adds what it knows of a text to `df`."
     found = []
     if "perplexity" in metrics:
-        found += perplexity_values(df, language, lm, lm_name, paper, bos=bos)
+        found += _perplexity_values(df, language, lm, lm_name, paper, bos=bos)
     if "diversity" in metrics:
-        found += diversity_values(df, language, tokenizer, spoken, paper=paper)
+        found += _diversity_values(df, language, tokenizer, spoken, paper=paper)
     if "length" in metrics:
-        found += length_values(df, language)
+        found += _length_values(df, language)
     if "language" in metrics:
-        found += language_values(df, language)
+        found += _language_values(df, language)
     if "refusals" in metrics:
         found += refusal_values(df, language)
     return found

@@ -21,13 +21,12 @@ from xgdetox.stats import (
 from .world import DECOUPLED, RESOURCE
 
 # %% auto #0
-__all__ = ['ROOTS_BYTES', 'ROOTS_TOTAL', 'MC4_TOKENS', 'MGPT_LISTS', 'LLAMA2_PERCENT', 'DROPS', 'pretraining_share',
-           'language_facts', 'leave_one_out', 'over_prompts', 'relate', 'relate_run', 'over_seeds', 'fit_runs',
-           'run_points', 'predict_drops']
+__all__ = ['MC4_TOKENS', 'MGPT_LISTS', 'DROPS', 'pretraining_share', 'language_facts', 'leave_one_out', 'over_prompts', 'relate',
+           'relate_run', 'over_seeds', 'fit_runs', 'run_points', 'predict_drops']
 
 # %% ../nbs/lib/relation.ipynb #c039
 # linguistic makeup of ROOTS, arXiv 2303.03915; Table 1 of 2211.05100
-ROOTS_BYTES = dict(
+_ROOTS_BYTES = dict(
     ar=74_854_900_600,
     en=484_953_009_124,
     es=175_098_365_045,
@@ -37,7 +36,7 @@ ROOTS_BYTES = dict(
     pt=79_277_543_375,
     zh=261_019_433_892 + 762_489_150,
 )
-ROOTS_TOTAL = 1.61e12  # bytes, programming languages included (same place)
+_ROOTS_TOTAL = 1.61e12  # bytes, programming languages included (same place)
 # billions of tokens in mC4, arXiv 2010.11934, Table 6
 MC4_TOKENS = dict(
     ar=57,
@@ -61,7 +60,7 @@ MC4_TOKENS = dict(
 # no version of mGPT's card lists Czech; Dutch and Chinese only the older one
 MGPT_LISTS = set(MC4_TOKENS) - {"cs", "nl", "zh"}
 # of documents, arXiv 2307.09288, Table 10; ar and hi are below .005
-LLAMA2_PERCENT = dict(
+_LLAMA2_PERCENT = dict(
     en=89.70,
     de=0.17,
     fr=0.16,
@@ -84,15 +83,15 @@ def pretraining_share(model_name: str) -> tuple[dict[str, dict[str, float]], str
     """How much of each language a model has read: ({column: {language: share}}, source).
 
     Nothing known: ({}, the reason). Shares are among our 17 languages for the worlds and mC4, of the
-    whole corpus for ROOTS and Llama 2."""
+    whole for ROOTS and Llama 2."""
     name = model_name.lower()
     if name.split("-")[0] in ("world", "control", "decoupled"):
         return _world_shares(decoupled=name.startswith("decoupled"))
     if "bloom" in name:
-        shares = {c: b / ROOTS_TOTAL for c, b in ROOTS_BYTES.items()}
+        shares = {c: b / _ROOTS_TOTAL for c, b in _ROOTS_BYTES.items()}
         return {"resource": shares}, "bytes in ROOTS (arXiv 2303.03915)"
     if "llama2" in name.replace("-", "").replace("_", ""):
-        shares = {c: p / 100 for c, p in LLAMA2_PERCENT.items()}
+        shares = {c: p / 100 for c, p in _LLAMA2_PERCENT.items()}
         return {"resource": shares}, "documents by language (arXiv 2307.09288, Table 10)"
     if "mgpt" in name:
         shares = {c: s for c, s in _normalised(MC4_TOKENS).items() if c in MGPT_LISTS}
@@ -312,10 +311,9 @@ def _family(model: str) -> str:
 
 
 def relate_run(run_dir, outcomes=DROPS, n_resamples: int = 2000) -> pd.DataFrame:
-    """The relation in every model, tuning and seed of a run, and over the seeds of each family.
+    """The relation in each model, tuning and seed of a run, and over the seeds of each family.
 
-    Over seeds, `seed` is empty and `model` has no number. `source` says where the shares of text come
-    from. Of `outcomes`, the first two that the drops hold."""
+    Over seeds, `seed` is empty. `source`: of the shares of text. Of `outcomes`, two at most."""
     tables = _tables(run_dir)
     retrieval, drops = read_table(tables / "retrieval.csv"), read_table(tables / "drops.csv")
     outcomes = [m for m in outcomes if (drops.metric == m).any()][:2]
@@ -362,8 +360,8 @@ def over_seeds(
 ) -> pd.DataFrame:
     """Mean of each correlation over pretraining seeds, with a t interval over them.
 
-    Means and intervals are of atanh r. The tuning seeds of one model are averaged first. No interval
-    for fewer than 3 `models`."""
+    Of atanh r; the tuning seeds of one model are averaged first. No interval for fewer than 3
+    `models`."""
     from scipy.stats import t as student
 
     some = relation.metric.isin(metrics) & relation.seed.notna() & relation.value.notna()
@@ -384,10 +382,9 @@ def over_seeds(
 def fit_runs(runs, level: float = 0.95, without: str = "") -> dict:
     """The line of drop on retrieval over `runs`: dict(slope, intercept, half_width, n, reason, basis).
 
-    A run: a folder (`run_points`) or a DataFrame(language, retrieval, drop). `half_width`: the `level`
-    quantile of the errors when each model is predicted from the others (the seeds of one model go
-    together; without a column `model` each run is one). `without`: a model to leave out. `reason` is
-    not empty where there is no basis: fewer than 3 models, or no rising line."""
+    A run: a folder (`run_points`) or a DataFrame(language, retrieval, drop); the seeds of one model go
+    together. `half_width`: the `level` quantile of the errors when each model is predicted from the
+    others. `without`: a model to leave out. `reason`: why there is no basis, if so."""
     none = dict(slope=math.nan, intercept=math.nan, half_width=math.nan, n=0, basis="")
     models = _points_by_model(runs or [], without)
     if len(models) < 3:
@@ -398,14 +395,19 @@ def fit_runs(runs, level: float = 0.95, without: str = "") -> dict:
     if not slope > 0:
         why = "no basis for a number: in these runs retrieval does not go with transfer"
         return none | dict(n=n, reason=why)
+    half_width = float(np.quantile(_errors_elsewhere(models), level))
+    basis = f"{len(models)} models: {', '.join(models)}"
+    found = dict(slope=slope, intercept=intercept, half_width=half_width, n=n)
+    return found | dict(reason="", basis=basis)
+
+
+def _errors_elsewhere(models: dict) -> np.ndarray:
+    "How far each model's points lie from the line through the other models' points."
     errors = []
     for name, t in models.items():
         others = _line(o for k, o in models.items() if k != name)
         errors.append(abs(np.polyval(others, t.retrieval) - t["drop"]))
-    half_width = float(np.quantile(np.concatenate(errors), level))
-    basis = f"{len(models)} models: {', '.join(models)}"
-    found = dict(slope=slope, intercept=intercept, half_width=half_width, n=n)
-    return found | dict(reason="", basis=basis)
+    return np.concatenate(errors)
 
 
 def _points_by_model(runs, without: str) -> dict[str, pd.DataFrame]:

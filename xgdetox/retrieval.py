@@ -18,8 +18,8 @@ from .tokens import token_ids
 from .stats import bootstrap_means, tidy, write_table
 
 # %% auto #0
-__all__ = ['MOST_PAIRS', 'SIMILARITIES', 'load_aligned', 'embed_sentences', 'similarities', 'top1', 'aligned_cosines', 'retrieve',
-           'fertility', 'pick']
+__all__ = ['SIMILARITIES', 'load_aligned', 'embed_sentences', 'similarities', 'top1', 'aligned_cosines', 'retrieve', 'fertility',
+           'pick']
 
 # %% ../nbs/09_retrieval.ipynb #c010
 def load_aligned(
@@ -43,7 +43,7 @@ def load_aligned(
             left_out.append((code, error.problem, 0))
             continue
         df, more = _clean(df, raw)
-        df, cut = _first_pairs(df, limit or MOST_PAIRS)
+        df, cut = _first_pairs(df, limit or _MOST_PAIRS)
         left_out += [(code, why, n) for why, n in (gone + more + cut).items()]
         if len(df) < minimum:
             left_out.append((code, f"fewer than {minimum} pairs", len(df)))
@@ -61,7 +61,7 @@ def _too_few(parallel, minimum: int) -> InputError:
     return InputError(f"no language has {minimum} pairs", place, remedy=remedy)
 
 # %% ../nbs/09_retrieval.ipynb #c011
-MOST_PAIRS = 10_000
+_MOST_PAIRS = 10_000
 
 
 def _pairs_of(parallel, code, raw) -> tuple[pd.DataFrame, Counter]:

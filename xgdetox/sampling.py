@@ -17,10 +17,10 @@ from .checkpoints import read_config
 from .tokens import encode, last_tokens, length_batches, reads_padding, token_ids
 
 # %% auto #0
-__all__ = ['CACHED', 'LIKELIEST', 'LARGE', 'DOUBT', 'row_seed', 'uniforms', 'nucleus_floor', 'likeliest_nucleus', 'draw_rows',
-           'invert', 'draw', 'forward_at', 'repeat_cache', 'select_cache', 'sample', 'accepts', 'stop_tokens',
-           'model_config', 'cut', 'to_text', 'Prompt', 'prepare_prompts', 'shorten_prompt', 'read_prompts',
-           'cache_positions', 'plan_batches', 'continue_batch', 'continue_prompts', 'as_rows']
+__all__ = ['row_seed', 'uniforms', 'nucleus_floor', 'likeliest_nucleus', 'draw', 'forward_at', 'repeat_cache', 'select_cache',
+           'sample', 'accepts', 'stop_tokens', 'model_config', 'cut', 'to_text', 'Prompt', 'prepare_prompts',
+           'shorten_prompt', 'read_prompts', 'cache_positions', 'plan_batches', 'continue_batch', 'continue_prompts',
+           'as_rows']
 
 # %% ../nbs/02_generation.ipynb #c011
 def row_seed(seed: int, language: str, prompt_id: str, sample: int = 0) -> int:
@@ -51,48 +51,48 @@ def nucleus_floor(p, top_p: float = 0.8):
     return rising.gather(-1, dropped.clamp(max=p.shape[-1] - 1))
 
 # %% ../nbs/02_generation.ipynb #g001
-CACHED = 2**21  # numbers of a table that fit a CPU's caches
-LIKELIEST = 512  # among so many tokens the nucleus is looked for first
-LARGE = 2**14  # tokens; a smaller vocabulary is sorted at once
-DOUBT = 1e-6  # sums that differ by less may differ in their order of adding only
+_CACHED = 2**21  # numbers of a table that fit a CPU's caches
+_LIKELIEST = 512  # among so many tokens the nucleus is looked for first
+_LARGE = 2**14  # tokens; a smaller vocabulary is sorted at once
+_DOUBT = 1e-6  # sums that differ by less may differ in their order of adding only
 
 
 def likeliest_nucleus(p, top_p: float = 0.8):
-    """(floor, tokens, their p, sure): `nucleus_floor` from the `LIKELIEST` tokens of each row alone.
+    """(floor, tokens, their p, sure): `nucleus_floor` from the `_LIKELIEST` tokens of each row alone.
 
     `sure` (row,) says where the full sort cannot give another floor: the tokens left out all lie
-    outside the nucleus, and no running sum is within `DOUBT` of the bound. Elsewhere the floor means
+    outside the nucleus, and no running sum is within `_DOUBT` of the bound. Elsewhere the floor means
     nothing."""
-    top, tokens = p.topk(LIKELIEST)  # row, rank
+    top, tokens = p.topk(_LIKELIEST)  # row, rank
     whole = p.sum(-1, keepdim=True, dtype=torch.float64)
     rest = whole - top.sum(-1, keepdim=True, dtype=torch.float64)
     rising = top.flip(-1)
     sums = rising.double().cumsum(-1) + rest
-    dropped = (sums <= 1 - top_p).sum(-1, keepdim=True).clamp(max=LIKELIEST - 1)
+    dropped = (sums <= 1 - top_p).sum(-1, keepdim=True).clamp(max=_LIKELIEST - 1)
     floor = rising.gather(-1, dropped)
-    near = torch.cat([sums, rest], -1).sub(1 - top_p).abs().amin(-1) < DOUBT
+    near = torch.cat([sums, rest], -1).sub(1 - top_p).abs().amin(-1) < _DOUBT
     outside = (rest < 1 - top_p).squeeze(-1) & (floor > rising[:, :1]).squeeze(-1)
     return floor, tokens, top, outside & ~near
 
 # %% ../nbs/02_generation.ipynb #g003
-def draw_rows(logits, u, temperature: float, top_p: float):
+def _draw_rows(logits, u, temperature: float, top_p: float):
     "`draw` of rows at once: in token order from the likeliest tokens where they hold the nucleus, else from all."
     p = torch.softmax(logits.float() / temperature, -1)  # row, token
     if top_p == 1:
-        return invert(p, u)
-    if p.shape[-1] < LARGE:
-        return invert(p * (p >= nucleus_floor(p, top_p)), u)
+        return _invert(p, u)
+    if p.shape[-1] < _LARGE:
+        return _invert(p * (p >= nucleus_floor(p, top_p)), u)
     floor, tokens, top, sure = likeliest_nucleus(p, top_p)
     tokens, order = tokens.sort(-1)
     kept = (top * (top >= floor)).gather(-1, order)  # row, token of the nucleus
-    drawn = tokens.gather(-1, invert(kept, u).unsqueeze(-1)).squeeze(-1)
+    drawn = tokens.gather(-1, _invert(kept, u).unsqueeze(-1)).squeeze(-1)
     if not sure.all():
         p = p[~sure]
-        drawn[~sure] = invert(p * (p >= nucleus_floor(p, top_p)), u[~sure])
+        drawn[~sure] = _invert(p * (p >= nucleus_floor(p, top_p)), u[~sure])
     return drawn
 
 # %% ../nbs/02_generation.ipynb #c021
-def invert(p, u):
+def _invert(p, u):
     """The index of each row of `p` (row, token) at which its running sum passes `u` of the whole.
 
     `u`: (row,) in [0, 1). The weights need not sum to 1."""
@@ -110,9 +110,9 @@ def draw(logits, u, temperature: float = 0.9, top_p: float = 0.8):
     few rows at a time, whose numbers stay in its caches."""
     if temperature == 0:
         return logits.argmax(-1)
-    at_once = len(logits) if logits.is_cuda else max(1, CACHED // logits.shape[-1])
+    at_once = len(logits) if logits.is_cuda else max(1, _CACHED // logits.shape[-1])
     parts = zip(logits.split(at_once), u.split(at_once))
-    return torch.cat([draw_rows(some, some_u, temperature, top_p) for some, some_u in parts])
+    return torch.cat([_draw_rows(some, some_u, temperature, top_p) for some, some_u in parts])
 
 # %% ../nbs/02_generation.ipynb #g006
 def forward_at(model, where=None, **inputs):
@@ -262,8 +262,7 @@ def stop_tokens(model, tokenizer=None, bos="tokenizer") -> list[int]:
     else:
         generation, config = _generation_config(model), model_config(model)
     inner = getattr(config, "text_config", None)  # of a model that also reads pictures
-    named = [getattr(part, "eos_token_id", None) for part in (generation, config, inner, tokenizer)]
-    ids = [i for some in named for i in (some if isinstance(some, (list, tuple)) else [some])]
+    ids = [i for part in (generation, config, inner, tokenizer) for i in _named_ends(part)]
     if parse_chat(bos):
         ids.append(end_of_turn(tokenizer))
     odd = [i for i in ids if i is not None and not isinstance(i, int)]
@@ -271,6 +270,12 @@ def stop_tokens(model, tokenizer=None, bos="tokenizer") -> list[int]:
         remedy = "correct it in generation_config.json or config.json"
         raise InputError(f"{odd[0]!r} is no token id", field="eos_token_id", remedy=remedy)
     return list(dict.fromkeys(int(i) for i in ids if i is not None and i >= 0))
+
+
+def _named_ends(part) -> list:
+    "What a model's settings or a tokenizer name as ends of a text: none, one or several."
+    named = getattr(part, "eos_token_id", None)
+    return list(named) if isinstance(named, (list, tuple)) else [named]
 
 
 def _generation_config(model):
@@ -324,15 +329,14 @@ class Prompt:
 def prepare_prompts(
     tokenizer, ids, texts, bos="tokenizer", room: int | None = None
 ) -> tuple[list[Prompt], list[dict]]:
-    """Prompts with their tokens, and what was special about which: [{prompt_id, reason}, ...].
+    """Prompts with their tokens, and what was special about some: [{prompt_id, reason}, ...].
 
-    A prompt without tokens is left out; one longer than `room` tokens keeps its end; a repeated id
-    gets `#2`; a repeated text stays."""
+    One without tokens is left out; one longer than `room` is cut; a repeated id gets `#2`."""
     prompts, remarks, seen, first = [], [], {}, {}
     for prompt_id, text in zip(map(str, ids), texts):
         seen[prompt_id] = k = seen.get(prompt_id, 0) + 1
-        p = Prompt(prompt_id if k == 1 else f"{prompt_id}#{k}", text)
-        say = lambda reason, p=p: remarks.append({"prompt_id": p.prompt_id, "reason": reason})
+        p = Prompt(f"{prompt_id}#{k}" if k > 1 else prompt_id, text)
+        say = lambda why, p=p: remarks.append({"prompt_id": p.prompt_id, "reason": why})
         p.ids = token_ids(tokenizer, text, bos) if text.strip() else []
         if not p.ids:
             say("empty: left out")

@@ -124,8 +124,7 @@ def continuation_activations(
     """Mean activation of `neurons` during greedy continuation, (prompt, neuron), and the new tokens.
 
     Read at the last prompt token and the first `n_tokens` - 1 new ones: the positions that predict
-    the continuation. `neurons` "all" reads every one. Decoding never stops, as in the original: the
-    tokens are (prompt, n_tokens)."""
+    the continuation. `neurons` "all" reads all. Decoding never stops, as in the original."""
     rows = prompt_rows(model, tokenizer, prompts, bos, n_tokens)
     parts = parts or anatomy(model)
     means, ids = None, np.zeros((len(rows), n_tokens), int)
@@ -518,8 +517,8 @@ def find_sources(
 ) -> Sources:
     """The value vectors nearest to `probe`, what they promote, and which are active in English.
 
-    `lexicon`: a folder of word lists or {language: words}, for `languages` (default: all). `shown`:
-    k, norm, show_rude of `describe_sources`."""
+    `lexicon`: a folder or {language: words}, for `languages` (default: all). `shown`: k, norm,
+    show_rude."""
     prompts = english_prompts(prompt_files, limit)
     rude = {code: rude_words(lexicon, code) for code in languages or LANGUAGES} if lexicon else {}
     model, tokenizer = load(model, tokenizer)
