@@ -30,7 +30,7 @@ from .toxicity import scorer_names, with_holm
 __all__ = ['PROMPT_AVERAGES', 'HITS', 'LEAST_RATE', 'COMPARED', 'NO_AUC', 'judged_texts', 'prompt_outcomes', 'first_tokens',
            'language_texts', 'scored_again', 'prompt_table', 'outcome_rows', 'outcome_table', 'judges_of', 'auc_low',
            'values_path', 'write_outcomes', 'read_values', 'why_not_tested', 'arm_values', 'compare_arms',
-           'untested_note', 'untested_languages', 'side_rows', 'in_arrays', 'drawn_means', 'pooled_rows', 'pooled_row']
+           'untested_note', 'untested_languages', 'side_rows', 'drawn_means', 'pooled_rows', 'pooled_row']
 
 # %% ../nbs/lib/outcome.ipynb #c006
 def judged_texts(texts, scores, reasons, language: str, threshold: float = 0.5) -> pd.DataFrame:
@@ -177,7 +177,7 @@ def outcome_table(
 ) -> pd.DataFrame:
     """Tidy table of continuations and their scores (two folders): a row per language and metric.
 
-    `first`: the outcome on so many first tokens too; this needs `tokenizer` and `scorer`. Each prompt's values go
+    `first`: the outcome on so many first tokens too; needs `tokenizer` and `scorer`. Each prompt's values go
     beside `output`."""
     _check_labels(labels)
     both, names = _scored_files(generations, scores, languages), scorer_names(scores)
@@ -351,7 +351,7 @@ def side_rows(metric: str, before: pd.Series, after: pd.Series) -> list[dict]:
     return rows
 
 # %% ../nbs/lib/outcome.ipynb #c030
-def in_arrays(tables: list, metric: str, languages: list[str], ids: list[str]) -> np.ndarray:
+def _in_arrays(tables: list, metric: str, languages: list[str], ids: list[str]) -> np.ndarray:
     "Values (seed, language, prompt), NaN if there is none."
     return np.stack([_in_array(t[metric], languages, ids) for t in tables])
 
@@ -379,7 +379,7 @@ def pooled_rows(
         return []
     ids = list(dict.fromkeys(i for _, i in base.loc[languages].index))
     tables = [[base], list(arm)] + ([list(placebo)] if len(placebo) else [])
-    values = [in_arrays(t, metric, languages, ids) for t in tables]
+    values = [_in_arrays(t, metric, languages, ids) for t in tables]
     there = np.isfinite(np.concatenate(values)).all(0)  # language, prompt: in every table
     draw = np.random.default_rng(0)
     share = np.full(len(ids), 1 / len(ids))

@@ -37,7 +37,7 @@ def choose_prompts(
 ) -> tuple[pd.DataFrame, dict]:
     """Prompts (`prompt_id`, `prompt`) in an order drawn from `seed`, and how many were left out and why.
 
-    `source_map`: see `held_back`. `above`: least stored toxicity. InputError without any."""
+    `source_map`: see `held_back`. `above`: toxicity. InputError without any."""
     rows = load_prompts(path, language).rows.to_pandas()
     held = held_back(source_map, language) if source_map is not None else set()
     rules = {
@@ -217,9 +217,9 @@ def make_pairs(
     ledger=None,
     **engine,
 ) -> dict:
-    """The manifest of pairs made from a model's own continuations of `prompts`; the pairs lie beside it.
+    """The manifest of pairs made from a model's own continuations of `prompts`; they lie beside it.
 
-    `source_map`, `above`, `limit`: see `choose_prompts`; `engine`: see `generate`. InputError for too few pairs."""
+    `source_map` to `limit`: `choose_prompts`; `engine`: `generate`."""
     language, made = normalise_language(language), Path(output_dir) / "made"
     check_pair_settings(settings)
     scorer = covering_judge(judge, language)

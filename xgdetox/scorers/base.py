@@ -19,7 +19,7 @@ from ..files import InputError
 from ..languages import normalise_language
 
 # %% auto #0
-__all__ = ['SCORERS', 'Scored', 'Scorer', 'digest', 'blocks', 'Kind', 'scorer_forms', 'kind_of', 'ScorerSpec', 'parse_scorer',
+__all__ = ['SCORERS', 'Scored', 'Scorer', 'digest', 'blocks', 'Kind', 'scorer_forms', 'scorer_kind', 'ScorerSpec', 'parse_scorer',
            'load_scorer', 'scorer_members', 'needs_gpu', 'needs_key', 'services_of', 'scorer_operations', 'states_auc',
            'scorer_languages', 'scorer_paths', 'place_scorer', 'check_scorer', 'original_scorer', 'scorer_table']
 
@@ -130,11 +130,11 @@ def scorer_forms() -> str:
 
 
 def _form(name: str) -> str:
-    kind = kind_of(name)
+    kind = scorer_kind(name)
     return f"{name}:{kind.called}" if kind.reads else name
 
 # %% ../../nbs/lib/scorers_base.ipynb #a008
-def kind_of(name: str) -> Kind:
+def scorer_kind(name: str) -> Kind:
     """The kind of scorers called `name`: an entry of SCORERS, or a `Kind` as `module.name`.
 
     A plain function in SCORERS is a kind that needs nothing. InputError for an unknown name."""
@@ -181,7 +181,7 @@ def parse_scorer(spec) -> ScorerSpec:
     InputError for an unknown kind or option; it never repeats a value, which may be a key."""
     head, _, query = str(spec).partition("?")
     name, _, argument = head.partition(":")
-    kind = kind_of(name)
+    kind = scorer_kind(name)
     pairs = [pair.partition("=")[::2] for pair in query.split("&") if pair]
     options = dict(pairs)
     if kind.check:
@@ -218,13 +218,13 @@ def load_scorer(spec) -> Scorer:
     if not isinstance(spec, (str, Path, ScorerSpec)):
         return spec
     kind, argument, options = parse_scorer(spec)
-    return kind_of(kind).make(argument, **options)
+    return scorer_kind(kind).make(argument, **options)
 
 # %% ../../nbs/lib/scorers_base.ipynb #a014
 def scorer_members(spec) -> list[ScorerSpec]:
     "The scorers behind `spec`: a panel's members, else itself. None of a panel's file that is not there."
     spec = _parsed(spec)
-    members = kind_of(spec.kind).members
+    members = scorer_kind(spec.kind).members
     return members(spec.argument) if members else [spec]
 
 
@@ -234,44 +234,44 @@ def _parsed(spec) -> ScorerSpec:
 # %% ../../nbs/lib/scorers_base.ipynb #a015
 def needs_gpu(spec) -> bool:
     "Whether a scorer runs a model, itself or in a panel."
-    return any(kind_of(m.kind).gpu for m in scorer_members(spec))
+    return any(scorer_kind(m.kind).gpu for m in scorer_members(spec))
 
 
 def needs_key(spec) -> bool:
     "Whether a scorer asks a service that wants a key, itself or in a panel."
-    return any(kind_of(m.kind).key for m in scorer_members(spec))
+    return any(scorer_kind(m.kind).key for m in scorer_members(spec))
 
 
 def services_of(spec) -> list[str]:
     "The services that a scorer asks, itself or in a panel, as people call them."
-    asked = [kind_of(m.kind).service for m in scorer_members(spec)]
+    asked = [scorer_kind(m.kind).service for m in scorer_members(spec)]
     return list(dict.fromkeys(s for s in asked if s))
 
 
 def scorer_operations(spec) -> float:
     "Floating-point operations per token of a text, roughly; of a panel those of its largest member."
-    return max((kind_of(m.kind).operations for m in scorer_members(spec)), default=0.0)
+    return max((scorer_kind(m.kind).operations for m in scorer_members(spec)), default=0.0)
 
 
 def states_auc(spec) -> bool:
     "Whether a scorer says of itself how good it is (AUC per language); a panel, if all of its members do."
     members = scorer_members(spec)
-    return bool(members) and all(kind_of(m.kind).states_auc for m in members)
+    return bool(members) and all(scorer_kind(m.kind).states_auc for m in members)
 
 # %% ../../nbs/lib/scorers_base.ipynb #a016
 def scorer_languages(spec) -> tuple[str, ...] | None:
     "The languages that a scorer covers, as far as that is known before it is made; else None."
     spec = _parsed(spec)
-    covers = kind_of(spec.kind).covers
+    covers = scorer_kind(spec.kind).covers
     return covers(spec.argument, spec.options) if covers else None
 
 # %% ../../nbs/lib/scorers_base.ipynb #a017
 def scorer_paths(spec) -> list[str]:
     "The files and folders that a scorer reads, itself or in a panel; presets and hub names are none."
     spec = _parsed(spec)
-    paths = [spec.argument] if kind_of(spec.kind).members else []
+    paths = [spec.argument] if scorer_kind(spec.kind).members else []
     for member in scorer_members(spec):
-        kind = kind_of(member.kind)
+        kind = scorer_kind(member.kind)
         if kind.reads == "place" and member.argument not in kind.names:
             paths.append(member.argument)
         if kind.reads == "model" and Path(member.argument).exists():
@@ -286,7 +286,7 @@ def place_scorer(
 
     A model's name goes through `model`, by default through `place` too."""
     spec = parse_scorer(spec)
-    put = {"place": place, "model": model or place}.get(kind_of(spec.kind).reads)
+    put = {"place": place, "model": model or place}.get(scorer_kind(spec.kind).reads)
     return str(spec._replace(argument=put(spec.argument)) if put else spec)
 
 # %% ../../nbs/lib/scorers_base.ipynb #a020
@@ -298,13 +298,13 @@ def check_scorer(spec) -> None:
                 "no such file or folder", path, field="scorer", remedy="check the path"
             )
     members = scorer_members(spec)
-    for find_key in [k for m in members if (k := kind_of(m.kind).key)]:
+    for find_key in [k for m in members if (k := scorer_kind(m.kind).key)]:
         find_key()
     for member in members:
         if "device" in member.options:
             _check_device(member.options["device"])
     for member in members:
-        if not kind_of(member.kind).gpu and not kind_of(member.kind).key:
+        if not scorer_kind(member.kind).gpu and not scorer_kind(member.kind).key:
             load_scorer(member)
 
 
@@ -318,7 +318,7 @@ def _check_device(name: str) -> None:
 def original_scorer(spec) -> str:
     "`spec` asked for what the released code's scripts read (Perspective's six attributes), unless it says so itself."
     spec = parse_scorer(spec)
-    more = {k: v for k, v in kind_of(spec.kind).original.items() if k not in spec.options}
+    more = {k: v for k, v in scorer_kind(spec.kind).original.items() if k not in spec.options}
     return str(spec._replace(options=spec.options | more))
 
 # %% ../../nbs/lib/scorers_base.ipynb #a024
@@ -326,7 +326,7 @@ def scorer_table() -> pd.DataFrame:
     "One row per kind of scorer: how it is named, what it does, its options, and what it needs."
     rows = []
     for name in SCORERS:
-        kind = kind_of(name)
+        kind = scorer_kind(name)
         options = _options_of(kind)
         needs = [*["a model"] * kind.gpu, *["a key"] * bool(kind.key)]
         rows.append(

@@ -17,9 +17,9 @@ from .base import Kind, digest
 from .local import LocalModel, language_codes, load_local_model, load_local_tokenizer
 
 # %% auto #0
-__all__ = ['GUARDS', 'GUARD_NAMES', 'KIND', 'GuardFormat', 'card_prompts', 'guard_format', 'described_guard', 'check_template',
-           'verdict_tokens', 'Guard', 'verdict_engine', 'vllm_verdicts', 'guard_scorer', 'check_backend', 'check_guard',
-           'guard_languages']
+__all__ = ['GUARDS', 'GUARD_NAMES', 'KIND', 'GuardFormat', 'card_prompts', 'guard_format', 'described_guard',
+           'check_guard_template', 'verdict_tokens', 'Guard', 'verdict_engine', 'vllm_verdicts', 'guard_scorer',
+           'check_backend', 'check_guard', 'guard_languages']
 
 # %% ../../nbs/lib/scorers_guard.ipynb #c117
 class GuardFormat(NamedTuple):
@@ -134,7 +134,7 @@ def _right_kind(name: str, value) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(w, str) for w in value)
 
 # %% ../../nbs/lib/scorers_guard.ipynb #g003
-def check_template(guard, name) -> None:
+def check_guard_template(guard, name) -> None:
     """InputError if a guard's chat template cannot be rendered.
 
     Also if it leaves out the text, so that every text would be judged alike."""
@@ -189,7 +189,7 @@ class Guard(LocalModel):
         check_backend(backend)
         self.form, covers = guard_format(name)
         self.tokenizer = self._chat_tokenizer(name)
-        check_template(self, name)
+        check_guard_template(self, name)
         self.unsafe, self.safe = verdict_tokens(self.tokenizer, self.form)
         self.backend, self.id = backend, f"guard:{Path(str(name)).name}"
         self.languages = tuple(languages or covers)

@@ -8,7 +8,7 @@ import pandas as pd
 from pathlib import Path
 from ..files import InputError, read_yaml
 from ..languages import LANGUAGES, normalise_language
-from .base import Kind, Scorer, ScorerSpec, kind_of, load_scorer, parse_scorer
+from .base import Kind, Scorer, ScorerSpec, scorer_kind, load_scorer, parse_scorer
 from .base import scorer_languages
 
 # %% auto #0
@@ -95,7 +95,7 @@ def _member(text: str, path, name: str) -> ScorerSpec:
         spec = parse_scorer(text)
     except InputError as e:
         raise InputError(e.problem, path, field=name, remedy=e.remedy) from None
-    kind = kind_of(spec.kind)
+    kind = scorer_kind(spec.kind)
     if kind.members:
         remedy = "name its members here"
         raise InputError("a panel cannot hold a panel", path, field=name, remedy=remedy)

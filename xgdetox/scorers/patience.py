@@ -19,7 +19,7 @@ from .base import Scored
 
 # %% auto #0
 __all__ = ['FAULT_WORDS', 'LONGEST_WAIT', 'Fault', 'fault_words', 'commonest', 'next_slot', 'Quota', 'pause', 'Line', 'Patience',
-           'Notices', 'settle', 'Asking', 'ask_patiently']
+           'WaitNotices', 'settle', 'Asking', 'ask_patiently']
 
 # %% ../../nbs/lib/scorers_patience.ipynb #t005
 class Fault(NamedTuple):
@@ -135,7 +135,7 @@ class Patience(NamedTuple):
     most: int = 100  # failures in a row, before the run ends
 
 # %% ../../nbs/lib/scorers_patience.ipynb #t019
-class Notices:
+class WaitNotices:
     """Says on stderr that `service` gives no answers: `first` seconds after the last one, then every `again`.
 
     `remedy`: what to do if it stays silent."""
@@ -200,7 +200,7 @@ class Asking:
     workers: int
     patience: Patience
     faults: dict[str, int]
-    notices: Notices
+    notices: WaitNotices
     running: dict = field(default_factory=dict)  # call -> (text, tries)
     item: tuple | None = None  # the next one to send
     slot: float = 0.0  # and when
@@ -267,14 +267,14 @@ def ask_patiently(
     workers: int,
     patience: Patience = Patience(),
     faults: dict | None = None,
-    notices: Notices | None = None,
+    notices: WaitNotices | None = None,
 ) -> Iterator[list[Scored]]:
     """Scores of `texts` as they arrive. `ask` runs in `workers` threads, one slot per call.
 
     A text that fails too often is "service unavailable" until the next run; `faults` counts kinds. After too many
     failures in a row InputError is raised, but not before what was in flight is handed over."""
     faults = {} if faults is None else faults
-    notices = notices or Notices("the service")
+    notices = notices or WaitNotices("the service")
     run = Asking(ask, Line(texts), quota, workers, patience, faults, notices)
     with ThreadPoolExecutor(workers) as pool:
         while True:

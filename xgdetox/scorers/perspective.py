@@ -14,12 +14,19 @@ from typing import Iterable
 from ..files import InputError
 from ..languages import LANGUAGES, covered_by
 from .base import Kind, Scored, Scorer
-from .patience import Fault, LONGEST_WAIT, Notices, Patience, Quota, ask_patiently
+from xgdetox.scorers.patience import (
+    Fault,
+    LONGEST_WAIT,
+    WaitNotices,
+    Patience,
+    Quota,
+    ask_patiently,
+)
 from .wire import AnswerTooLarge, Wire, perspective_document
 
 # %% auto #0
 __all__ = ['PERSPECTIVE_END', 'INSTEAD', 'KEY_REFUSED', 'PASSING', 'ATTRIBUTES', 'ORIGINAL_ATTRIBUTES', 'PERSPECTIVE_OPTIONS',
-           'KIND', 'perspective_key', 'retry_after', 'error_words', 'speaks_of_text', 'refusal', 'http_fault',
+           'KIND', 'perspective_key', 'retry_after', 'error_words', 'speaks_of_text', 'refusal_word', 'http_fault',
            'perspective_remedy', 'ask_perspective', 'request_body', 'meaning_of', 'most_failures', 'silence',
            'positive', 'Perspective', 'perspective_root', 'perspective_attributes', 'check_perspective',
            'perspective_scorer']
@@ -97,7 +104,7 @@ def speaks_of_text(content: bytes) -> bool:
     return status == "INVALID_ARGUMENT" and not platform
 
 
-def refusal(content: bytes, key: str = "") -> str:
+def refusal_word(content: bytes, key: str = "") -> str:
     "The first of these words in capitals and underscores; empty if there is none, or if it holds the key."
     known = [w for w in error_words(content) if re.fullmatch(r"[A-Z_]{3,64}", w)]
     return next((w for w in known if not key or key.casefold() not in w.casefold()), "")
@@ -113,7 +120,7 @@ def http_fault(status: int, content: bytes, headers, key: str = "") -> Fault | s
 
     Lasting is only what the service itself says of the text, in its own form: a 400 of a proxy or of the platform
     passes. InputError if no text can be scored."""
-    said, word = error_words(content), refusal(content, key)
+    said, word = error_words(content), refusal_word(content, key)
     wait = retry_after(headers.get("retry-after") if headers else None)
     busy = any("ratelimit" in w.lower().replace("_", "") or w == "RESOURCE_EXHAUSTED" for w in said)
     if status in PASSING or status >= 500 or busy:
@@ -206,8 +213,8 @@ def silence(kinds: Iterable[str] = ("connection",)) -> InputError:
     return _notices().silence(list(kinds))
 
 
-def _notices(first: float = 60.0, again: float = 600.0) -> Notices:
-    return Notices("the Perspective API", first, again, perspective_remedy())
+def _notices(first: float = 60.0, again: float = 600.0) -> WaitNotices:
+    return WaitNotices("the Perspective API", first, again, perspective_remedy())
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c210
 ATTRIBUTES = (  # of the service's documentation; others end in _EXPERIMENTAL
