@@ -306,7 +306,7 @@ def refusal_values(df, language):
 def quality_table(
     generations_folder,
     *,
-    metrics=QUALITIES,
+    metrics=None,
     lm=None,
     tokenizer=None,
     model="",
@@ -324,8 +324,12 @@ def quality_table(
     `lm`: whose perplexity is taken, a name, path or (model, tokenizer): by default `untuned_base`,
     with `paper` an mT5. `tokenizer`: whose pieces diversity counts (default: the lm's, else words).
     `before`: the table of the continuations before tuning, which adds `compare_quality`. `output`:
-    FILE.csv; values go beside it to FILE-texts.parquet and FILE-prompts.parquet."""
+    FILE.csv; values go beside it to FILE-texts.parquet and FILE-prompts.parquet. `metrics`: by default
+    `QUALITIES`, and `FURTHER` too for a chat model's replies."""
+    if metrics is None:
+        metrics = QUALITIES + (FURTHER if parse_chat(bos) else ())
     metrics = _checked_metrics(metrics)
+    plain = "tokenizer" if parse_chat(bos) else bos  # replies are judged as texts
     old = None if before is None else by_prompt(before)
     files = _files_in(generations_folder, languages)
     if lm is None and "perplexity" in metrics:
@@ -334,7 +338,7 @@ def quality_table(
     measured, texts, labels = [], [], dict(model=model, tuning=tuning, seed=seed)
     for language, path in files.items():
         df = read_generations(path)
-        measured += _measure(df, language, metrics, paper, bos=bos, **how)
+        measured += _measure(df, language, metrics, paper, bos=plain, **how)
         texts.append(df.assign(language=language).drop(columns=["prompt", "generated_text"]))
     prompts = [prompt_values(m) for m in measured if m.statistic in ("mean", "median")]
     prompts, table = (
@@ -354,9 +358,10 @@ def quality_table(
 def _checked_metrics(metrics) -> list[str]:
     "A list of the metrics asked for; `InputError` for an unknown one."
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+    known = QUALITIES + FURTHER
     for m in metrics:
-        if m not in QUALITIES:
-            remedy = "use " + ", ".join(QUALITIES)
+        if m not in known:
+            remedy = "use " + ", ".join(known)
             raise InputError(f"unknown metric {str(m)[:40]!r}", field="metric", remedy=remedy)
     return metrics
 
