@@ -222,8 +222,12 @@ def test_outputs_are_small_clean_and_whole(page):
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_page_opens_with_title_and_sentence(page):
     first = json.loads(page.read_text(encoding="utf-8"))["cells"][0]
-    assert first["cell_type"] == "markdown" and re.match(r"# .+\n\n?> .+", source(first)), (
+    opening = re.match(r"# .+\n\n?> (.+)", source(first))
+    assert first["cell_type"] == "markdown" and opening, (
         f"{page.name}: first cell is '# Title' and '> sentence'"
+    )
+    assert not exported(page) or len(opening[1]) <= 114, (
+        f"{page.name}: its sentence heads a module, on one line: make it shorter"
     )
 
 
