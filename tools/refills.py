@@ -1,7 +1,7 @@
 """Whether the committed pages are what their code gives now.
 
 A page is run again in a copy, and the tables behind its figures are compared. That takes minutes, so
-tests/refilled.json keeps a hash of the code that the outputs of each page come from; a page whose hash is
+tests/refilled.txt keeps a hash of the code that the outputs of each page come from; a page whose hash is
 the same need not run."""
 
 import ast
@@ -18,7 +18,9 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
-REFILLED = ROOT / "tests" / "refilled.json"  # page -> hash of the code that its outputs come from
+REFILLED = (
+    ROOT / "tests" / "refilled.txt"
+)  # pages, and a hash of the code that their outputs come from
 TOLERANCE = dict(
     rel=0.02, abs=0.02
 )  # other processors round differently, and a sampled text may change
@@ -111,20 +113,22 @@ def page_hash(page: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def refilled() -> dict[str, str]:
-    "The kept hashes by page."
-    return json.loads(REFILLED.read_text("utf-8")) if REFILLED.exists() else {}
+def refilled() -> set[tuple[str, str]]:
+    "The kept pairs of (page, hash)."
+    lines = REFILLED.read_text("utf-8").splitlines() if REFILLED.exists() else []
+    return {tuple(line.split(": ")) for line in lines}
 
 
 def keep_hash(page: Path) -> None:
     "Write down that the outputs of `page` are what its code gives now."
-    kept = refilled() | {page.relative_to(NBS).as_posix(): page_hash(page)}
-    REFILLED.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n", encoding="utf-8")
+    name = page.relative_to(NBS).as_posix()
+    kept = {pair for pair in refilled() if pair[0] != name} | {(name, page_hash(page))}
+    REFILLED.write_text("".join(f"{p}: {h}\n" for p, h in sorted(kept)), encoding="utf-8")
 
 
 def is_fresh(page: Path) -> bool:
-    "Whether a page was compared with exactly this code."
-    return refilled().get(page.relative_to(NBS).as_posix()) == page_hash(page)
+    "Whether the outputs of a page come from exactly this code."
+    return (page.relative_to(NBS).as_posix(), page_hash(page)) in refilled()
 
 
 # ---- the tables behind the committed figures, against a refill
