@@ -1,6 +1,4 @@
-"""What the engine costs.
-
-The same notebooks under Snakemake and papermill, one after another, and as plain code in one process."""
+"What a notebook costs to start: papermill with a kernel, as a fork, and its cells in one process; all in one run."
 
 import json
 import os
@@ -11,77 +9,85 @@ import tempfile
 import time
 from pathlib import Path
 
+from xgdetox.grid.forks import server
 from xgdetox.grid.jobs import jobs
 from xgdetox.grid.load import load_grid
+from xgdetox.grid.runner import prepare_environment
 from xgdetox.stats import tidy, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = ROOT / "tests" / "tiny.yaml"
+NOTEBOOKS = ROOT / "nbs" / "experiments"
 CHANGES = ["tunings={}", "stages=[generate, score, mass, quality, retrieve]", "languages=[en, de]"]
+PAPERMILL = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "WARNING"]
+ONE_PROCESS = (
+    "import sys; sys.path.insert(0, sys.argv[1]); import bench_grid; bench_grid.in_one_process()"
+)
 
 
-def cpu(who):
-    return sum(resource.getrusage(who)[:2])
+def grid():
+    return load_grid(ROOT / "tests" / "tiny.yaml", CHANGES)
 
 
-def in_one_process(grid, folder):
+def in_one_process():
     "Run every job's cells here, with its parameters in place of the defaults."
-    here = os.getcwd()
-    os.chdir(folder)
-    for job in jobs(grid):
-        cells = [
-            c
-            for c in json.loads((ROOT / "nbs" / "experiments" / f"{job.stage}.ipynb").read_text())[
-                "cells"
-            ]
-            if c["cell_type"] == "code"
-        ]
+    for job in jobs(grid()):
+        page = json.loads((NOTEBOOKS / f"{job.stage}.ipynb").read_text())
         names = {}
-        for cell in cells:
-            exec("".join(cell["source"]), names)
+        for cell in page["cells"]:
+            if cell["cell_type"] == "code":
+                exec("".join(cell["source"]), names)
             if "parameters" in cell["metadata"].get("tags", []):
                 names.update(json.loads(json.dumps(job.parameters)))
-    os.chdir(here)
 
 
-def measured(command, **how):
-    "(wall seconds, CPU seconds) of a process."
-    begin, used = time.time(), cpu(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", *command], check=True, stdout=subprocess.DEVNULL, **how)
-    return time.time() - begin, cpu(resource.RUSAGE_CHILDREN) - used
+def call(*words):
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def under_the_engine(place):
-    changes = [word for change in CHANGES for word in ("--set", change)]
-    run = ["run", str(TINY), "--run-dir", f"{place}/grid", "--cores", "1"]
-    return measured(["from xgdetox.cli import main; main()", *run, *changes], cwd=ROOT)
+def with_papermill():
+    for job in jobs(grid()):
+        Path(job.log).parent.mkdir(parents=True, exist_ok=True)
+        parameters = json.dumps(job.parameters)
+        call(*PAPERMILL, str(NOTEBOOKS / f"{job.stage}.ipynb"), job.log, "-y", parameters)
 
 
-def in_a_process(place):
-    Path(place, "plain").mkdir()
-    code = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import bench_grid as b; "
-        f"b.in_one_process(b.load_grid(b.TINY, b.CHANGES), {place + '/plain'!r})"
-    )
-    return measured([code])
+def as_forks():
+    with server():
+        for job in jobs(grid()):
+            page, parameters = NOTEBOOKS / f"{job.stage}.ipynb", json.dumps(job.parameters)
+            call(sys.executable, "-m", "xgdetox.grid.notebook", str(page), job.log, parameters)
+
+
+def plain():
+    call(sys.executable, "-c", ONE_PROCESS, str(ROOT / "tests"))
+
+
+def measure(run):
+    "CPU and wall seconds of `run` in a folder of its own, of the processes that it starts."
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        prepare_environment(folder)
+        begin, used = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        run()
+        wall, now = time.time() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+        os.chdir(here)
+    return now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime, wall
 
 
 def main():
-    os.environ["OMP_NUM_THREADS"] = "1"
-    n = len(jobs(load_grid(TINY, CHANGES)))
-    with tempfile.TemporaryDirectory() as place:
-        (wall, engine), (plain_wall, plain) = under_the_engine(place), in_a_process(place)
-    found = {
-        "grid_cpu_seconds": engine,
-        "one_process_cpu_seconds": plain,
-        "overhead_cpu_seconds_per_notebook": (engine - plain) / n,
-        "grid_wall_seconds": wall,
-        "one_process_wall_seconds": plain_wall,
-        "overhead_wall_seconds_per_notebook": (wall - plain_wall) / n,
-    }
-    for metric, value in found.items():
-        print(f"{metric:36s} {value:8.2f}")
-    rows = [dict(metric=metric, value=value, n=n) for metric, value in found.items()]
+    n, rows = len(jobs(grid())), []
+    taken = {run.__name__: measure(run) for run in (plain, with_papermill, as_forks)}
+    for i, kind in enumerate(("cpu", "wall")):
+        for name, seconds in taken.items():
+            rows.append(dict(metric=f"{name}_{kind}_seconds", value=seconds[i], n=n))
+        start = {name: (taken[name][i] - taken["plain"][i]) / n for name in taken}
+        for name in ("with_papermill", "as_forks"):
+            rows.append(dict(metric=f"{name}_{kind}_seconds_per_start", value=start[name], n=n))
+        ratio = taken["as_forks"][i] / taken["with_papermill"][i]
+        rows.append(dict(metric=f"as_forks_over_with_papermill_{kind}", value=ratio, n=n))
+    for row in rows:
+        print(f"{row['metric']:40s} {row['value']:8.2f}")
     write_table(tidy(rows), ROOT / "results" / "bench_grid.csv")
 
 

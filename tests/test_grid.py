@@ -355,7 +355,7 @@ def test_killed_at_five_moments(tmp_path):
             time.sleep(0.2)
         time.sleep(chance.random() * 4)
         assert runner.poll() is None, "the runner ended by itself before its kill"
-        notebooks = [p for p in living(hit) if "papermill" in p.cmdline()]
+        notebooks = [p for p in living(hit) if "xgdetox.grid.notebook" in p.cmdline()]
         at_work += len(notebooks)
         if kill == 2 and notebooks:
             notebooks[0].kill()

@@ -36,6 +36,7 @@ ORDER = """
     style pairs outcome patching held written dose edits early matrix prediction verdicts
     grid.stage grid.steps grid.checkpoints grid.changes
     grid.stages_evidence grid.stages_making grid.stages_texts grid.stages_mechanism grid.stages
+    grid.execute grid.notebook grid.forks
     grid.devices grid.schema grid.jobs grid.costs grid.checks grid.load
     grid.status grid.tables grid.runner
     cli.root cli.options cli.inputs cli.flags cli.data cli.tuning cli.edits cli.texts cli.scores cli.judges

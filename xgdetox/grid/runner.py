@@ -17,6 +17,7 @@ from pathlib import Path
 from ..files import InputError, write_atomic, write_json
 from .checks import check_at_hand, known_names
 from .devices import visible_devices
+from .forks import server
 from .jobs import jobs, left_out
 from .stages import STAGES
 from xgdetox.grid.status import (
@@ -190,7 +191,9 @@ def _run_and_watch(grid: dict, folder: Path, command: list[str], force, say) -> 
         tell = (lambda line: print(line, file=terminal, flush=True)) if say is print else say
         _after_a_crash(grid, folder, command, tell)
         watch = Progress(grid, folder, tell)
-        code = _call_snakemake([*command, *_forced(force)], folder)
+        prepare_environment(folder, grid["threads"])
+        with server(wanted="devices=0" in command):
+            code = _call_snakemake([*command, *_forced(force)])
         watch.stop()
     failed = status(grid, folder).query("state == 'failed'")
     for r in failed.itertuples():
@@ -277,13 +280,12 @@ def _after_a_crash(grid, folder, command, say):
         say(f"done already: {name}")
 
 # %% ../../nbs/lib/grid_runner.ipynb #e8fc140b
-def _call_snakemake(command, folder: Path) -> int:
+def _call_snakemake(command) -> int:
     """Snakemake in this very process: who kills the runner kills all of it.
 
     Its messages go to the run's own log."""
     from snakemake.cli import main
 
-    prepare_environment(folder)
     here, words = os.getcwd(), sys.argv
     sys.argv = ["snakemake", *command[3:]]
     try:

@@ -205,11 +205,11 @@ def _is_snakemake(process) -> bool:
 def wait_for_children(run: Path, say=print, every: float = 0.5, patience: float = 10):
     """Wait until no notebook of a dead runner is left on this host, nor in the queue of SLURM.
 
-    A notebook works on after its runner was killed, and what it finishes counts. A kernel whose papermill is dead can finish nothing:
+    A notebook works on after its runner was killed, and what it finishes counts. What is left of one that was killed can finish nothing:
     it ends itself within a second, or is ended after `patience` seconds."""
     told, alone_since = False, None
     while (left := living(run)) or _queued(run):
-        at_work = not left or any("papermill" in _words(p) for p in left)
+        at_work = not left or any("xgdetox.grid.notebook" in _words(p) for p in left)
         if not told and at_work:
             say("waiting for notebooks that a stopped runner left at work")
             told = True
