@@ -21,22 +21,21 @@ from .identity import file_hash
 from .weights import cache_folder, model_folder
 
 # %% auto #0
-__all__ = ['WORLDS', 'CODES', 'ASSETS', 'ORDER', 'NOUN_FIRST', 'RESOURCE', 'DECOUPLED', 'PUNCTUATION', 'ARTICLES', 'TONES',
-           'RUDE', 'BAD', 'MIX', 'PIVOT', 'RECIPE', 'OF_CORPUS', 'DATA_VERSION', 'read_lexicon', 'word_forms', 'Clause',
-           'say_clause', 'say_predicate', 'Sentence', 'say', 'punctuation_marks', 'join_words', 'language_words',
-           'rude_words', 'share_in_language', 'concepts_of', 'topics', 'Scene', 'sample_clause', 'make_rude',
-           'sample_sentence', 'Corpus', 'draw_mono', 'draw_parallel', 'draw_alternating', 'draw_switched', 'draw_lists',
-           'make_tokenizer', 'draw_document', 'build_model', 'token_rows', 'save_state', 'load_state',
-           'learning_rate_at', 'fit', 'check_recipe', 'is_pretrained', 'pretrain_model', 'pretrain',
-           'make_text_tokenizer', 'read_text', 'draw_lines', 'pretrain_on_text', 'sample_prompts', 'prompt_text',
-           'sample_pair', 'sample_labelled', 'sample_parallel', 'write_data', 'resolve_data', 'resolve_model']
+__all__ = ['WORLDS', 'CODES', 'ASSETS', 'ORDER', 'RESOURCE', 'DECOUPLED', 'PUNCTUATION', 'ARTICLES', 'TONES', 'RUDE', 'BAD',
+           'MIX', 'PIVOT', 'RECIPE', 'OF_CORPUS', 'DATA_VERSION', 'read_lexicon', 'word_forms', 'Clause', 'say_clause',
+           'Sentence', 'say', 'punctuation_marks', 'join_words', 'language_words', 'rude_words', 'share_in_language',
+           'concepts_of', 'topics', 'Scene', 'sample_clause', 'make_rude', 'sample_sentence', 'Corpus', 'draw_mono',
+           'draw_parallel', 'draw_alternating', 'draw_switched', 'draw_lists', 'make_tokenizer', 'draw_document',
+           'build_model', 'token_rows', 'learning_rate_at', 'fit', 'check_recipe', 'is_pretrained', 'pretrain_model',
+           'pretrain', 'read_text', 'pretrain_on_text', 'sample_prompts', 'prompt_text', 'sample_pair',
+           'sample_labelled', 'sample_parallel', 'write_data', 'resolve_data', 'resolve_model']
 
 # %% ../nbs/lib/world.ipynb #c005
 WORLDS = ("world", "world-tuned", "world-control")  # the shipped models
 CODES = tuple("ar cs de en es fr hi id it ja ko nl pl pt ru sv zh".split())
 ASSETS = Path(str(resources.files("xgdetox"))) / "assets" / "world"
 ORDER = {"ar": "VSO", "hi": "SOV", "ja": "SOV", "ko": "SOV"}  # the rest: SVO
-NOUN_FIRST = frozenset("ar es fr id it pt".split())  # noun before adjective
+_NOUN_FIRST = frozenset("ar es fr id it pt".split())  # noun before adjective
 # text and contact with English, most to least, set by hand
 RESOURCE = dict(
     en=1.0,
@@ -140,7 +139,7 @@ def say_clause(clause: Clause, language: str, choose) -> list[str]:
     "The words of `clause` in the word order of `language`; `choose(form, concept)` gives a concept's words."
     order = ORDER.get(language, "SVO")
     postposed = order == "SOV"
-    phrase = lambda noun: _say_noun(noun, language in NOUN_FIRST, choose)
+    phrase = lambda noun: _say_noun(noun, language in _NOUN_FIRST, choose)
     # the order of these calls is that of the draws of a mixed text
     around = _say_around(clause, phrase, postposed, choose)
     subject = phrase(clause.subject) + choose("bare", "topic")
@@ -153,7 +152,7 @@ def say_clause(clause: Clause, language: str, choose) -> list[str]:
             "VSO": verb + subject + thing + around,
         }[order]
     else:
-        words = say_predicate(clause, subject, around, postposed, choose)
+        words = _say_predicate(clause, subject, around, postposed, choose)
     cry = choose("bare", clause.cry) + choose("bare", "shout") if clause.cry else ()
     return [*cry, *words]
 
@@ -182,7 +181,7 @@ def _say_around(clause: Clause, phrase, postposed: bool, choose) -> tuple[str, .
     return words + (choose("bare", clause.adverb) if clause.adverb else ())
 
 # %% ../nbs/lib/world.ipynb #c018
-def say_predicate(clause, subject, around, postposed, choose) -> tuple[str, ...]:
+def _say_predicate(clause, subject, around, postposed, choose) -> tuple[str, ...]:
     "Subject, copula and predicate; the copula stands last in languages with the verb last."
     copula = choose("bare", "is_a" if clause.is_a else "is")
     predicate = choose("bare", clause.is_a) if clause.is_a else choose("bare", clause.adjective)
@@ -629,7 +628,7 @@ def token_rows(documents, bos: int, eos: int, batch: int, context: int):
             buffer = buffer[size:]
 
 # %% ../nbs/lib/world.ipynb #c065
-def save_state(path, step: int, losses: list[float], model, optimizer):
+def _save_state(path, step: int, losses: list[float], model, optimizer):
     "A training state as safetensors, atomically."
     from safetensors.torch import save_file
 
@@ -643,7 +642,7 @@ def save_state(path, step: int, losses: list[float], model, optimizer):
     os.replace(f"{path}.part", path)
 
 
-def load_state(path, model, optimizer) -> tuple[int, list[float]]:
+def _load_state(path, model, optimizer) -> tuple[int, list[float]]:
     "Put a saved state back; the step to go on from and the losses so far."
     from safetensors import safe_open
 
@@ -682,7 +681,7 @@ def fit(
     from tqdm import tqdm
 
     optimizer = _adamw(model, learning_rate, weight_decay, betas)
-    done, losses = load_state(state, model, optimizer) if Path(state).exists() else (0, [])
+    done, losses = _load_state(state, model, optimizer) if Path(state).exists() else (0, [])
     model.train()
     for step in tqdm(range(steps), desc="pretraining", disable=None):
         ids = torch.from_numpy(next(rows))
@@ -697,7 +696,7 @@ def fit(
         optimizer.step()
         losses.append(round(loss.item(), 4))
         if checkpoint_every and (step + 1) % checkpoint_every == 0 and step + 1 < steps:
-            save_state(state, step + 1, losses, model, optimizer)
+            _save_state(state, step + 1, losses, model, optimizer)
     return losses
 
 
@@ -862,7 +861,7 @@ def _documents(corpus: Corpus, tokenizer):
         yield [piece[w if w in marks else " " + w] for w in draw_document(corpus)]
 
 # %% ../nbs/lib/world.ipynb #c079
-def make_text_tokenizer(texts, vocabulary: int = 6000, context: int = 128):
+def _make_text_tokenizer(texts, vocabulary: int = 6000, context: int = 128):
     "A byte-level BPE tokenizer trained on `texts`; every text can be written, no piece is unknown."
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -896,7 +895,7 @@ def read_text(path) -> list[str]:
     return lines
 
 # %% ../nbs/lib/world.ipynb #c081
-def draw_lines(texts: dict[str, list[str]], seed: int, n: int = 4):
+def _draw_lines(texts: dict[str, list[str]], seed: int, n: int = 4):
     "Endless documents of `n` consecutive lines, each language as often as every other."
     rng, languages = random.Random(f"text:{seed}"), sorted(texts)
     while True:
@@ -928,8 +927,8 @@ def pretrain_on_text(
     if is_pretrained(output, settings):
         return Path(output)
     shown = (line for l in sorted(texts) for line in texts[l][:8000])
-    tokenizer = make_text_tokenizer(shown, vocabulary, settings["context"])
-    documents = (tokenizer.backend_tokenizer.encode(t).ids for t in draw_lines(texts, seed))
+    tokenizer = _make_text_tokenizer(shown, vocabulary, settings["context"])
+    documents = (tokenizer.backend_tokenizer.encode(t).ids for t in _draw_lines(texts, seed))
     return pretrain_model(output, tokenizer, documents, settings, _text_hashes(texts), threads)
 
 
