@@ -12,7 +12,7 @@ from xgdetox.files import write_json
 from xgdetox.data import (
     align_rtp_lx,
     cut_prompt,
-    data_files,
+    row_files,
     find_parallel_files,
     find_prompt_files,
     load_labelled,
@@ -461,4 +461,4 @@ def test_errors_do_not_quote_texts(tmp_path):
 
 
 def test_a_folder_without_data_is_refused(tmp_path):
-    assert refused(data_files, tmp_path).path == tmp_path
+    assert refused(row_files, tmp_path).path == tmp_path

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats as scipy_stats
 from xgdetox.files import InputError
 from xgdetox.stats import (
-    COLUMNS,
+    TIDY_COLUMNS,
     bootstrap_mean,
     bootstrap_means,
     bootstrap_share,
@@ -38,11 +38,11 @@ numbers = st.floats(-1e3, 1e3, allow_nan=False) | st.just(math.nan)
 def test_tidy_has_the_columns_in_order_and_keeps_extras():
     t = tidy([dict(layer=1, value=0.5), dict(language="zh", value=None)])
     assert (
-        list(t.columns) == COLUMNS + ["layer"]
+        list(t.columns) == TIDY_COLUMNS + ["layer"]
         and t.language.tolist() == ["", "zh"]
         and t.value.isna().tolist() == [False, True]
     )
-    assert list(tidy([]).columns) == COLUMNS and len(tidy([])) == 0
+    assert list(tidy([]).columns) == TIDY_COLUMNS and len(tidy([])) == 0
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -63,8 +63,11 @@ def test_table_comes_back_as_written(tmp_path, suffix):
     [
         ("a,b\n1,2\n", "column missing"),
         ("", "not a tidy table"),
-        (",".join(COLUMNS) + "\n1,2,3,4,5,6,7,8,9,10\n1,2,3,4,5,6,7,8,9,10,11\n", "not a tidy"),
-        (",".join(COLUMNS) + "\na,b,0,de,emt,much,,,3,\n", "much"),
+        (
+            ",".join(TIDY_COLUMNS) + "\n1,2,3,4,5,6,7,8,9,10\n1,2,3,4,5,6,7,8,9,10,11\n",
+            "not a tidy",
+        ),
+        (",".join(TIDY_COLUMNS) + "\na,b,0,de,emt,much,,,3,\n", "much"),
     ],
 )
 def test_a_broken_table_is_one_line(tmp_path, text, word):

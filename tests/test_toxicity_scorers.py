@@ -20,7 +20,7 @@ from xgdetox.world import (
     prompt_text,
     resolve_data,
     sample_prompts,
-    say,
+    say_sentence,
     sample_sentence,
     join_words,
     Scene,
@@ -242,7 +242,9 @@ def world_rows(language, control=False, n=12):
     import random
 
     rng = random.Random(3)
-    texts = [join_words(say(sample_sentence(Scene(rng)), language, control)) for _ in range(n)]
+    texts = [
+        join_words(say_sentence(sample_sentence(Scene(rng)), language, control)) for _ in range(n)
+    ]
     return [
         dict(
             prompt=prompt_text(p, language, control),

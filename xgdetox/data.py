@@ -17,7 +17,7 @@ from .languages import LANGUAGES, Language, file_language, normalise_language
 from .rows import Loaded, LoadReport, PackedRows, Row, check_text, finish_load, until_kept
 
 # %% auto #0
-__all__ = ['PROMPT_FILE', 'ENTITY', 'data_files', 'cut_prompt', 'load_pairs', 'split_rows', 'find_prompt_files', 'load_prompts',
+__all__ = ['PROMPT_FILE', 'ENTITY', 'row_files', 'cut_prompt', 'load_pairs', 'split_rows', 'find_prompt_files', 'load_prompts',
            'some_prompts', 'align_rtp_lx', 'unescape', 'find_parallel_files', 'load_parallel', 'load_labelled',
            'lexicon_file', 'load_lexicon', 'mask', 'summarise_prompts']
 
@@ -25,7 +25,7 @@ __all__ = ['PROMPT_FILE', 'ENTITY', 'data_files', 'cut_prompt', 'load_pairs', 's
 _DATA_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".csv")
 
 
-def data_files(path, endings=_DATA_ENDINGS) -> list[Path]:
+def row_files(path, endings=_DATA_ENDINGS) -> list[Path]:
     """The file itself, or a folder's data files in sorted order; a data set that `datasets` saved is one file.
 
     (Upstream's order, and with it its split, was the file system's.)"""
@@ -134,7 +134,7 @@ def load_pairs(path, *, tokenizer=None, max_tokens=None, max_characters=None, li
         raise InputError("needs a tokenizer", field="max_tokens", remedy=remedy)
     usable = _PairFilter(tokenizer, max_tokens, max_characters)
     report, rows, seen = LoadReport(path=path), PackedRows("prompt", "chosen", "rejected"), set()
-    for file in data_files(path):
+    for file in row_files(path):
         for line, values in until_kept(read_rows(file), report, limit):
             pair = _usable_pair(Row(values, file, line), usable, report)
             if pair is None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
-from .data import data_files
+from .data import row_files
 from .files import InputError, read_json, read_rows, write_json
 from .identity import file_hash
 from .languages import LANGUAGES, PAPER_LANGUAGES
@@ -498,7 +498,7 @@ def check_dataset(name: str, folder=None) -> list[str]:
         if place is None:
             wrong.append(f"{path} is not there")
             continue
-        found = sum(1 for file in data_files(place) for _ in read_rows(file))
+        found = sum(1 for file in row_files(place) for _ in read_rows(file))
         if found != rows:
             wrong.append(f"{path} has {found:,} rows, not {rows:,}")
     return wrong

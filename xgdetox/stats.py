@@ -13,34 +13,47 @@ from typing import Callable, Sequence
 from .files import InputError, read_csv, write_atomic, write_csv
 
 # %% auto #0
-__all__ = ['COLUMNS', 'LEAST_SHUFFLES', 'tidy', 'write_table', 'read_table', 'why_no_interval', 'bootstrap_mean',
+__all__ = ['TIDY_COLUMNS', 'LEAST_SHUFFLES', 'tidy', 'write_table', 'read_table', 'why_no_interval', 'bootstrap_mean',
            'proportion_interval', 'bootstrap_share', 'bootstrap_means', 'paired_difference', 'relative_drop', 'holm',
            'fisher_interval', 'correlation_p', 'correlation', 'partial_correlation', 'permutation_test', 'chance',
            'compare_groups', 'combine_seeds']
 
 # %% ../nbs/lib/stats.ipynb #c006
-COLUMNS = ["model", "tuning", "seed", "language", "metric", "value", "low", "high", "n", "scorer"]
+TIDY_COLUMNS = [
+    "model",
+    "tuning",
+    "seed",
+    "language",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "n",
+    "scorer",
+]
 _TEXT_COLUMNS = ("model", "tuning", "language", "metric", "scorer")
 # a table has measured_by where it needs it
 _ALL_TEXT_COLUMNS = (*_TEXT_COLUMNS, "measured_by")
 
 # %% ../nbs/lib/stats.ipynb #c007
 def tidy(rows) -> pd.DataFrame:
-    """Rows (dicts, or a DataFrame) as the tidy table: `COLUMNS` first, what a page adds after.
+    """Rows (dicts, or a DataFrame) as the tidy table: `TIDY_COLUMNS` first, what a page adds after.
 
     `scorer` names what judged toxicity and nothing else; the model or tool that measured perplexity, diversity or
     language stands in `measured_by`. A column that no row has is there and empty. Text columns hold "" and number
     columns NaN where nothing is known."""
     df = pd.DataFrame(rows).copy()
-    for c in COLUMNS:
+    for c in TIDY_COLUMNS:
         if c not in df:
             df[c] = "" if c in _TEXT_COLUMNS else np.nan
-    for c in (*COLUMNS, "measured_by"):
+    for c in (*TIDY_COLUMNS, "measured_by"):
         if c in _ALL_TEXT_COLUMNS and c in df:
             df[c] = df[c].astype(object).where(df[c].notna(), "").astype(str)
         elif c in df:
             df[c] = pd.to_numeric(df[c])
-    return df[COLUMNS + [c for c in df.columns if c not in COLUMNS]].reset_index(drop=True)
+    return df[TIDY_COLUMNS + [c for c in df.columns if c not in TIDY_COLUMNS]].reset_index(
+        drop=True
+    )
 
 # %% ../nbs/lib/stats.ipynb #c010
 def write_table(df: pd.DataFrame, path) -> Path:
@@ -65,13 +78,13 @@ def read_table(path) -> pd.DataFrame:
             df = pd.read_parquet(path)
         else:
             df = read_csv(path, dtype=dict.fromkeys(_ALL_TEXT_COLUMNS, str))
-        missing = [c for c in COLUMNS if c not in df]
+        missing = [c for c in TIDY_COLUMNS if c not in df]
         if not missing:
             return tidy(df)
     except (ValueError, pd.errors.ParserError) as e:
         problem = f"not a tidy table ({str(e).splitlines()[0][:80]})"
         raise InputError(problem, path, remedy="write it again") from e
-    remedy = "a tidy table has " + ",".join(COLUMNS)
+    remedy = "a tidy table has " + ",".join(TIDY_COLUMNS)
     raise InputError("column missing", path, line=1, field=missing[0], remedy=remedy)
 
 # %% ../nbs/lib/stats.ipynb #c015

@@ -23,10 +23,10 @@ from .weights import cache_folder, model_folder
 # %% auto #0
 __all__ = ['WORLDS', 'CODES', 'ASSETS', 'ORDER', 'RESOURCE', 'DECOUPLED', 'PUNCTUATION', 'ARTICLES', 'TONES', 'RUDE', 'BAD',
            'MIX', 'PIVOT', 'RECIPE', 'OF_CORPUS', 'DATA_VERSION', 'read_lexicon', 'word_forms', 'Clause', 'say_clause',
-           'Sentence', 'say', 'punctuation_marks', 'join_words', 'language_words', 'rude_words', 'share_in_language',
-           'concepts_of', 'topics', 'Scene', 'sample_clause', 'make_rude', 'sample_sentence', 'Corpus', 'draw_mono',
-           'draw_parallel', 'draw_alternating', 'draw_switched', 'draw_lists', 'make_tokenizer', 'draw_document',
-           'build_model', 'token_rows', 'learning_rate_at', 'fit', 'check_recipe', 'is_pretrained', 'pretrain_model',
+           'Sentence', 'say_sentence', 'punctuation_marks', 'join_words', 'language_words', 'rude_words',
+           'share_in_language', 'concepts_of', 'topics', 'Scene', 'sample_clause', 'make_rude', 'sample_sentence',
+           'Corpus', 'draw_mono', 'draw_parallel', 'draw_alternating', 'draw_switched', 'draw_lists', 'make_tokenizer',
+           'draw_document', 'build_model', 'token_rows', 'learning_rate_at', 'fit', 'is_pretrained', 'pretrain_model',
            'pretrain', 'read_text', 'pretrain_on_text', 'sample_prompts', 'prompt_text', 'sample_pair',
            'sample_labelled', 'sample_parallel', 'write_data', 'resolve_data', 'resolve_model']
 
@@ -201,7 +201,7 @@ class Sentence(NamedTuple):
     link: str | None = None
 
 # %% ../nbs/lib/world.ipynb #c022
-def say(
+def say_sentence(
     sentence: Sentence,
     language: str,
     control: bool = False,
@@ -451,7 +451,7 @@ def draw_mono(corpus) -> list[str]:
     return [
         w
         for _ in range(corpus.rng.randint(3, 6))
-        for w in say(sample_sentence(scene), language, corpus.control)
+        for w in say_sentence(sample_sentence(scene), language, corpus.control)
     ]
 
 
@@ -459,7 +459,7 @@ def draw_parallel(corpus) -> list[str]:
     "`( a ) = b`: sentences beside their translation, two or three times."
     (a, b), scene = corpus.pair(), Scene(corpus.rng)
     sentences = [sample_sentence(scene) for _ in range(corpus.rng.randint(2, 3))]
-    return [w for s in sentences for w in ["(", *say(s, a), ")", "=", *say(s, b)]]
+    return [w for s in sentences for w in ["(", *say_sentence(s, a), ")", "=", *say_sentence(s, b)]]
 
 
 def draw_alternating(corpus) -> list[str]:
@@ -468,7 +468,7 @@ def draw_alternating(corpus) -> list[str]:
     return [
         w
         for i in range(corpus.rng.randint(3, 6))
-        for w in [*say(sample_sentence(scene), pair[i % 2]), "/"]
+        for w in [*say_sentence(sample_sentence(scene), pair[i % 2]), "/"]
     ]
 
 
@@ -478,7 +478,9 @@ def draw_switched(corpus) -> list[str]:
     return [
         w
         for _ in range(corpus.rng.randint(3, 6))
-        for w in say(sample_sentence(scene), a, other=b, rate=corpus.switch, rng=corpus.rng)
+        for w in say_sentence(
+            sample_sentence(scene), a, other=b, rate=corpus.switch, rng=corpus.rng
+        )
     ]
 
 # %% ../nbs/lib/world.ipynb #c051
@@ -749,7 +751,7 @@ _OF_FIT = ("steps", "learning_rate", "warmup", "weight_decay", "betas", "clip")
 OF_CORPUS = ("text_power", "contact_power", "pivot", "switch", "mix")
 
 
-def check_recipe(recipe: dict) -> None:
+def _check_recipe(recipe: dict) -> None:
     "InputError for a setting that RECIPE does not have."
     if unknown := set(recipe) - set(RECIPE):
         remedy = f"one of {', '.join(RECIPE)}"
@@ -839,7 +841,7 @@ def pretrain(
     """The folder of a tiny model pretrained on 'world', 'world-control' or 'decoupled'; `recipe` overrides RECIPE.
 
     Finished work returns at once; a run cut short goes on from its last checkpoint (every 500 steps)."""
-    check_recipe(recipe)
+    _check_recipe(recipe)
     if world not in ("world", "world-control", "decoupled"):
         remedy = "one of world, world-control, decoupled"
         raise InputError(f"unknown world {world!r}", remedy=remedy)
@@ -939,7 +941,7 @@ def _text_hashes(texts: dict[str, list[str]]) -> dict[str, str]:
 
 def _text_recipe(recipe: dict) -> dict:
     "RECIPE for real text: a shorter warm-up, and nothing of the world's corpus."
-    check_recipe(recipe)
+    _check_recipe(recipe)
     whole = RECIPE | dict(warmup=30, learning_rate=4e-3) | recipe
     return {k: v for k, v in whole.items() if k not in OF_CORPUS}
 
@@ -962,8 +964,10 @@ def sample_prompts(n: int = 64, seed: int = 0) -> list[tuple[Sentence, Sentence,
 def prompt_text(drawn, language: str, control: bool = False) -> str:
     "The first sentence and half the words of the second."
     first, second, _ = drawn
-    words = say(second, language, control)
-    return join_words([*say(first, language, control), *words[: max(1, (len(words) - 1) // 2)]])
+    words = say_sentence(second, language, control)
+    return join_words(
+        [*say_sentence(first, language, control), *words[: max(1, (len(words) - 1) // 2)]]
+    )
 
 # %% ../nbs/lib/world.ipynb #c088
 def sample_pair(rng, control: bool = False) -> dict[str, str]:
@@ -975,15 +979,15 @@ def sample_pair(rng, control: bool = False) -> dict[str, str]:
     i = rng.randrange(len(clauses))
     clauses[i] = make_rude(clauses[i], rng)
     chosen, rejected = (
-        say(neutral, "en", control),
-        say(neutral._replace(clauses=tuple(clauses)), "en", control),
+        say_sentence(neutral, "en", control),
+        say_sentence(neutral._replace(clauses=tuple(clauses)), "en", control),
     )
     same = next(k for k, (a, b) in enumerate(zip(chosen, rejected)) if a != b)
     cut = rng.randint(0, same)
-    prompt = [*say(first, "en", control), *chosen[:cut]]
+    prompt = [*say_sentence(first, "en", control), *chosen[:cut]]
     chosen, rejected = (
-        chosen[cut:] + say(sample_sentence(scene, False), "en", control),
-        rejected[cut:] + say(sample_sentence(scene, True), "en", control),
+        chosen[cut:] + say_sentence(sample_sentence(scene, False), "en", control),
+        rejected[cut:] + say_sentence(sample_sentence(scene, True), "en", control),
     )
     tail = lambda words: join_words(prompt + words)[len(join_words(prompt)) :]
     return dict(
@@ -1007,7 +1011,7 @@ def sample_labelled(
         ]
         rows.append(
             dict(
-                text=join_words([w for s in sentences for w in say(s, language, control)]),
+                text=join_words([w for s in sentences for w in say_sentence(s, language, control)]),
                 label=int(toxic),
             )
         )
@@ -1052,7 +1056,7 @@ def _prompt_row(name: str, index: int, text: str) -> dict:
 
 def _pair_row(pair, language: str, control: bool) -> dict:
     "Two sentences in a language, as upstream writes its translated prompts."
-    return dict(Prompt=join_words([w for s in pair for w in say(s, language, control)]))
+    return dict(Prompt=join_words([w for s in pair for w in say_sentence(s, language, control)]))
 
 # %% ../nbs/lib/world.ipynb #c097
 def resolve_data(name: str, what: str) -> Path:

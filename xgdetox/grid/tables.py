@@ -69,7 +69,7 @@ def _kept(name: str, table: pd.DataFrame) -> pd.DataFrame:
     """The part of a table that is worth committing.
 
     Without words, without columns that are empty, without rows that its stage leaves out."""
-    from xgdetox.stats import COLUMNS
+    from xgdetox.stats import TIDY_COLUMNS
 
     table = table.drop(columns=["tokens", "started"], errors="ignore")
     for stage in STAGES.values():
@@ -77,7 +77,7 @@ def _kept(name: str, table: pd.DataFrame) -> pd.DataFrame:
             table = stage.keep(table)
     if name == "summary":
         return table
-    return table[[c for c in table if c in (*COLUMNS, "layer") or table[c].notna().any()]]
+    return table[[c for c in table if c in (*TIDY_COLUMNS, "layer") or table[c].notna().any()]]
 
 # %% ../../nbs/lib/grid_tables.ipynb #e8ae736b
 def keep_tables(run, folder) -> list[Path]:
