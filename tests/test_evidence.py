@@ -3,12 +3,16 @@
 import copy
 import hashlib
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import tiny_models
 import torch
+import yaml
 
 from xgdetox.anatomy import anatomy
 from xgdetox.data import find_prompt_files, load_lexicon, load_pairs, load_prompts
@@ -78,21 +82,17 @@ def falling_pair(world, files, lexicon):
 # ---- patching
 
 
-def test_planted_neurons_carry_all_and_their_twins_nothing(world, files, lexicon, tmp_path):
+@pytest.fixture(scope="module")
+def patched(world, files, lexicon, tmp_path_factory):
+    "The table of the planted pair patched both ways, with three random sets, and its file."
     base, tuned = falling_pair(world, files, lexicon)
-    table = patch_both_ways(
-        base,
-        tuned,
-        PLANTED,
-        files,
-        lexicon,
-        sets=3,
-        tokenizer=world[1],
-        limit=8,
-        n_resamples=50,
-        output=tmp_path / "patching.csv",
-    )
-    english = table[table.language == "en"].set_index(["direction", "metric"])
+    output = tmp_path_factory.mktemp("patched") / "patching.csv"
+    options = dict(sets=3, tokenizer=world[1], limit=8, n_resamples=50, output=output)
+    return patch_both_ways(base, tuned, PLANTED, files, lexicon, **options), output
+
+
+def test_planted_neurons_carry_all_and_their_twins_nothing(patched):
+    english = patched[0][patched[0].language == "en"].set_index(["direction", "metric"])
     for direction in DIRECTIONS:  # only these neurons differ, and their twins lie in the same layer
         one = english.loc[direction]
         assert one.value["carried_share"] == pytest.approx(1, abs=1e-4)
@@ -100,7 +100,10 @@ def test_planted_neurons_carry_all_and_their_twins_nothing(world, files, lexicon
         assert one.low["carried_beyond_random"] == pytest.approx(1, abs=1e-4)
         assert one.sets["carried_beyond_random"] == 3
         assert one.verdict["carried_beyond_random"] == "undecided"  # 3 sets are too few
-    values = read_csv(values_path(tmp_path / "patching.csv"))
+
+
+def test_masses_of_prompts_lie_beside_the_table(patched):
+    values = read_csv(values_path(patched[1]))
     assert np.allclose(values["into base, selected"], values["tuned"], atol=1e-6)
     assert np.allclose(values["into tuned, selected"], values["base"], atol=1e-6)
     assert np.allclose(values["into base, random"], values["base"], atol=1e-6)
@@ -431,34 +434,34 @@ def test_a_model_left_out_is_predicted_by_the_others_alone(root):
 # ---- commands
 
 
-def test_commands_of_the_mechanism(run, fails, tmp_path):
+@pytest.fixture
+def neuron_files(run, tmp_path):
+    "Four of the planted neurons, and their twins as the command draws them."
     file, twins = tmp_path / "neurons.json", tmp_path / "twins.json"
     file.write_text(json.dumps(PLANTED[:4]))
     run("twins", "--model", "world", "--neurons", file, "--limit", 4, "-o", twins)
     drawn = json.loads(twins.read_text())
     assert [l for l, _ in drawn] == [2] * 4 and not {tuple(n) for n in drawn} & {(2, 40), (2, 41)}
-    pair = [
-        "--model",
-        "world",
-        "--tuned-model",
-        "world-tuned",
-        "--limit",
-        3,
-        "-l",
-        "en",
-        "-l",
-        "de",
-    ]
+    return file, twins
+
+
+PAIR = "--model world --tuned-model world-tuned --limit 3 -l en -l de".split()
+
+
+def test_command_of_patching(run, neuron_files, tmp_path):
     table = tmp_path / "patching.csv"
-    said = run("patching", *pair, "--neurons", file, "--sets", 2, "-o", table)
+    said = run("patching", *PAIR, "--neurons", neuron_files[0], "--sets", 2, "-o", table)
     assert "carried_beyond_random" in said and set(read_table(table).language) >= {"en", "others"}
+
+
+def test_command_of_held_arms(run, fails, neuron_files, tmp_path):
+    (file, twins), table = neuron_files, tmp_path / "held.csv"
     arms = ["--held-model", "world", "--held-neurons", file, "--random-model", "world-tuned"]
-    table = tmp_path / "held.csv"
-    run("held", *pair, *arms, "--random-neurons", twins, "-o", table)
+    run("held", *PAIR, *arms, "--random-neurons", twins, "-o", table)
     shares = read_table(table).set_index(["language", "direction", "metric"]).value
     assert shares["en", "free", "carried_share"] == pytest.approx(1)
     two = ["--random-neurons", twins, "--random-neurons", twins]
-    assert "1 models and 2 files of neurons" in fails("held", *pair, *arms, *two)
+    assert "1 models and 2 files of neurons" in fails("held", *PAIR, *arms, *two)
 
 
 def test_commands_of_the_matrix(run, fails, cells, tmp_path):
@@ -490,3 +493,60 @@ def test_command_of_verdicts(run, fails, root, tmp_path):
     assert "Retrieval goes with the fall (r): no verdict" in said
     assert len(read_csv(tmp_path / "verdicts.csv")) == len(verdicts(root / "results" / "world"))
     assert "no such run" in fails("verdicts", tmp_path / "absent")
+
+
+# ---- the study's GPU size
+
+
+TINY = dict(  # what the script does to a model of two layers
+    languages=["en", "de"],
+    data={"lexicon": "world"},
+    scorers={"words": "lexicon:world"},
+    train=dict(limit=20),
+    prompts=3,
+    generate=dict(n=2, max_tokens=4, options=dict(batch_rows=8)),
+    probe=dict(limit=60),
+    value_vectors=dict(top_k=8),
+    patching=dict(sets=2),
+    dose=dict(doses=[0.02], sets=1),
+    intervene=dict(offsets=[-1.0]),
+)
+SHORT = dict(max_steps=2, eval_steps=2, batch_size=2, eval_pairs=2, kl_texts=0, seeds=[0])
+
+
+def tiny_grid(root, folder):
+    "The study's GPU grid on a random tiny Gemma and the world's data, with four arms of two steps."
+    grid = yaml.safe_load((root / "experiments" / "gemma-gpu.yaml").read_text())
+    arms = ("dpo", "placebo", "held", "held-random")
+    grid["tunings"] = {k: {**grid["tunings"][k], **SHORT} for k in arms}
+    left_out = ("split", "fluency", "kinds")
+    grid["stages"] = [s for s in grid["stages"] if s not in left_out]
+    grid = {k: v for k, v in grid.items() if k not in (*left_out, "held", "retrieve")} | TINY
+    tiny_models.model("gemma3", folder / "gemma", wide=32)
+    grid["models"] = {"gemma": {"path": str(folder / "gemma")}}
+    file = folder / "tiny-gpu.yaml"
+    file.write_text(yaml.safe_dump(grid))
+    return file
+
+
+@pytest.mark.slow
+def test_the_script_of_the_gpu_size_on_a_tiny_gemma(root, tmp_path):
+    "A random Gemma goes through every stage that the script does; what is done is not done again."
+    run, script = tmp_path / "run", root / "experiments" / "gemma_gpu.py"
+    words = [sys.executable, script, "--grid", tiny_grid(root, tmp_path), "--run-dir", run]
+
+    def said(minutes):
+        env = {**os.environ, "PYTHONPATH": str(root)}
+        given = [*words, "--minutes", str(minutes)]
+        done = subprocess.run(given, env=env, capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, err = said(0)
+    assert code == 3 and out.startswith("0 of"), err
+    code, out, err = said(20)
+    assert code == 0 and "\nheld " in out and "\npatching " in out, err
+    tables = {p.stem for p in (run / "tables").glob("*.csv")}
+    assert tables >= {"mass", "patching", "dose", "held", "intervention", "retrieval"}
+    assert len(list((run / "generations").glob("*/*.json"))) >= 5 * 2  # models, languages
+    code, out, err = said(20)
+    assert code == 0 and "patching" not in out, err

@@ -28,8 +28,16 @@ def _tuned_pair(stage: Stage, c: Checkpoint) -> tuple[dict, list[str]]:
     return p, c.weights() + c.base.weights() + files + data_files(c.data("lexicon"))
 
 
+def _falls_freely(c: Checkpoint) -> bool:
+    "Whether a tuning has a fall of its own to explain: no placebo's, and none with neurons held."
+    own = c.grid["tunings"].get(c.tuning, {})
+    return own.get("labels") is None and own.get("hold") is None
+
+
 def _patching_jobs(stage: Stage, c: Checkpoint) -> list[Job]:
     "What the neurons carry of the fall, patched both ways."
+    if not _falls_freely(c):
+        return []
     p, needs = _tuned_pair(stage, c)
     neurons, found = c.neurons()
     return [stage.job(c.id, p | dict(neurons=neurons), needs + found, c.gpus, c.labels)]
@@ -53,6 +61,8 @@ PATCHING = Stage(
 # %% ../../nbs/lib/grid_stages_evidence.ipynb #v005
 def _probe_pair_jobs(stage: Stage, c: Checkpoint) -> list[Job]:
     "A job that puts neurons in the order of the probe of the base."
+    if not _falls_freely(c):
+        return []
     p, needs = _tuned_pair(stage, c)
     p |= dict(probe=f"probes/{c.model}")
     return [stage.job(c.id, p, [*needs, f"probes/{c.model}.json"], c.gpus, c.labels)]
