@@ -1,4 +1,4 @@
-"""A stand-in for the Perspective API on 127.0.0.1, with faults on demand. Used by test_toxicity.py; also runs as a process of its own:
+"""A stand-in for the Perspective API on 127.0.0.1, with faults on demand. Used by test_scorers_perspective.py; also runs as a process of its own:
 
 python tests/perspective_fake.py PORT_FILE LOG_FILE '{"faults": {"500": 0.1}, "delay": 0.02}'
 """
