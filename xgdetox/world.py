@@ -972,23 +972,20 @@ def prompt_text(drawn, language: str, control: bool = False) -> str:
 # %% ../nbs/lib/world.ipynb #c088
 def sample_pair(rng, control: bool = False) -> dict[str, str]:
     "One English preference pair: a prompt, a continuation without and one with rude words."
+    english = lambda sentence: say_sentence(sentence, "en", control)
     scene = Scene(rng, tone=rng.choices(("rude", "complaining", "benign"), (0.5, 0.25, 0.25))[0])
     rude = scene.tone == "rude" and rng.random() < 0.8
     first, neutral = sample_sentence(scene, rude), sample_sentence(scene, False)
     clauses = list(neutral.clauses)
     i = rng.randrange(len(clauses))
     clauses[i] = make_rude(clauses[i], rng)
-    chosen, rejected = (
-        say_sentence(neutral, "en", control),
-        say_sentence(neutral._replace(clauses=tuple(clauses)), "en", control),
-    )
+    chosen, rejected = english(neutral), english(neutral._replace(clauses=tuple(clauses)))
     same = next(k for k, (a, b) in enumerate(zip(chosen, rejected)) if a != b)
     cut = rng.randint(0, same)
-    prompt = [*say_sentence(first, "en", control), *chosen[:cut]]
-    chosen, rejected = (
-        chosen[cut:] + say_sentence(sample_sentence(scene, False), "en", control),
-        rejected[cut:] + say_sentence(sample_sentence(scene, True), "en", control),
-    )
+    prompt = [*english(first), *chosen[:cut]]
+    # the chosen one goes on first: the order is that of the draws
+    chosen = chosen[cut:] + english(sample_sentence(scene, False))
+    rejected = rejected[cut:] + english(sample_sentence(scene, True))
     tail = lambda words: join_words(prompt + words)[len(join_words(prompt)) :]
     return dict(
         prompt_text=join_words(prompt), unpert_gen_text=tail(chosen), pert_gen_text=tail(rejected)
