@@ -504,6 +504,7 @@ def find_sources(
     *,
     languages=None,
     tokenizer=None,
+    parts=None,
     top_k: int = 100,
     direction: str = "difference",
     space: str = "paper",
@@ -517,12 +518,12 @@ def find_sources(
 ) -> Sources:
     """The value vectors nearest to `probe`, what they promote, and which are active in English.
 
-    `lexicon`: a folder or {language: words}, for `languages` (default: all). `shown`: k, norm,
-    show_rude."""
+    `lexicon`: a folder or {language: words}, for `languages` (default: all). `parts`: the anatomy that the
+    ranking reads. `shown`: k, norm, show_rude."""
     prompts = english_prompts(prompt_files, limit)
     rude = {code: rude_words(lexicon, code) for code in languages or LANGUAGES} if lexicon else {}
     model, tokenizer = load(model, tokenizer)
-    near = rank_value_vectors(model, probe, top_k, direction, space)
+    near = rank_value_vectors(model, probe, top_k, direction, space, parts=parts)
     near = select_sources(model, tokenizer, near, prompts, n_tokens, bos)
     activation = all_activations(model, tokenizer, prompts, n_tokens, bos)
     shown["labels"] = dict(model=label, tuning=tuning, seed=seed, n=len(prompts))

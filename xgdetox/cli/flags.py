@@ -66,57 +66,69 @@ MANY = {
 }
 SHORT = {"-o", "-m", "-R", "-h"}  # end a list of values; -1 does not, it is an offset
 
-# %% ../../nbs/lib/cli_flags.ipynb #ecfd72bb
+# %% ../../nbs/lib/cli_flags.ipynb #e74b05b7
 def translate(words: list[str]) -> list[str]:
-    "The command's words with the original's flags as ours, underscores as dashes, and several values of one option one by one. What has no effect is said on stderr."
-    out, option, skip = [], None, False
-    for i, word in enumerate(words):
-        if skip and not word.startswith("--") and word not in SHORT:
-            skip = False
-            continue
-        skip = False
+    """The command's words with the original's flags as ours: underscores as dashes, several values of one option one by one.
+
+    What has no effect is said on stderr. InputError for a key, and for a switch that is neither on nor off."""
+    out, left, option = [], list(words), None
+    while left:
+        word = left.pop(0)
         if word == "--":
-            return [*out, *words[i:]]
+            return [*out, word, *left]
         if word == "-l":
             word = "--language"
         if word in SHORT:
             out.append(word)
             option = None
-            continue
-        if word.startswith("--"):
-            flag, eq, value = word.partition("=")
-            flag = flag.replace("_", "-")
-            if flag == "--api-key":
-                raise InputError(
-                    "is refused: a key on the command line is seen by every user of the machine and kept in the shell's history",
-                    field="--api_key",
-                    remedy="set XGDETOX_PERSPECTIVE_KEY, or XGDETOX_PERSPECTIVE_KEY_FILE to a file that holds it",
-                )
-            if why := WITHOUT_EFFECT.get(flag):
-                print(
-                    f"xgdetox: {word.partition('=')[0]} has no effect here: {why}", file=sys.stderr
-                )
-                option, skip = None, not eq
-                continue
-            flag = ALIASES.get(flag, flag)
-            if flag in SWITCHES:
-                said = value if eq else next(iter(words[i + 1 : i + 2]), "")
-                if eq and said.lower() not in TRUE + FALSE:
-                    raise InputError(
-                        f"is {said!r}", field=flag, remedy="write it alone, or with True or False"
-                    )
-                skip, option = not eq and said.lower() in TRUE + FALSE, None
-                if said.lower() not in FALSE:
-                    out += SWITCHES[flag]
-                continue
-            out.append(flag + eq + value)
-            option, first = (flag if flag in MANY and not eq else None), True
-        elif option and not first:
+        elif word.startswith("--"):
+            out += _flag(word, left)
+            option = out[-1] if out and out[-1] in MANY else None
+            if option and left and not _is_option(left[0]):
+                out.append(left.pop(0))
+        elif option:
             out += [option, word]
         else:
             out.append(word)
-            first = False
     return out
+
+# %% ../../nbs/lib/cli_flags.ipynb #ef418146
+def _is_option(word: str) -> bool:
+    "Does an option begin here? `-1` is a value."
+    return word.startswith("--") or word == "-l" or word in SHORT
+
+# %% ../../nbs/lib/cli_flags.ipynb #e0545d5d
+def _flag(word: str, left: list[str]) -> list[str]:
+    "Our words for a flag, with or without `=value`; the value of one that we leave out is taken from `left`."
+    flag, eq, value = word.partition("=")
+    given, flag = flag, flag.replace("_", "-")
+    if flag == "--api-key":
+        raise InputError(
+            "is refused: a key on the command line is seen by every user of the machine "
+            "and kept in the shell's history",
+            field="--api_key",
+            remedy="set XGDETOX_PERSPECTIVE_KEY, or XGDETOX_PERSPECTIVE_KEY_FILE to a file that holds it",
+        )
+    if why := WITHOUT_EFFECT.get(flag):
+        print(f"xgdetox: {given} has no effect here: {why}", file=sys.stderr)
+        if not eq and left and not left[0].startswith("--") and left[0] not in SHORT:
+            left.pop(0)
+        return []
+    flag = ALIASES.get(flag, flag)
+    if flag not in SWITCHES:
+        return [flag + eq + value]
+    return [] if _is_off(flag, eq, value, left) else SWITCHES[flag]
+
+# %% ../../nbs/lib/cli_flags.ipynb #e10a08fb
+def _is_off(flag: str, eq: str, value: str, left: list[str]) -> bool:
+    "Is a switch followed by False? `True` or `False` after it is taken from `left`."
+    if eq and value.lower() not in TRUE + FALSE:
+        raise InputError(
+            f"is {value!r}", field=flag, remedy="write it alone, or with True or False"
+        )
+    if not eq and left and left[0].lower() in TRUE + FALSE:
+        value = left.pop(0)
+    return value.lower() in FALSE
 
 # %% ../../nbs/lib/cli_flags.ipynb #kc837139
 def chat_words(words: list[str]) -> list[str]:
@@ -136,7 +148,7 @@ def chat_words(words: list[str]) -> list[str]:
         raise InputError("stands beside --chat", field="--bos", remedy="give one of the two")
     return [*rest, "--bos", "auto" if mode == "auto" else str(Chat(**said))]
 
-
+# %% ../../nbs/lib/cli_flags.ipynb #eef01e2f
 def _take_flags(words: list[str], flags: tuple) -> tuple[list[str], dict]:
     "The words without some flags and their values, and {flag without dashes: value}; `--chat` may stand alone."
     rest, said, words = [], {}, list(words)
@@ -159,7 +171,10 @@ def _take_flags(words: list[str], flags: tuple) -> tuple[list[str], dict]:
 
 # %% ../../nbs/lib/cli_flags.ipynb #c022
 def as_text(words) -> list[str]:
-    "The command's words. InputError for one that this locale could not read, so that it would end up half a character in a file."
+    """The command's words.
+
+    InputError for one that this locale could not read, so that it would end up half a character
+    in a file."""
     for word in words:
         if any("\udc80" <= c <= "\udcff" for c in word):
             raise InputError(

@@ -82,7 +82,9 @@ LIST_FILE = re.compile(r"(\w[\w-]*?)(?:\.txt)?(?:\.gz)?")
 
 # %% ../../nbs/lib/cli_inputs.ipynb #e40a20bf
 def say_left_out(folder, pattern, taken, languages=None):
-    "Say which files of a folder, named like those that are read, are left out: languages that we do not have, or that were not asked for."
+    """Say which files of a folder, named like those that are read, are left out.
+
+    Languages that we do not have, or that were not asked for."""
     from xgdetox.languages import normalise_language
 
     if not Path(folder).is_dir():
@@ -108,7 +110,8 @@ def say_left_out(folder, pattern, taken, languages=None):
 
 # %% ../../nbs/lib/cli_inputs.ipynb #ed360444
 def parallel_of(folder: Path, languages=None) -> list[Path]:
-    "The files of a folder of parallel sentences that are read for the languages asked for, or for all that are there."
+    """The files of a folder of parallel sentences that are read for the languages asked for, or
+    for all that are there."""
     from xgdetox.data import find_parallel_files
 
     return find_parallel_files(folder, languages or None) if folder.is_dir() else []
@@ -190,7 +193,9 @@ def say_lists_left_out(folder: Path) -> Path:
 
 # %% ../../nbs/lib/cli_inputs.ipynb #ef3b5d26
 def lexicon_of(given: Optional[str], model: str, prompts: dict) -> Path:
-    "The folder of the word lists: what is named, else the embedded world's for its own model and prompts. InputError for real text."
+    """The folder of the word lists: what is named, else the embedded world's for its own model and prompts.
+
+    InputError for real text."""
     from xgdetox.scoring import scorer_of_prompts
 
     if given:

@@ -104,7 +104,9 @@ def backend_to_use(value: str) -> str:
 
 # %% ../../nbs/lib/cli_options.ipynb #g010
 def read_in(dtype: Optional[str]) -> Optional[str]:
-    "`dtype`, kept in the environment too, so that whatever the command loads on a CPU is read in it; InputError for another type."
+    """`dtype`, kept in the environment too, so that whatever the command loads on a CPU is read in it.
+
+    InputError for another type."""
     from xgdetox.weights import CPU_TYPES
 
     if dtype is None:
@@ -142,7 +144,10 @@ ModelOption = Annotated[
         "--model",
         "-m",
         callback=not_blank,
-        help="A folder (of a LoRA adapter too), a .gguf file, a Hugging Face name, gemma-3-270m, or world, world-tuned, world-control.",
+        help=(
+            "A folder (of a LoRA adapter too), a .gguf file, a Hugging Face name, gemma-3-270m, "
+            "or world, world-tuned, world-control."
+        ),
     ),
 ]
 TunedOption = Annotated[
@@ -163,14 +168,20 @@ LanguageOption = Annotated[
 ScorerOption = Annotated[
     Optional[str],
     typer.Option(
-        help="lexicon:FOLDER, judge:NAME, classifier:NAME, guard:NAME, import:FOLDER, panel:FILE or perspective. By default lexicon:world, for the embedded world's text alone."
+        help=(
+            "lexicon:FOLDER, judge:NAME, classifier:NAME, guard:NAME, import:FOLDER, panel:FILE "
+            "or perspective. By default lexicon:world, for the embedded world's text alone."
+        )
     ),
 ]
 LexiconOption = Annotated[
     Optional[str],
     typer.Option(
         "--lexicon",
-        help="Folder of word lists, {lang}.txt, or world; world by default, for the embedded world's model and prompts alone.",
+        help=(
+            "Folder of word lists, {lang}.txt, or world; world by default, for the embedded "
+            "world's model and prompts alone."
+        ),
     ),
 ]
 LimitOption = Annotated[
@@ -245,7 +256,12 @@ BosOption = Annotated[
     Optional[str],
     typer.Option(
         "--bos",
-        help="tokenizer, paper (the begin-of-text token before every text), none, chat (the model's own chat template; also --chat, with --system TEXT and --wording '... {text}') or auto (chat for models named so). By default as the model was trained, if train made it; else tokenizer.",
+        help=(
+            "tokenizer, paper (the begin-of-text token before every text), none, chat (the "
+            "model's own chat template; also --chat, with --system TEXT and --wording '... "
+            "{text}') or auto (chat for models named so). By default as the model was trained, if "
+            "train made it; else tokenizer."
+        ),
     ),
 ]
 DtypeOption = Annotated[
@@ -257,7 +273,10 @@ TrustOption = Annotated[
     typer.Option(
         "--trust-remote-code",
         callback=trust_code,
-        help="Let Python code that comes with a model run here, with all your rights. Off: such a model is refused. Read the code first.",
+        help=(
+            "Let Python code that comes with a model run here, with all your rights. Off: such a "
+            "model is refused. Read the code first."
+        ),
     ),
 ]
 ProjectionOption = Annotated[

@@ -17,7 +17,10 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     context_settings={"max_content_width": 110},
-    help="Does safety tuning done in English carry over to other languages, why, and can you tell beforehand?\n\nStart with: xgdetox run experiments/quick.yaml",
+    help=(
+        "Does safety tuning done in English carry over to other languages, why, and can you tell "
+        "beforehand?\n\nStart with: xgdetox run experiments/quick.yaml"
+    ),
 )
 
 # %% ../../nbs/lib/cli_root.ipynb #e7ea1cf5
