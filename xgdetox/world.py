@@ -16,7 +16,14 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
-from .files import InputError, write_atomic, write_csv, write_json, write_jsonl
+from xgdetox.files import (
+    InputError,
+    read_json,
+    write_atomic,
+    write_csv,
+    write_json,
+    write_jsonl,
+)
 from .identity import file_hash
 from .weights import cache_folder, model_folder
 
@@ -763,8 +770,7 @@ def is_pretrained(output, settings: dict) -> bool:
     file = Path(output) / "manifest.json"
     if not file.exists():
         return False
-    found = json.loads(file.read_text(encoding="utf8"))["settings"]
-    if found != json.loads(json.dumps(settings)):
+    if read_json(file).get("settings") != json.loads(json.dumps(settings)):
         remedy = "delete it or name another folder"
         raise InputError("holds a model of other settings", output, remedy=remedy)
     return True
@@ -983,7 +989,6 @@ def sample_pair(rng, control: bool = False) -> dict[str, str]:
     same = next(k for k, (a, b) in enumerate(zip(chosen, rejected)) if a != b)
     cut = rng.randint(0, same)
     prompt = [*english(first), *chosen[:cut]]
-    # the chosen one goes on first: the order is that of the draws
     chosen = chosen[cut:] + english(sample_sentence(scene, False))
     rejected = rejected[cut:] + english(sample_sentence(scene, True))
     tail = lambda words: join_words(prompt + words)[len(join_words(prompt)) :]
