@@ -669,7 +669,7 @@ def calls_of_notebook(stage, parameters):
             names.update(json.loads(json.dumps(parameters)))
         for name, real in list(names.items()):
             if str(getattr(real, "__module__", "")).startswith("xgdetox.") and name not in made:
-                several = {"describe_sources": 3, "labelled_files": 2}.get(name)
+                several = {"labelled_files": 2}.get(name)
                 made[name] = names[name] = create_autospec(
                     real,
                     return_value=tuple(MagicMock() for _ in range(several))

@@ -214,37 +214,22 @@ def quality_command(
     Example: xgdetox quality --generations outputs/world --lm world --output quality.csv"""
     from xgdetox.languages import normalise_language
     from xgdetox.tokens import bos_of
-    from xgdetox.quality import QUALITIES, by_prompt, compare_quality, quality_table, untuned_base
-    from xgdetox.stats import tidy, write_table
+    from xgdetox.quality import quality_table
 
-    if before:
-        by_prompt(before)
     texts_of([generations], language)  # says what is left out
-    codes = [normalise_language(l) for l in language] if language else None
-    if not (lm or paper) and "perplexity" in (metric or QUALITIES):
-        lm = untuned_base(generations)
     table = quality_table(
         generations,
         metrics=list(metric) if metric else None,
         lm=model_of(lm) if lm else None,
         paper=paper,
+        before=before,
         output=output,
         model=model,
         tuning=tuning,
         seed=seed,
-        languages=codes,
+        languages=[normalise_language(l) for l in language] if language else None,
         bos=bos_of(generations, bos),
     )
-    if before:
-        write_table(
-            table := tidy(
-                [
-                    *table.to_dict("records"),
-                    *compare_quality(before, output, model=model, tuning=tuning).to_dict("records"),
-                ]
-            ),
-            output,
-        )
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
 
 # %% ../../nbs/lib/cli_texts.ipynb #ec084f2e
@@ -267,8 +252,7 @@ def fluency_command(
     Example: xgdetox fluency --model world --sentences my-sentences -l en --output fluency.csv"""
     from xgdetox.languages import LANGUAGES
     from xgdetox.tokens import bos_of
-    from xgdetox.fluency import fluency_changes, fluency_table
-    from xgdetox.stats import tidy, write_table
+    from xgdetox.fluency import fluency_table
 
     there = [
         c for c in LANGUAGES if any((sentences / f"{c}.txt{end}").is_file() for end in ("", ".gz"))
@@ -285,20 +269,13 @@ def fluency_command(
         sentences,
         _codes(language) or there,
         limit=limit,
+        before=before,
         bos=bos_of(path, bos),
         label=model,
         tuning=tuning,
         seed=seed,
         output=output,
     )
-    if before:
-        table = tidy(
-            [
-                *table.to_dict("records"),
-                *fluency_changes(before, output, model=model, tuning=tuning, seed=seed),
-            ]
-        )
-        write_table(table, output)
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
 
 # %% ../../nbs/lib/cli_texts.ipynb #c0m1
