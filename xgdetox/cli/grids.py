@@ -6,8 +6,8 @@
 __all__ = ['CoresOption', 'ProfileOption', 'DryRunOption', 'ForceOption', 'PlanDeviceOption', 'BaseOption', 'CompareTunedOption',
            'LanguagesOption', 'PromptDirOption', 'LabelledOption', 'ParallelDirOption', 'CompareLexiconOption',
            'PromptsOption', 'GridOption', 'OutputOption', 'ExploreOutputOption', 'run_command', 'say_headline',
-           'show_run', 'plan_command', 'status_command', 'compare_command', 'report_command', 'write_report',
-           'explore_command', 'device_command']
+           'show_run', 'plan_command', 'status_command', 'compare_command', 'data_of', 'absolute_or_name',
+           'run_and_show', 'report_command', 'write_report', 'explore_command', 'device_command']
 
 # %% ../../nbs/lib/cli_grids.ipynb #eeaa2b45
 import json
@@ -190,46 +190,56 @@ def compare_command(
 
     Example: xgdetox compare --base world --tuned world-tuned --languages en,de,zh --prompts 20"""
     from xgdetox.grid.checks import check_model
-    from xgdetox.grid.load import load_grid
-    from xgdetox.grid.runner import comparison, run
-    from xgdetox.grid.status import run_folder
-    from xgdetox.tokens import bos_of
+    from xgdetox.grid.runner import comparison
     from xgdetox.scorers.base import check_scorer, place_scorer
+    from xgdetox.tokens import bos_of
 
-    wanted = [*(language or []), *(languages.split(",") if languages else [])]
     for model in (base, tuned):
         check_model(model)
-    for what, given in dict(
-        prompts=prompt_dir, labelled=labelled, parallel=parallel_dir, lexicon=lexicon
-    ).items():
-        place(given or "world", what)
-    absolute = lambda m: (
-        m if m.startswith("world") or not Path(m).exists() else str(Path(m).resolve())
-    )
-    data = {
-        k: absolute(v)
-        for k, v in dict(
-            prompts=prompt_dir, labelled=labelled, parallel=parallel_dir, lexicon=lexicon
-        ).items()
-        if v
-    }
+    data = data_of(prompt_dir, labelled, parallel_dir, lexicon)
     if scorer:
-        check_scorer(scorer := place_scorer(scorer, absolute))
+        check_scorer(scorer := place_scorer(scorer, absolute_or_name))
     grid = comparison(
-        absolute(base),
-        absolute(tuned),
-        languages=wanted,
+        absolute_or_name(base),
+        absolute_or_name(tuned),
+        languages=[*(language or []), *(languages.split(",") if languages else [])],
         scorer=scorer,
         prompts=prompts,
         data=data,
         bos=bos_of(model_of(tuned), bos),
     )
-    loaded = load_grid(grid, set or ())
+    raise typer.Exit(run_and_show(grid, set, run_dir, cores))
+
+# %% ../../nbs/lib/cli_grids.ipynb #ed211c2f
+def data_of(prompts, labelled, parallel, lexicon) -> dict[str, str]:
+    "{what: place} of the data that was named, as a grid takes it; InputError for a place where nothing is."
+    named = dict(prompts=prompts, labelled=labelled, parallel=parallel, lexicon=lexicon)
+    for what, given in named.items():
+        place(given or "world", what)
+    return {what: absolute_or_name(given) for what, given in named.items() if given}
+
+# %% ../../nbs/lib/cli_grids.ipynb #e2fbd3cb
+def absolute_or_name(given: str) -> str:
+    "An absolute path of what is there; a name of the embedded world, or of the hub, as it is."
+    return (
+        given
+        if given.startswith("world") or not Path(given).exists()
+        else str(Path(given).resolve())
+    )
+
+# %% ../../nbs/lib/cli_grids.ipynb #efbcfa71
+def run_and_show(grid: dict, changes, run_dir: Optional[Path], cores: int) -> int:
+    "The exit code of a run of a grid; its headline is printed."
+    from xgdetox.grid.load import load_grid
+    from xgdetox.grid.runner import run
+    from xgdetox.grid.status import run_folder
+
+    loaded = load_grid(grid, changes or ())
     folder = Path(run_dir or run_folder(loaded))
     code = run(loaded, cores=cores, folder=folder)
     if (folder / "tables").is_dir():
         show_run(folder)
-    raise typer.Exit(code)
+    return code
 
 # %% ../../nbs/lib/cli_grids.ipynb #c059
 @app.command("report")

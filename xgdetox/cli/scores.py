@@ -7,8 +7,9 @@ __all__ = ['GenerationsOption', 'LedgerOption', 'UpstreamOutputOption', 'ScorePa
            'CalibrationOption', 'BeforeOption', 'AttributeOption', 'LabelledOption', 'OutputOption', 'TableOption',
            'MassThresholdOption', 'OutcomeGenerationsOption', 'OutcomeScoresOption', 'OutcomeModelOption',
            'FirstOption', 'OutcomeThresholdOption', 'OutcomeBeforeOption', 'PlaceboOption', 'score_command',
-           'say_upstream', 'say_counts', 'toxicity_command', 'calibrate_command', 'mass_command', 'outcome_command',
-           'with_outcome_drops', 'scores_export', 'scores_import', 'scores_show']
+           'generations_to_score', 'say_what_is_missing', 'say_upstream', 'say_counts', 'toxicity_command',
+           'calibrate_command', 'mass_command', 'outcome_command', 'with_outcome_drops', 'scores_export',
+           'scores_import', 'scores_show']
 
 # %% ../../nbs/lib/cli_scores.ipynb #ef42e080
 import typer
@@ -156,8 +157,23 @@ PlaceboOption = Annotated[
     typer.Option(help="With --before: the table of a placebo, once per seed."),
 ]
 
+# %% ../../nbs/lib/cli_scores.ipynb #e39a3ac4
+_SCORE = """Score every text; a text that was scored before is not asked again.
+
+lexicon:FOLDER counts rude words, one list per language (lexicon:world: the world's own).
+judge:NAME is a linear head on a sentence encoder: e5, use or a folder; `xgdetox judge show e5`
+says how good it is. classifier:NAME is a sequence classifier: textdetox-v2, textdetox-v1,
+detoxify, a folder or a hub name; ?label=NAME says which label is the toxic one. guard:NAME is a
+generative safety model such as Qwen3Guard; ?backend=vllm. import:FOLDER takes scores that exist
+already. panel:FILE is YAML that names a scorer for each language. perspective needs a key in
+XGDETOX_PERSPECTIVE_KEY and ends with 2026; ?qps=N is the key's quota,
+?attributes=TOXICITY,INSULT asks for several. The presets were not yet verified on real weights.
+
+Example: xgdetox score --generations outputs/world --scorer lexicon:world --output-dir
+scores/world"""
+
 # %% ../../nbs/lib/cli_scores.ipynb #c052
-@app.command("score")
+@app.command("score", help=_SCORE)
 def score_command(
     generations: GenerationsOption,
     output_dir: OutputDir,
@@ -168,33 +184,12 @@ def score_command(
     paper: ScorePaperOption = False,
     trust_remote_code: TrustOption = False,
 ):
-    """Score every text; a text that was scored before is not asked again.
-
-    lexicon:FOLDER counts rude words, one list a language (lexicon:world: the world's own). judge:NAME is a linear head on a sentence encoder:
-    e5, use or a folder; `xgdetox judge show e5` says how good it is. classifier:NAME is a sequence classifier: textdetox-v2, textdetox-v1, detoxify, a folder or a hub name; ?label=NAME says which label is the toxic one. guard:NAME is a generative safety model such as
-    Qwen3Guard; ?backend=vllm. import:FOLDER takes scores that exist already. panel:FILE is YAML that names a scorer for each language.
-    perspective needs a key in XGDETOX_PERSPECTIVE_KEY and ends with 2026; ?qps=N is the key's quota, ?attributes=TOXICITY,INSULT asks for several. The presets were not yet verified on real weights.
-
-    Example: xgdetox score --generations outputs/world --scorer lexicon:world --output-dir scores/world"""
-    from xgdetox.scoring import (
-        check_generations,
-        refuse_nothing_scored,
-        score_generations,
-        scored_counts,
-        scorer_of_generations,
-        service_faults,
-    )
-    from xgdetox.scorers.base import check_scorer, load_scorer, original_scorer
+    "Score every text of some generations; see `_SCORE`, the command's help."
     from xgdetox.ledger import opened
+    from xgdetox.scorers.base import check_scorer, load_scorer, original_scorer
+    from xgdetox.scoring import check_generations, score_generations, scorer_of_generations
 
-    files = texts_of(generations, language)
-    if not files:
-        raise InputError(
-            "no generations in the languages asked for",
-            ", ".join(generations),
-            field="--language",
-            remedy="leave --language out, or generate them first",
-        )
+    files = generations_to_score(generations, language)
     if scorer:
         check_scorer(scorer)
     check_generations(files)
@@ -204,13 +199,32 @@ def score_command(
             pass  # a bad place is refused before a model is loaded
     one = load_scorer(original_scorer(spec) if upstream_output else spec)
     if gaps := [c for c in files if c not in one.languages]:
-        print(
-            f"{one.id} does not cover {', '.join(gaps)}: no score there, which the tables count as missing"
-        )
+        missing = "no score there, which the tables count as missing"
+        print(f"{one.id} does not cover {', '.join(gaps)}: {missing}")
     for code, path in score_generations(files, one, output_dir, ledger=ledger, paper=paper).items():
         print(f"written: {path}")
         if upstream_output:
             say_upstream(code, files[code], path, upstream_output)
+    say_what_is_missing(output_dir, files)
+
+# %% ../../nbs/lib/cli_scores.ipynb #e10ce341
+def generations_to_score(given: list[str], languages) -> dict[str, Path]:
+    "The files of generations by language. InputError where there are none."
+    files = texts_of(given, languages)
+    if not files:
+        raise InputError(
+            "no generations in the languages asked for",
+            ", ".join(given),
+            field="--language",
+            remedy="leave --language out, or generate them first",
+        )
+    return files
+
+# %% ../../nbs/lib/cli_scores.ipynb #e3849db4
+def say_what_is_missing(output_dir: Path, files: dict):
+    "Say how many texts have a score, and why others have none. InputError where none has."
+    from xgdetox.scoring import refuse_nothing_scored, scored_counts, service_faults
+
     counts = scored_counts(output_dir, files)
     say_counts(counts)
     refuse_nothing_scored(counts, output_dir)
