@@ -1,4 +1,4 @@
-"""A stand-in for the Perspective API on 127.0.0.1, with faults on demand. Used by test_scorers_perspective.py; also runs as a process of its own:
+"""A stand-in for the Perspective API on 127.0.0.1, with faults on demand; also a process of its own:
 
 python tests/perspective_fake.py PORT_FILE LOG_FILE '{"faults": {"500": 0.1}, "delay": 0.02}'
 """
@@ -43,13 +43,8 @@ class Service(ThreadingHTTPServer):
         retry_after="0.05",
     ):
         super().__init__(("127.0.0.1", 0), Answer)
-        self.faults, self.delay, self.slow, self.ended, self.retry_after = (
-            faults or {},
-            delay,
-            slow,
-            ended,
-            retry_after,
-        )
+        self.faults, self.delay, self.slow = faults or {}, delay, slow
+        self.ended, self.retry_after = ended, retry_after
         self.random, self.lock, self.log = random.Random(seed), threading.Lock(), []
         self.file = open(log_path, "a", buffering=1) if log_path else None
         self.url = f"http://127.0.0.1:{self.server_address[1]}/"
@@ -125,10 +120,8 @@ class Answer(BaseHTTPRequestHandler):
         )
 
     def do_POST(self):
-        service, asked = (
-            self.server,
-            json.loads(self.rfile.read(int(self.headers["Content-Length"]))),
-        )
+        service = self.server
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         text, url = asked["comment"]["text"], urlparse(self.path)
         service.note(
             text,
@@ -146,73 +139,64 @@ class Answer(BaseHTTPRequestHandler):
         kind = service.fault()
         if kind:
             service.note(text, kind)
-            if kind == "429":
-                return self.send(
-                    429,
-                    {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}},
-                    Retry_After=service.retry_after,
-                )
-            if kind == "500":
-                return self.send(500, b"<html>oops " + self.path.encode() + b"</html>")
-            if kind == "reset":
-                self.connection.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-                )
-                self.close_connection = True
-                return self.connection.close()
-            if kind == "slow":
-                time.sleep(service.slow)
-            if kind == "half":
-                self.send_response(200)
-                self.send_header("Content-Length", "500")
-                self.end_headers()
-                self.wfile.write(b'{"attr')
-                self.close_connection = True
-                return
-            if kind == "proxy":
-                return self.send(
-                    400,
-                    b"<html>400 Bad Request: " + self.path.encode() + b"</html>",
-                    Content_Type="text/html",
-                )
-            if kind == "echo":
-                return self.refuse(400, KEY)
-            if kind == "shout":
-                return self.refuse(400, "THE_KEY_IS_" + KEY.upper())
-            if kind == "deep":
-                return self.send(200, b"[" * 200_000)
-            if kind == "huge":
-                return self.send(200, b" " * (3 << 20))
-            if kind in ("trickle", "slow head"):
-                return self.trickle(kind == "slow head")
-            if kind == "bad json":
-                return self.send(200, b'{"attributeScores": {')
-            if kind == "odd score":
-                return self.send(
-                    200,
-                    {
-                        "attributeScores": {
-                            a: {"summaryScore": {"value": 7.0}}
-                            for a in asked["requestedAttributes"]
-                        }
-                    },
-                )
+        if kind == "slow":
+            time.sleep(service.slow)
+        elif kind:
+            return self.fail(kind, asked)
+        self.answer(text, asked, noted=kind != "slow")
+
+    def answer(self, text, asked, noted):
+        "A score, or the reason why this text has none."
         for prefix, word in UNSCORABLE.items():
             if text.startswith(prefix):
-                service.note(text, word)
+                self.server.note(text, word)
                 return self.refuse(400, word)
-        self.send(
-            200,
-            {
-                "attributeScores": {
-                    a: {"summaryScore": {"value": true_score(text), "type": "PROBABILITY"}}
-                    for a in asked["requestedAttributes"]
-                },
-                "languages": asked["languages"],
-            },
-        )
-        if kind != "slow":
-            service.note(text, "scored")
+        scores = self.scores(asked, true_score(text), type="PROBABILITY")
+        self.send(200, dict(attributeScores=scores, languages=asked["languages"]))
+        if noted:
+            self.server.note(text, "scored")
+
+    def scores(self, asked, value, **more):
+        return {
+            a: dict(summaryScore=dict(value=value, **more)) for a in asked["requestedAttributes"]
+        }
+
+    def fail(self, kind, asked):
+        "The answer of a service that is broken in this way."
+        page = b"<html>400 Bad Request: " + self.path.encode() + b"</html>"
+        busy = {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}}
+        odd = dict(attributeScores=self.scores(asked, 7.0))
+        answers = {
+            "429": lambda: self.send(429, busy, Retry_After=self.server.retry_after),
+            "500": lambda: self.send(500, b"<html>oops " + self.path.encode() + b"</html>"),
+            "reset": self.reset,
+            "half": self.half,
+            "proxy": lambda: self.send(400, page, Content_Type="text/html"),
+            "echo": lambda: self.refuse(400, KEY),
+            "shout": lambda: self.refuse(400, "THE_KEY_IS_" + KEY.upper()),
+            "deep": lambda: self.send(200, b"[" * 200_000),
+            "huge": lambda: self.send(200, b" " * (3 << 20)),
+            "trickle": lambda: self.trickle(False),
+            "slow head": lambda: self.trickle(True),
+            "bad json": lambda: self.send(200, b'{"attributeScores": {'),
+            "odd score": lambda: self.send(200, odd),
+        }
+        answers[kind]()
+
+    def reset(self):
+        "End the connection at once."
+        linger = struct.pack("ii", 1, 0)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.close_connection = True
+        self.connection.close()
+
+    def half(self):
+        "Promise 500 bytes and send six."
+        self.send_response(200)
+        self.send_header("Content-Length", "500")
+        self.end_headers()
+        self.wfile.write(b'{"attr')
+        self.close_connection = True
 
 
 if __name__ == "__main__":

@@ -77,31 +77,37 @@ def data(tmp_path):
     return folder
 
 
-def test_fit_show_score_and_what_travels_with_the_scores(tmp_path, data, letters, said):
-    facts = fit_judge("letters", data, tmp_path / "mine", sources=SOURCES)
-    assert facts["languages"] == ["en", "de"] or facts["languages"] == ["de", "en"]
-    assert {(s["language"], s["licence"], s["fitting"]) for s in facts["sources"]} == {
-        ("en", "CC0", 240),
-        ("de", "CC BY 4.0", 240),
-    }
-    judge = load_scorer(f"judge:{tmp_path / 'mine'}")
+@pytest.fixture
+def mine(tmp_path, data, letters):
+    "A judge's folder and the facts that fitting it returned."
+    return tmp_path / "mine", fit_judge("letters", data, tmp_path / "mine", sources=SOURCES)
+
+
+def test_a_fitted_judge_scores_and_is_shown(mine, said):
+    folder, facts = mine
+    assert sorted(facts["languages"]) == ["de", "en"]
+    made_of = {(s["language"], s["licence"], s["fitting"]) for s in facts["sources"]}
+    assert made_of == {("en", "CC0", 240), ("de", "CC BY 4.0", 240)}
+    judge = load_scorer(f"judge:{folder}")
     scores = judge.score(["abc zxzxzx", "abc mnmnmn", "", "zxzx"], "de")
     assert scores[0] > 0.9 and scores[1] < 0.1 and np.isnan(scores[2]) and scores[3] > 0.9
     assert np.isnan(judge.score(["zx"], "fr")).all()  # not a language of its own
-    lines = [
-        {"prompt": "p", "generated_text": t, "prompt_id": "0", "sample": i}
-        for i, t in enumerate(("abc zxzx", "abc mnmn"))
-    ]
-    (tmp_path / "output-rtp_lx_en.json").write_text("\n".join(map(json.dumps, lines)))
-    score_generations({"en": tmp_path / "output-rtp_lx_en.json"}, judge, tmp_path / "scores")
+    code, out, _ = said("judge", "show", folder)
+    assert code == 0 and "letters at 1" in out and "testable: none" in out
+
+
+def test_what_a_judge_is_travels_with_its_scores(mine, tmp_path):
+    judge, file = load_scorer(f"judge:{mine[0]}"), tmp_path / "output-rtp_lx_en.json"
+    texts = enumerate(("abc zxzx", "abc mnmn"))
+    lines = [dict(prompt="p", generated_text=t, prompt_id="0", sample=i) for i, t in texts]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    score_generations({"en": file}, judge, tmp_path / "scores")
     noted = read_json(tmp_path / "scores" / "manifest.json")["languages"]["en"]
     assert noted["scorer"] == "judge:mine" and noted["revision"] == judge.revision
-    assert noted["about"]["encoder"] == {"spec": "letters", "revision": "1", "licence": "CC0"}
-    assert [s["licence"] for s in noted["about"]["sources"]] == ["CC0", "CC BY 4.0"] and noted[
-        "about"
-    ]["testable"] is False
-    code, out, _ = said("judge", "show", tmp_path / "mine")
-    assert code == 0 and "letters at 1" in out and "testable: none" in out
+    about = noted["about"]
+    assert about["encoder"] == {"spec": "letters", "revision": "1", "licence": "CC0"}
+    assert [s["licence"] for s in about["sources"]] == ["CC0", "CC BY 4.0"]
+    assert about["testable"] is False
 
 
 def test_a_judge_is_calibrated_like_any_scorer(tmp_path, data, letters):
@@ -308,23 +314,18 @@ def test_the_auc_of_a_shipped_judge_is_what_its_file_says(real_data):
         for _, r in read_rows(real_data / "prompts/rtp_source_map.tsv.gz")
         if r["lang"] == "de" and r["en_position"]
     }
+    held = {i for i, place in places.items() if split_of(*place) == "evaluation"}
     rows = load_prompts(real_data / "prompts/RTP_LX_DE.json").rows
-    texts, labels = [], []
-    for index, text, mean in zip(rows["prompt_id"], rows["prompt"], rows["Toxicity"]):
-        if (
-            index in places
-            and split_of(*places[index]) == "evaluation"
-            and (mean <= 2 or mean >= 4)
-        ):
-            texts.append(text)
-            labels.append(mean >= 4)
+    clear = [
+        (text, mean >= 4)
+        for index, text, mean in zip(rows["prompt_id"], rows["prompt"], rows["Toxicity"])
+        if index in held and (mean <= 2 or mean >= 4)
+    ]
+    texts, labels = [t for t, _ in clear], [l for _, l in clear]
     auc = roc_auc_score(labels, load_scorer("judge:use").score(texts, "de"))
-    said = next(
-        v
-        for v in judge_facts(judge_folder("use"))["validation"]
-        if v["language"] == "de" and v["source"] == "rtp-lx"
-    )
-    assert said["n"] == len(texts) and said["auc"] == pytest.approx(auc, abs=2e-3)
+    stated = judge_facts(judge_folder("use"))["validation"]
+    (said,) = [v for v in stated if v["language"] == "de" and v["source"] == "rtp-lx"]
+    assert said["n"] == len(texts) and abs(said["auc"] - auc) < 2e-3
 
 
 @pytest.mark.real
@@ -344,39 +345,38 @@ def test_vectors_are_those_of_the_packages_own_engine():
     assert (theirs @ ours.T).argmax(1).tolist() == list(range(len(texts)))
 
 
-def test_hub_and_hidden_encoders_read_a_folder(tmp_path):
-    import torch
-    from transformers import AutoTokenizer, BertConfig, BertModel
+def test_hidden_encoders_read_a_model():
     from xgdetox.world import resolve_model
 
     world = str(resolve_model("world"))
     encoder = load_encoder(f"hidden:{world}?block=1&bos=tokenizer")
-    assert encoder.vectors(["one text", "another one"]).shape == (
-        2,
-        encoder.model.config.hidden_size,
-    )
+    width = encoder.model.config.hidden_size
+    assert encoder.vectors(["one text", "another one"]).shape == (2, width)
     with pytest.raises(InputError, match="whole number from 1 to"):
         load_encoder(f"hidden:{world}?block=99")
-    tokenizer = AutoTokenizer.from_pretrained(world)
+
+
+def test_hub_encoders_read_a_folder(tmp_path):
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertModel
+    from xgdetox.world import resolve_model
+
+    tokenizer = AutoTokenizer.from_pretrained(str(resolve_model("world")))
     torch.manual_seed(0)
-    BertModel(
-        BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=32,
-        )
-    ).save_pretrained(tmp_path)
+    tiny = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    BertModel(tiny).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     hub = load_encoder(f"hub:{tmp_path}")
-    one, both = (
-        hub.vectors(["a short text"]),
-        hub.vectors(["a short text", "a much longer text that is padded for"]),
-    )
-    assert np.allclose(one[0], both[0], atol=1e-5) and np.allclose(
-        np.linalg.norm(both, axis=1), 1, atol=1e-5
-    )
+    one = hub.vectors(["a short text"])
+    both = hub.vectors(["a short text", "a much longer text that is padded for"])
+    assert np.allclose(one[0], both[0], atol=1e-5)
+    assert np.allclose(np.linalg.norm(both, axis=1), 1, atol=1e-5)
 
 
 @pytest.mark.real

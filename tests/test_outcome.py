@@ -9,19 +9,9 @@ import pytest
 
 from xgdetox.files import InputError, read_csv
 from xgdetox.data import load_prompts
-from xgdetox.outcome import (
-    COMPARED,
-    compare_arms,
-    first_tokens,
-    judged_texts,
-    outcome_table,
-    prompt_outcomes,
-    read_values,
-    values_path,
-    why_not_tested,
-)
+from xgdetox.outcome import compare_arms, first_tokens, outcome_table, read_values
 from xgdetox.fluency import fluency_changes, fluency_table
-from xgdetox.splits import aligned_rows, split_of, write_split
+from xgdetox.splits import aligned_rows, write_split
 from xgdetox.stats import holm, read_table
 from xgdetox.scorers.base import Scored, Scorer
 from xgdetox.scoring import score_generations
@@ -98,33 +88,26 @@ def texts(tmp_path):
 
 
 def test_outcome_counts_what_is_toxic_and_in_its_language(texts, tmp_path):
-    table = outcome_table(
-        *texts,
-        tokenizer=Letters(),
-        first=len(GERMAN) + 1,
-        scorer=Marked(),
-        output=tmp_path / "o.csv",
-        model="m",
-    ).set_index("metric")
+    how = dict(tokenizer=Letters(), first=len(GERMAN) + 1, scorer=Marked(), model="m")
+    table = outcome_table(*texts, output=tmp_path / "o.csv", **how).set_index("metric")
     values = read_values(tmp_path / "o.csv").loc["de"]
     for prompt, wanted in EXPECTED.items():
         got = values.loc[prompt, ["outcome", "outcome_untold", "toxic"]].tolist()
         assert np.array_equal(got, wanted, equal_nan=True), (prompt, got)
-    assert table.value["outcome"] == pytest.approx(2 / 6) and table.n["outcome"] == 6
-    assert table.value["outcome_untold"] == pytest.approx(3 / 6) and table.value[
-        "toxic"
-    ] == pytest.approx(4 / 6)
-    assert table.bound_low["outcome"] == pytest.approx(2 / 7) and table.bound_high[
-        "outcome"
-    ] == pytest.approx(4 / 7)
-    assert table.value["first_outcome"] == pytest.approx(
-        1 / 6
-    )  # what is toxic only later is no longer
-    assert table.value["language_other"] == pytest.approx((0.5 + 0.5 + 0 * 5) / 7)
-    assert table.value["missing"] == pytest.approx((1 + 0.5) / 7) and table.value[
-        "blank"
-    ] == pytest.approx(0.5 / 7)
-    assert table.value["ended"] == 0.5 and (table.scorer == "marked@1").all()
+    assert table.n["outcome"] == 6 and (table.scorer == "marked@1").all()
+    shares = {
+        "outcome": 2 / 6,
+        "outcome_untold": 3 / 6,
+        "toxic": 4 / 6,
+        "first_outcome": 1 / 6,  # what is toxic only later is no longer
+        "language_other": (0.5 + 0.5 + 0 * 5) / 7,
+        "missing": (1 + 0.5) / 7,
+        "blank": 0.5 / 7,
+        "ended": 0.5,
+    }
+    assert table.value[list(shares)].to_dict() == pytest.approx(shares)
+    bounds = [table[f"bound_{end}"]["outcome"] for end in ("low", "high")]
+    assert bounds == pytest.approx([2 / 7, 4 / 7])
 
 
 def test_scores_of_other_texts_and_of_another_judge_are_refused(texts):
@@ -164,22 +147,27 @@ def drawn(rate, seed, n=400, auc=None):
     return pd.DataFrame(rows).set_index(["language", "prompt_id"])
 
 
-def test_arms_are_compared_by_prompt_and_corrected_over_what_can_be_tested():
-    base, arm, placebo = (
-        drawn({"*": 0.5, "fr": 0.05}, 0),
-        [drawn({"*": 0.2}, s) for s in (1, 2, 3)],
-        [drawn({"*": 0.5}, s) for s in (4, 5)],
-    )
-    table = compare_arms(base, arm, placebo, model="m")
-    by = table.set_index(["metric", "language"])
+@pytest.fixture
+def arms():
+    "A base, an arm of three seeds and a placebo of two; the base's rate is low in French."
+    base = drawn({"*": 0.5, "fr": 0.05}, 0)
+    return base, [drawn({"*": 0.2}, s) for s in (1, 2, 3)], [drawn({"*": 0.5}, s) for s in (4, 5)]
+
+
+def test_arms_are_compared_by_prompt(arms):
+    base, arm, placebo = arms
+    value = compare_arms(*arms, model="m").set_index(["metric", "language"]).value
     for language in ("en", "de"):
-        b, a = base.outcome[language].mean(), np.mean([t.outcome[language].mean() for t in arm])
-        assert by.value["outcome_drop", language] == pytest.approx(b - a) and by.value[
-            "outcome_relative_drop", language
-        ] == pytest.approx(1 - a / b)
-        assert by.value["outcome_beyond_placebo", language] == pytest.approx(
-            np.mean([t.outcome[language].mean() for t in placebo]) - a
-        )
+        mean = lambda tables: np.mean([t.outcome[language].mean() for t in tables])
+        b, a, p = mean([base]), mean(arm), mean(placebo)
+        assert value["outcome_drop", language] == pytest.approx(b - a)
+        assert value["outcome_relative_drop", language] == pytest.approx(1 - a / b)
+        assert value["outcome_beyond_placebo", language] == pytest.approx(p - a)
+
+
+def test_holm_corrects_over_what_can_be_tested_and_nothing_else_is_pooled(arms):
+    table = compare_arms(*arms, model="m")
+    by = table.set_index(["metric", "language"])
     assert by.not_tested["outcome_drop"].to_dict() == {
         "en": "",
         "de": "",
@@ -191,15 +179,25 @@ def test_arms_are_compared_by_prompt_and_corrected_over_what_can_be_tested():
     assert family.p_holm.tolist() == pytest.approx(holm(family.p.tolist()).tolist())
     assert table[table.language.isin(["fr", "id"])].p_holm.isna().all()
     pooled = by.xs("pooled", level="language")  # German alone: English is not pooled
-    assert (
-        pooled.value["outcome_drop"] == pytest.approx(by.value["outcome_drop", "de"])
-        and pooled.languages.eq(1).all()
-        and pooled.seeds.eq(3).all()
-    )
+    assert pooled.languages.eq(1).all() and pooled.seeds.eq(3).all()
+    for metric in ("outcome_drop", "outcome_beyond_placebo"):
+        assert pooled.value[metric] == pytest.approx(by.value[metric, "de"])
     assert pooled.low["outcome_drop"] < pooled.value["outcome_drop"] < pooled.high["outcome_drop"]
-    assert pooled.value["outcome_beyond_placebo"] == pytest.approx(
-        by.value["outcome_beyond_placebo", "de"]
-    )
+
+
+def test_a_scorer_without_an_auc_is_described_and_not_tested(arms):
+    base, arm, _ = arms
+    table = compare_arms(base.assign(auc_low=math.nan), arm, model="m")
+    assert set(table.not_tested) == {"the judge states no AUC"} and table.p.notna().any()
+    assert "pooled" not in set(table.language) and "p_holm" not in table.dropna(axis=1, how="all")
+
+
+def test_a_keyword_that_is_no_label_is_refused(arms, texts):
+    base, arm, _ = arms
+    with pytest.raises(TypeError, match="unknown keyword modle"):
+        compare_arms(base, arm, modle="m")
+    with pytest.raises(TypeError, match="unknown keyword resamples"):
+        outcome_table(*texts, first=None, resamples=10)
 
 
 def test_the_pooled_interval_covers_the_truth():
@@ -256,102 +254,72 @@ def test_a_folder_without_a_source_map_is_not_split(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_outcome_and_fluency_are_commands(said, tmp_path):
-    from xgdetox.world import resolve_model
+@pytest.fixture
+def runs(said):
+    "Run a command that must succeed."
 
-    for name in ("world", "world-tuned"):
-        out = tmp_path / name
-        assert (
-            said(
-                "generate",
-                "--model",
-                name,
-                "-l",
-                "en",
-                "-l",
-                "de",
-                "--limit",
-                "6",
-                "--n",
-                "2",
-                "-o",
-                tmp_path / "g",
-            )[0]
-            == 0
-        )
+    def runs(*words):
+        code, out, err = said(*words)
+        assert code == 0, err
+        return out
+
+    return runs
+
+
+def test_outcome_is_a_command(said, runs, tmp_path):
+    notes = {}
+    for name, before in (("world", []), ("world-tuned", ["--before", tmp_path / "world/o.csv"])):
+        out, folder = tmp_path / name, tmp_path / "g" / name
+        some = ["-l", "en", "-l", "de", "--limit", "6", "--n", "2"]
+        runs("generate", "--model", name, *some, "-o", tmp_path / "g")
         folder = next(
-            p.parent
-            for p in (tmp_path / "g").rglob("output-rtp_lx_de.json")
-            if p.parent.name == name
+            p.parent for p in (tmp_path / "g").rglob("*_de.json") if p.parent.name == name
         )
-        assert (
-            said(
-                "score", "--generations", folder, "--scorer", "lexicon:world", "-o", out / "scores"
-            )[0]
-            == 0
-        )
-        words = [
-            "outcome",
-            "--generations",
-            folder,
-            "--scores",
-            out / "scores",
-            "--model",
-            name,
-            "--scorer",
-            "lexicon:world",
-            "-o",
-            out / "o.csv",
-        ]
-        assert (
-            said(
-                *words, *(["--before", tmp_path / "world/o.csv"] if name == "world-tuned" else [])
-            )[0]
-            == 0
-        )
+        scored = ["--generations", folder, "--scorer", "lexicon:world"]
+        runs("score", *scored, "-o", out / "scores")
+        words = [*scored, "--scores", out / "scores", "--model", name, "-o", out / "o.csv"]
+        notes[name] = runs("outcome", *words, *before)
     table = read_table(tmp_path / "world-tuned/o.csv")
     assert {"outcome", "first_outcome", "outcome_drop", "first_outcome_drop"} <= set(table.metric)
-    code, _, err = said("outcome", "--generations", folder, "--scores", out / "scores")
+    said_so = "this scorer states no AUC, so the drops are described and not tested"
+    assert said_so in notes["world-tuned"] and said_so not in notes["world"]
+
+
+def test_the_first_tokens_need_the_model(said, texts):
+    generations, scores = texts
+    code, _, err = said("outcome", "--generations", generations, "--scores", scores)
     assert code == 2 and "--model" in err and len(err.strip().splitlines()) == 1
+
+
+def test_fluency_is_a_command(said, runs, tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s/de.txt").write_text("der Hund schläft\nwir sehen das Haus\n", encoding="utf-8")
     for name, more in (("world", []), ("world-tuned", ["--before", tmp_path / "world.csv"])):
-        assert (
-            said(
-                "fluency",
-                "--model",
-                name,
-                "--sentences",
-                tmp_path / "s",
-                "-o",
-                tmp_path / f"{name}.csv",
-                *more,
-            )[0]
-            == 0
-        )
-    values = [
-        read_csv(tmp_path / f"{n}.values.csv").value.to_numpy() for n in ("world", "world-tuned")
-    ]
+        words = ["--model", name, "--sentences", tmp_path / "s", "-o", tmp_path / f"{name}.csv"]
+        runs("fluency", *words, *more)
+    names = ("world", "world-tuned")
+    before, after = (read_csv(tmp_path / f"{n}.values.csv").value.to_numpy() for n in names)
     found = read_table(tmp_path / "world-tuned.csv").set_index("metric").value
-    assert found["sentence_loss_change"] == pytest.approx((values[1] - values[0]).mean()) and found[
-        "sentence_loss"
-    ] == pytest.approx(values[1].mean())
-    code, _, err = said(
-        "fluency",
-        "--model",
-        "world",
-        "--sentences",
-        tmp_path / "s",
-        "-l",
-        "fr",
-        "-o",
-        tmp_path / "x.csv",
-    )
+    assert found["sentence_loss_change"] == pytest.approx((after - before).mean())
+    assert found["sentence_loss"] == pytest.approx(after.mean())
+    words = ["--model", "world", "--sentences", tmp_path / "s", "-l", "fr"]
+    code, _, err = said("fluency", *words, "-o", tmp_path / "x.csv")
     assert code == 2 and "no sentences in French" in err and not (tmp_path / "x.csv").exists()
-    (tmp_path / "s/de.txt").write_text("der Hund schläft\n", encoding="utf-8")
-    fluency_table(resolve_model("world"), tmp_path / "s", ["de"], output=tmp_path / "one.csv")
+
+
+def test_changes_of_fluency_are_of_the_same_sentences(tmp_path):
+    from xgdetox.world import resolve_model
+
+    (tmp_path / "s").mkdir()
+    for name, text in (
+        ("one", "der Hund schläft"),
+        ("two", "der Hund schläft\nwir sehen das Haus"),
+    ):
+        (tmp_path / "s/de.txt").write_text(text + "\n", encoding="utf-8")
+        output = tmp_path / f"{name}.csv"
+        fluency_table(resolve_model("world"), tmp_path / "s", ["de"], output=output)
     with pytest.raises(InputError, match="not of the same sentences"):
-        fluency_changes(tmp_path / "one.csv", tmp_path / "world.csv")
+        fluency_changes(tmp_path / "one.csv", tmp_path / "two.csv")
 
 
 def test_sentence_loss_is_the_mean_over_tokens_of_the_whole_text(tmp_path):

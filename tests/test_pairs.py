@@ -50,26 +50,21 @@ SMALL = PairSettings(n=4, gap=0.05, max_tokens=12, tolerance=12, shortest=2)
 
 def test_pairs_are_whole_and_a_second_run_asks_nothing(tmp_path, world):
     model, prompts = world
-    judge = Lengths()
-    facts = make_pairs(model, prompts, judge, tmp_path, limit=12, settings=SMALL)
-    rows = [json.loads(line) for line in open(tmp_path / "pairs.jsonl")]
+    judge, file = Lengths(), tmp_path / "pairs.jsonl"
+    make = lambda: make_pairs(model, prompts, judge, tmp_path, limit=12, settings=SMALL)
+    facts, rows = make(), [json.loads(line) for line in open(file)]
     assert facts["pairs"] == len(rows) > 5 and facts["continuations"]["all"] == 48
     assert facts["prompts_with_pairs"] + sum(facts["prompts_without"].values()) == 12
     for r in rows:
-        assert (
-            r["rejected_score"] - r["chosen_score"] >= 0.05
-            and abs(r["rejected_tokens"] - r["chosen_tokens"]) <= 12
-        )
-        assert r["chosen_score"] == min(1.0, len(r["chosen"]) / 100) and r["rejected_score"] == min(
-            1.0, len(r["rejected"]) / 100
-        )
-    assert list(load_pairs(tmp_path).rows["chosen"]) == [
-        r["chosen"] for r in rows
-    ]  # a folder that train reads
-    before, asked = (tmp_path / "pairs.jsonl").read_bytes(), judge.asked
-    (tmp_path / "pairs.jsonl").unlink()
-    assert make_pairs(model, prompts, judge, tmp_path, limit=12, settings=SMALL) == facts
-    assert (tmp_path / "pairs.jsonl").read_bytes() == before and judge.asked == asked
+        assert r["rejected_score"] - r["chosen_score"] >= 0.05
+        assert abs(r["rejected_tokens"] - r["chosen_tokens"]) <= 12
+        for side in ("chosen", "rejected"):
+            assert r[f"{side}_score"] == min(1.0, len(r[side]) / 100)
+    read = load_pairs(tmp_path).rows["chosen"]  # a folder that train reads
+    assert list(read) == [r["chosen"] for r in rows]
+    before, asked = file.read_bytes(), judge.asked
+    file.unlink()
+    assert make() == facts and file.read_bytes() == before and judge.asked == asked
     assert read_json(tmp_path / "manifest.json")["judge"] == {"scorer": "lengths", "revision": "1"}
 
 
@@ -145,49 +140,44 @@ def test_a_language_that_the_judge_has_not(tmp_path, world):
     assert not (tmp_path / "out").exists()
 
 
-def test_placebos(tmp_path, said):
-    rows = [
-        {
-            "prompt": str(i // 2),
-            "chosen": f"good {i}",
-            "rejected": f"bad {i}",
-            "chosen_tokens": i,
-            "rejected_tokens": -i,
-        }
-        for i in range(400)
-    ]
-    mixed = shuffle_labels(rows, seed=3)
+PLACEBO_ROWS = [
+    dict(
+        prompt=str(i // 2),
+        chosen=f"good {i}",
+        rejected=f"bad {i}",
+        chosen_tokens=i,
+        rejected_tokens=-i,
+    )
+    for i in range(400)
+]
+
+
+def test_shuffled_pairs_are_the_same_pairs_turned():
+    rows, mixed = PLACEBO_ROWS, shuffle_labels(PLACEBO_ROWS, seed=3)
     turned = [m["chosen"].startswith("bad") for m in mixed]
-    assert 150 < sum(turned) < 250 and mixed == shuffle_labels(rows, seed=3) != shuffle_labels(
-        rows, seed=4
-    )
-    assert all(
-        {m["chosen"], m["rejected"]} == {r["chosen"], r["rejected"]} for m, r in zip(mixed, rows)
-    )
-    assert all(
-        (m["chosen_tokens"] <= 0) == t or not i for i, (m, t) in enumerate(zip(mixed, turned))
-    )
-    benign = benign_pairs(rows, seed=3)
-    assert all(
-        b["chosen"] == r["chosen"] and b["rejected"].startswith("good")
-        for b, r in zip(benign, rows)
-    )
-    assert all(int(b["rejected"].split()[1]) // 2 != int(b["prompt"]) for b in benign)
+    assert 150 < sum(turned) < 250
+    assert mixed == shuffle_labels(rows, seed=3) != shuffle_labels(rows, seed=4)
+    for i, (m, r, t) in enumerate(zip(mixed, rows, turned)):
+        assert {m["chosen"], m["rejected"]} == {r["chosen"], r["rejected"]}
+        assert (m["chosen_tokens"] <= 0) == t or not i
+
+
+def test_benign_pairs_reject_what_another_prompt_chose():
+    for b, r in zip(benign_pairs(PLACEBO_ROWS, seed=3), PLACEBO_ROWS):
+        assert b["chosen"] == r["chosen"] and b["rejected"].startswith("good")
+        assert int(b["rejected"].split()[1]) // 2 != int(b["prompt"])
     with pytest.raises(InputError, match="all pairs have one prompt"):
-        benign_pairs(rows[:2])
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    assert (
-        said(
-            "pairs", "placebo", tmp_path / "pairs.jsonl", "-o", tmp_path / "s.jsonl", "--seed", "3"
-        )[0]
-        == 0
-    )
-    written = [json.loads(line) for line in open(tmp_path / "s.jsonl")]
-    assert [r["chosen"] for r in written] == [m["chosen"] for m in mixed]
-    code, _, err = said(
-        "pairs", "placebo", tmp_path / "pairs.jsonl", "-o", tmp_path / "t.jsonl", "--kind", "sugar"
-    )
-    assert code == 2 and "use shuffled or benign" in err and not (tmp_path / "t.jsonl").exists()
+        benign_pairs(PLACEBO_ROWS[:2])
+
+
+def test_a_placebo_is_a_command(tmp_path, said):
+    file, made, refused = (tmp_path / f"{name}.jsonl" for name in ("pairs", "s", "t"))
+    file.write_text("".join(json.dumps(r) + "\n" for r in PLACEBO_ROWS))
+    assert said("pairs", "placebo", file, "-o", made, "--seed", "3")[0] == 0
+    written = [json.loads(line)["chosen"] for line in open(made)]
+    assert written == [m["chosen"] for m in shuffle_labels(PLACEBO_ROWS, seed=3)]
+    code, _, err = said("pairs", "placebo", file, "-o", refused, "--kind", "sugar")
+    assert code == 2 and "use shuffled or benign" in err and not refused.exists()
 
 
 def test_style_of_half_marked_pairs_is_told_half_way():

@@ -1,4 +1,4 @@
-"The Perspective client against a faulty local service: nothing lost, nothing asked twice, the quota kept and used, the key nowhere."
+"The Perspective client against a faulty local service: nothing lost or asked twice, the quota kept, the key nowhere."
 
 import collections
 import json
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from email.utils import formatdate
 
 import numpy as np
 import pandas as pd
@@ -54,38 +55,44 @@ def outcomes(service, kind):
     return collections.Counter(e["text"] for e in service.log if e["outcome"] == kind)
 
 
-def test_every_scorable_text_is_scored_exactly_once(tmp_path, key, monkeypatch):
-    odd = [f"{prefix} text {i}" for i, prefix in enumerate(UNSCORABLE)]
-    asked = texts(150) + odd + texts(20)  # twenty of them twice
+ODD = [f"{prefix} text {i}" for i, prefix in enumerate(UNSCORABLE)]
+
+
+@pytest.fixture
+def faulty_run(tmp_path, key, monkeypatch):
+    "A faulty service, the scorer, the ledger and the scores of 150 texts and of those that have none."
+    asked = texts(150) + ODD + texts(20)  # twenty of them twice
     with Service(FAULTS, delay=0.005, slow=6, seed=1) as service:
         scorer, ledger = client(service, monkeypatch), open_ledger(tmp_path / "l.sqlite")
         found = scores_through(ledger, scorer, "en", list(dict.fromkeys(asked)))
-    assert {t: s.score for t, s in found.items() if t not in odd} == {
-        t: true_score(t) for t in texts(150)
-    }
-    assert {t: s.reason for t, s in found.items() if t in odd} == dict(
-        zip(odd, UNSCORABLE.values())
-    ) and all(math.isnan(found[t].score) for t in odd)
-    assert (
-        set(outcomes(service, "scored").values()) == {1} and len(outcomes(service, "scored")) == 150
-    )
-    assert all(outcomes(service, UNSCORABLE[p])[t] == 1 for p, t in zip(UNSCORABLE, odd)), (
-        "a lasting refusal is not asked again"
-    )
-    assert {k for k in FAULTS if any(e["outcome"] == k for e in service.log)} == set(FAULTS), (
-        "every kind of fault happened"
-    )
+        yield service, scorer, ledger, found
+
+
+def test_every_scorable_text_is_scored_exactly_once(faulty_run):
+    service, scorer, ledger, found = faulty_run
+    scored = {t: s.score for t, s in found.items() if t not in ODD}
+    assert scored == {t: true_score(t) for t in texts(150)}
+    assert [found[t].reason for t in ODD] == list(UNSCORABLE.values())
+    assert all(math.isnan(found[t].score) for t in ODD)
+    once = outcomes(service, "scored")
+    assert set(once.values()) == {1} and len(once) == 150
+    for word, text in zip(UNSCORABLE.values(), ODD):
+        assert outcomes(service, word)[text] == 1, "a lasting refusal is not asked again"
+    happened = {e["outcome"] for e in service.log} & set(FAULTS)
+    assert happened == set(FAULTS), "every kind of fault happened"
     assert {"429", "500", "connection", "timeout", "bad answer"} == set(scorer.faults)
+
+
+def test_what_was_scored_is_kept_and_not_asked_again(faulty_run):
+    service, scorer, ledger, _ = faulty_run
+    asked = texts(150) + ODD
     came = [e for e in service.log if e["outcome"] == "came"]
     assert not any(e["stored"] for e in came) and all(e["attributes"] == ["TOXICITY"] for e in came)
-    known = look_up(
-        ledger, source_number(ledger, "perspective", "v1alpha1", "TOXICITY", "en"), asked
-    )
-    assert len(known) == 154 and ledger.execute("SELECT count(*) FROM claims").fetchone()[0] == 0
+    source = source_number(ledger, "perspective", "v1alpha1", "TOXICITY", "en")
+    assert len(look_up(ledger, source, asked)) == 154
+    assert ledger.execute("SELECT count(*) FROM claims").fetchone()[0] == 0
     scores_through(ledger, scorer, "en", asked)
-    assert len([e for e in service.log if e["outcome"] == "came"]) == len(came), (
-        "a second run asks for nothing"
-    )
+    assert len([e for e in service.log if e["outcome"] == "came"]) == len(came)
 
 
 def used(times, qps):
@@ -97,12 +104,13 @@ def used(times, qps):
 
 
 def within_quota(times, qps, processes=1, late=0.1):
-    "Between any two requests no more of them left than slots of the quota: the bound of a token bucket, true on a machine however busy (each process may hold one that is late)."
+    """Between any two requests no more of them left than slots of the quota.
+
+    This bound of a token bucket holds on a machine however busy; each process may hold one that is late."""
     t = np.sort(times)
-    return (
-        (np.arange(len(t)) - np.arange(len(t))[:, None])
-        <= qps * (t - t[:, None] + late) + 1 + processes + 1e-6
-    )[np.triu_indices(len(t))].all()
+    sent = np.arange(len(t)) - np.arange(len(t))[:, None]
+    slots = qps * (t - t[:, None] + late) + 1 + processes + 1e-6
+    return (sent <= slots)[np.triu_indices(len(t))].all()
 
 
 def test_the_bound_of_the_quota_can_fail():
@@ -113,62 +121,73 @@ def test_the_bound_of_the_quota_can_fail():
     )
 
 
+@pytest.fixture
+def left(monkeypatch):
+    "The moments at which requests leave."
+    from concurrent.futures import ThreadPoolExecutor
+
+    moments, submit = [], ThreadPoolExecutor.submit
+
+    def noted(*args, **named):
+        moments.append(time.time())
+        return submit(*args, **named)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", noted)
+    return moments
+
+
 @pytest.mark.parametrize(
     "faults", [{}, {"429": 0.05, "500": 0.05, "reset": 0.05}], ids=["well", "faulty"]
 )
-def test_the_quota_is_kept_and_used(tmp_path, key, monkeypatch, faults):
-    """The limit holds in every attempt, counted where requests leave. At least 95% of it are used, counted where they arrive, in one of three attempts:
-    a machine that stands still for half a second cannot use its slots, and what waited meanwhile arrives together."""
-    from concurrent.futures import ThreadPoolExecutor
+def test_the_quota_is_kept_and_used(tmp_path, key, monkeypatch, left, faults):
+    """The limit holds in every attempt, counted where requests leave.
 
-    left, submit, seen = [], ThreadPoolExecutor.submit, []
-    monkeypatch.setattr(
-        ThreadPoolExecutor, "submit", lambda *a, **k: (left.append(time.time()), submit(*a, **k))[1]
-    )
+    At least 95% of it are used, counted where they arrive, in one of three attempts: a machine that stands still for
+    half a second cannot use its slots, and what waited meanwhile arrives together."""
+    seen = []
     for attempt in range(3):
         left.clear()
         with Service(faults, delay=0.1, seed=2 + attempt) as service:
-            scorer, ledger = (
-                client(service, monkeypatch, qps=60, workers=None),
-                open_ledger(tmp_path / f"{attempt}.sqlite"),
-            )
-            scores_through(ledger, scorer, "en", texts(240))
+            scorer = client(service, monkeypatch, qps=60, workers=None)
+            scores_through(open_ledger(tmp_path / f"{attempt}.sqlite"), scorer, "en", texts(240))
             came = [e for e in service.log if e["outcome"] == "came"]
         assert len(left) == len(came) and within_quota(left, 60)
         first = {}
         for e in came:
             first.setdefault(e["text"], e["at"])
-        share, most = used(
-            [e["at"] for e in came if e["at"] <= max(first.values())], 60
-        )  # after the last new text only late repeats follow
+        last = max(first.values())  # after the last new text only late repeats follow
+        share, most = used([e["at"] for e in came if e["at"] <= last], 60)
         seen.append((share, most))
         if 0.95 <= share <= 1.02 and most <= 60 * 1.1 + 1:
             return
     raise AssertionError(seen)
 
 
+SHARER = """
+import sys, json, time
+from concurrent.futures import ThreadPoolExecutor as Pool
+from xgdetox.ledger import open_ledger, scores_through
+from xgdetox.scorers.perspective import Perspective
+left, submit = [], Pool.submit
+Pool.submit = lambda *a, **k: (left.append(time.time()), submit(*a, **k))[1]
+ledger, scorer = open_ledger(sys.argv[1]), Perspective(qps=40, first=.02)
+found = scores_through(ledger, scorer, 'en', [f'text number {i}' for i in range(160)])
+print(json.dumps([len(found), left]))
+"""
+
+
 def test_two_processes_share_one_quota_and_the_work(tmp_path, key, monkeypatch):
-    code = (
-        "import sys, json, time; from concurrent.futures import ThreadPoolExecutor as Pool; from xgdetox.ledger import *; from xgdetox.scorers.perspective import *; from xgdetox.scoring import *\n"
-        "left, submit = [], Pool.submit; Pool.submit = lambda *a, **k: (left.append(time.time()), submit(*a, **k))[1]\n"
-        "l = open_ledger(sys.argv[1]); s = Perspective(qps=40, first=.02)\n"
-        "print(json.dumps([len(scores_through(l, s, 'en', [f'text number {i}' for i in range(160)])), left]))"
-    )
+    command = [sys.executable, "-c", SHARER, str(tmp_path / "l.sqlite")]
     with Service(delay=0.05) as service:
         env = {**os.environ, "XGDETOX_PERSPECTIVE_URL": service.url}
-        runs = [
-            subprocess.Popen(
-                [sys.executable, "-c", code, str(tmp_path / "l.sqlite")],
-                env=env,
-                stdout=subprocess.PIPE,
-            )
-            for _ in range(2)
-        ]
-        said = [json.loads(r.communicate(timeout=240)[0]) for r in runs]
-    came = [e for e in service.log if e["outcome"] == "came"]
-    assert [n for n, _ in said] == [160, 160] and len(came) == 160 == len(
-        {e["text"] for e in came}
-    ), "no text is asked for twice, whoever asks"
+        start = lambda: subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+        runs = [start() for _ in range(2)]
+        said = [json.loads(p.communicate(timeout=240)[0]) for p in runs]
+    assert [n for n, _ in said] == [160, 160]
+    came = outcomes(service, "came")
+    assert len(came) == 160 and set(came.values()) == {1}, (
+        "no text is asked for twice, whoever asks"
+    )
     left = [t for _, times in said for t in times]
     assert len(left) == 160 and within_quota(left, 40, processes=2)
 
@@ -264,9 +283,13 @@ def test_the_key_is_in_no_error_log_or_file(tmp_path, key, monkeypatch, caplog, 
     assert KEY not in "".join(traceback.format_exception(refused.value))
 
 
-def test_the_key_comes_from_the_environment_only(tmp_path, monkeypatch):
+@pytest.fixture
+def no_key(monkeypatch):
     monkeypatch.delenv("XGDETOX_PERSPECTIVE_KEY", raising=False)
     monkeypatch.delenv("XGDETOX_PERSPECTIVE_KEY_FILE", raising=False)
+
+
+def test_the_key_comes_from_the_environment_only(tmp_path, no_key, monkeypatch):
     with pytest.raises(InputError, match="no key"):
         load_scorer("perspective")
     for spec in ("perspective:" + KEY, "perspective?key=" + KEY):
@@ -276,26 +299,25 @@ def test_the_key_comes_from_the_environment_only(tmp_path, monkeypatch):
     (tmp_path / "key").write_text(KEY + "\n")
     monkeypatch.setenv("XGDETOX_PERSPECTIVE_KEY_FILE", str(tmp_path / "key"))
     assert load_scorer("perspective?qps=7&attributes=toxicity,insult").quota.qps == 7
-    with pytest.raises(InputError, match="unknown option"):
-        load_scorer("perspective?speed=7")
-    for spec in (
-        f"perspective?{KEY}",
-        f"perspective?qps={KEY}",
-        "perspective?qps=0",
-        "perspective?tries=nan",
-        "perspective?timeout=-1",
-    ):
-        with pytest.raises(InputError) as e:
-            load_scorer(spec)
-        assert KEY not in str(e.value), "a key in the wrong place is not repeated"
     assert load_scorer("perspective?attributes=").attributes == ("TOXICITY",)
     monkeypatch.setenv("XGDETOX_PERSPECTIVE_URL", "nonsense")
     with pytest.raises(InputError, match="XGDETOX_PERSPECTIVE_URL: is not a web address"):
         load_scorer("perspective")
 
 
+@pytest.mark.parametrize(
+    "query", [KEY, f"qps={KEY}", "qps=0", "tries=nan", "timeout=-1", "speed=7"]
+)
+def test_a_key_in_the_wrong_place_is_not_repeated(key, query):
+    with pytest.raises(InputError, match="unknown option" if query == "speed=7" else None) as e:
+        load_scorer(f"perspective?{query}")
+    assert KEY not in str(e.value)
+
+
 def test_attributes_that_are_not_offered_never_cost_the_score(tmp_path, key, monkeypatch):
-    "A word that is no attribute is refused before anything is asked; a language without one of several ends the run, and nothing is recorded as lasting."
+    """A word that is no attribute is refused before anything is asked.
+
+    A language without one of several ends the run, and nothing is recorded as lasting."""
     with pytest.raises(InputError, match="unknown attribute"):
         load_scorer("perspective?attributes=TOXICITY,TYPO")
     with Service() as service:
@@ -347,65 +369,50 @@ def test_an_attribute_asked_for_later_is_fetched_once(tmp_path, key, monkeypatch
         ) == {"TOXICITY": 5, "INSULT": 5}
 
 
-def test_several_attributes_stand_in_the_score_file(tmp_path, key, monkeypatch, run, fails):
+@pytest.fixture
+def two_runs(tmp_path, key, monkeypatch):
+    "Score files of 20 texts: with one attribute, and then with two."
+    rows = [dict(prompt=f"p{i // 5}", generated_text=f"text number {i}") for i in range(20)]
+    file, ledger = tmp_path / "output-rtp_lx_en.json", tmp_path / "l.sqlite"
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found = []
     with Service() as service:
-        rows = [dict(prompt=f"p{i // 5}", generated_text=f"text number {i}") for i in range(20)]
-        (tmp_path / "output-rtp_lx_en.json").write_text("".join(json.dumps(r) + "\n" for r in rows))
-        alone = score_generations(
-            {"en": tmp_path / "output-rtp_lx_en.json"},
-            client(service, monkeypatch),
-            tmp_path / "one",
-            ledger=tmp_path / "l.sqlite",
-        )["en"]
-        both = score_generations(
-            {"en": tmp_path / "output-rtp_lx_en.json"},
-            client(service, monkeypatch, attributes=("TOXICITY", "INSULT")),
-            tmp_path / "two",
-            ledger=tmp_path / "l.sqlite",
-        )["en"]
-    lines = [json.loads(x) for x in both.read_text().splitlines()]
-    assert all(
-        set(x["attributes"]) == {"TOXICITY", "INSULT"} and x["attributes"]["TOXICITY"] == x["score"]
-        for x in lines
+        for name, attributes in (("one", ("TOXICITY",)), ("two", ("TOXICITY", "INSULT"))):
+            scorer = client(service, monkeypatch, attributes=attributes)
+            scored = score_generations({"en": file}, scorer, tmp_path / name, ledger=ledger)
+            found.append([json.loads(x) for x in scored["en"].read_text().splitlines()])
+    return found
+
+
+def test_several_attributes_stand_in_the_score_file(tmp_path, two_runs):
+    alone, lines = two_runs
+    for x in lines:
+        assert set(x["attributes"]) == {"TOXICITY", "INSULT"}
+        assert x["attributes"]["TOXICITY"] == x["score"]
+    kept = open_ledger(tmp_path / "l.sqlite").execute(
+        "SELECT hex(text), score FROM scores JOIN sources ON source = id WHERE attribute = 'INSULT'"
     )
-    kept = dict(
-        open_ledger(tmp_path / "l.sqlite").execute(
-            "SELECT hex(text), score FROM scores JOIN sources ON source = id WHERE attribute = 'INSULT'"
-        )
-    )
-    assert [x["attributes"]["INSULT"] for x in lines] == [
-        kept[digest(r["generated_text"]).hex().upper()] for r in rows
-    ]
-    assert [{k: x[k] for k in ("score", "reason")} for x in lines] == [
-        {k: json.loads(x)[k] for k in ("score", "reason")} for x in alone.read_text().splitlines()
-    ]
-    run(
-        "toxicity",
-        "--scores",
-        tmp_path / "two",
-        "--attribute",
-        "INSULT",
-        "--output",
-        tmp_path / "t.csv",
-    )
+    kept, hashes = dict(kept), [digest(t).hex().upper() for t in texts(20)]
+    assert [x["attributes"]["INSULT"] for x in lines] == [kept[h] for h in hashes]
+    plain = lambda rows: [(x["score"], x["reason"]) for x in rows]
+    assert plain(lines) == plain(alone)
+
+
+def test_another_attribute_has_a_table_of_its_own(tmp_path, two_runs, run, fails):
+    words = ["--attribute", "INSULT", "--output", tmp_path / "t.csv"]
+    run("toxicity", "--scores", tmp_path / "two", *words)
     t = pd.read_csv(tmp_path / "t.csv").set_index("metric")
-    assert set(t.attribute) == {"INSULT"} and t.value["average_toxicity"] == pytest.approx(
-        np.mean([x["attributes"]["INSULT"] for x in lines])
-    )
-    assert "has no INSULT" in fails(
-        "toxicity",
-        "--scores",
-        tmp_path / "one",
-        "--attribute",
-        "INSULT",
-        "--output",
-        tmp_path / "u.csv",
-    )
+    mean = np.mean([x["attributes"]["INSULT"] for x in two_runs[1]])
+    assert set(t.attribute) == {"INSULT"} and t.value["average_toxicity"] == pytest.approx(mean)
+    assert "has no INSULT" in fails("toxicity", "--scores", tmp_path / "one", *words)
 
 
 WORKER = """
-import sys, os, json
-from xgdetox.ledger import *; from xgdetox.scorers.perspective import *; from xgdetox.scoring import *
+import os
+import sys
+from xgdetox.ledger import open_ledger, scores_through
+from xgdetox.scorers.perspective import Perspective
+texts = [f"text number {i}" for i in range(int(sys.argv[2]))]
 print("ready", flush=True)
 for line in sys.stdin:
     pid = os.fork()
@@ -413,59 +420,76 @@ for line in sys.stdin:
         try:
             ledger = open_ledger(sys.argv[1])
             scorer = Perspective(qps=150, first=.02, timeout=10, workers=8)
-            scores_through(ledger, scorer, "en", [f"text number {i}" for i in range(int(sys.argv[2]))])
+            scores_through(ledger, scorer, "en", texts)
             os._exit(0)
         except BaseException as e:
-            print(e, file=sys.stderr); os._exit(3)
+            print(e, file=sys.stderr)
+            os._exit(3)
     print(pid, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 
-@pytest.mark.slow
-def test_twenty_kills_lose_no_score(tmp_path, key, monkeypatch):
-    "kill -9 at 20 random moments: everything is scored in the end, and each kill repeats at most the requests in flight."
-    n, workers, chance = 1500, 8, random.Random(4)
-    with Service({"429": 0.03, "500": 0.03, "reset": 0.02}, delay=0.01, seed=4) as service:
-        env = {**os.environ, "XGDETOX_PERSPECTIVE_URL": service.url}
-        nursery = subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path / "l.sqlite"), str(n)],
-            env=env,
+class Nursery:
+    "A process that forks a worker for each line that it is sent."
+
+    def __init__(self, service, ledger, n):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(ledger), str(n)],
+            env={**os.environ, "XGDETOX_PERSPECTIVE_URL": service.url},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
         )
-        assert nursery.stdout.readline() == "ready\n"
-        kills, code, repeats = 0, None, []
+        assert self.process.stdout.readline() == "ready\n"
+
+    def fork(self):
+        "The process id of a new worker."
+        self.process.stdin.write("go\n")
+        return int(self.process.stdout.readline())
+
+    def code(self):
+        "The exit code of the worker, once it has ended."
+        return int(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(timeout=10)
+
+
+def scored_again(log, ends):
+    "Run by run (they end at `ends`), how often a text was scored that an earlier run had been given already."
+    seen, start, again = set(), 0, []
+    for end in ends:
+        now = [e["text"] for e in log[start:end] if e["outcome"] == "scored"]
+        again.append(sum(t in seen for t in now))
+        seen |= set(now)
+        start = end
+    return again
+
+
+@pytest.mark.slow
+def test_twenty_kills_lose_no_score(tmp_path, key):
+    "kill -9 at 20 random moments: everything is scored, and each kill repeats at most what was in flight."
+    n, workers, chance, ledger = 1500, 8, random.Random(4), tmp_path / "l.sqlite"
+    with Service({"429": 0.03, "500": 0.03, "reset": 0.02}, delay=0.01, seed=4) as service:
+        nursery, kills, code, ends = Nursery(service, ledger, n), 0, None, []
         while code != 0:
-            before = len(service.log)
-            nursery.stdin.write("go\n")
-            pid = int(nursery.stdout.readline())
+            before, pid = len(service.log), nursery.fork()
             if kills < 20:
                 while len(service.log) == before:
                     time.sleep(0.002)  # it asks: the moment is counted from its first request
                 time.sleep(chance.uniform(0, 0.6))
                 os.kill(pid, signal.SIGKILL)
                 kills += 1
-            code = int(nursery.stdout.readline())
+            code = nursery.code()
             assert code in (0, -9), code
-            repeats.append(len(service.log))
-        nursery.stdin.close()
-        nursery.wait(timeout=10)
-    scored = collections.Counter(e["text"] for e in service.log if e["outcome"] == "scored")
-    assert (
-        kills == 20
-        and set(scored) == set(texts(n))
-        and show(open_ledger(tmp_path / "l.sqlite")) == n
-    )
-    # how often a text was scored that an earlier run had been given already, run by run
-    seen, start, again = set(), 0, []
-    for end in repeats:
-        now = [e["text"] for e in service.log[start:end] if e["outcome"] == "scored"]
-        again.append(sum(t in seen for t in now))
-        seen |= set(now)
-        start = end
+            ends.append(len(service.log))
+        nursery.close()
+    scored = set(outcomes(service, "scored"))
+    assert kills == 20 and scored == set(texts(n)) and show(open_ledger(ledger)) == n
+    again = scored_again(service.log, ends)
     assert max(again) <= workers, again
     print("repeated after each kill:", again)
 
@@ -483,7 +507,8 @@ def test_twenty_kills_lose_no_score(tmp_path, key, monkeypatch):
     ],
 )
 def test_what_passes_is_never_recorded_as_lasting(tmp_path, key, monkeypatch, fault, kind, said):
-    "Sixty texts through something that is not the service: nothing is stored, the message says what it did, and later all of them are scored."
+    """Sixty texts through something that is not the service: nothing is stored;
+    the message says what it did, and later all of them are scored."""
     with Service({fault: 1.0}) as service:
         ledger, scorer = (
             open_ledger(tmp_path / "l.sqlite"),
@@ -520,28 +545,33 @@ def test_an_answer_has_a_deadline_in_all(key, monkeypatch, fault):
         assert ask_perspective(scorer.service, "a", "en", ("TOXICITY",)).score == true_score("a")
 
 
-def test_retry_after_is_honoured_up_to_ten_minutes(tmp_path, key, monkeypatch):
-    "In seconds and as a date; everyone waits, not only the text that was turned away."
-    from email.utils import formatdate
+NOW = 1_000_000.0
+PAUSES = {  # what the header says: seconds
+    "3": 3,
+    "0.5": 0.5,
+    "86400": 600,
+    "9" * 400: 0,
+    formatdate(NOW + 40, usegmt=True): 40,
+    formatdate(NOW + 10**6, usegmt=True): 600,
+    formatdate(NOW - 5, usegmt=True): 0,
+    "": 0,
+    None: 0,
+    "soon": 0,
+    "-3": 0,
+    "nan": 0,
+    "Thu, 99 Jan 2020 00:00:00 GMT": 0,
+}
+
+
+def test_retry_after_is_read_in_seconds_and_as_a_date():
     from xgdetox.scorers.perspective import retry_after
 
-    now = 1_000_000.0
-    for said, want in (
-        ("3", 3),
-        ("0.5", 0.5),
-        ("86400", 600),
-        ("9" * 400, 0),
-        (formatdate(now + 40, usegmt=True), 40),
-        (formatdate(now + 10**6, usegmt=True), 600),
-        (formatdate(now - 5, usegmt=True), 0),
-        ("", 0),
-        (None, 0),
-        ("soon", 0),
-        ("-3", 0),
-        ("nan", 0),
-        ("Thu, 99 Jan 2020 00:00:00 GMT", 0),
-    ):
-        assert retry_after(said, now) == want, said
+    for said, wanted in PAUSES.items():
+        assert retry_after(said, NOW) == wanted, said
+
+
+def test_retry_after_is_honoured_by_everyone(key, monkeypatch):
+    "Everyone waits, not only the text that was turned away."
     with Service({"429": 1.0}, retry_after="2") as service:
         scorer = client(service, monkeypatch, workers=1, first=0.001)
         stream = scorer.stream(iter(texts(3)), "en")
@@ -550,8 +580,6 @@ def test_retry_after_is_honoured_up_to_ten_minutes(tmp_path, key, monkeypatch):
             while not service.log:
                 time.sleep(0.01)
             service.faults = {}
-
-        import threading
 
         threading.Thread(target=later, daemon=True).start()
         assert sum(len(b) for b in stream) == 3
@@ -614,76 +642,54 @@ def test_what_the_platform_refuses_says_nothing_of_the_text(error):
     ]
 
 
-def test_a_run_that_got_no_score_says_what_the_service_did(tmp_path, run, fails, monkeypatch):
-    "Fewer failures than end a run: the line names them all the same, and the next run has every score."
-    (tmp_path / "output-rtp_lx_en.json").write_text(
-        "".join(json.dumps(dict(prompt="p", generated_text=f"x {i}")) + "\n" for i in range(3))
-    )
-    words = (
-        "score",
-        "--generations",
-        tmp_path,
-        "--output-dir",
-        tmp_path / "s",
-        "--scorer",
-        "perspective?qps=1000&tries=2&first=0.001",
-    )
-    monkeypatch.setenv("XGDETOX_PERSPECTIVE_KEY", KEY)
-    for fault, what in (
-        ("429", "answers 429, too many requests (6 times)"),
-        ("500", "answers 500"),
-        ("bad json", "answers with what is not its JSON"),
-    ):
+GIVEN_UP = {
+    "429": "answers 429, too many requests (6 times)",
+    "500": "answers 500",
+    "bad json": "answers with what is not its JSON",
+}
+
+
+def test_a_run_that_got_no_score_says_what_the_service_did(tmp_path, key, run, fails, monkeypatch):
+    rows = [json.dumps(dict(prompt="p", generated_text=f"x {i}")) + "\n" for i in range(3)]
+    (tmp_path / "output-rtp_lx_en.json").write_text("".join(rows))
+    scorer = "perspective?qps=1000&tries=2&first=0.001"
+    words = ["--generations", tmp_path, "--output-dir", tmp_path / "s", "--scorer", scorer]
+    for fault, what in GIVEN_UP.items():
         with Service({fault: 1.0}, retry_after="0.01") as service:
             monkeypatch.setenv("XGDETOX_PERSPECTIVE_URL", service.url)
-            assert f"(service unavailable: 3; the service {what}" in fails(*words)
+            assert f"(service unavailable: 3; the service {what}" in fails("score", *words)
     with Service() as service:
         monkeypatch.setenv("XGDETOX_PERSPECTIVE_URL", service.url)
-        said = run(*words)
+        said = run("score", *words)
     assert "en: 3 of 3 scored" in said and "the service" not in said
+
+
+ODD_WORDS = ("<script>", "AB", "A" * 65, "lower_case", "TWO WORDS", 7, None, ["X"], {"a": 1}, "")
+ODD_BODIES = (
+    b"",
+    b"[]",
+    b"null",
+    b"{}",
+    b'{"error": 3}',
+    b'{"error": "BAD_REQUEST"}',
+    b"[" * 100_000,
+    b"\xff\xfe",
+    b'{"error": {"details": 3, "errors": 4}}',
+)
 
 
 def test_only_words_of_the_services_form_are_reasons():
     from xgdetox.scorers.patience import Fault
     from xgdetox.scorers.perspective import http_fault
 
-    body = lambda word: json.dumps(
-        {"error": {"code": 400, "details": [{"errorType": word}]}}
-    ).encode()
+    error = lambda **facts: json.dumps({"error": facts}).encode()
+    body = lambda word: error(code=400, details=[{"errorType": word}])
     assert http_fault(400, body("COMMENT_TOO_LONG"), {}) == "COMMENT_TOO_LONG"
-    for odd in (
-        "<script>",
-        "AB",
-        "A" * 65,
-        "lower_case",
-        "TWO WORDS",
-        7,
-        None,
-        ["X"],
-        {"a": 1},
-        "",
-    ):
-        assert http_fault(400, body(odd), {}) == Fault("400"), odd
-    for odd in (
-        b"",
-        b"[]",
-        b"null",
-        b"{}",
-        b'{"error": 3}',
-        b'{"error": "BAD_REQUEST"}',
-        b"[" * 100_000,
-        b"\xff\xfe",
-        b'{"error": {"details": 3, "errors": 4}}',
-    ):
-        assert http_fault(400, odd, {}) == Fault("400"), odd[:9]
+    for odd in (*map(body, ODD_WORDS), *ODD_BODIES):
+        assert http_fault(400, odd, {}) == Fault("400"), odd[:90]
+    refused = error(status="INVALID_ARGUMENT", errors=[{"reason": "keyInvalid"}])
     with pytest.raises(InputError, match=r"refuses every request \(400 INVALID_ARGUMENT\)"):
-        http_fault(
-            400,
-            json.dumps(
-                {"error": {"status": "INVALID_ARGUMENT", "errors": [{"reason": "keyInvalid"}]}}
-            ).encode(),
-            {},
-        )
+        http_fault(400, refused, {})
 
 
 def claims(path):
@@ -695,16 +701,23 @@ def claims(path):
     return found
 
 
+WAITER = """
+import sys
+from xgdetox.ledger import open_ledger, scores_through
+from xgdetox.scorers.perspective import Perspective
+scorer = Perspective(qps=100, workers=4, timeout=60)
+scores_through(open_ledger(sys.argv[1]), scorer, 'en', [f'text number {i}' for i in range(8)])
+"""
+
+
 def test_the_claims_of_a_killed_process_leave_the_ledger(tmp_path, key):
-    "A process is killed while it waits for its answers; whoever opens the ledger next finds no claim of it, asks for other texts or none. Those of a living process stay."
+    """A process is killed while it waits for its answers.
+
+    Whoever opens the ledger next finds no claim of it, whatever they ask for. Those of a living process stay."""
     path = tmp_path / "l.sqlite"
-    code = (
-        "import sys; from xgdetox.ledger import *; from xgdetox.scorers.perspective import *; from xgdetox.scoring import *\n"
-        "scores_through(open_ledger(sys.argv[1]), Perspective(qps=100, workers=4, timeout=60), 'en', [f'text number {i}' for i in range(8)])"
-    )
     with Service({"slow": 1.0}, slow=30) as service:
         asking = subprocess.Popen(
-            [sys.executable, "-c", code, str(path)],
+            [sys.executable, "-c", WAITER, str(path)],
             env={**os.environ, "XGDETOX_PERSPECTIVE_URL": service.url},
         )
         while len(service.log) < 2:
@@ -719,39 +732,27 @@ def test_the_claims_of_a_killed_process_leave_the_ledger(tmp_path, key):
         assert claims(path) == []
 
 
+SIX = ["TOXICITY", "SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT"]
+
+
 def test_the_originals_six_attributes(tmp_path, key, monkeypatch, run):
-    "With --upstream-output the service is asked for what the original asks for, in one request a text, and the files hold all of it."
-    six = ["TOXICITY", "SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT"]
-    (tmp_path / "output-rtp_lx_en.json").write_text(
-        "".join(json.dumps(dict(prompt="p", generated_text=t)) + "\n" for t in texts(4))
-    )
+    "--upstream-output asks for what the original asks for, in one request per text."
+    rows = [json.dumps(dict(prompt="p", generated_text=t)) + "\n" for t in texts(4)]
+    (tmp_path / "output-rtp_lx_en.json").write_text("".join(rows))
+    words = ["--generations", tmp_path, "--scorer", "perspective?qps=100"]
     with Service() as service:
         monkeypatch.setenv("XGDETOX_PERSPECTIVE_URL", service.url)
-        run(
-            "score",
-            "--generations",
-            tmp_path,
-            "--scorer",
-            "perspective?qps=100",
-            "--output-dir",
-            tmp_path / "s",
-            "--upstream-output",
-            tmp_path / "up",
-        )
+        run("score", *words, "--output-dir", tmp_path / "s", "--upstream-output", tmp_path / "up")
         came = [e for e in service.log if e["outcome"] == "came"]
-    assert len(came) == 4 and all(e["attributes"] == six for e in came)
-    lines = [
-        json.loads(x)
-        for x in (tmp_path / "up/perspective_api_eval-output-rtp_lx_en.json")
-        .read_text()
-        .splitlines()
-    ]
-    assert [list(x["response"]["attributeScores"]) for x in lines] == [six] * 4 and all(
-        "scorer" not in x["response"] for x in lines
-    )
-    assert [x["response"]["attributeScores"]["THREAT"]["summaryScore"] for x in lines] == [
-        dict(value=true_score(t), type="PROBABILITY") for t in texts(4)
-    ]
+    assert len(came) == 4 and all(e["attributes"] == SIX for e in came)
+    written = tmp_path / "up/perspective_api_eval-output-rtp_lx_en.json"
+    answers = [json.loads(x)["response"] for x in written.read_text().splitlines()]
+    assert len(answers) == 4
+    for text, answer in zip(texts(4), answers):
+        scores = answer["attributeScores"]
+        assert list(scores) == SIX and "scorer" not in answer
+        wanted = dict(value=true_score(text), type="PROBABILITY")
+        assert scores["THREAT"]["summaryScore"] == wanted
 
 
 def test_a_long_wait_is_said_and_said_again(key, monkeypatch, capfd):

@@ -19,9 +19,8 @@ from .files import InputError, read_jsonl, write_atomic
 from .scorers.base import Scored, Scorer, blocks, digest
 
 # %% auto #0
-__all__ = ['NETWORK_DISKS', 'disk_kind', 'open_ledger', 'opened', 'writing', 'source_number', 'look_up', 'record_scores',
-           'drop_dead_claims', 'alive', 'claimed', 'scores_through', 'export_scores', 'import_scores', 'nearby',
-           'show_scores']
+__all__ = ['disk_kind', 'open_ledger', 'opened', 'writing', 'source_number', 'look_up', 'record_scores', 'alive', 'claimed',
+           'scores_through', 'export_scores', 'import_scores', 'nearby', 'show_scores']
 
 # %% ../nbs/lib/ledger.ipynb #c025
 _SCHEMA = """
@@ -36,7 +35,7 @@ CREATE TABLE IF NOT EXISTS slots(name TEXT PRIMARY KEY, next REAL);
 """
 
 # %% ../nbs/lib/ledger.ipynb #c026
-NETWORK_DISKS = set(
+_NETWORK_DISKS = set(
     "nfs nfs4 lustre gpfs beegfs cifs smb3 smbfs ceph afs glusterfs 9p fuse.sshfs".split()
 )
 
@@ -63,7 +62,7 @@ def open_ledger(path) -> sqlite3.Connection:
         mode = ledger.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         ledger.execute("PRAGMA synchronous=NORMAL")  # nothing written is lost when a process dies
         ledger.executescript(_SCHEMA)
-        drop_dead_claims(ledger)
+        _drop_dead_claims(ledger)
     except sqlite3.Error as e:
         raise InputError(f"is no ledger ({e})", path, remedy="name another file") from e
     if mode != "wal":
@@ -79,7 +78,7 @@ def _check_place(path: Path) -> None:
     except OSError as e:
         problem = f"no ledger can be made there ({e.strerror})"
         raise InputError(problem, path, remedy="name another file") from None
-    if (kind := disk_kind(path.parent)) in NETWORK_DISKS:
+    if (kind := disk_kind(path.parent)) in _NETWORK_DISKS:
         raise InputError(
             f"a ledger cannot live on a network disk ({kind})",
             path,
@@ -194,7 +193,7 @@ def _score_rows(s: Scored, scorer: Scorer, sources: dict[str, int], now: int) ->
     return [(sources[a], key, None if v != v else float(v), reason, now) for a, v in values.items()]
 
 # %% ../nbs/lib/ledger.ipynb #c034
-def drop_dead_claims(ledger, hours: float = 1.0) -> None:
+def _drop_dead_claims(ledger, hours: float = 1.0) -> None:
     "Remove the claims of processes that are gone, and those that are older than `hours`."
     gone = [pid for (pid,) in ledger.execute("SELECT DISTINCT pid FROM claims") if not alive(pid)]
     if gone:
@@ -280,7 +279,7 @@ def _through(
     finally:
         waiting.write()  # however the run ends
         ledger.execute("DELETE FROM claims WHERE pid = ?", (os.getpid(),))
-        drop_dead_claims(ledger)
+        _drop_dead_claims(ledger)
     return found
 
 
@@ -386,7 +385,7 @@ def nearby(path) -> Iterator[Path]:
     finds its file again."""
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    if disk_kind(path.parent) not in NETWORK_DISKS:
+    if disk_kind(path.parent) not in _NETWORK_DISKS:
         yield path
         return
     kept = path.with_name(path.name + ".jsonl.gz")

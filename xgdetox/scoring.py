@@ -31,10 +31,9 @@ from xgdetox.world import (
 )
 
 # %% auto #0
-__all__ = ['score_generations', 'check_generations', 'score_language', 'score_texts', 'as_blank', 'write_scores', 'count_scores',
-           'note_scores', 'scored_already', 'scored_counts', 'service_faults', 'refuse_nothing_scored', 'world_prompts',
-           'world_words', 'share_in_world', 'world_of_text', 'world_of_model', 'unnamed_scorer', 'default_scorer',
-           'scorer_of_generations', 'scorer_of_prompts', 'scorer_of_labelled']
+__all__ = ['score_generations', 'check_generations', 'score_texts', 'scored_counts', 'service_faults', 'refuse_nothing_scored',
+           'world_of_text', 'world_of_model', 'default_scorer', 'scorer_of_generations', 'scorer_of_prompts',
+           'scorer_of_labelled']
 
 # %% ../nbs/lib/scoring.ipynb #c111
 def score_generations(
@@ -53,7 +52,7 @@ def score_generations(
     with nearby(ledger) as ledger:
         for language, path in files.items():
             one = scorer.scorer_for(language)
-            written[language] = score_language(language, path, one, output_dir, ledger, paper)
+            written[language] = _score_language(language, path, one, output_dir, ledger, paper)
     return written
 
 # %% ../nbs/lib/scoring.ipynb #g001
@@ -82,7 +81,7 @@ def _check_texts(path: Path) -> None:
                 raise InputError(problem, path, line, field, "write the file anew as UTF-8")
 
 # %% ../nbs/lib/scoring.ipynb #c131
-def score_language(
+def _score_language(
     language: str, path: Path, scorer: Scorer, folder: Path, ledger, paper: bool = False
 ) -> Path:
     "Score one language's generations, unless that is done; returns the score file."
@@ -90,15 +89,15 @@ def score_language(
 
     target = folder / f"scores-rtp_lx_{file_language(language)}.jsonl"
     facts = _score_facts(language, path, scorer, paper)
-    if scored_already(target, facts):
+    if _scored_already(target, facts):
         return target
     rows = list(generation_rows(path))
     found = score_texts([r.generated_text for r in rows], scorer, language, ledger, paper)
-    write_scores(target, rows, found, scorer.attributes)
-    facts |= count_scores(rows, found)
+    _write_scores(target, rows, found, scorer.attributes)
+    facts |= _count_scores(rows, found)
     more = dict(faults=dict(scorer.faults), about=scorer.about(language))
     facts |= {k: v for k, v in more.items() if v}
-    note_scores(folder, language, target, facts, path.parent)
+    _note_scores(folder, language, target, facts, path.parent)
     return target
 
 
@@ -127,7 +126,7 @@ def score_texts(
         space = [" "] if paper and found else []
         known = _answers(ask + space, scorer, language, ledger)
         if " " in known:
-            found = {t: as_blank(t, known[" "]) for t in found}
+            found = {t: _as_blank(t, known[" "]) for t in found}
         found |= {t: known.get(t) or Scored(t, math.nan, "no answer") for t in ask}
     return {t: found[t] for t in distinct}
 
@@ -140,12 +139,12 @@ def _answers(texts: list[str], scorer: Scorer, language: str, ledger) -> dict[st
     return {s.text: s for batch in scorer.stream(texts, language) for s in batch}
 
 
-def as_blank(text: str, space: Scored) -> Scored:
+def _as_blank(text: str, space: Scored) -> Scored:
     "A blank text with the score of a space. If that has none, it is a blank without one, unless the reason may pass."
     return space._replace(text=text, reason=space.reason if space.again else "blank")
 
 # %% ../nbs/lib/scoring.ipynb #c188
-def write_scores(path, rows: list, found: dict[str, Scored], attributes=()) -> Path:
+def _write_scores(path, rows: list, found: dict[str, Scored], attributes=()) -> Path:
     """One JSON line per continuation, in the order of `rows` (of `generation_rows`).
 
     A missing score is null with its reason. Of several `attributes` the first is the score; all of them stand in
@@ -177,14 +176,14 @@ def _attributes(s: Scored, attributes) -> str:
     return f', "attributes": {{{each}}}'
 
 # %% ../nbs/lib/scoring.ipynb #c189
-def count_scores(rows: list, found: dict[str, Scored]) -> dict:
+def _count_scores(rows: list, found: dict[str, Scored]) -> dict:
     "How many continuations, and how many without a score by reason."
     scored = [found[r.generated_text] for r in rows]
     reasons = Counter(s.reason for s in scored if math.isnan(s.score))
     return dict(continuations=len(rows), missing=dict(reasons.most_common()))
 
 # %% ../nbs/lib/scoring.ipynb #c078
-def note_scores(folder, language: str, target: Path, facts: dict, generations: Path) -> None:
+def _note_scores(folder, language: str, target: Path, facts: dict, generations: Path) -> None:
     """Add a language's facts to the folder's manifest, with what the generations' own manifest says.
 
     Two processes take turns."""
@@ -205,7 +204,7 @@ def note_scores(folder, language: str, target: Path, facts: dict, generations: P
         os.close(turn)
 
 # %% ../nbs/lib/scoring.ipynb #c079
-def scored_already(target: Path, facts: dict) -> bool:
+def _scored_already(target: Path, facts: dict) -> bool:
     "Whether `target` was written from these very facts, is whole, and has nothing left that should be asked again."
     path = target.parent / "manifest.json"
     if not (target.exists() and path.exists()):
@@ -267,23 +266,23 @@ def refuse_nothing_scored(counts: pd.DataFrame, folder, gaps: bool = False) -> N
 
 # %% ../nbs/lib/scoring.ipynb #c213
 @lru_cache
-def world_prompts(language: str, control: bool = False) -> frozenset[str]:
+def _world_prompts(language: str, control: bool = False) -> frozenset[str]:
     "The prompts of a world in `language`."
     return frozenset(prompt_text(p, language, control).strip() for p in sample_prompts())
 
 
 @lru_cache
-def world_words(control: bool = False) -> frozenset[str]:
+def _world_words(control: bool = False) -> frozenset[str]:
     "Every word of a world, of all its languages."
     return frozenset().union(*(language_words(c, control) for c in LANGUAGES))
 
 
-def share_in_world(texts: Iterable[str], control: bool = False) -> float:
+def _share_in_world(texts: Iterable[str], control: bool = False) -> float:
     "Share of the words of `texts` that are words of a world; NaN without words."
     marks = "".join(re.escape(m) for m in punctuation_marks())
     pattern = re.compile(r"\S+" if control else rf"[^\s{marks}]+")
     words = [w for t in texts for w in pattern.findall(t)]
-    return sum(w in world_words(control) for w in words) / len(words) if words else math.nan
+    return sum(w in _world_words(control) for w in words) / len(words) if words else math.nan
 
 # %% ../nbs/lib/scoring.ipynb #g003
 _CONTROLS = {"world": False, "world-control": True}  # world -> whether it is the control
@@ -295,8 +294,8 @@ def world_of_text(language: str, prompts: Iterable[str], texts: Iterable[str] = 
     Else empty: it is real text."""
     prompts, texts = {p.strip() for p in prompts}, list(texts)
     for name, control in _CONTROLS.items():
-        own = prompts and prompts <= world_prompts(language, control)
-        if own and not share_in_world(texts, control) < 0.9:
+        own = prompts and prompts <= _world_prompts(language, control)
+        if own and not _share_in_world(texts, control) < 0.9:
             return name
     return ""
 
@@ -316,7 +315,7 @@ def world_of_model(name) -> str | None:
     return next((world for world in _CONTROLS if same(world)), "")
 
 # %% ../nbs/lib/scoring.ipynb #c214
-def unnamed_scorer(what, field: str = "--scorer") -> InputError:
+def _unnamed_scorer(what, field: str = "--scorer") -> InputError:
     "The error of real text for which nobody named a scorer."
     return InputError(
         f"no scorer is named, and {what} is not the embedded world's",
@@ -332,7 +331,7 @@ def default_scorer(worlds: dict[object, str | None], field: str = "--scorer") ->
     found = None
     for what, world in worlds.items():
         if world == "" or world and found and world != found:
-            raise unnamed_scorer(what, field)
+            raise _unnamed_scorer(what, field)
         found = found or world
     return f"lexicon:{found or 'world'}"
 
@@ -371,6 +370,6 @@ def scorer_of_labelled(files: dict[str, Path]) -> str:
     worlds = {}
     for language, path in files.items():
         texts = labelled_texts(path)[0]
-        own = (w for w, control in _CONTROLS.items() if share_in_world(texts, control) >= 0.9)
+        own = (w for w, control in _CONTROLS.items() if _share_in_world(texts, control) >= 0.9)
         worlds[path] = next(own, "")
     return default_scorer(worlds)

@@ -10,7 +10,7 @@ from .files import InputError
 from .placebos import read_pairs
 
 # %% auto #0
-__all__ = ['normalise_style', 'in_one_style', 'style_features', 'told_apart', 'style_check', 'check_pairs']
+__all__ = ['normalise_style', 'in_one_style', 'style_check', 'check_pairs']
 
 # %% ../nbs/lib/style.ipynb #c040
 def normalise_style(text: str) -> str:
@@ -37,7 +37,7 @@ _MARKS = (
 )
 
 
-def style_features(text: str) -> np.ndarray:
+def _style_features(text: str) -> np.ndarray:
     """Numbers that say how a text is written and not what it says.
 
     They are its marks one by one, lengths, digits, capitals, spaces and its end."""
@@ -58,7 +58,7 @@ def style_features(text: str) -> np.ndarray:
     return np.array([text.count(m) for m in _MARKS] + shape, float)
 
 # %% ../nbs/lib/style.ipynb #c043
-def told_apart(differences: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
+def _told_apart(differences: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """For each pair 1 if a linear rule of other prompts' pairs picks its chosen side, 0 if not, 1/2 if it cannot tell.
 
     `differences`: of the sides' features (pair, feature); `groups`: the number of each pair's prompt."""
@@ -86,8 +86,10 @@ def style_check(pairs, seed: int = 0, folds: int = 5, shuffles: int = 20) -> dic
     facts = dict(pairs=len(pairs), prompts=len(set(groups.tolist())))
     if facts["prompts"] < 2 * folds:
         return facts | dict(accuracy=None, reason=f"fewer than {2 * folds} prompts")
-    x = np.array([style_features(row["chosen"]) - style_features(row["rejected"]) for row in pairs])
-    right = told_apart(x, groups, folds, seed)
+    x = np.array(
+        [_style_features(row["chosen"]) - _style_features(row["rejected"]) for row in pairs]
+    )
+    right = _told_apart(x, groups, folds, seed)
     low, high = _interval_over_groups(right, groups, seed)
     control = _swapped(x, groups, folds, seed, shuffles)
     names = ("accuracy", "low", "high", "control", "control_low", "control_high")
@@ -98,7 +100,7 @@ def style_check(pairs, seed: int = 0, folds: int = 5, shuffles: int = 20) -> dic
 def _swapped(differences, groups, folds: int, seed: int, shuffles: int) -> list[float]:
     "The accuracy for each of `shuffles` random swaps of the sides."
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], (shuffles, len(differences)))
-    return [told_apart(differences * s[:, None], groups, folds, seed).mean() for s in signs]
+    return [_told_apart(differences * s[:, None], groups, folds, seed).mean() for s in signs]
 
 # %% ../nbs/lib/style.ipynb #c045
 def _interval_over_groups(

@@ -22,9 +22,8 @@ from xgdetox.stats import (
 )
 
 # %% auto #0
-__all__ = ['TOXICITY_METRICS', 'per_prompt', 'paper_metrics', 'toxicity_table', 'threshold_of', 'raw_rows', 'metric_rows',
-           'paper_rows', 'unscored_blanks', 'missing_rows', 'scorer_names', 'compare_toxicity', 'paired_rows',
-           'same_scorer', 'drop_rows', 'with_holm']
+__all__ = ['TOXICITY_METRICS', 'per_prompt', 'paper_metrics', 'toxicity_table', 'metric_rows', 'unscored_blanks', 'scorer_names',
+           'compare_toxicity', 'with_holm']
 
 # %% ../nbs/03_toxicity.ipynb #c087
 def per_prompt(scores: pd.DataFrame, threshold: float = 0.5) -> pd.DataFrame:
@@ -95,17 +94,17 @@ def toxicity_table(
         head["scorer"] = names.get(language, "")
         if attribute != "TOXICITY":
             head["attribute"] = attribute
-        how = threshold_of(threshold, language), paper, calibration is not None, n_resamples
+        how = _threshold_of(threshold, language), paper, calibration is not None, n_resamples
         rows += [head | row for row in _measured(read_scores(path, attribute), *how)]
     return tidy(rows)
 
 
 def _measured(scores, threshold: float, paper: bool, raw: bool, n_resamples: int) -> list[dict]:
     "One language's metrics and what is missing; `raw`: also the probability at .5."
-    found = paper_rows(scores, threshold)
+    found = _paper_rows(scores, threshold)
     if not paper:
         found = metric_rows(scores, threshold, n_resamples)
-    return found + (raw_rows(scores, n_resamples) if raw else []) + missing_rows(scores)
+    return found + (_raw_rows(scores, n_resamples) if raw else []) + _missing_rows(scores)
 
 # %% ../nbs/03_toxicity.ipynb #x002
 def _calibrated_thresholds(calibration, names: dict[str, str], paper: bool = False) -> dict:
@@ -116,12 +115,12 @@ def _calibrated_thresholds(calibration, names: dict[str, str], paper: bool = Fal
     return thresholds(calibration, names)
 
 
-def threshold_of(threshold, language: str) -> float:
+def _threshold_of(threshold, language: str) -> float:
     "A language's threshold, of one number or of one per language; NaN if that has none."
     return threshold.get(language, math.nan) if isinstance(threshold, dict) else threshold
 
 
-def raw_rows(scores: pd.DataFrame, n_resamples: int) -> list[dict]:
+def _raw_rows(scores: pd.DataFrame, n_resamples: int) -> list[dict]:
     "The toxicity probability at .5, to stand beside the calibrated one."
     rows = metric_rows(scores, 0.5, n_resamples)
     raw = [r for r in rows if r["metric"] == "toxicity_probability"]
@@ -142,7 +141,7 @@ def metric_rows(scores: pd.DataFrame, threshold: float, n_resamples: int) -> lis
     return rows
 
 # %% ../nbs/03_toxicity.ipynb #c092
-def paper_rows(scores: pd.DataFrame, threshold: float) -> list[dict]:
+def _paper_rows(scores: pd.DataFrame, threshold: float) -> list[dict]:
     "The three metrics in the paper's mode, without intervals, and the released code's standard deviations."
     found, n = paper_metrics(scores, threshold), int(scores.score.notna().sum())
     prompts = found["prompts"]
@@ -162,7 +161,7 @@ def unscored_blanks(scores_folder) -> int:
     return sum(int((t.score.isna() & (t.reason == "blank")).sum()) for t in tables)
 
 # %% ../nbs/03_toxicity.ipynb #c093
-def missing_rows(scores: pd.DataFrame) -> list[dict]:
+def _missing_rows(scores: pd.DataFrame) -> list[dict]:
     "The share of continuations without a score, and of blank ones; `n` counts continuations."
     blank = scores.reason == "blank"
     shares = {"missing": scores.score.isna() & ~blank, "blank": blank}
@@ -195,29 +194,29 @@ def compare_toxicity(
     Extra columns: p (sign-flip permutation), p_holm (over the languages of a metric), before, after, unpaired."""
     before, after = score_files(before_folder), score_files(after_folder)
     names, rows = scorer_names(before_folder), []
-    same_scorer(names, scorer_names(after_folder), after_folder)
+    _same_scorer(names, scorer_names(after_folder), after_folder)
     if calibration is not None:
         threshold = _calibrated_thresholds(calibration, names)
     for language in [c for c in before if c in after]:
-        t = threshold_of(threshold, language)
+        t = _threshold_of(threshold, language)
         b, a = (per_prompt(read_scores(files[language]), t) for files in (before, after))
         head = dict(model=model, tuning=tuning, seed=seed, language=language)
         head["scorer"] = names.get(language, "")
-        rows += [head | row for row in paired_rows(b, a, n_resamples)]
+        rows += [head | row for row in _paired_rows(b, a, n_resamples)]
     return tidy(with_holm(rows))
 
 
-def paired_rows(before: pd.DataFrame, after: pd.DataFrame, n_resamples: int) -> list[dict]:
+def _paired_rows(before: pd.DataFrame, after: pd.DataFrame, n_resamples: int) -> list[dict]:
     "The drops of all metrics in one language, from tables of `per_prompt`; `unpaired`: prompts of only one table."
     rows, unpaired = [], len(before.index.symmetric_difference(after.index))
     both = before.join(after.add_suffix("_after"), how="inner")
     for metric, column in TOXICITY_METRICS.items():
-        drops = drop_rows(metric, both[column], both[f"{column}_after"], n_resamples)
+        drops = _drop_rows(metric, both[column], both[f"{column}_after"], n_resamples)
         rows += [dict(unpaired=unpaired) | row for row in drops]
     return rows
 
 # %% ../nbs/03_toxicity.ipynb #c099
-def same_scorer(before: dict[str, str], after: dict[str, str], folder) -> None:
+def _same_scorer(before: dict[str, str], after: dict[str, str], folder) -> None:
     "InputError if a language was scored by different scorers before and after: such a difference means nothing."
     for c in before.keys() & after.keys():
         if before[c] != after[c]:
@@ -226,7 +225,7 @@ def same_scorer(before: dict[str, str], after: dict[str, str], folder) -> None:
             raise InputError(problem, folder, remedy=remedy)
 
 # %% ../nbs/03_toxicity.ipynb #c100
-def drop_rows(metric: str, before: pd.Series, after: pd.Series, n_resamples: int) -> list[dict]:
+def _drop_rows(metric: str, before: pd.Series, after: pd.Series, n_resamples: int) -> list[dict]:
     "The absolute and the relative drop of one metric in one language."
     both = before.notna() & after.notna()
     sides = dict(before=float(before[both].mean()), after=float(after[both].mean()))

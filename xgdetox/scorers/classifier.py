@@ -13,8 +13,7 @@ from .base import Kind
 from .local import LocalModel, language_codes, load_local_model, load_local_tokenizer
 
 # %% auto #0
-__all__ = ['CLASSIFIERS', 'TOXIC_LABELS', 'KIND', 'toxic_label', 'Classifier', 'classifier_scorer', 'check_classifier',
-           'classifier_languages']
+__all__ = ['CLASSIFIERS', 'KIND', 'toxic_label', 'Classifier', 'classifier_scorer']
 
 # %% ../../nbs/lib/scorers_classifier.ipynb #c105
 # name: repository, languages, the toxic label's index where the labels are numbered
@@ -37,7 +36,7 @@ CLASSIFIERS = {
 }
 
 # %% ../../nbs/lib/scorers_classifier.ipynb #c106
-TOXIC_LABELS = (
+_TOXIC_LABELS = (
     "toxic toxicity toxic-comment hate hateful offensive abusive unsafe"  # of a label
 ).split()
 
@@ -51,7 +50,7 @@ def toxic_label(labels: dict[int, str], wanted: str | None = None, index: int | 
     if wanted is not None:
         hits = [i for i, n in names.items() if plain(wanted) == n or wanted == str(i)]
     else:
-        hits = [i for i, n in names.items() if n in TOXIC_LABELS] or _numbered_label(names, index)
+        hits = [i for i, n in names.items() if n in _TOXIC_LABELS] or _numbered_label(names, index)
     if len(hits) == 1:
         return hits[0]
     remedy = f"add ?label=NAME to the scorer, one of {', '.join(map(str, labels.values()))}"
@@ -131,7 +130,7 @@ def classifier_scorer(name: str, languages=None, label=None, device=None) -> Cla
     return Classifier(name, language_codes(languages), label, device)
 
 
-def check_classifier(name: str, options: dict[str, str]) -> None:
+def _check_classifier(name: str, options: dict[str, str]) -> None:
     "InputError for what can be refused before a classifier is loaded: no name, or an unknown language."
     if not name:
         remedy = "use classifier:NAME with a folder, a hub name, or " + ", ".join(CLASSIFIERS)
@@ -139,7 +138,7 @@ def check_classifier(name: str, options: dict[str, str]) -> None:
     language_codes(options.get("languages"))
 
 
-def classifier_languages(name: str, options: dict[str, str]) -> tuple[str, ...]:
+def _classifier_languages(name: str, options: dict[str, str]) -> tuple[str, ...]:
     "The languages that a classifier is taken to cover: those it is given, else its preset's, else all."
     preset = CLASSIFIERS.get(name, ("", tuple(LANGUAGES)))
     return language_codes(options.get("languages")) or preset[1]
@@ -151,6 +150,6 @@ KIND = Kind(
     reads="model",
     gpu=True,
     operations=2 * 0.56e9,  # two for each parameter of xlm-roberta-large
-    check=check_classifier,
-    covers=classifier_languages,
+    check=_check_classifier,
+    covers=_classifier_languages,
 )

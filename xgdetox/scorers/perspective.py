@@ -25,11 +25,9 @@ from xgdetox.scorers.patience import (
 from .wire import AnswerTooLarge, Wire, perspective_document
 
 # %% auto #0
-__all__ = ['PERSPECTIVE_END', 'INSTEAD', 'KEY_REFUSED', 'PASSING', 'ATTRIBUTES', 'ORIGINAL_ATTRIBUTES', 'PERSPECTIVE_OPTIONS',
-           'KIND', 'perspective_key', 'retry_after', 'error_words', 'speaks_of_text', 'refusal_word', 'http_fault',
-           'perspective_remedy', 'ask_perspective', 'request_body', 'meaning_of', 'most_failures', 'silence',
-           'positive', 'Perspective', 'perspective_root', 'perspective_attributes', 'check_perspective',
-           'perspective_scorer']
+__all__ = ['PERSPECTIVE_END', 'INSTEAD', 'ATTRIBUTES', 'ORIGINAL_ATTRIBUTES', 'KIND', 'perspective_key', 'retry_after',
+           'http_fault', 'perspective_remedy', 'ask_perspective', 'most_failures', 'silence', 'positive', 'Perspective',
+           'perspective_attributes', 'perspective_scorer']
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c047
 PERSPECTIVE_END = (2026, 12, 31)
@@ -70,7 +68,7 @@ def retry_after(said: str | None, now: float | None = None) -> float:
     return min(max(0.0, moment - (time.time() if now is None else now)), LONGEST_WAIT)
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c052
-def error_words(content: bytes) -> list[str]:
+def _error_words(content: bytes) -> list[str]:
     """The service's own words for why it refused (`COMMENT_TOO_LONG` ...), from the body of an error answer.
 
     None if it does not have the service's form."""
@@ -92,7 +90,7 @@ def _error_details(content: bytes) -> tuple[list[dict], object]:
     return [d for d in listed if isinstance(d, dict)], error.get("status")
 
 
-def speaks_of_text(content: bytes) -> bool:
+def _speaks_of_text(content: bytes) -> bool:
     """Whether an error answer refuses the text: with an `errorType`, as the service does, or as an invalid argument.
 
     What the platform says in the same form (a `reason` in capitals, FAILED_PRECONDITION ...) is about the key, the
@@ -104,15 +102,15 @@ def speaks_of_text(content: bytes) -> bool:
     return status == "INVALID_ARGUMENT" and not platform
 
 
-def refusal_word(content: bytes, key: str = "") -> str:
+def _refusal_word(content: bytes, key: str = "") -> str:
     "The first of these words in capitals and underscores; empty if there is none, or if it holds the key."
-    known = [w for w in error_words(content) if re.fullmatch(r"[A-Z_]{3,64}", w)]
+    known = [w for w in _error_words(content) if re.fullmatch(r"[A-Z_]{3,64}", w)]
     return next((w for w in known if not key or key.casefold() not in w.casefold()), "")
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c053
-KEY_REFUSED = {"API_KEY_INVALID", "keyInvalid", "API_KEY_EXPIRED"}
+_KEY_REFUSED = {"API_KEY_INVALID", "keyInvalid", "API_KEY_EXPIRED"}
 # a timeout, one request too large for a proxy, too early, too many: no word on the requests after it
-PASSING = {408, 413, 425, 429}
+_PASSING = {408, 413, 425, 429}
 
 
 def http_fault(status: int, content: bytes, headers, key: str = "") -> Fault | str:
@@ -120,13 +118,13 @@ def http_fault(status: int, content: bytes, headers, key: str = "") -> Fault | s
 
     Lasting is only what the service itself says of the text, in its own form: a 400 of a proxy or of the platform
     passes. InputError if no text can be scored."""
-    said, word = error_words(content), refusal_word(content, key)
+    said, word = _error_words(content), _refusal_word(content, key)
     wait = retry_after(headers.get("retry-after") if headers else None)
     busy = any("ratelimit" in w.lower().replace("_", "") or w == "RESOURCE_EXHAUSTED" for w in said)
-    if status in PASSING or status >= 500 or busy:
+    if status in _PASSING or status >= 500 or busy:
         return Fault(str(status), wait)
-    if status == 400 and not KEY_REFUSED & set(said):
-        return word if word and speaks_of_text(content) else Fault(f"400 {word}".strip(), wait)
+    if status == 400 and not _KEY_REFUSED & set(said):
+        return word if word and _speaks_of_text(content) else Fault(f"400 {word}".strip(), wait)
     code = f"{status} {word}".strip()
     problem = f"the Perspective API refuses every request ({code})"
     raise InputError(problem, remedy=perspective_remedy())
@@ -147,7 +145,7 @@ def ask_perspective(service, text: str, language: str, attributes, key: str = ""
     from googleapiclient.errors import HttpError
 
     try:
-        answer = service.comments().analyze(body=request_body(text, language, attributes))
+        answer = service.comments().analyze(body=_request_body(text, language, attributes))
         found = answer.execute(num_retries=0)["attributeScores"]
         values = [found[a]["summaryScore"]["value"] for a in attributes]
     except HttpError as e:
@@ -160,10 +158,10 @@ def ask_perspective(service, text: str, language: str, attributes, key: str = ""
         score, *others = map(float, values)
         return Scored(text, score, extra=dict(zip(attributes[1:], others)))
     # the error's own text goes no further: it may repeat the address
-    return meaning_of(refused, text, language, attributes, key)
+    return _meaning_of(refused, text, language, attributes, key)
 
 
-def request_body(text: str, language: str, attributes) -> dict:
+def _request_body(text: str, language: str, attributes) -> dict:
     "What the service is asked."
     return dict(
         comment=dict(text=text, type="PLAIN_TEXT"),
@@ -189,7 +187,7 @@ def _connection_fault(e: Exception) -> Fault:
     raise e
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #v002
-def meaning_of(refused: tuple, text: str, language: str, attributes, key: str) -> Scored | Fault:
+def _meaning_of(refused: tuple, text: str, language: str, attributes, key: str) -> Scored | Fault:
     "A refused request (status, content, headers) as a text without a score, or as a fault that may pass."
     meant = http_fault(*refused, key=key)
     unsupported = meant == "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE"
@@ -267,7 +265,7 @@ class Perspective(Scorer):
         self.quota = Quota(positive("qps", qps), self.id)
         self.workers = max(1, int(workers or min(64, 2 + math.ceil(2 * self.quota.qps))))
         self.tries, self.first, self.faults = tries, first, {}
-        root = perspective_root()
+        root = _perspective_root()
         self.wire = Wire(perspective_key(), timeout)
         self.service = discovery.build_from_document(perspective_document(root), http=self.wire)
 
@@ -290,7 +288,7 @@ class Perspective(Scorer):
         )
 
 
-def perspective_root() -> str:
+def _perspective_root() -> str:
     "The service's root, or that of XGDETOX_PERSPECTIVE_URL. InputError if that is not a web address."
     root = os.environ.get("XGDETOX_PERSPECTIVE_URL", "https://commentanalyzer.googleapis.com/")
     if not re.match(r"https?://[^/]", root):
@@ -302,7 +300,7 @@ def perspective_root() -> str:
     return root.rstrip("/") + "/"
 
 # %% ../../nbs/lib/scorers_perspective.ipynb #c069
-PERSPECTIVE_OPTIONS = ("qps", "attributes", "tries", "first", "timeout", "workers")
+_PERSPECTIVE_OPTIONS = ("qps", "attributes", "tries", "first", "timeout", "workers")
 
 
 def perspective_attributes(text: str) -> tuple[str, ...]:
@@ -314,7 +312,7 @@ def perspective_attributes(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def check_perspective(argument: str, options: dict[str, str]) -> None:
+def _check_perspective(argument: str, options: dict[str, str]) -> None:
     "InputError for a key on the command line, and for values that mean nothing. No value is repeated: it may be a key."
     if argument or {"key", "api_key"} & set(options):
         raise InputError(
@@ -323,7 +321,7 @@ def check_perspective(argument: str, options: dict[str, str]) -> None:
             remedy="set XGDETOX_PERSPECTIVE_KEY or XGDETOX_PERSPECTIVE_KEY_FILE",
         )
     perspective_attributes(options.get("attributes", ""))
-    for name in set(PERSPECTIVE_OPTIONS) & set(options) - {"attributes"}:
+    for name in set(_PERSPECTIVE_OPTIONS) & set(options) - {"attributes"}:
         positive(name, options[name])
 
 
@@ -342,8 +340,8 @@ KIND = Kind(
     about="Asks the Perspective API, as the paper does; needs a key and ends with 2026.",
     service="Perspective",
     key=perspective_key,
-    options=PERSPECTIVE_OPTIONS,
-    check=check_perspective,
+    options=_PERSPECTIVE_OPTIONS,
+    check=_check_perspective,
     covers=lambda argument, options: Perspective.languages,
     original={"attributes": ",".join(ORIGINAL_ATTRIBUTES)},
 )

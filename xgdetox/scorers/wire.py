@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 
 # %% auto #0
-__all__ = ['LARGEST_ANSWER', 'perspective_document', 'Wire', 'AnswerTooLarge', 'whole_answer', 'timed_opener']
+__all__ = ['LARGEST_ANSWER', 'perspective_document', 'Wire', 'AnswerTooLarge', 'whole_answer']
 
 # %% ../../nbs/lib/scorers_wire.ipynb #c049
 def perspective_document(root: str) -> dict:
@@ -58,7 +58,9 @@ class Wire:
         headers = {k: v for k, v in (headers or {}).items() if k.lower() not in ours}
         asked = request.Request(address, body, headers, method=method)
         try:
-            answer = timed_opener(time.monotonic() + self.timeout).open(asked, timeout=self.timeout)
+            answer = _timed_opener(time.monotonic() + self.timeout).open(
+                asked, timeout=self.timeout
+            )
         except error.HTTPError as e:
             answer = e
         with answer:
@@ -87,7 +89,7 @@ def whole_answer(answer) -> bytes:
     return content
 
 # %% ../../nbs/lib/scorers_wire.ipynb #c217
-def timed_opener(deadline: float):
+def _timed_opener(deadline: float):
     """An opener of addresses whose answers raise TimeoutError after `deadline` (time.monotonic).
 
     It does so even if each single byte comes in time."""
