@@ -27,10 +27,8 @@ from xgdetox.stats import (
 from .toxicity import scorer_names, with_holm
 
 # %% auto #0
-__all__ = ['PROMPT_AVERAGES', 'HITS', 'LEAST_RATE', 'COMPARED', 'NO_AUC', 'judged_texts', 'prompt_outcomes', 'first_tokens',
-           'language_texts', 'scored_again', 'prompt_table', 'outcome_rows', 'outcome_table', 'judges_of', 'auc_low',
-           'values_path', 'write_outcomes', 'read_values', 'why_not_tested', 'arm_values', 'compare_arms',
-           'untested_note', 'untested_languages', 'side_rows', 'drawn_means', 'pooled_rows', 'pooled_row']
+__all__ = ['LEAST_RATE', 'COMPARED', 'NO_AUC', 'judged_texts', 'prompt_outcomes', 'first_tokens', 'prompt_table', 'outcome_rows',
+           'outcome_table', 'auc_low', 'values_path', 'read_values', 'why_not_tested', 'compare_arms', 'untested_note']
 
 # %% ../nbs/lib/outcome.ipynb #c006
 def judged_texts(texts, scores, reasons, language: str, threshold: float = 0.5) -> pd.DataFrame:
@@ -76,7 +74,7 @@ def first_tokens(tokenizer, texts: list[str], number: int) -> list[str]:
     ]
 
 # %% ../nbs/lib/outcome.ipynb #c015
-def language_texts(
+def _language_texts(
     generations: Path, scores: Path, language: str, threshold: float
 ) -> pd.DataFrame:
     "Continuations of one language with their scores: `judged_texts` with `prompt_id`, `text`, `tokens`, `ended`."
@@ -98,7 +96,7 @@ def language_texts(
     )
 
 # %% ../nbs/lib/outcome.ipynb #c016
-def scored_again(
+def _scored_again(
     rows: pd.DataFrame,
     language: str,
     scorer,
@@ -116,7 +114,7 @@ def scored_again(
     )
 
 # %% ../nbs/lib/outcome.ipynb #c017
-PROMPT_AVERAGES = {  # metric: what is averaged over a prompt's continuations
+_PROMPT_AVERAGES = {  # metric: what is averaged over a prompt's continuations
     "language_other": lambda r: (~r["inside"] & ~r["untold"]).astype(float).where(~r["untold"]),
     "language_untold": lambda r: r["untold"].astype(float),
     "tokens": lambda r: r["tokens"],
@@ -130,13 +128,13 @@ def prompt_table(rows: pd.DataFrame, again: pd.DataFrame | None = None) -> pd.Da
     "One column per metric, one row per prompt: outcomes (0 or 1, NaN if missing), shares and lengths."
     found = prompt_outcomes(rows)
     mean = lambda of: of(rows).groupby(rows["prompt_id"], sort=False).mean()
-    found = found.join(pd.DataFrame({m: mean(of) for m, of in PROMPT_AVERAGES.items()}))
+    found = found.join(pd.DataFrame({m: mean(of) for m, of in _PROMPT_AVERAGES.items()}))
     if again is not None:
         found = found.join(prompt_outcomes(again).add_prefix("first_"))
     return found
 
 # %% ../nbs/lib/outcome.ipynb #c018
-HITS = (
+_HITS = (
     "outcome",
     "outcome_untold",
     "toxic",
@@ -149,8 +147,8 @@ HITS = (
 def outcome_rows(table: pd.DataFrame, n_resamples: int = 2000) -> list[dict]:
     "Rows of the tidy table: each metric's mean over prompts with its interval; of an outcome also the bounds."
     rows = []
-    for metric in [m for m in (*HITS, *PROMPT_AVERAGES) if m in table]:
-        mean = bootstrap_share if metric in HITS else bootstrap_mean
+    for metric in [m for m in (*_HITS, *_PROMPT_AVERAGES) if m in table]:
+        mean = bootstrap_share if metric in _HITS else bootstrap_mean
         value, low, high = mean(table[metric], n_resamples=n_resamples)
         row = dict(metric=metric, value=value, low=low, high=high)
         row["n"] = int(table[metric].notna().sum())
@@ -175,13 +173,13 @@ def outcome_table(
     n_resamples: int = 2000,
     **labels,
 ) -> pd.DataFrame:
-    """Tidy table of continuations and their scores (two folders): a row per language and metric.
+    """Tidy table of two folders, continuations and their scores: a row per language and metric.
 
-    `first`: the outcome on so many first tokens too; needs `tokenizer` and `scorer`. Each prompt's values go
-    beside `output`."""
+    `first`: also on so many first tokens; needs `tokenizer` and `scorer`. Each prompt's values go
+    by `output`."""
     _check_labels(labels)
     both, names = _scored_files(generations, scores, languages), scorer_names(scores)
-    judges = judges_of(scorer, names, list(both), scores) if first else {}
+    judges = _judges_of(scorer, names, list(both), scores) if first else {}
     rows, values = [], []
     for language, pair in both.items():
         how = judges.get(language), tokenizer, first, threshold, ledger
@@ -189,16 +187,16 @@ def outcome_table(
         head = dict(labels, language=language, scorer=names.get(language, ""), threshold=threshold)
         rows += [head | row for row in outcome_rows(table, n_resamples)]
         values.append(table.assign(language=language, auc_low=auc_low(scores, language)))
-    return write_outcomes(tidy(rows), pd.concat(values), output)
+    return _write_outcomes(tidy(rows), pd.concat(values), output)
 
 
 def _prompt_values(
     language: str, texts: Path, scores: Path, scorer, tokenizer, first, threshold: float, ledger
 ) -> pd.DataFrame:
     "`prompt_table` of one language, with the first tokens if `first` says how many."
-    rows, again = language_texts(texts, scores, language, threshold), None
+    rows, again = _language_texts(texts, scores, language, threshold), None
     if first:
-        again = scored_again(rows, language, scorer, tokenizer, first, threshold, ledger)
+        again = _scored_again(rows, language, scorer, tokenizer, first, threshold, ledger)
     return prompt_table(rows, again)
 
 
@@ -220,7 +218,7 @@ def _check_labels(labels: dict) -> None:
         raise TypeError(f"{problem}: labels are model, tuning, seed, scorer")
 
 # %% ../nbs/lib/outcome.ipynb #c020
-def judges_of(scorer, names: dict[str, str], languages: list[str], folder) -> dict:
+def _judges_of(scorer, names: dict[str, str], languages: list[str], folder) -> dict:
     "language -> the scorer that judges it. InputError if another one gave the scores in `folder`."
     if scorer is None:
         remedy = "name the scorer, or leave the first tokens out"
@@ -252,7 +250,7 @@ def values_path(output) -> Path:
     return Path(output).with_name(Path(output).stem + ".values.csv")
 
 
-def write_outcomes(table: pd.DataFrame, values: pd.DataFrame, output=None) -> pd.DataFrame:
+def _write_outcomes(table: pd.DataFrame, values: pd.DataFrame, output=None) -> pd.DataFrame:
     "Write the table to `output` (nothing if it is None) and the prompts' values beside it; returns the table."
     if output is not None:
         write_csv(values_path(output), values.rename_axis("prompt_id").reset_index())
@@ -289,7 +287,7 @@ def why_not_tested(low: float, rate: float) -> str:
     return "" if rate >= LEAST_RATE else "base rate too low"
 
 # %% ../nbs/lib/outcome.ipynb #c027
-def arm_values(tables, metric: str) -> pd.Series:
+def _arm_values(tables, metric: str) -> pd.Series:
     "A prompt's value, averaged over an arm's seeds (one table of `read_values` each); index (language, prompt_id)."
     return pd.concat([t[metric] for t in tables], axis=1).mean(axis=1, skipna=False)
 
@@ -302,18 +300,18 @@ def compare_arms(
     `base`: values of the base; `arm`, `placebo`: one table of values per seed. Extra columns: before, after, p, p_holm
     (over tested languages), not_tested (why), seeds. Pooled statistics are of the language "pooled"."""
     _check_labels(labels)
-    after, reasons, rows = arm_values(arm, metric), untested_languages(base), []
+    after, reasons, rows = _arm_values(arm, metric), _untested_languages(base), []
     sides = {"drop": base[metric]}
     if len(placebo):
-        sides["beyond_placebo"] = arm_values(placebo, metric)
+        sides["beyond_placebo"] = _arm_values(placebo, metric)
     for language, why in reasons.items():
         head = dict(labels, language=language, not_tested=why, seeds=len(arm))
         for name, before in sides.items():
-            found = side_rows(f"{metric}_{name}", before.loc[[language]], after)
+            found = _side_rows(f"{metric}_{name}", before.loc[[language]], after)
             rows += [head | row for row in found]
     tested = [c for c in reasons if not reasons[c] and c != "en"]
     rows = with_holm(rows, lambda row: not row["not_tested"] and "p" in row)
-    return tidy(rows + pooled_rows(base, arm, placebo, metric, tested, labels))
+    return tidy(rows + _pooled_rows(base, arm, placebo, metric, tested, labels))
 
 
 def untested_note(drops: pd.DataFrame) -> str:
@@ -328,7 +326,7 @@ def untested_note(drops: pd.DataFrame) -> str:
     )
 
 
-def untested_languages(base: pd.DataFrame) -> dict[str, str]:
+def _untested_languages(base: pd.DataFrame) -> dict[str, str]:
     "language -> why it is not tested, empty if it is; from the values of the base."
     known = base.groupby(level=0, sort=False).agg(
         auc=("auc_low", "first"), rate=("outcome", "mean")
@@ -336,7 +334,7 @@ def untested_languages(base: pd.DataFrame) -> dict[str, str]:
     return {language: why_not_tested(auc, rate) for language, auc, rate in known.itertuples()}
 
 # %% ../nbs/lib/outcome.ipynb #c028
-def side_rows(metric: str, before: pd.Series, after: pd.Series) -> list[dict]:
+def _side_rows(metric: str, before: pd.Series, after: pd.Series) -> list[dict]:
     "The paired difference before - after of one language, and the relative one of a drop."
     both = pd.concat([before, after], axis=1, keys=["before", "after"])
     both = both.reindex(before.index).dropna()
@@ -360,7 +358,7 @@ def _in_array(values: pd.Series, languages: list[str], ids: list[str]) -> np.nda
     return values.unstack(0).reindex(index=ids, columns=languages).to_numpy(float).T
 
 
-def drawn_means(values: np.ndarray, there: np.ndarray, prompts: np.ndarray, draw) -> np.ndarray:
+def _drawn_means(values: np.ndarray, there: np.ndarray, prompts: np.ndarray, draw) -> np.ndarray:
     "Mean over languages and drawn seeds per draw of `prompts` (draw, prompt); the first draw is all as it is."
     seeds = len(values)
     sums = np.einsum("rp,slp->rsl", prompts, np.where(there, values, 0.0))
@@ -371,7 +369,7 @@ def drawn_means(values: np.ndarray, there: np.ndarray, prompts: np.ndarray, draw
     return (each * weights).sum(1)
 
 # %% ../nbs/lib/outcome.ipynb #c031
-def pooled_rows(
+def _pooled_rows(
     base, arm, placebo, metric: str, languages: list[str], labels: dict, n_resamples: int = 2000
 ) -> list:
     "Rows of the pooled drop, relative drop and what is beyond the placebo, over `languages`; none without languages."
@@ -385,10 +383,10 @@ def pooled_rows(
     share = np.full(len(ids), 1 / len(ids))
     prompts = draw.multinomial(len(ids), share, n_resamples + 1).astype(float)
     prompts[0] = 1.0
-    found = _differences(*[drawn_means(v, there, prompts, draw) for v in values])
+    found = _differences(*[_drawn_means(v, there, prompts, draw) for v in values])
     same = dict(labels, language="pooled", seeds=len(arm), not_tested="")
     same |= dict(languages=len(languages), n=int(there.any(0).sum()))
-    return [same | pooled_row(f"{metric}_{name}", draws) for name, draws in found.items()]
+    return [same | _pooled_row(f"{metric}_{name}", draws) for name, draws in found.items()]
 
 
 def _differences(before: np.ndarray, after: np.ndarray, placebo=None) -> dict[str, np.ndarray]:
@@ -398,7 +396,7 @@ def _differences(before: np.ndarray, after: np.ndarray, placebo=None) -> dict[st
     return found if placebo is None else found | {"beyond_placebo": placebo - after}
 
 
-def pooled_row(metric: str, draws: np.ndarray) -> dict:
+def _pooled_row(metric: str, draws: np.ndarray) -> dict:
     "The value (the first draw, which is all as it is) and the 95% interval of the others."
     rest = draws[1:][np.isfinite(draws[1:])]
     low = high = math.nan

@@ -23,8 +23,8 @@ from .splits import source_places, split_of
 from .style import in_one_style, style_check
 
 # %% auto #0
-__all__ = ['choose_prompts', 'held_back', 'Candidate', 'match_pairs', 'usable', 'spread', 'PairSettings', 'check_pair_settings',
-           'covering_judge', 'make_pairs', 'continuations', 'pairs_of_rows', 'write_pairs']
+__all__ = ['choose_prompts', 'held_back', 'Candidate', 'match_pairs', 'usable', 'spread', 'PairSettings', 'make_pairs',
+           'continuations', 'write_pairs']
 
 # %% ../nbs/lib/pairs.ipynb #c006
 def choose_prompts(
@@ -164,7 +164,7 @@ class PairSettings(NamedTuple):
     normalise: bool = False  # both sides through `normalise_style`
 
 # %% ../nbs/lib/pairs.ipynb #c021
-def check_pair_settings(settings: PairSettings) -> None:
+def _check_pair_settings(settings: PairSettings) -> None:
     "InputError for a value of another kind than the default's, or a number that cannot be meant."
     _check_kinds(settings)
     heat = "above 0, as greedy continuations are all alike, and at most 100"
@@ -193,7 +193,7 @@ def _check_kinds(settings: PairSettings) -> None:
             raise InputError(f"is {str(value)[:40]!r}", field=name, remedy=f"give {words[kind]}")
 
 # %% ../nbs/lib/pairs.ipynb #c022
-def covering_judge(judge, language: str):
+def _covering_judge(judge, language: str):
     "The scorer that judges `language`. InputError if it does not cover the language."
     scorer = load_scorer(judge).scorer_for(language)
     if language not in scorer.languages:
@@ -221,12 +221,12 @@ def make_pairs(
 
     `source_map` to `limit`: `choose_prompts`; `engine`: `generate`."""
     language, made = normalise_language(language), Path(output_dir) / "made"
-    check_pair_settings(settings)
-    scorer = covering_judge(judge, language)
+    _check_pair_settings(settings)
+    scorer = _covering_judge(judge, language)
     chosen, left_out = choose_prompts(prompts, language, source_map, above, limit, settings.seed)
     rows = continuations(model, chosen, language, made, settings, engine)
     found = _judged(rows, scorer, language, ledger or made / "ledger.sqlite")
-    pairs, counts = pairs_of_rows(rows, found, settings)
+    pairs, counts = _pairs_of_rows(rows, found, settings)
     _check_enough(pairs, found, settings, scorer)
     facts = _facts(model, language, scorer, settings)
     facts["prompts"] = _prompts_note(prompts, chosen, left_out)
@@ -285,7 +285,7 @@ def continuations(
     return list(generation_rows(files[language]))
 
 # %% ../nbs/lib/pairs.ipynb #c028
-def pairs_of_rows(rows: list, found: dict, settings: PairSettings) -> tuple[list[dict], dict]:
+def _pairs_of_rows(rows: list, found: dict, settings: PairSettings) -> tuple[list[dict], dict]:
     """The pairs of continuations, and the counts by reason.
 
     A pair is prompt, prompt_id, chosen, rejected, and of each side its score and tokens."""
