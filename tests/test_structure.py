@@ -32,8 +32,8 @@ ORDER = """
     scoring toxicity mass fluency quality capability
     losses recipes training pair_trainer trainer
     probe value_vectors intervention activations retrieval
-    runs relation figures report explorer
-    style pairs outcome patching held written dose edits early matrix prediction verdicts
+    runs relation prediction figures report explorer
+    style pairs outcome patching held written dose edits early matrix verdicts
     grid.stage grid.steps grid.checkpoints grid.changes
     grid.stages_evidence grid.stages_making grid.stages_texts grid.stages_mechanism grid.stages
     grid.execute grid.notebook grid.forks

@@ -18,7 +18,7 @@ from .stats import bootstrap_mean, correlation, read_table, tidy
 # %% auto #0
 __all__ = ['PRIMARY', 'LEAST_MODELS', 'table_folder', 'falls_of', 'points_of', 'placebos_of', 'correlation_rows',
            'beyond_placebo', 'placebo_correlation', 'kind_of_model', 'left_out_errors', 'kind_rows',
-           'leave_one_model_out']
+           'leave_one_model_out', 'retrieval_controls']
 
 # %% ../nbs/lib/prediction.ipynb #v005
 PRIMARY = "outcome_relative_drop"
@@ -160,3 +160,12 @@ def leave_one_model_out(run, metric: str | None = None, tuning: str = "dpo") -> 
     for kind, some in points.groupby(points.model.map(kind_of_model), sort=False):
         rows += [row | dict(tuning=tuning, language="all") for row in kind_rows(kind, some)]
     return tidy(rows)
+
+# %% ../nbs/lib/prediction.ipynb #pr91
+def retrieval_controls(run) -> pd.DataFrame:
+    "Tidy rows of `placebo_correlation` and, per tuning that is no placebo, what `leave_one_model_out` gains."
+    placebos, tables = placebos_of(run), [placebo_correlation(run)]
+    for tuning in [t for t in tables[0].tuning.unique() if t not in placebos]:
+        left_out = leave_one_model_out(run, tuning=tuning)
+        tables.append(left_out[left_out.metric == "left_out_gain"])
+    return tidy(pd.concat(tables))

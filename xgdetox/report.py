@@ -43,7 +43,8 @@ from .stats import tidy, write_table
 
 # %% auto #0
 __all__ = ['FIGURES', 'cut_at_rude_words', 'guarded', 'rude_words_of', 'headline_table', 'quality_view', 'facts',
-           'what_is_missing', 'html_table', 'relation_view', 'asset', 'page_path', 'all_headlines', 'make_report']
+           'what_is_missing', 'html_table', 'relation_view', 'controls_view', 'asset', 'page_path', 'all_headlines',
+           'make_report']
 
 # %% ../nbs/lib/report.ipynb #c061a
 def _rude_spans(text: str, words) -> list[tuple[int, int]]:
@@ -510,6 +511,35 @@ def relation_view(t: pd.DataFrame) -> pd.DataFrame:
     groups = t.groupby(_RELATION_KEY, sort=False, dropna=False)
     return pd.DataFrame([_relation_row(key, d) for key, d in groups])
 
+# %% ../nbs/lib/report.ipynb #cv01
+_CONTROLS = {
+    "retrieval_r": "r of retrieval with the fall",
+    "retrieval_r_beyond_placebo": "r less that under shuffled labels",
+    "left_out_gain": "error saved where a model is left out",
+}
+
+
+def controls_view(run: Run) -> pd.DataFrame:
+    "The placebo of the correlation and the models left out, one row each; empty where the run has no such tables."
+    from xgdetox.prediction import retrieval_controls
+
+    if not {"retrieval", "drops"} <= set(run.tables):
+        return pd.DataFrame()
+    try:
+        t = retrieval_controls(run.folder)
+    except InputError:
+        return pd.DataFrame()
+    shown = t[t.value.notna()]
+    return pd.DataFrame(
+        {
+            "model": shown.model,
+            "tuning": shown.tuning,
+            "what": shown.metric.map(_CONTROLS),
+            "value [95%]": [_value_and_interval(r) for r in shown.itertuples()],
+            "n": shown.n.map("{:.0f}".format),
+        }
+    )
+
 # %% ../nbs/lib/report.ipynb #c059
 def _relate_again(run: Run, n_resamples: int, keep: bool = True) -> None:
     "Work out the relation of retrieval to transfer over all seeds, into `run`; `keep` writes tables/relation.csv too."
@@ -579,7 +609,7 @@ def _page_parts(run: Run, words, notes=()) -> dict:
     pairs, manifest = report_sections(run), run.manifest
     alone = lambda model: sum(other == model for other, _ in pairs) == 1
     settings = manifest.get("settings", manifest.get("grid"))
-    relation = run.tables.get("relation")
+    relation, controls = run.tables.get("relation"), controls_view(run)
     tables = [(n, html_table(t, words=words)) for n, t in run.tables.items() if n != "examples"]
     return dict(
         name=manifest.get("name", run.folder.name),
@@ -587,6 +617,7 @@ def _page_parts(run: Run, words, notes=()) -> dict:
         notes=list(dict.fromkeys([*notes, *manifest.get("notes", [])])),
         families=[_section(run, model, tuning, alone(model)) for model, tuning in pairs],
         relation="" if relation is None else html_table(relation_view(relation)),
+        controls=html_table(controls) if len(controls) else "",
         vectors=_vectors(run, words),
         examples=_examples(run, words),
         facts=facts(run),

@@ -15,6 +15,24 @@ from .stages import REPORT, STAGES
 # %% auto #0
 __all__ = ['jobs', 'lacks', 'left_out']
 
+# %% ../../nbs/lib/grid_jobs.ipynb #an01
+def _after_their_needs(found: list[Job]) -> list[Job]:
+    "The jobs in their order, except that one which needs another's output comes after it."
+    makers, placed, ordered = {o: job for job in found for o in job.outputs}, set(), []
+
+    def place(job: Job) -> None:
+        if id(job) in placed:
+            return
+        placed.add(id(job))
+        for need in job.needs:
+            if need in makers:
+                place(makers[need])
+        ordered.append(job)
+
+    for job in found:
+        place(job)
+    return ordered
+
 # %% ../../nbs/lib/grid_jobs.ipynb #c025
 def jobs(grid: dict) -> list[Job]:
     "Every job of the grid, in an order in which they could run one after another."
@@ -32,7 +50,7 @@ def jobs(grid: dict) -> list[Job]:
     if REPORT.name in grid["stages"]:
         settings = dict(run=".", **_report_settings(grid))
         found.append(REPORT.job("report", settings, sorted(o for j in found for o in j.outputs)))
-    return found
+    return _after_their_needs(found)
 
 # %% ../../nbs/lib/grid_jobs.ipynb #e212af87
 def _report_settings(grid: dict) -> dict:
