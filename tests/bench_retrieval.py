@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel
 from xgdetox.languages import LANGUAGES
 from xgdetox.tokens import batch_tokens, length_batches
 from xgdetox.retrieval import retrieve
 
 sys.path.insert(0, str(Path(__file__).parent))
 from measuring import timed
+from tiny_models import word_tokenizer
 
 VOCAB, WIDTH, LAYERS, SENTENCES, REPEATS = 8192, 256, 4, 200, 3
 OTHERS = [c for c in LANGUAGES if c != "en"]
@@ -25,10 +25,7 @@ def setting():
     "A random GPT-2 and sentences with lengths like the 200 translated prompts (median 12 words, a long tail)."
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    vocab = {f"w{i}": i for i in range(VOCAB)}
-    t = Tokenizer(models.WordLevel(vocab, unk_token="w0"))
-    t.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tok = PreTrainedTokenizerFast(tokenizer_object=t, pad_token="w0", unk_token="w0")
+    tok = word_tokenizer([f"w{i}" for i in range(VOCAB)], unknown="w0", pad_token="w0")
     tok.padding_side = "right"
     model = GPT2LMHeadModel(
         GPT2Config(

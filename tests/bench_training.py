@@ -25,7 +25,8 @@ from xgdetox.recipes import load_recipe
 from xgdetox.checkpoints import quiet
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_training import make_model, make_pairs, make_tokenizer
+from test_training import make_model, make_pairs
+from tiny_models import byte_tokenizer
 
 WIDTH, VOCABULARY, PAIRS, STEPS = 128, 4096, 24576, 250
 
@@ -35,7 +36,7 @@ def prepare(root: Path, n: int):
     pairs = make_pairs(n, prompt=12, least=10, most=25)
     (root / "pairs").mkdir(parents=True)
     (root / "pairs/a.jsonl").write_text("\n".join(map(json.dumps, pairs)))
-    tokenizer = make_tokenizer(
+    tokenizer = byte_tokenizer(
         [p["prompt_text"] + p["unpert_gen_text"] + p["pert_gen_text"] for p in pairs[:500]],
         size=2000,
     )

@@ -1,4 +1,4 @@
-"A training that diverges, and settings that no training can have: one line, exit code 2, and nothing that passes for a finished run."
+"Trainings that diverge and settings that none can have: one line, exit code 2, nothing that looks finished."
 
 import math
 

@@ -1,4 +1,6 @@
-"Model and adapter folders, broken in the ways that people meet: each is refused with one line before anything is written, or gives what it should."
+"""Model and adapter folders, broken in the ways that people meet.
+
+Each is refused with one line before anything is written, or gives what it should."""
 
 import json
 import shutil
@@ -872,7 +874,7 @@ def test_hidden_states_need_no_known_blocks(unusual):
 
 @torch.no_grad()
 def test_generation_and_mass_of_other_blocks_are_those_of_each_text_alone(unusual):
-    "In a padded batch: the most likely tokens, and the mass of words of several pieces, by plain passes over unpadded text."
+    "In a padded batch: the likeliest tokens, and the mass of words of several pieces, by passes over unpadded text."
     from xgdetox.sampling import plan_batches, prepare_prompts, sample
     from xgdetox.tokens import encode
     from xgdetox.mass import rude_sequences, toxic_mass
@@ -1120,65 +1122,44 @@ def test_a_broken_classifier_is_refused(tmp_path, fails, fault):
 
     folder = tmp_path / "judge"
     words = tiny_models.tokenizer(folder)
-    tf.BertForSequenceClassification(
-        tf.BertConfig(
-            vocab_size=len(words),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=32,
-            id2label={0: "neutral", 1: "toxic"},
-        )
-    ).save_pretrained(folder)
+    size = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    named = dict(id2label={0: "neutral", 1: "toxic"})
+    shape = tf.BertConfig(vocab_size=len(words), **size, **named)
+    tf.BertForSequenceClassification(shape).save_pretrained(folder)
     load_scorer(f"classifier:{folder}")
+    again = lambda w: {k.replace(".1.", ".2."): v.clone() for k, v in w.items() if ".1." in k}
     changes = {
         "prefix": lambda w: {f"module.{k}": v for k, v in w.items()},
         "NaN": lambda w: one(w, "query.weight", poisoned(float("nan"))),
         "no head": lambda w: {k: v for k, v in w.items() if "classifier" not in k},
-        "one more layer": lambda w: (
-            w | {k.replace(".1.", ".2."): v.clone() for k, v in w.items() if ".1." in k}
-        ),
+        "one more layer": lambda w: w | again(w),
     }
-    if fault == "cut":
-        (folder / "model.safetensors").write_bytes(
-            (folder / "model.safetensors").read_bytes()[:-100]
-        )
-    else:
-        rewritten(folder, changes[fault])
+    cut_short(folder) if fault == "cut" else rewritten(folder, changes[fault])
     with pytest.raises(InputError):
         load_scorer(f"classifier:{folder}")
+
+
+def cut_short(folder):
+    "Take the last bytes from a model's file."
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
 
 
 @pytest.mark.parametrize("fault", ["prefix", "no layer", "NaN", "cut"])
 def test_a_broken_judge_of_perplexity_is_refused(copy, fails, run, tmp_path, fault):
     "A causal one and an encoder-decoder."
     (tmp_path / "g").mkdir()
-    (tmp_path / "g/output-rtp_lx_en.json").write_text(
-        "".join(
-            json.dumps(dict(prompt="the old man", generated_text=" sees a house")) + "\n"
-            for _ in range(3)
-        )
-    )
+    line = json.dumps(dict(prompt="the old man", generated_text=" sees a house")) + "\n"
+    (tmp_path / "g/output-rtp_lx_en.json").write_text(3 * line)
     tiny_models.seq2seq(tmp_path / "mt5")
     for folder in (copy("gpt2", "judge"), tmp_path / "mt5"):
-        words = (
-            "quality",
-            "--generations",
-            tmp_path / "g",
-            "--lm",
-            folder,
-            "--metric",
-            "perplexity",
-            "--output",
-            tmp_path / "t.csv",
-        )
+        words = ["quality", "--generations", tmp_path / "g", "--lm", folder]
+        words += ["--metric", "perplexity", "--output", tmp_path / "t.csv"]
         run(*words)
         for old in tmp_path.glob("t*"):
             old.unlink()
         if fault == "cut":
-            (folder / "model.safetensors").write_bytes(
-                (folder / "model.safetensors").read_bytes()[:-100]
-            )
+            cut_short(folder)
         elif fault == "NaN":
             rewritten(folder, lambda w: one(w, ".1.", poisoned(float("nan"))))
         else:

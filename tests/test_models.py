@@ -8,6 +8,7 @@ from xgdetox.files import InputError
 from xgdetox.anatomy import Anatomy, anatomy, neuron_hooks, pooled_states, value_vector_matrix
 from xgdetox.models import load_model
 from xgdetox.tokens import encode, length_batches, load_tokenizer
+import tiny_models
 
 D, L, V = 32, 3, 101
 GATED = dict(
@@ -107,33 +108,22 @@ def test_left_padding_is_no_padding(family):
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
 def test_generate_with_hooks_is_forward_with_hooks(family):
-    model, new = tiny(family), 6
+    model, new, batch = tiny(family), 6, encode(Words(), TEXTS)
+    text = {k: batch[k] for k in ("input_ids", "attention_mask")}
+    greedy = dict(max_new_tokens=new, do_sample=False, pad_token_id=0)
+    wanted = dict(output_logits=True, return_dict_in_generate=True)
     add = [(2, 17, 1.5), (0, 3, -2.0), (2, 17, 0.5)]
-    batch = encode(Words(), TEXTS)
-    greedy = dict(
-        max_new_tokens=new,
-        do_sample=False,
-        pad_token_id=0,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
     with neuron_hooks(model, read=NEURONS, add=add) as cached:
-        out = model.generate(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **greedy
-        )
+        out = model.generate(**text, **greedy, **wanted)
     assert cached.values().shape == (new, len(TEXTS), len(NEURONS))
-    for i, text in enumerate(TEXTS):
-        n = len(text.split())
-        tokens = torch.cat([torch.tensor([int(w) for w in text.split()]), out.sequences[i, -new:]])[
-            None
-        ]
+    for i, prompt in enumerate(TEXTS):
+        ids = torch.tensor([int(w) for w in prompt.split()])
+        tokens = torch.cat([ids, out.sequences[i, -new:]])[None]
         with neuron_hooks(model, read=NEURONS, add=add, reduce=lambda a: a) as whole:
             logits = model(tokens).logits[0]
-        read = whole.values()[
-            0, 0, n - 1 : n - 1 + new
-        ]  # last prompt token ... last but one new token
-        assert torch.allclose(cached.values()[:, i], read, atol=1e-5)
-        assert torch.allclose(torch.stack(out.logits)[:, i], logits[n - 1 : n - 1 + new], atol=1e-5)
+        at = slice(len(ids) - 1, len(ids) - 1 + new)  # last prompt token ... last but one new token
+        assert torch.allclose(cached.values()[:, i], whole.values()[0, 0, at], atol=1e-5)
+        assert torch.allclose(torch.stack(out.logits)[:, i], logits[at], atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -157,64 +147,66 @@ def test_offsets(family):
         assert torch.allclose(model(**batch).logits, plain, atol=1e-6)
 
 
+@pytest.fixture
+def spread(tmp_path):
+    "A function that gives a tiny model with its blocks in memory and on disk, to come block by block."
+    accelerate = pytest.importorskip("accelerate")
+
+    def make(family):
+        model = tiny(family)
+        paths = anatomy(model).paths
+        stack = paths["blocks"]
+        held = [n for n, m in model.named_modules() if m is not model and has_numbers(m)]
+        device = {n: "cpu" for n in held if not n.startswith(stack + ".")}
+        device |= {f"{stack}.{l}": ("disk", "cpu", "disk")[l] for l in range(L)}
+        device |= {paths["final_norm"]: "disk"}
+        options = dict(main_device="cpu", offload_dir=str(tmp_path), force_hooks=True)
+        accelerate.dispatch_model(model, device_map=device, **options)
+        assert anatomy(model).paths == paths and is_offloaded(model)
+        return model
+
+    return make
+
+
+def has_numbers(module) -> bool:
+    return bool(list(module.parameters(False)) or list(module.buffers(False)))
+
+
+def is_offloaded(model) -> bool:
+    return anatomy(model).out_projections[0].weight.is_meta
+
+
+@pytest.mark.parametrize("total", (False, True))
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
-def test_a_model_that_is_spread_over_devices(family, tmp_path):
-    "Blocks in memory and on disk, whose weights come to the machine block by block: readings, offsets, value vectors and pooled states of the plain model."
-    accelerate = pytest.importorskip("accelerate")
-    plain, spread, batch = tiny(family), tiny(family), encode(Words(), TEXTS)
-    parts = anatomy(spread)
-    stack, norm = parts.paths["blocks"], parts.paths["final_norm"]
-    device = {
-        n: "cpu"
-        for n, m in spread.named_modules()
-        if m is not spread
-        and (list(m.parameters(False)) or list(m.buffers(False)))
-        and not n.startswith(stack + ".")
-    }
-    device |= {f"{stack}.{l}": ("disk", "cpu", "disk")[l] for l in range(L)} | {norm: "disk"}
-    accelerate.dispatch_model(
-        spread, device_map=device, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True
-    )
-    assert (
-        spread.get_submodule(f"{stack}.0")
-        .get_submodule(parts.paths["out_projections"])
-        .weight.is_meta
-        and anatomy(spread).paths == parts.paths
-    )
-    for total in (False, True):
-        seen = []
-        for model in (plain, spread):
-            with neuron_hooks(
-                model, read=NEURONS, add=[(1, 5, 2.0), (2, 17, -1.0)], total=total
-            ) as read:
-                ids = model.generate(
-                    **{k: batch[k] for k in ("input_ids", "attention_mask")},
-                    max_new_tokens=4,
-                    do_sample=False,
-                )
-                seen.append((ids, read.values(), model(**batch).logits))
-        assert torch.equal(seen[0][0], seen[1][0]) and all(
-            torch.allclose(a, b, atol=1e-5) for a, b in zip(seen[0][1:], seen[1][1:])
-        )
-    everything = []
-    for model in (plain, spread):
+def test_hooks_on_a_model_that_is_spread_over_devices(family, total, spread):
+    "Readings and offsets are those of the plain model, in `generate` and in a forward pass."
+    batch, seen = encode(Words(), TEXTS), []
+    text = {k: batch[k] for k in ("input_ids", "attention_mask")}
+    options = dict(read=NEURONS, add=[(1, 5, 2.0), (2, 17, -1.0)], total=total)
+    for model in (tiny(family), spread(family)):
+        with neuron_hooks(model, **options) as read:
+            ids = model.generate(**text, max_new_tokens=4, do_sample=False)
+            seen.append((ids, read.values(), model(**batch).logits))
+    assert torch.equal(seen[0][0], seen[1][0])
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(seen[0][1:], seen[1][1:]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_parts_of_a_model_that_is_spread_over_devices(family, spread):
+    "All activations, value vectors and pooled states are those of the plain model; weights go away again."
+    both, everything = (tiny(family), spread(family)), []
+    for model in both:
         with neuron_hooks(model, read="all", reduce=lambda a: a) as read:
-            model(**batch)
+            model(**encode(Words(), TEXTS))
         everything.append(read.values())
     assert torch.allclose(*everything, atol=1e-5)
     for l in range(L):
-        assert torch.equal(value_vector_matrix(plain, l), value_vector_matrix(spread, l))
-    assert (
-        spread.get_submodule(f"{stack}.0")
-        .get_submodule(parts.paths["out_projections"])
-        .weight.is_meta
-    ), "offloaded again"
-    assert torch.allclose(
-        torch.as_tensor(pooled_states(plain, Words(), TEXTS)),
-        torch.as_tensor(pooled_states(spread, Words(), TEXTS)),
-        atol=1e-5,
-    )
+        assert torch.equal(*(value_vector_matrix(model, l) for model in both))
+    assert is_offloaded(both[1])
+    states = [torch.as_tensor(pooled_states(model, Words(), TEXTS)) for model in both]
+    assert torch.allclose(*states, atol=1e-5)
 
 
 def test_hooks_leave_nothing_behind_after_an_error():
@@ -278,3 +270,19 @@ def test_bos():
     assert encode(Tokenizer(), ["3"])["input_ids"].tolist() == [[3]]
     with pytest.raises(InputError):
         encode(Tokenizer(), ["3"], bos="other")
+
+
+def test_an_architecture_is_one_row(tmp_path, monkeypatch):
+    "With its row, hooks and the steps on neurons work as for a model whose parts are found."
+    from xgdetox.anatomy import ARCHITECTURES
+    from xgdetox.models import stages_without
+
+    model, words = tiny_models.model("opt", tmp_path)
+    assert "intervene" in stages_without(tmp_path)
+    monkeypatch.setitem(ARCHITECTURES, "opt", dict(out_projection="fc2"))
+    assert stages_without(tmp_path) == {} and anatomy(model).n_neurons == 256
+    with neuron_hooks(model, read=[(1, 3)]) as read, torch.inference_mode():
+        model(**encode(words, ["a house"]))
+    assert read.values().shape == (1, 1, 1)
+    monkeypatch.setitem(ARCHITECTURES, "opt", dict(out_projection="nowhere"))
+    assert "has no part 'nowhere'" in stages_without(tmp_path)["intervene"]

@@ -8,13 +8,11 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedTokenizerFast,
 )
 from xgdetox.files import InputError
 from xgdetox.languages import LANGUAGES
@@ -40,15 +38,14 @@ from xgdetox.relation import (
     run_points,
 )
 from xgdetox.stats import tidy, write_table
+from tiny_models import word_tokenizer
 
 WORDS = [f"w{i}" for i in range(80)]
 
 
 def tokenizer():
-    vocab = {w: i for i, w in enumerate(["<pad>", "<unk>"] + WORDS + [w + "x" for w in WORDS])}
-    t = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    t.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=t, pad_token="<pad>", unk_token="<unk>")
+    words = ["<pad>", "<unk>"] + WORDS + [w + "x" for w in WORDS]
+    return word_tokenizer(words, pad_token="<pad>")
 
 
 def model(kind="gpt2", vocab=162):

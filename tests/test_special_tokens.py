@@ -2,6 +2,7 @@
 
 The vocabulary: <s> 0, </s> 1, <pad> 2, <unk> 3, a 4, b 5, c 6, d 7."""
 
+import sys
 import json
 
 import numpy as np
@@ -138,7 +139,7 @@ def test_a_text_that_is_cut_keeps_its_begin_token():
 
 @pytest.mark.parametrize("adds", ADDS)
 def test_every_measure_reads_the_same_ids(adds, tmp_path):
-    "Pooled states, activations, loss and toxic mass of a text do not depend on what its tokenizer adds, once `bos` is said."
+    "Pooled states, activations, loss and mass do not depend on what a tokenizer adds, once `bos` is said."
     from xgdetox.probe import pooled_features
     from xgdetox.fluency import continuation_loss
     from xgdetox.mass import toxic_mass
@@ -159,12 +160,9 @@ def test_every_measure_reads_the_same_ids(adds, tmp_path):
         for one, other in zip(measured(plain, how), measured(words, how)):
             np.testing.assert_allclose(one, other, rtol=1e-6)
     with torch.no_grad():
-        by_hand = (
-            model(torch.tensor([[0, 4, 5]]), output_hidden_states=True).hidden_states[1].mean(1)
-        )
-    np.testing.assert_allclose(
-        pooled_states(model, words, ["a b"], "paper", layers=[1])[:, 0], by_hand, rtol=1e-5
-    )
+        states = model(torch.tensor([[0, 4, 5]]), output_hidden_states=True).hidden_states
+    pooled = pooled_states(model, words, ["a b"], "paper", layers=[1])[:, 0]
+    np.testing.assert_allclose(pooled, states[1].mean(1), rtol=1e-5)
 
 
 def test_a_text_ends_at_the_union_of_all_end_tokens(tmp_path):
@@ -229,32 +227,38 @@ def test_a_model_says_how_it_was_trained(tmp_path):
     assert bos_of(tmp_path) == "none" and bos_of(tmp_path, "paper") == "paper"
 
 
-def test_vllm_is_told_every_end_token_and_gets_our_ids(tmp_path, monkeypatch):
-    "A stand-in for vLLM keeps what it is told: one BOS before the prompt, no EOS after it, and the union of the end tokens."
+def stand_in_for_vllm(monkeypatch) -> dict:
+    "What a module in vLLM's place was told, once it has answered with the tokens 4 and 7."
     from types import ModuleType, SimpleNamespace
     from unittest.mock import MagicMock
-    from transformers import GenerationConfig
-    from xgdetox.engines import vllm_engine
 
     told, fake = {}, ModuleType("vllm")
     answer = SimpleNamespace(outputs=[SimpleNamespace(token_ids=[4, 7])])
-    fake.LLM = lambda **how: MagicMock(
-        generate=lambda prompts, params, **rest: (
-            told.update(prompts=prompts, params=params) or [answer]
-        )
-    )
+
+    def generate(prompts, params, **rest):
+        told.update(prompts=prompts, params=params)
+        return [answer]
+
+    fake.LLM = lambda **how: MagicMock(generate=generate)
     fake.SamplingParams = lambda **how: how
     fake.TokensPrompt = lambda prompt_token_ids: prompt_token_ids
-    monkeypatch.setitem(__import__("sys").modules, "vllm", fake)
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    return told
+
+
+def test_vllm_is_told_every_end_token_and_gets_our_ids(tmp_path, monkeypatch):
+    "One BOS before the prompt, no EOS after it, and the union of the end tokens."
+    from transformers import GenerationConfig
+    from xgdetox.engines import vllm_engine
+
+    told = stand_in_for_vllm(monkeypatch)
     model, words = small(eos_token_id=6), tokenizer("bos and eos")
     model.generation_config = GenerationConfig(eos_token_id=[7, 6])
     model.save_pretrained(tmp_path)
     prompts, _ = prepare_prompts(words, ["1"], ["a b"])
-    with vllm_engine(
-        str(tmp_path),
-        words,
-        dict(n=1, temperature=0, top_p=1.0, max_tokens=3, seed=0, dtype="float32"),
-    ) as run:
+    settings = dict(n=1, temperature=0, top_p=1.0, max_tokens=3, seed=0)
+    settings |= dict(dtype="float32", bos="tokenizer")
+    with vllm_engine(str(tmp_path), words, settings) as run:
         (rows,) = run(prompts, "en", set())
     assert told["params"][0]["stop_token_ids"] == [7, 6, 1] and told["prompts"] == [[0, 4, 5]]
     assert (rows[0]["tokens"], rows[0]["finish_reason"]) == (1, "stop")

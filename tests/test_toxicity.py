@@ -65,6 +65,7 @@ from xgdetox.toxicity import (
     per_prompt,
     toxicity_table,
 )
+from tiny_models import byte_tokenizer
 from xgdetox.files import InputError
 from xgdetox.languages import LANGUAGES
 from xgdetox.data import load_labelled
@@ -336,21 +337,7 @@ def test_bad_specs_are_one_line(tmp_path, monkeypatch):
 
 
 def bpe(texts, size=300, **special):
-    t = Tokenizer(models.BPE())
-    t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    t.decoder = decoders.ByteLevel()
-    t.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=size,
-            special_tokens=["<s>", "</s>", "<pad>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=t, bos_token="<s>", eos_token="</s>", pad_token="<pad>", **special
-    )
+    return byte_tokenizer(texts, size, **special)
 
 
 def sequence_classifier(folder, tokenizer, labels={0: "neutral", 1: "toxic"}, **options):

@@ -30,8 +30,12 @@ from xgdetox.training import (
 from xgdetox.lora import check_targets
 from xgdetox.merging import compare_logits, merge_adapter
 from xgdetox.trainer import train
+import tiny_models
 
-WORDS = "the a old new cat dog house tree friend man sees likes hates makes reads good fine nice silly rotten kind warm cold red blue".split()
+WORDS = (
+    "the a old new cat dog house tree friend man sees likes hates makes reads good fine nice silly rotten kind warm "
+    "cold red blue"
+).split()
 QUICK = dict(
     recipe="world",
     max_steps=3,
@@ -57,59 +61,10 @@ def make_pairs(n=64, seed=0, prompt=5, least=3, most=8):
     ]
 
 
-def make_tokenizer(texts, size=300):
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    t = Tokenizer(models.BPE())
-    t.pre_tokenizer, t.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
-    )
-    t.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=size,
-            special_tokens=["<s>", "</s>", "<pad>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=t, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
-
-
 def make_model(family, vocabulary, seed=0, d=64):
-    from transformers import (
-        BloomConfig,
-        BloomForCausalLM,
-        CohereConfig,
-        CohereForCausalLM,
-        GPT2Config,
-        GPT2LMHeadModel,
-        LlamaConfig,
-        LlamaForCausalLM,
-    )
-
-    torch.manual_seed(seed)
-    ids = dict(vocab_size=vocabulary, bos_token_id=0, eos_token_id=1, pad_token_id=2)
-    wide = dict(
-        hidden_size=d,
-        intermediate_size=2 * d,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-        **ids,
-    )
-    return dict(
-        gpt2=lambda: GPT2LMHeadModel(
-            GPT2Config(n_embd=d, n_layer=2, n_head=4, n_positions=128, **ids)
-        ),
-        bloom=lambda: BloomForCausalLM(BloomConfig(hidden_size=d, n_layer=2, n_head=4, **ids)),
-        llama=lambda: LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **wide)),
-        cohere=lambda: CohereForCausalLM(CohereConfig(num_key_value_heads=2, **wide)),
-    )[family]()
+    "A tiny model of 128 positions, as it is when its training begins."
+    shape = tiny_models.config(family, vocabulary, wide=d, max_position_embeddings=128)
+    return tiny_models.random_model(shape, seed)
 
 
 @pytest.fixture(scope="session")
@@ -118,9 +73,8 @@ def tiny(tmp_path_factory):
     root, pairs = tmp_path_factory.mktemp("tiny"), make_pairs()
     (root / "pairs").mkdir()
     (root / "pairs/a.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
-    tokenizer = make_tokenizer(
-        p["prompt_text"] + p["unpert_gen_text"] + p["pert_gen_text"] for p in pairs
-    )
+    texts = [p["prompt_text"] + p["unpert_gen_text"] + p["pert_gen_text"] for p in pairs]
+    tokenizer = tiny_models.byte_tokenizer(texts, 300)
     for family in ("gpt2", "bloom", "llama", "cohere"):
         make_model(family, len(tokenizer)).save_pretrained(root / family)
         tokenizer.save_pretrained(root / family)
@@ -131,52 +85,28 @@ def weights(folder):
     return load_file(Path(folder) / "model.safetensors")
 
 
-# recipes -------------------------------------------------------------------------------------------------------------------------------------
+# recipes ------------------------------------------------------------------------------------------
+
+
+FULL = dict(
+    method="full", optimizer="rmsprop", learning_rate=1e-5, batch_size=4, beta=0.1, epochs=5
+)
+FULL |= dict(
+    schedule="constant_with_warmup", warmup_steps=150, max_grad_norm=10, patience_steps=250
+)
+QLORA = dict(method="qlora", quantisation="nf4", double_quantisation=True, lora_r=64, lora_alpha=16)
+QLORA |= dict(
+    lora_dropout=0.05, epochs=20, batch_size=1, gradient_accumulation=4, learning_rate=1e-5
+)
+PAPER = dict.fromkeys(("mgpt", "bloom-1b7"), FULL)
+PAPER |= dict.fromkeys(("bloom-7b1", "llama2-7b", "llama3-8b", "aya-23-8b"), QLORA)
 
 
 def test_recipes_hold_the_papers_constants():
-    for name in ("mgpt", "bloom-1b7"):
-        r = load_recipe(name)
-        assert (
-            r["method"],
-            r["optimizer"],
-            r["learning_rate"],
-            r["batch_size"],
-            r["beta"],
-            r["epochs"],
-        ) == ("full", "rmsprop", 1e-5, 4, 0.1, 5)
-        assert (r["schedule"], r["warmup_steps"], r["max_grad_norm"], r["patience_steps"]) == (
-            "constant_with_warmup",
-            150,
-            10,
-            250,
-        )
-    for name in ("bloom-7b1", "llama2-7b", "llama3-8b", "aya-23-8b"):
-        r = load_recipe(name)
-        assert (
-            r["method"],
-            r["quantisation"],
-            r["double_quantisation"],
-            r["lora_r"],
-            r["lora_alpha"],
-            r["lora_dropout"],
-        ) == ("qlora", "nf4", True, 64, 16, 0.05)
-        assert (r["epochs"], r["batch_size"], r["gradient_accumulation"], r["learning_rate"]) == (
-            20,
-            1,
-            4,
-            1e-5,
-        )
-    assert set(recipe_names()) == {
-        "mgpt",
-        "bloom-1b7",
-        "bloom-7b1",
-        "llama2-7b",
-        "llama3-8b",
-        "aya-23-8b",
-        "gemma",
-        "world",
-    }
+    for name, constants in PAPER.items():
+        recipe = load_recipe(name)
+        assert {key: recipe[key] for key in constants} == constants, name
+    assert set(recipe_names()) == {*PAPER, "gemma", "world"}
 
 
 def test_every_constant_of_a_paper_recipe_says_where_it_comes_from():
@@ -250,7 +180,7 @@ def test_the_models_own_recipe_is_found():
     assert recipe_for("x/y/world-3") == "world" and recipe_for("gpt2") == "mgpt"
 
 
-# tokens, order, cost -------------------------------------------------------------------------------------------------------------------------
+# tokens, order, cost ------------------------------------------------------------------------------
 
 
 def test_encode_pair_bos_eos_and_cuts(tiny):
@@ -327,7 +257,7 @@ def test_the_held_back_pairs_do_not_depend_on_the_seed():
     assert split_pairs(100, 0.05, 128) == split_pairs(100, 0.05, 128)
 
 
-# the loss ------------------------------------------------------------------------------------------------------------------------------------
+# the loss -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["gpt2", "cohere"])
@@ -336,36 +266,27 @@ def test_our_loss_is_trls_on_the_same_batch(tiny, tmp_path, family):
     from xgdetox.trainer import build_trainer
     from xgdetox.training import encode_pairs
 
-    settings, tokenizer = (
-        load_recipe("world", batch_size=8, max_steps=4, kl_texts=2),
-        load_tokenizer(tiny / family),
-    )
+    settings = load_recipe("world", batch_size=8, max_steps=4, kl_texts=2)
+    tokenizer = load_tokenizer(tiny / family)
     pairs, _ = encode_pairs(tokenizer, tiny / "pairs", settings)
     trainer, _ = build_trainer(tiny / family, tokenizer, pairs, settings, tmp_path, 0)
-    with torch.no_grad():
-        for p in trainer.model.parameters():
-            p.add_(
-                torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.02
-            )  # no longer the reference
-    batch = next(iter(trainer.get_train_dataloader()))
-    model = trainer.model.eval()
-    logits = (
-        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        .logits[:, :-1]
-        .log_softmax(-1)
-    )
-    picked = (
-        logits.gather(-1, batch["input_ids"][:, 1:, None])[..., 0] * batch["completion_mask"][:, 1:]
-    )
-    chosen, rejected = picked.sum(1).chunk(2)
-    ours = dpo_loss(chosen, rejected, batch["ref_chosen_logps"], batch["ref_rejected_logps"], 0.1)[
-        0
-    ].mean()
+    leave_the_reference(trainer.model)
+    batch, model = next(iter(trainer.get_train_dataloader())), trainer.model.eval()
+    ids, mask = batch["input_ids"], batch["completion_mask"][:, 1:]
+    logits = model(input_ids=ids, attention_mask=batch["attention_mask"]).logits[:, :-1]
+    picked = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0] * mask
+    reference = batch["ref_chosen_logps"], batch["ref_rejected_logps"]
+    ours = dpo_loss(*picked.sum(1).chunk(2), *reference, 0.1)[0].mean()
     theirs = trainer.compute_loss(model, batch)
     assert abs(ours - math.log(2)) > 1e-3 and torch.allclose(ours, theirs, atol=1e-5)
-    assert (
-        "position_ids" in inspect.signature(trainer.model.forward).parameters
-    )  # what reads the model later must see what it takes
+    assert "position_ids" in inspect.signature(model.forward).parameters  # seen by later readers
+
+
+def leave_the_reference(model):
+    "Add small random numbers to all parameters of a model."
+    for p in model.parameters():
+        noise = torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
+        p.data.add_(noise * 0.02)
 
 
 def test_kl_is_zero_at_the_reference_and_positive_after(tiny):
@@ -381,7 +302,7 @@ def test_kl_is_zero_at_the_reference_and_positive_after(tiny):
     assert kl(model) > 1e-4
 
 
-# training ------------------------------------------------------------------------------------------------------------------------------------
+# training -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bloom", "llama", "cohere"])
@@ -399,42 +320,34 @@ def test_full_tuning_moves_every_parameter(tiny, tmp_path, family):
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 @pytest.mark.parametrize("family", ["gpt2", "bloom", "llama", "cohere"])
 def test_adapters_move_merge_and_reload(tiny, tmp_path, family, method):
-    from transformers import AutoModelForCausalLM
-
-    final = train(tiny / family, tiny / "pairs", tmp_path, method=method, **QUICK)
+    "Every adapter moved, and nothing but adapters was trained."
+    settings = QUICK | dict(method=method)
+    final = train(tiny / family, tiny / "pairs", tmp_path, **settings)
     adapter = load_file(tmp_path / "adapter/adapter_model.safetensors")
-    train(
-        tiny / family,
-        tiny / "pairs",
-        tmp_path / "start",
-        method=method,
-        **QUICK | dict(learning_rate=1e-12, max_steps=1, merge="none"),
-    )
-    start = load_file(
-        tmp_path / "start/adapter/adapter_model.safetensors"
-    )  # the same seed, as good as untrained: lora_B is 0, lora_A is random
+    # the same seed, as good as untrained: lora_B is 0, lora_A is random
+    untrained = settings | dict(learning_rate=1e-12, max_steps=1, merge="none")
+    folder = train(tiny / family, tiny / "pairs", tmp_path / "start", **untrained)
+    start = load_file(folder / "adapter_model.safetensors")
     assert adapter.keys() == start.keys() and all("lora_" in k for k in adapter)
-    assert all(
-        (v - start[k]).abs().max() > 1e-6 for k, v in adapter.items()
-    )  # every adapter moved, and nothing but adapters
-    manifest, before, after = (
-        read_json(final / "manifest.json"),
-        weights(tiny / family),
-        weights(final),
-    )
-    assert manifest["check"]["rms"] <= manifest["check"]["allowed"] < manifest["check"]["effect"]
-    moved = {k for k in before if not torch.equal(before[k], after[k])}
+    assert all((v - start[k]).abs().max() > 1e-6 for k, v in adapter.items())
+    check_merged(final, tiny / family, method)
+
+
+def check_merged(final, base, method):
+    "The merged model differs from its base in what LoRA adapts, loads whole, and says how it was checked."
+    from transformers import AutoModelForCausalLM
     from xgdetox.models import load_model
 
-    adapted = {n + ".weight" for n in check_targets(load_model(tiny / family), "all-linear")}
+    manifest = read_json(final / "manifest.json")
+    assert manifest["check"]["rms"] <= manifest["check"]["allowed"] < manifest["check"]["effect"]
+    before, after = weights(base), weights(final)
+    moved = {k for k in before if not torch.equal(before[k], after[k])}
+    adapted = {n + ".weight" for n in check_targets(load_model(base), "all-linear")}
     assert moved == adapted  # embeddings, norms, biases and head stay
-    assert AutoModelForCausalLM.from_pretrained(final, output_loading_info=True)[1][
-        "missing_keys"
-    ] in ([], set())
-    assert (
-        manifest["quantisation"] == ("nf4" if method == "qlora" else None)
-        and not (final / "training_args.bin").exists()
-    )
+    _, report = AutoModelForCausalLM.from_pretrained(final, output_loading_info=True)
+    assert report["missing_keys"] in ([], set())
+    assert manifest["quantisation"] == ("nf4" if method == "qlora" else None)
+    assert not (final / "training_args.bin").exists()
 
 
 NF4 = torch.tensor(
@@ -461,31 +374,32 @@ NF4 = torch.tensor(
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_four_bit_weights_are_the_nearest_of_sixteen_levels_of_a_block(family, tmp_path):
-    "Also where a row of 96 is no whole number of blocks of 64, on which bitsandbytes' CPU kernel goes wrong; and the layer computes with these numbers."
+    """Also where a row of 96 is not a whole number of blocks of 64, on which bitsandbytes' CPU kernel goes wrong.
+
+    The layer computes with these numbers."""
     from xgdetox.models import load_model
     from xgdetox.lora import dequantised, load_4bit
 
     make_model(family, 259, d=96).save_pretrained(tmp_path)
     exact, rounded = load_model(tmp_path), load_4bit(tmp_path, double=False)
-    seen = 0
-    for name, module in rounded.named_modules():
-        if not hasattr(getattr(module, "weight", None), "quant_state"):
-            continue
-        own, seen = exact.get_submodule(name), seen + 1
-        weight = (
-            own.weight.data if hasattr(own, "in_features") else own.weight.data.T
-        )  # output, input
-        blocks = weight.reshape(-1, 64)
-        scale = blocks.abs().amax(1, keepdim=True)
-        nearest = (NF4[(blocks[..., None] / scale[..., None] - NF4).abs().argmin(-1)] * scale).view(
-            weight.shape
-        )
+    modules = dict(rounded.named_modules())
+    four = [n for n, m in modules.items() if hasattr(getattr(m, "weight", None), "quant_state")]
+    assert len(four) == len(check_targets(exact, "all-linear"))
+    for name in four:
+        own, module = exact.get_submodule(name), modules[name]
+        weight = own.weight.data  # output, input
+        nearest = nearest_levels(weight if hasattr(own, "in_features") else weight.T)
         assert torch.allclose(dequantised(module.weight), nearest, atol=1e-6), name
-        x = torch.randn(3, weight.shape[1])
-        assert torch.allclose(
-            module(x), x @ nearest.T + (0 if own.bias is None else own.bias), atol=1e-4
-        ), name
-    assert seen == len(check_targets(exact, "all-linear"))
+        x, bias = torch.randn(3, nearest.shape[1]), 0 if own.bias is None else own.bias
+        assert torch.allclose(module(x), x @ nearest.T + bias, atol=1e-4), name
+
+
+def nearest_levels(weight):
+    "Each weight as the nearest of NF4's levels, scaled by the largest of its block of 64."
+    blocks = weight.reshape(-1, 64)
+    scale = blocks.abs().amax(1, keepdim=True)
+    nearest = (blocks[..., None] / scale[..., None] - NF4).abs().argmin(-1)
+    return (NF4[nearest] * scale).view(weight.shape)
 
 
 def test_a_merge_on_the_published_base_is_named_and_differs(tiny, tmp_path):
@@ -664,14 +578,10 @@ def test_a_saved_full_tuning_reloads_as_the_trained_model(tiny, tmp_path, family
     "family, method", [("gpt2", "full"), ("cohere", "full"), ("llama", "lora")]
 )
 def test_our_head_has_the_gradients_of_trls(tiny, tmp_path, family, method):
-    "The same batch through the head that scores continuations only, and, with it taken away again, through TRL's own."
+    "The same batch through the head that scores continuations only, and, without it, through TRL's own."
     trainer, *_ = built(tiny, family, tmp_path, method=method)
     model = trainer.model.train()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(
-                torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.02
-            )  # no longer the reference
+    leave_the_reference(model)
     inner = model.get_base_model() if method == "lora" else model
     batch = next(iter(trainer.get_train_dataloader()))
 
@@ -679,9 +589,8 @@ def test_our_head_has_the_gradients_of_trls(tiny, tmp_path, family, method):
         model.zero_grad()
         loss = trainer.compute_loss(model, batch)
         loss.backward()
-        return loss.detach(), {
-            n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad
-        }
+        trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        return loss.detach(), {n: p.grad.clone() for n, p in trained}
 
     ours = gradients()
     inner.forward = inner.forward.__wrapped__  # TRL's, which ours had covered
@@ -692,26 +601,28 @@ def test_our_head_has_the_gradients_of_trls(tiny, tmp_path, family, method):
     assert max(g.abs().max() for g in theirs[1].values()) > 1e-3
 
 
-def test_the_progress_line(capsys, monkeypatch):
-    "What is known last of each; on a terminal rewritten in place, in a file a line of its own that is not said twice, nothing in a notebook or on another process."
+@pytest.fixture
+def progress():
+    "The state of a run after twenty steps, and its line: the last that is known of each number."
     from types import SimpleNamespace
+
+    log = [
+        {"loss": 0.6931, "rewards/accuracies": 0.5, "rewards/margins": 0.01},
+        {"eval_loss": 0.68, "eval_kl": 0.0123},
+        {"loss": 0.5, "rewards/accuracies": 0.75, "rewards/margins": 0.2},
+    ]
+    at = dict(global_step=20, max_steps=100, is_world_process_zero=True)
+    line = "step 20/100 loss 0.500 accuracy 0.750 margin 0.200 held_back 0.680 KL 0.012"
+    return SimpleNamespace(**at, log_history=log), line
+
+
+def test_the_progress_line(progress, capsys, monkeypatch):
+    "Rewritten in place on a terminal, a line of its own in a file, not said twice; silent on other processes."
     from xgdetox.pair_trainer import progress_line, show_progress
 
-    state = SimpleNamespace(
-        global_step=20,
-        max_steps=100,
-        is_world_process_zero=True,
-        log_history=[
-            {"loss": 0.6931, "rewards/accuracies": 0.5, "rewards/margins": 0.01},
-            {"eval_loss": 0.68, "eval_kl": 0.0123},
-            {"loss": 0.5, "rewards/accuracies": 0.75, "rewards/margins": 0.2},
-        ],
-    )
-    line = "step 20/100 loss 0.500 accuracy 0.750 margin 0.200 held_back 0.680 KL 0.012"
-    assert (
-        progress_line(state) == show_progress(state) == line
-        and capsys.readouterr().err == line + "\n"
-    )
+    state, line = progress
+    assert progress_line(state) == show_progress(state) == line
+    assert capsys.readouterr().err == line + "\n"
     assert show_progress(state, line) == line and capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     show_progress(state, line)
@@ -760,14 +671,16 @@ def test_a_share_of_the_pairs(tiny, tmp_path):
         load_recipe("world", train_fraction=2)
 
 
-# LoRA folders --------------------------------------------------------------------------------------------------------------------------------
+# LoRA folders -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "family, method", [("gpt2", "lora"), ("cohere", "lora"), ("llama", "qlora"), ("gpt2", "qlora")]
 )
 def test_a_lora_folder_stands_for_its_merged_model(tiny, tmp_path, family, method):
-    "Logits, activations, probe and retrieval of the adapter's folder are its merged model's, to rounding; it needs no tokenizer of its own."
+    """Logits, activations, probe and retrieval of the adapter's folder are its merged model's, to rounding.
+
+    It needs no tokenizer of its own."""
     from xgdetox.activations import compare_activations
     from xgdetox.anatomy import pooled_states
     from xgdetox.models import load, load_model
@@ -819,106 +732,53 @@ def test_a_lora_folder_stands_for_its_merged_model(tiny, tmp_path, family, metho
     assert torch.allclose(*weight, atol=1e-4)
 
 
-def test_a_lora_folder_in_the_commands(tiny, tmp_path, run, fails):
-    "Every command that takes a model takes it; what is wrong with one is a line."
+@pytest.fixture
+def lora_folder(tiny, tmp_path):
+    "The folder of an adapter on the tiny Llama, not merged."
+    settings = QUICK | dict(max_steps=2, merge="none", method="lora")
+    train(tiny / "llama", tiny / "pairs", tmp_path / "t", **settings)
+    return tmp_path / "t/adapter"
+
+
+def test_a_lora_folder_in_the_commands(tiny, lora_folder, tmp_path, run):
+    "Every command that takes a model takes it."
+    from xgdetox.grid.checks import check_model
+
+    files = tiny_models.prompt_files(tmp_path, ("en",), 4)["en"]
+    (tmp_path / "n.json").write_text("[[0, 3], [1, 60]]")
+    neurons = ("--neurons", tmp_path / "n.json", "--no-control")
+    prompts = ("--prompt-file", files, "--language", "en")
+    both = ("--model", tiny / "llama", "--tuned-model", lora_folder)
+    run("activations", *both, *neurons, *prompts, "--output", tmp_path / "a.csv")
+    adapted, scored = ("--model", lora_folder), ("--scorer", "lexicon:world", "--offset", -1)
+    run("intervene", *adapted, *neurons, *prompts, *scored, "--output-dir", tmp_path / "i")
+    run("generate", *adapted, *prompts, "--output-dir", tmp_path / "g", "--n", 2)
+    texts = ("--generations", tmp_path / "g/adapter", "--metric", "perplexity")
+    run("quality", *texts, "--lm", lora_folder, "--output", tmp_path / "q.csv")
+    check_model(str(lora_folder))  # refuses what is not a model
+
+
+def test_a_lora_folder_finds_its_base(tiny, lora_folder, tmp_path, fails):
+    "As seen from the folder, by the name of a shipped world, or not at all, which is one line."
     from xgdetox.checkpoints import adapter_base
     from xgdetox.models import load_model
 
-    sys.path.insert(0, str(Path(__file__).parent))
-    from tiny_models import prompt_files
-
-    train(
-        tiny / "llama",
-        tiny / "pairs",
-        tmp_path / "t",
-        method="lora",
-        **QUICK | dict(max_steps=2, merge="none"),
-    )
-    adapter, files = tmp_path / "t/adapter", prompt_files(tmp_path, ("en",), 4)["en"]
-    (tmp_path / "n.json").write_text("[[0, 3], [1, 60]]")
-    run(
-        "activations",
-        "--model",
-        tiny / "llama",
-        "--tuned-model",
-        adapter,
-        "--neurons",
-        tmp_path / "n.json",
-        "--prompt-file",
-        files,
-        "--language",
-        "en",
-        "--output",
-        tmp_path / "a.csv",
-        "--no-control",
-    )
-    run(
-        "intervene",
-        "--model",
-        adapter,
-        "--neurons",
-        tmp_path / "n.json",
-        "--offset",
-        -1,
-        "--prompt-file",
-        files,
-        "--language",
-        "en",
-        "--output-dir",
-        tmp_path / "i",
-        "--no-control",
-        "--scorer",
-        "lexicon:world",
-    )
-    run(
-        "generate",
-        "--model",
-        adapter,
-        "--prompt-file",
-        files,
-        "--language",
-        "en",
-        "--output-dir",
-        tmp_path / "g",
-        "--n",
-        2,
-    )
-    run(
-        "quality",
-        "--generations",
-        tmp_path / "g/adapter",
-        "--lm",
-        adapter,
-        "--output",
-        tmp_path / "q.csv",
-        "--metric",
-        "perplexity",
-    )
-    from xgdetox.grid.checks import check_model
-
-    check_model(str(adapter))  # refuses what is no model
-    assert adapter_base(adapter) == str(tiny / "llama")
-    said = read_json(adapter / "adapter_config.json")
-
-    def named(base):
-        (adapter / "adapter_config.json").write_text(
-            json.dumps(said | dict(base_model_name_or_path=base))
-        )
-
-    named(os.path.relpath(tiny / "llama", adapter))
-    assert Path(adapter_base(adapter)).resolve() == (tiny / "llama").resolve() and load_model(
-        adapter
-    )
-    named("world")
-    assert adapter_base(adapter).endswith("assets/world/world")
-    named("/gone/away")
-    assert "its base '/gone/away' is not at hand" in fails(
-        "retrieve", "--model", adapter, "--output", tmp_path / "r.csv"
-    ) and "not at hand" in fails("generate", "--model", adapter, "--output-dir", tmp_path / "x")
-    named(str(tiny / "llama"))
-    assert "merge it first" in fails(
-        "train", "--model", adapter, "--data-dir", tiny / "pairs", "--output-dir", tmp_path / "y"
-    )
+    settings = lora_folder / "adapter_config.json"
+    assert adapter_base(lora_folder) == str(tiny / "llama")
+    said = read_json(settings)
+    name = lambda base: settings.write_text(json.dumps(said | dict(base_model_name_or_path=base)))
+    name(os.path.relpath(tiny / "llama", lora_folder))
+    assert Path(adapter_base(lora_folder)).samefile(tiny / "llama") and load_model(lora_folder)
+    name("world")
+    assert adapter_base(lora_folder).endswith("assets/world/world")
+    name("/gone/away")
+    adapted = ("--model", lora_folder)
+    gone = fails("retrieve", *adapted, "--output", tmp_path / "r.csv")
+    assert "its base '/gone/away' is not at hand" in gone
+    assert "not at hand" in fails("generate", *adapted, "--output-dir", tmp_path / "x")
+    name(str(tiny / "llama"))
+    words = ("--data-dir", tiny / "pairs", "--output-dir", tmp_path / "y")
+    assert "merge it first" in fails("train", *adapted, *words)
 
 
 def test_an_adapter_on_tied_embeddings_is_loaded_as_peft_runs_it(tiny, tmp_path):
@@ -955,34 +815,32 @@ def test_rounding_in_place_is_what_a_four_bit_model_computes_with(family, double
     assert all(torch.allclose(v, theirs[k], atol=1e-6) for k, v in mine.state_dict().items())
 
 
-def test_deterministic_finished_and_not_mixed_up(tiny, tmp_path):
-    a, b, c = (
-        train(tiny / "gpt2", tiny / "pairs", tmp_path / name, seed=seed, **QUICK)
-        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+def test_the_same_seed_gives_the_same_weights(tiny, tmp_path):
+    seeds = dict(a=0, b=0, c=1)
+    go = lambda name, seed: train(
+        tiny / "gpt2", tiny / "pairs", tmp_path / name, seed=seed, **QUICK
     )
-    same = lambda x, y: all(
-        torch.equal(u, v) for u, v in zip(weights(x).values(), weights(y).values())
-    )
+    a, b, c = (weights(go(name, seed)) for name, seed in seeds.items())
+    same = lambda x, y: all(torch.equal(x[k], y[k]) for k in x)
     assert same(a, b) and not same(a, c)
+
+
+def test_a_finished_run_returns_at_once_and_is_not_mixed_up(tiny, tmp_path):
+    out = tmp_path / "a"
+    go = lambda **changes: train(tiny / "gpt2", tiny / "pairs", out, **QUICK | changes)
+    a = go()
     stamp, start = (a / "model.safetensors").stat().st_mtime_ns, time.time()
-    assert (
-        train(tiny / "gpt2", tiny / "pairs", tmp_path / "a", **QUICK) == a
-        and time.time() - start < 1
-        and (a / "model.safetensors").stat().st_mtime_ns == stamp
-    )
-    (tmp_path / "a/checkpoint-3").mkdir()
-    (tmp_path / "a/checkpoint-3/optimizer.pt").touch()  # killed after the manifest was written
-    train(tiny / "gpt2", tiny / "pairs", tmp_path / "a", **QUICK)
+    assert go() == a and time.time() - start < 1
+    assert (a / "model.safetensors").stat().st_mtime_ns == stamp
+    (out / "checkpoint-3").mkdir()
+    (out / "checkpoint-3/optimizer.pt").touch()  # killed after the manifest was written
+    go()
     with pytest.raises(InputError, match="another settings beta"):
-        train(tiny / "gpt2", tiny / "pairs", tmp_path / "a", beta=0.2, **QUICK)
+        go(beta=0.2)
     with pytest.raises(InputError, match="another seed"):
-        train(tiny / "gpt2", tiny / "pairs", tmp_path / "a", seed=5, **QUICK)
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
-        "final_checkpoint",
-        "log.json",
-        "manifest.json",
-        "run.json",
-    ]
+        go(seed=5)
+    left = sorted(p.name for p in out.iterdir())
+    assert left == ["final_checkpoint", "log.json", "manifest.json", "run.json"]
 
 
 def test_patience_stops_and_the_best_weights_are_kept(tiny, tmp_path):
@@ -1047,40 +905,21 @@ def test_real_pairs(real_data, tmp_path):
     "On real pairs: the loss on held-back pairs falls, and the manifest says what was kept and dropped."
     from xgdetox.data import load_pairs
 
-    texts = [
-        r[k]
-        for r in load_pairs(
-            real_data / "pairwise/paradetox_prefix_pairs_en.jsonl.gz", limit=600
-        ).rows
-        for k in ("prompt", "chosen", "rejected")
-    ]
-    tokenizer = make_tokenizer(texts, 1000)
+    file = real_data / "pairwise/paradetox_prefix_pairs_en.jsonl.gz"
+    rows = load_pairs(file, limit=600).rows
+    texts = [r[k] for r in rows for k in ("prompt", "chosen", "rejected")]
+    tokenizer = tiny_models.byte_tokenizer(texts, 1000)
     make_model("gpt2", len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     (tmp_path / "pairs").mkdir()
-    shutil.copy(real_data / "pairwise/paradetox_prefix_pairs_en.jsonl.gz", tmp_path / "pairs")
-    train(
-        tmp_path / "model",
-        tmp_path / "pairs",
-        tmp_path / "out",
-        recipe="world",
-        max_steps=60,
-        batch_size=16,
-        learning_rate=1e-3,
-        limit=1000,
-        eval_steps=15,
-        max_characters=100,
-    )
-    m, losses = (
-        read_json(tmp_path / "out/manifest.json"),
-        [e["eval_loss"] for e in read_json(tmp_path / "out/log.json") if "eval_loss" in e],
-    )
-    assert (
-        m["kept"] == 1000
-        and sum(m["dropped"].values()) > 0
-        and losses[-1] < losses[0] < math.log(2) + 0.02
-        and losses[-1] < 0.65
-    )
+    shutil.copy(file, tmp_path / "pairs")
+    settings = dict(recipe="world", max_steps=60, batch_size=16, learning_rate=1e-3, limit=1000)
+    settings |= dict(eval_steps=15, max_characters=100)
+    train(tmp_path / "model", tmp_path / "pairs", tmp_path / "out", **settings)
+    m = read_json(tmp_path / "out/manifest.json")
+    losses = [e["eval_loss"] for e in read_json(tmp_path / "out/log.json") if "eval_loss" in e]
+    assert m["kept"] == 1000 and sum(m["dropped"].values()) > 0
+    assert losses[-1] < losses[0] < math.log(2) + 0.02 and losses[-1] < 0.65
 
 
 @pytest.mark.parametrize(
@@ -1118,103 +957,83 @@ def test_any_setting_is_an_option_and_a_wrong_one_a_line(tiny, tmp_path, capfd, 
     ), err
 
 
-def test_the_originals_own_command_lines_run(tiny, tmp_path, capfd):
-    "Its README's two commands, with its flags; the merge is written exactly where it is told to."
+@pytest.fixture
+def upstream(capfd):
+    "Runs one of the original's command lines, which must end well; what it said on stdout and stderr."
     from xgdetox import cli
 
     def run(line):
         with pytest.raises(SystemExit) as end:
             cli.main(line.split())
-        assert end.value.code == 0, capfd.readouterr().err
+        out, err = capfd.readouterr()
+        assert end.value.code == 0, err
+        return out, err
 
-    run(
-        f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/o --per_device_train_batch_size 4 --wandb_run_name mine --use_lora --lora_r 4 --max_steps 2 --loss ipo --optimizer_type adamw_torch --lr_scheduler_type constant"
+    return run
+
+
+def test_the_originals_command_for_lora_runs(tiny, tmp_path, upstream):
+    "Its README's command, with its flags."
+    out, _ = upstream(
+        f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/o "
+        "--per_device_train_batch_size 4 --wandb_run_name mine --use_lora --lora_r 4 --max_steps 2 --loss ipo "
+        "--optimizer_type adamw_torch --lr_scheduler_type constant"
     )
-    assert "pairs: kept 64, dropped 0; 2 steps; held-back loss" in capfd.readouterr().out
+    assert "pairs: kept 64, dropped 0; 2 steps; held-back loss" in out
     said = read_json(tmp_path / "o/manifest.json")["settings"]
-    assert (
-        said["loss"],
-        said["optimizer"],
-        said["schedule"],
-        said["lora_r"],
-        said["run_name"],
-        said["method"],
-    ) == ("ipo", "adamw_torch", "constant", 4, "mine", "lora")
-    run(
-        f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/q --use_lora --load_in_4bit --max_steps 1"
+    wanted = dict(loss="ipo", optimizer="adamw_torch", schedule="constant", lora_r=4)
+    assert {**said, **wanted, "run_name": "mine", "method": "lora"} == said
+    upstream(
+        f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/q "
+        "--use_lora --load_in_4bit --max_steps 1"
     )
     assert read_json(tmp_path / "q/manifest.json")["settings"]["method"] == "qlora"
-    run(
-        f"merge --base_model_name {tiny}/llama --lora_adapter {tmp_path}/o/adapter --output_dir {tmp_path}/m --dtype bfloat16"
-    )
-    run(
-        f"merge --base_model_name {tiny}/llama --lora_adapter {tmp_path}/o/final_checkpoint --output_dir {tmp_path}/again --dtype bfloat16"
-    )  # where its README looks for the adapter
-    assert all(
-        torch.equal(v, weights(tmp_path / "again")[k]) for k, v in weights(tmp_path / "m").items()
-    )
-    capfd.readouterr()
-    run(
-        f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/f --use_lora False --train_perc 0.5 --sanity_check True --save_steps 25 --model_dtype float --log_freq 1 "
+
+
+def test_the_originals_merge_is_written_exactly_where_it_is_told_to(tiny, tmp_path, upstream):
+    "Also where its README looks for the adapter: in the folder of the final checkpoint."
+    settings = QUICK | dict(max_steps=2, method="lora")
+    train(tiny / "llama", tiny / "pairs", tmp_path / "o", **settings)
+    merge = f"merge --base_model_name {tiny}/llama --dtype bfloat16 --lora_adapter {tmp_path}/o"
+    upstream(f"{merge}/adapter --output_dir {tmp_path}/m")
+    upstream(f"{merge}/final_checkpoint --output_dir {tmp_path}/again")
+    one, two = weights(tmp_path / "m"), weights(tmp_path / "again")
+    assert all(torch.equal(v, two[k]) for k, v in one.items())
+    assert next(iter(one.values())).dtype == torch.bfloat16
+
+
+def test_the_originals_switches_and_idle_flags_are_taken(tiny, tmp_path, upstream):
+    "Its parser wants True or False behind a switch; what changes nothing here is said in a line each."
+    _, err = upstream(
+        f"train --data_dir {tiny}/pairs --model_name_or_path {tiny}/llama --output_dir {tmp_path}/f "
+        "--use_lora False --train_perc 0.5 --sanity_check True --save_steps 25 --model_dtype float --log_freq 1 "
         "--ignore_bias_buffers False --gradient_checkpointing_use_reentrant False --max_steps 1 --report_to none"
     )
-    f, told = (
-        read_json(tmp_path / "f/manifest.json"),
-        [l for l in capfd.readouterr().err.splitlines() if l.startswith("xgdetox: ")],
-    )
-    assert (f["settings"]["method"], f["settings"]["limit"], f["kept"]) == (
-        "full",
-        1000,
-        32,
-    ) and len(told) == 5
-    assert (tmp_path / "m/model.safetensors").exists() and next(
-        iter(weights(tmp_path / "m").values())
-    ).dtype == torch.bfloat16
+    f = read_json(tmp_path / "f/manifest.json")
+    assert (f["settings"]["method"], f["settings"]["limit"], f["kept"]) == ("full", 1000, 32)
+    assert len([l for l in err.splitlines() if l.startswith("xgdetox: ")]) == 5
 
 
 def test_the_gpu_script_runs_at_a_tiny_size_on_a_cpu(root, tmp_path, capsys):
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location(
-        "gpu_training", root / "experiments/gpu_training.py"
-    )
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    script.main(
-        [
-            "--tiny",
-            "--only",
-            "llama",
-            "--steps",
-            "2",
-            "--warm",
-            "1",
-            "--peak",
-            "1",
-            "--output",
-            str(tmp_path / "g.csv"),
-        ]
-    )
+    from importlib.util import module_from_spec, spec_from_file_location
     from xgdetox.stats import read_table
 
+    spec = spec_from_file_location("gpu_training", root / "experiments/gpu_training.py")
+    script = module_from_spec(spec)
+    spec.loader.exec_module(script)
+    words = "--tiny --only llama --steps 2 --warm 1 --peak 1 --output".split()
+    script.main([*words, str(tmp_path / "g.csv")])
     t = read_table(tmp_path / "g.csv").set_index("metric").value
-    assert (
-        (t > 0).all()
-        and t["flops_utilisation"] < 1
-        and set(t.index)
-        == {"tokens_per_second", "seconds_per_step", "peak_gib", "flops_utilisation"}
-    )
+    wanted = {"tokens_per_second", "seconds_per_step", "peak_gib", "flops_utilisation"}
+    assert (t > 0).all() and t["flops_utilisation"] < 1 and set(t.index) == wanted
     model = make_model("llama", 300)
-    linear = (
-        2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128) + 64 * 300
-    )  # two layers and the head; looked-up embeddings cost nothing
-    assert (
-        script.flops_a_token(model, True, 0) == 6 * linear
-        and script.flops_a_token(model, False, 0) == 4 * linear
-    )
+    # two layers and the head; looked-up embeddings cost nothing
+    linear = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128) + 64 * 300
+    assert script.flops_a_token(model, True, 0) == 6 * linear
+    assert script.flops_a_token(model, False, 0) == 4 * linear
 
 
-# points of a run that are kept ---------------------------------------------------------------------------
+# points of a run that are kept --------------------------------------------------------------------
 
 KEPT = dict(max_steps=8, eval_steps=4, keep_steps=[2, 6], keep_kl=1e-4, kl_texts=4)
 
@@ -1225,8 +1044,7 @@ def kept_of(out):
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_run_keeps_the_models_that_it_is_asked_for(tiny, tmp_path, method):
-    "At the steps named, and at the first evaluation at or beyond the KL; each is the model of a run that ends there."
-    from xgdetox.models import load_model
+    "At the steps named, and at the first evaluation at or beyond the KL."
     from xgdetox.trainer import summarise_run
 
     settings = QUICK | KEPT | dict(method=method)
@@ -1243,29 +1061,41 @@ def test_a_run_keeps_the_models_that_it_is_asked_for(tiny, tmp_path, method):
         assert p["margin"] == by_step[p["step"]]["eval_rewards/margins"]
         assert f"kept step-{p['step']} (KL" in summarise_run(tmp_path / "a")
     assert kept_of(tmp_path / "a") == sorted(f"step-{p['step']}" for p in points)
-    ids = torch.arange(9)[None]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_kept_model_is_that_of_a_run_which_ends_there(tiny, tmp_path, method):
+    from xgdetox.models import load_model
+
+    long = QUICK | KEPT | dict(method=method)
     short = QUICK | dict(max_steps=2, eval_steps=2, kl_texts=0, method=method)
+    train(tiny / "gpt2", tiny / "pairs", tmp_path / "a", **long)
     ends = load_model(train(tiny / "gpt2", tiny / "pairs", tmp_path / "b", **short))
-    kept = load_model(tmp_path / "a/kept/step-2")
+    kept, ids = load_model(tmp_path / "a/kept/step-2"), torch.arange(9)[None]
     with torch.no_grad():
         assert torch.allclose(kept(ids).logits, ends(ids).logits, atol=1e-5)
 
 
-def test_a_killed_run_ends_in_the_same_kept_models(tiny, tmp_path, monkeypatch):
-    "Killed after a point was kept and before its checkpoint was whole, and with a point that it will not come to again."
+def kill_before_mark(monkeypatch, step: int):
+    "Stop a run where the checkpoint of `step` is written and not yet marked as whole."
     from xgdetox import pair_trainer
 
+    true = pair_trainer._mark_whole
+
+    def killed(checkpoint, state):
+        if state.global_step == step:
+            raise KeyboardInterrupt
+        true(checkpoint, state)
+
+    monkeypatch.setattr(pair_trainer, "_mark_whole", killed)
+
+
+def test_a_killed_run_ends_in_the_same_kept_models(tiny, tmp_path, monkeypatch):
+    "Killed after a point was kept, before its checkpoint was whole, with a point that it will not come to again."
     settings = QUICK | KEPT
     calm = train(tiny / "gpt2", tiny / "pairs", tmp_path / "calm", **settings)
     with monkeypatch.context() as m:
-        true = pair_trainer._mark_whole
-
-        def killed(checkpoint, state):
-            if state.global_step == 6:
-                raise KeyboardInterrupt
-            true(checkpoint, state)
-
-        m.setattr(pair_trainer, "_mark_whole", killed)
+        kill_before_mark(m, 6)
         with pytest.raises(KeyboardInterrupt):
             train(tiny / "gpt2", tiny / "pairs", tmp_path / "a", **settings)
     assert "step-6" in kept_of(tmp_path / "a")
@@ -1315,20 +1145,25 @@ def test_a_loss_of_ones_own_is_one_row(tiny, tmp_path, monkeypatch, said):
     assert code == 2 and "mine" in err
 
 
-# kills and processes -------------------------------------------------------------------------------------------------------------------------
+# kills and processes ------------------------------------------------------------------------------
 
 COMMAND = """import pathlib, xgdetox.trainer as t
 true = t.callbacks
-def marked(*args, **kwargs): pathlib.Path({mark!r}).touch(); return true(*args, **kwargs)             # all is loaded, training is about to begin
+def marked(*args, **kwargs):  # all is loaded, training is about to begin
+    pathlib.Path({mark!r}).touch()
+    return true(*args, **kwargs)
 t.callbacks = marked
-t.train({model!r}, {pairs!r}, {out!r}, recipe='world', max_steps=40, batch_size=8, eval_steps=5, eval_pairs=8, learning_rate=1e-3, lora_r=4, method={method!r}, max_length=64)"""
+t.train({model!r}, {pairs!r}, {out!r}, recipe='world', method={method!r}, max_steps=40, batch_size=8, eval_steps=5,
+    eval_pairs=8, learning_rate=1e-3, lora_r=4, max_length=64)"""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_five_kills_at_random_moments_change_nothing(tiny, tmp_path, method):
-    """Killed at random moments between the first step and the end of the calm run. A run that finishes before the fifth kill is followed by another:
-    how many that takes depends on how much faster than the calm run they are."""
+    """Killed at random moments between the first step and the end of the calm run.
+
+    A run that finishes before the fifth kill is followed by another: how many that takes depends on how much faster
+    than the calm run they are."""
     mark = tmp_path / "mark"
 
     def start(out):
@@ -1383,8 +1218,14 @@ def test_five_kills_at_random_moments_change_nothing(tiny, tmp_path, method):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_two_processes_do_what_one_does(tiny, tmp_path, method):
-    "torchrun with gloo: half the batch on each of two processes gives the losses of the whole batch on one. (`accelerate launch --cpu` runs one process.)"
-    script = "from xgdetox.training import train; import sys; train({m!r}, {p!r}, {o!r}, recipe='world', max_steps=8, batch_size={b}, eval_steps=4, eval_pairs=8, learning_rate=1e-3, lora_r=4, method={method!r}, logging_steps=1, group_by_length=False)"
+    """torchrun with gloo: half the batch on each of two processes gives the losses of the whole batch on one.
+
+    (`accelerate launch --cpu` runs one process.)"""
+    script = (
+        "from xgdetox.trainer import train; train({m!r}, {p!r}, {o!r}, recipe='world', max_steps=8, batch_size={b}, "
+        "eval_steps=4, eval_pairs=8, learning_rate=1e-3, lora_r=4, method={method!r}, logging_steps=1, "
+        "group_by_length=False)"
+    )
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -1432,7 +1273,7 @@ def test_two_processes_do_what_one_does(tiny, tmp_path, method):
 
 @pytest.mark.parametrize("labels", ["shuffled", "benign"])
 def test_a_placebo_is_a_run_of_its_own_and_keeps_its_pairs(tiny, tmp_path, labels, said):
-    "The file is the seeded placebo of all pairs, the manifest says so, and a run on the pairs as they are is another one."
+    "The file is the seeded placebo of all pairs, the manifest says so; a run on the pairs as they are is another."
     from xgdetox.placebos import PLACEBOS, read_pairs
 
     first = train(tiny / "gpt2", tiny / "pairs", tmp_path / "run", labels=labels, seed=3, **QUICK)

@@ -14,6 +14,7 @@ from tiny_models import config
 from tiny_models import model as tiny_model
 from xgdetox import checkpoints, generation, models, tokens, weights
 from xgdetox.files import InputError
+from xgdetox.identity import weight_file_hash
 from xgdetox.world import resolve_model
 
 gguf = pytest.importorskip("gguf", reason='no gguf here: pip install "xgdetox[gemma]"')
@@ -112,10 +113,7 @@ def test_a_gguf_file_is_a_model(tmp_path, cache, capfd, monkeypatch):
         tokens.bos_of(tmp_path / "small.gguf") == "paper"
     )  # its header says that texts begin with a token
     assert {
-        p.name
-        for p in (
-            cache / weights._hash_of.__wrapped__(str(tmp_path / "small.gguf"), 0, 0)[:16] / "small"
-        ).iterdir()
+        p.name for p in (cache / weight_file_hash(tmp_path / "small.gguf")[:16] / "small").iterdir()
     } >= {
         "config.json",
         "generation_config.json",
@@ -339,27 +337,18 @@ def test_an_adapter_finds_gemma_again_where_the_cache_lies_elsewhere(tmp_path, m
 def test_size_decides_in_how_many_bits_a_cpu_reads(tmp_path, monkeypatch, units):
     monkeypatch.setattr(weights, "cpu_has_bf16", lambda: units)
     monkeypatch.delenv("XGDETOX_DTYPE", raising=False)
-    config("llama", 1000, 1024, 12).save_pretrained(
-        tmp_path / "large"
-    )  # 12 blocks of 8 x 1024 x 1024 and more
-    tiny_model("llama", tmp_path / "small")
-    assert weights.cpu_type(str(tmp_path / "large")) == ("bfloat16" if units else "float32")
-    assert (
-        weights.cpu_type(str(tmp_path / "small"))
-        == weights.cpu_type(resolve_model("world"))
-        == "float32"
-    )
+    large, small = str(tmp_path / "large"), str(tmp_path / "small")
+    config("llama", 1000, 1024, 12).save_pretrained(large)  # 12 blocks of 8 x 1024 x 1024 and more
+    tiny_model("llama", small)
+    assert weights.cpu_type(large) == ("bfloat16" if units else "float32")
+    assert weights.cpu_type(small) == weights.cpu_type(resolve_model("world")) == "float32"
     monkeypatch.setattr(weights, "SMALL", 0)
     monkeypatch.setattr(models, "cpu_type", weights.cpu_type)
-    assert models.load_model(tmp_path / "small", device="cpu").dtype == (
-        torch.bfloat16 if units else torch.float32
-    )
-    assert (
-        models.load_model(tmp_path / "small", dtype=torch.float32, device="cpu").dtype
-        == torch.float32
-    )
+    read = lambda **options: models.load_model(small, device="cpu", **options).dtype
+    assert read() == (torch.bfloat16 if units else torch.float32)
+    assert read(dtype=torch.float32) == torch.float32
     monkeypatch.setenv("XGDETOX_DTYPE", "float32")
-    assert models.load_model(tmp_path / "small", device="cpu").dtype == torch.float32
+    assert read() == torch.float32
     monkeypatch.setenv("XGDETOX_DTYPE", "int3")
     with pytest.raises(InputError, match="XGDETOX_DTYPE"):
         weights.cpu_type("x")
@@ -374,7 +363,7 @@ def test_no_weights_in_the_repository(root):
 
 
 def test_gemma_itself():
-    "Where the package is installed and its folder made: the tokenizer's ids, and a sentence that a model of English ends as people do."
+    "Where the package is installed and its folder made: the tokenizer's ids, and a sentence ended as people do."
     if not (folder := weights._made(weights.GEMMA_SHA256)):
         pytest.skip("gemma-3-270m is not made here: run any command with --model gemma-3-270m once")
     model, tokenizer = models.load("gemma-3-270m")
