@@ -15,8 +15,8 @@ from .tokens import last_tokens, token_ids
 from .placebos import relabel
 
 # %% auto #0
-__all__ = ['dpo_loss', 'encode_pair', 'closed', 'common_prefix', 'encode_pairs', 'read_training_pairs', 'split_pairs',
-           'training_order', 'pair_length', 'evaluation_interval', 'plan_run', 'ReferenceKL']
+__all__ = ['dpo_loss', 'encode_pair', 'encode_pairs', 'read_training_pairs', 'split_pairs', 'training_order', 'pair_length',
+           'evaluation_interval', 'plan_run', 'ReferenceKL']
 
 # %% ../nbs/01_training.ipynb #c007
 def dpo_loss(
@@ -24,8 +24,8 @@ def dpo_loss(
 ):
     """Losses, chosen rewards and rejected rewards of a batch of pairs, three tensors (pair,).
 
-    The arguments are log-probabilities of whole continuations, (pair,), in nats: under the policy and under the frozen reference.
-    Rafailov et al. 2023, equation 7; the paper's section 3; beta: Table 6."""
+    The arguments are log-probabilities of whole continuations, (pair,), in nats: under the policy and under the frozen
+    reference. Rafailov et al. 2023, equation 7; the paper's section 3; beta: Table 6."""
     chosen_reward = beta * (policy_chosen - reference_chosen)  # pair
     rejected_reward = beta * (policy_rejected - reference_rejected)  # pair
     return -F.logsigmoid(chosen_reward - rejected_reward), chosen_reward, rejected_reward
@@ -40,38 +40,22 @@ def encode_pair(
     max_length=256,
     max_prompt_length=None,
 ) -> dict | None:
-    """Token ids of a pair: `prompt_ids`, `chosen_ids`, `rejected_ids`, the last two closed by exactly one end-of-text token.
+    """`prompt_ids`, `chosen_ids`, `rejected_ids` of a pair, the last two closed by one end token.
 
-    `bos` as in `tokens.encode`. Where tokens merge across the boundary, the continuation starts at the first token that differs. A prompt of more
-    than `max_prompt_length` tokens keeps its begin-of-text token and its end. None where nothing of a continuation is left within `max_length`."""
+    `bos` as in `tokens.encode`. A continuation starts at the first token that differs. A prompt of more than
+    `max_prompt_length` tokens keeps its begin-of-text token and its end. None where no continuation is left."""
     if chat := parse_chat(bos):
         return _chat_pair(tokenizer, prompt, (chosen, rejected), chat, max_length)
-    if messages_in(prompt):
-        raise InputError(
-            "is a conversation",
-            field="prompt",
-            remedy="tune with --chat, which puts it into the model's chat template",
-        )
+    _check_plain(prompt)
     head, *wholes = token_ids(tokenizer, [prompt, prompt + chosen, prompt + rejected], bos)
-    cut = min(common_prefix(head, whole) for whole in wholes)
-    too_long = max_prompt_length and max(map(len, wholes)) >= max_length
-    prompt_ids = last_tokens(tokenizer, head[:cut], max_prompt_length if too_long else None)
+    cut = min(_shared_start(head, whole) for whole in wholes)
+    long = max_prompt_length and max(map(len, wholes)) >= max_length
+    prompt_ids = last_tokens(tokenizer, head[:cut], max_prompt_length if long else None)
     room = max_length - len(prompt_ids)
     if room < 1 or not prompt_ids:
         return None
-    chosen_ids, rejected_ids = (
-        closed(whole[cut:], tokenizer.eos_token_id)[:room] for whole in wholes
-    )
-    return dict(prompt_ids=prompt_ids, chosen_ids=chosen_ids, rejected_ids=rejected_ids)
-
-
-def closed(ids: list[int], end: int | None) -> list[int]:
-    "`ids` with the end-of-text token `end` after them once, also where the text itself spells it out; as they are where `end` is None."
-    if end is None:
-        return ids
-    while ids and ids[-1] == end:
-        ids = ids[:-1]
-    return [*ids, end]
+    ends = [_closed(whole[cut:], tokenizer.eos_token_id)[:room] for whole in wholes]
+    return dict(prompt_ids=prompt_ids, chosen_ids=ends[0], rejected_ids=ends[1])
 
 # %% ../nbs/01_training.ipynb #kc842129
 def _chat_pair(tokenizer, prompt: str, replies: tuple, chat: Chat, max_length: int) -> dict | None:
@@ -86,42 +70,51 @@ def _chat_pair(tokenizer, prompt: str, replies: tuple, chat: Chat, max_length: i
     return dict(prompt_ids=head, chosen_ids=chosen, rejected_ids=rejected)
 
 # %% ../nbs/01_training.ipynb #c026
-def common_prefix(a: list, b: list) -> int:
+def _check_plain(prompt: str):
+    "Raises `InputError` for a conversation, which only a chat template can turn into text."
+    if messages_in(prompt):
+        remedy = "tune with --chat, which puts it into the model's chat template"
+        raise InputError("is a conversation", field="prompt", remedy=remedy)
+
+
+def _closed(ids: list[int], end: int | None) -> list[int]:
+    "`ids` with the end-of-text token `end` after them once, also where the text itself spells it out."
+    if end is None:
+        return ids
+    while ids and ids[-1] == end:
+        ids = ids[:-1]
+    return [*ids, end]
+
+
+def _shared_start(a: list, b: list) -> int:
     "How many leading items two lists share."
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 # %% ../nbs/01_training.ipynb #c029
 def encode_pairs(tokenizer, data_dir, settings: dict):
     "All pairs of `data_dir` as token ids, and the report on what was kept and dropped."
-    rows, report = load_pairs(
-        data_dir, max_characters=settings["max_characters"], limit=settings["limit"]
-    )
-    if (some := int(len(rows) * (settings["train_fraction"] or 1))) < len(
-        rows
-    ):  # the first ones, as upstream's train_perc
+    limits = {k: settings[k] for k in ("max_characters", "limit")}
+    rows, report = load_pairs(data_dir, **limits)
+    some = int(len(rows) * (settings["train_fraction"] or 1))
+    if some < len(rows):  # the first ones, as upstream's train_perc
         report.drop("outside train_fraction", len(rows) - some)
         report.kept = some
         rows = rows.select(range(some))
-    keys = ("bos", "max_length", "max_prompt_length")
-    encoded = [
-        encode_pair(
-            tokenizer, r["prompt"], r["chosen"], r["rejected"], **{k: settings[k] for k in keys}
-        )
-        for r in rows
-    ]
+    own = {k: settings[k] for k in ("bos", "max_length", "max_prompt_length")}
+    texts = [(r["prompt"], r["chosen"], r["rejected"]) for r in rows]
+    encoded = [encode_pair(tokenizer, *three, **own) for three in texts]
     pairs = [p for p in encoded if p]
     if len(pairs) < len(encoded):
         report.kept -= len(encoded) - len(pairs)
         report.drop("no room for a continuation", len(encoded) - len(pairs))
     if len(pairs) < 2:
-        raise InputError(
-            f"{len(pairs)} usable pairs", data_dir, remedy="give at least two; " + str(report)
-        )
+        remedy = f"give at least two; {report}"
+        raise InputError(f"{len(pairs)} usable pairs", data_dir, remedy=remedy)
     return pairs, report
 
 # %% ../nbs/01_training.ipynb #c0l1
 def read_training_pairs(tokenizer, data_dir, settings: dict, seed: int):
-    """The pairs that a run is to see, as token ids, the report, and what a manifest says of its placebo (empty without one).
+    """The pairs that a run sees, as token ids, their report, and what a manifest says of a placebo.
 
     Nothing is written beside the run before its pairs and its model have been checked."""
     with tempfile.TemporaryDirectory(prefix="xgdetox-") as folder:
@@ -131,7 +124,9 @@ def read_training_pairs(tokenizer, data_dir, settings: dict, seed: int):
 
 # %% ../nbs/01_training.ipynb #c030
 def split_pairs(n: int, fraction: float, most: int) -> tuple[list[int], list[int]]:
-    "Indices of the training pairs, and of the fixed held-back pairs: `fraction` of `n`, at most `most`, the same for every seed."
+    """Indices of the training pairs, and of the held-back pairs: `fraction` of `n`, at most `most`.
+
+    The split is the same for every seed."""
     held = min(most, max(1, round(n * fraction)), n - 1)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).tolist()
     return sorted(order[held:]), sorted(order[:held])
@@ -140,29 +135,29 @@ def split_pairs(n: int, fraction: float, most: int) -> tuple[list[int], list[int
 def training_order(
     lengths: list[int], batch: int, steps: int, seed: int, group: bool = True
 ) -> list[int]:
-    """Indices of the pairs for all `steps` batches of a run, pass after pass: the same list for the same arguments, on any machine.
+    """Indices of the pairs for all `steps` batches of a run, pass after pass, the same on any machine.
 
-    `group`: each pass is shuffled, sorted by length inside blocks of 50 batches, and its batches shuffled again, so that a batch has little padding."""
+    `group`: pairs of similar length share a batch, which then has little padding."""
     generator, order = torch.Generator().manual_seed(seed), []
     while len(order) < batch * steps:
-        p = torch.randperm(len(lengths), generator=generator).tolist()
-        if group:
-            blocks = [
-                sorted(p[i : i + 50 * batch], key=lambda j: -lengths[j])
-                for i in range(0, len(p), 50 * batch)
-            ]
-            batches = [
-                block[i : i + batch] for block in blocks for i in range(0, len(block), batch)
-            ]
-            whole = [b for b in batches if len(b) == batch]
-            rest = [j for b in batches if len(b) < batch for j in b]
-            p = [
-                j
-                for k in torch.randperm(len(whole), generator=generator).tolist()
-                for j in whole[k]
-            ] + rest
-        order += p
+        shuffled = torch.randperm(len(lengths), generator=generator).tolist()
+        order += _grouped(shuffled, lengths, batch, generator) if group else shuffled
     return order[: batch * steps]
+
+
+def _grouped(order: list[int], lengths: list[int], batch: int, generator) -> list[int]:
+    "One pass, sorted by length inside blocks of 50 batches; its whole batches are shuffled again."
+    sized = []
+    for block in _pieces(order, 50 * batch):
+        sized += _pieces(sorted(block, key=lambda i: -lengths[i]), batch)
+    whole = [b for b in sized if len(b) == batch]
+    rest = [b for b in sized if len(b) < batch]
+    shuffled = [whole[k] for k in torch.randperm(len(whole), generator=generator).tolist()]
+    return [i for b in shuffled + rest for i in b]
+
+
+def _pieces(items: list, size: int) -> list[list]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 # %% ../nbs/01_training.ipynb #c034
 def pair_length(pair: dict) -> int:
@@ -171,61 +166,56 @@ def pair_length(pair: dict) -> int:
 
 # %% ../nbs/01_training.ipynb #c038
 def evaluation_interval(pairs: int, batch: int, share: float = 0.1, kl_texts: int = 0) -> int:
-    """Steps between evaluations of `pairs` held-back pairs such that they take at most `share` of the training time.
+    """Steps between evaluations of `pairs` held-back pairs that take at most `share` of the training time.
 
-    A forward pass over a pair costs 1, a training step on it 3 (the backward pass costs 2); the reference costs nothing, being computed once. Half the
-    share is left for what is not arithmetic, such as starting an evaluation. `plan_run` spreads them evenly, so that the last falls on the last step."""
+    A forward pass over a pair costs 1, a training step on it 3 (the backward pass costs 2); the reference costs
+    nothing, being computed once. Half the share is left for what is not arithmetic, such as starting an evaluation."""
     return math.ceil((pairs + kl_texts / 2) / (share / 2 * 3 * batch))
 
 # %% ../nbs/01_training.ipynb #c039
 def plan_run(settings: dict, pairs: int, world: int = 1) -> dict:
-    "How many pairs are held back, and the steps between evaluations and in all, for `pairs` pairs on `world` processes."
-    batch = settings["batch_size"] * settings["gradient_accumulation"] * world  # pairs a step
+    """What a run on `pairs` pairs and `world` processes does: `batch`, `steps`, `eval_steps`, `train` and `held`.
+
+    Evaluations are spread evenly, so that the last falls on the last step; a short run has one, of fewer pairs."""
+    batch = settings["batch_size"] * settings["gradient_accumulation"] * world  # pairs per step
     train, held = split_pairs(pairs, settings["eval_fraction"], settings["eval_pairs"])
     steps = settings["max_steps"] or math.ceil(len(train) * settings["epochs"] / batch)
-    every = settings["eval_steps"] or evaluation_interval(
-        len(held), batch, settings["eval_share"], settings["kl_texts"]
-    )
-    if every > steps:  # a short run: one evaluation, of fewer pairs
-        every, most = (
-            steps,
-            max(1, int(steps * settings["eval_share"] / 2 * 3 * batch - settings["kl_texts"] / 2)),
-        )
+    share, texts = settings["eval_share"], settings["kl_texts"]
+    every = settings["eval_steps"] or evaluation_interval(len(held), batch, share, texts)
+    if every > steps:
+        every, most = steps, max(1, int(steps * share / 2 * 3 * batch - texts / 2))
         train, held = split_pairs(pairs, 1.0, min(len(held), most))
     elif not settings["eval_steps"]:
-        every = math.ceil(
-            steps / (steps // every)
-        )  # evenly, so that the last step's evaluation is no extra one
+        every = math.ceil(steps / (steps // every))
     return dict(batch=batch, steps=int(steps), eval_steps=int(every), train=train, held=held)
 
 # %% ../nbs/01_training.ipynb #c041
 class ReferenceKL:
-    """KL(policy || reference) a token, in nats, over the whole vocabulary, averaged over the continuations of a few held-back chosen texts.
+    """KL(policy || reference) per token, in nats, averaged over the continuations of a few held-back chosen texts.
 
-    Made before training, when the policy still is the reference; called with the model later. The texts are the data's, not samples of the policy."""
+    Taken over the whole vocabulary. Made before training, when the policy still is the reference; called with the model
+    later. The texts are the data's, not samples of the policy."""
 
     def __init__(self, model, pairs: list[dict], pad: int):
         rows = [p["prompt_ids"] + p["chosen_ids"] for p in pairs]
+        starts = [len(p["prompt_ids"]) for p in pairs]
         width, device = max(map(len, rows)), next(model.parameters()).device
-        self.ids = torch.tensor(
-            [r + [pad] * (width - len(r)) for r in rows], device=device
-        )  # text, position
-        self.mask = torch.tensor(
-            [[1] * len(r) + [0] * (width - len(r)) for r in rows], device=device
-        )
-        starts = torch.tensor([len(p["prompt_ids"]) for p in pairs], device=device)[:, None]
+        fill = lambda row, value: row + [value] * (width - len(row))
+        self.ids = torch.tensor([fill(row, pad) for row in rows], device=device)  # text, position
+        mask = [fill([1] * len(row), 0) for row in rows]
+        self.mask = torch.tensor(mask, device=device)  # text, position
         at = torch.arange(1, width, device=device)[None]  # position of the predicted token
-        self.predicted = (at >= starts) & self.mask[:, 1:].bool()
+        in_continuation = at >= torch.tensor(starts, device=device)[:, None]
+        self.predicted = in_continuation & self.mask[:, 1:].bool()
         self.reference = self.log_probs(model)  # token, vocabulary
 
     @torch.no_grad()
     def log_probs(self, model):
+        "Log-probabilities (token, vocabulary) at the continuations' tokens."
         training = model.training
-        logits = model.eval()(input_ids=self.ids, attention_mask=self.mask).logits[:, :-1][
-            self.predicted
-        ]
+        logits = model.eval()(input_ids=self.ids, attention_mask=self.mask).logits
         model.train(training)
-        return logits.float().log_softmax(-1)
+        return logits[:, :-1][self.predicted].float().log_softmax(-1)
 
     def __call__(self, model) -> float:
         policy = self.log_probs(model)
