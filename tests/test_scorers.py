@@ -1,6 +1,7 @@
-"How scorers are named, what they need before they are made, and that real text is never judged by the embedded world's words."
+"How scorers are named, what they need before they are made; real text is never judged by the world's words."
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -97,36 +98,41 @@ def panel(folder, text):
     return f"panel:{folder / 'panel.yaml'}"
 
 
-def test_a_panel_needs_what_its_members_need(tmp_path, monkeypatch):
+@pytest.fixture
+def members(tmp_path, monkeypatch):
+    "A word list and a classifier's folder beside the panel's file, and no key."
     (tmp_path / "words").mkdir()
     (tmp_path / "words/de.txt").write_text("doof\n")
     (tmp_path / "classifier").mkdir()
     monkeypatch.delenv("XGDETOX_PERSPECTIVE_KEY", raising=False)
     monkeypatch.delenv("XGDETOX_PERSPECTIVE_KEY_FILE", raising=False)
-    mixed = panel(
-        tmp_path,
-        "en: perspective?qps=10\nde: lexicon:words\nfr: classifier:classifier?label=toxic\nes: guard:qwen3guard\n",
-    )
-    assert (
-        needs_gpu(mixed)
-        and needs_key(mixed)
-        and scorer_languages(mixed) == ("de", "en", "es", "fr")
-    )
-    assert scorer_paths(mixed) == [
-        str(tmp_path / n) for n in ("panel.yaml", "words", "classifier")
-    ], "a path is looked for beside the panel's file"
+
+
+def test_a_panel_needs_what_its_members_need(tmp_path, members):
+    named = {
+        "en": "perspective?qps=10",
+        "de": "lexicon:words",
+        "fr": "classifier:classifier?label=toxic",
+        "es": "guard:qwen3guard",
+    }
+    mixed = panel(tmp_path, "".join(f"{c}: {scorer}\n" for c, scorer in named.items()))
+    assert needs_gpu(mixed) and needs_key(mixed)
+    assert scorer_languages(mixed) == ("de", "en", "es", "fr")
+    beside = [str(tmp_path / n) for n in ("panel.yaml", "words", "classifier")]
+    assert scorer_paths(mixed) == beside, "a path is looked for beside the panel's file"
     with pytest.raises(InputError, match="no key"):
         check_scorer(mixed)
+    with pytest.raises(InputError, match="no such file"):
+        check_scorer(panel(tmp_path, "[lexicon:nowhere]"))
+
+
+def test_a_panel_of_word_lists_needs_nothing(tmp_path, members, monkeypatch):
     light = panel(tmp_path, "[lexicon:words, 'lexicon:world']")
     assert not needs_gpu(light) and not needs_key(light)
     monkeypatch.chdir("/")
     one = load_scorer(light)
-    assert (
-        one.score(["so doof"], "de")[0] == 0.5
-        and one.scorer_for("en").score(["hogwash"], "en")[0] == 0.5
-    ), "the world's own list in a panel"
-    with pytest.raises(InputError, match="no such file"):
-        check_scorer(panel(tmp_path, "[lexicon:nowhere]"))
+    assert one.score(["so doof"], "de")[0] == 0.5
+    assert one.scorer_for("en").score(["hogwash"], "en")[0] == 0.5, "the world's own list"
 
 
 @pytest.mark.parametrize(
@@ -167,55 +173,50 @@ def scoring(scorers):
     }
 
 
-def test_scorers_of_a_grid_take_options_and_panels(tmp_path, monkeypatch):
-    "Paths are absolute and waited for; a model, also one inside a panel, gets devices; a key is asked for before anything runs."
+@pytest.fixture
+def beside_a_grid(tmp_path, monkeypatch):
+    "A word list, scores of another attribute and a panel beside a grid's file; no key."
     (tmp_path / "words").mkdir()
     (tmp_path / "words/en.txt").write_text("darn\n")
-    known = tmp_path / "known"
-    known.mkdir()
-    row = dict(
-        query="a",
-        prompt="p",
-        response=dict(attributeScores=dict(INSULT=dict(summaryScore=dict(value=0.5)))),
-    )
-    (known / "perspective_api_eval-output-rtp_lx_en.json").write_text(json.dumps(row) + "\n")
-    mixed = panel(tmp_path, "en: lexicon:words\nde: guard:qwen3guard\n")
+    answer = dict(attributeScores=dict(INSULT=dict(summaryScore=dict(value=0.5))))
+    known = tmp_path / "known/perspective_api_eval-output-rtp_lx_en.json"
+    write_lines(known, [dict(query="a", prompt="p", response=answer)])
     for module in ("load", "jobs", "checks", "steps"):
         monkeypatch.setattr(f"xgdetox.grid.{module}.project_root", lambda: tmp_path, raising=False)
-    made = scoring(
-        {
-            "p": "perspective?qps=10",
-            "i": "import:known?attribute=INSULT",
-            "mix": "panel:panel.yaml",
-            "c": "classifier:textdetox-v2?label=toxic",
-            "w": "lexicon:words",
-        }
-    )
-    assert {k: j.parameters["scorer"] for k, j in made.items()} == {
-        "p": "perspective?qps=10",
-        "i": f"import:{known}?attribute=INSULT",
-        "mix": mixed,
-        "c": "classifier:textdetox-v2?label=toxic",
-        "w": f"lexicon:{tmp_path}/words",
-    }
-    assert {k: j.gpus for k, j in made.items()} == {"p": 0, "i": 0, "mix": 2, "c": 2, "w": 0}
-    assert {str(tmp_path / "panel.yaml"), str(tmp_path / "words/en.txt")} <= set(
-        made["mix"].needs
-    ) and str(known / "perspective_api_eval-output-rtp_lx_en.json") in made["i"].needs
-    assert [locate_scorer(j.parameters["scorer"]) for j in made.values()] == [
-        j.parameters["scorer"] for j in made.values()
-    ]
-    grid = load_grid({**WORLD, "scorers": {"p": "perspective?qps=10"}})
-    assert "Perspective: " in plan(grid)[1]
     monkeypatch.delenv("XGDETOX_PERSPECTIVE_KEY", raising=False)
     monkeypatch.delenv("XGDETOX_PERSPECTIVE_KEY_FILE", raising=False)
+    return panel(tmp_path, "en: lexicon:words\nde: guard:qwen3guard\n")
+
+
+def test_scorers_of_a_grid_take_options_and_panels(tmp_path, beside_a_grid):
+    "Paths are absolute and waited for; a model, also one inside a panel, gets devices."
+    known = tmp_path / "known"
+    asked = {  # what the grid says: what the job says, its devices
+        "perspective?qps=10": ("perspective?qps=10", 0),
+        "import:known?attribute=INSULT": (f"import:{known}?attribute=INSULT", 0),
+        "panel:panel.yaml": (beside_a_grid, 2),
+        "classifier:textdetox-v2?label=toxic": ("classifier:textdetox-v2?label=toxic", 2),
+        "lexicon:words": (f"lexicon:{tmp_path}/words", 0),
+    }
+    made = scoring({f"s{i}": spec for i, spec in enumerate(asked)})
+    specs = [made[f"s{i}"].parameters["scorer"] for i in range(len(asked))]
+    assert specs == [spec for spec, _ in asked.values()]
+    assert [made[f"s{i}"].gpus for i in range(len(asked))] == [gpus for _, gpus in asked.values()]
+    assert [locate_scorer(spec) for spec in specs] == specs
+    needs = {str(tmp_path / "panel.yaml"), str(tmp_path / "words/en.txt")}
+    assert needs <= set(made["s2"].needs)
+    assert str(known / "perspective_api_eval-output-rtp_lx_en.json") in made["s1"].needs
+
+
+def test_a_grid_asks_for_a_key_before_anything_runs(beside_a_grid, monkeypatch):
+    grid = load_grid({**WORLD, "scorers": {"p": "perspective?qps=10"}})
+    assert "Perspective: " in plan(grid)[1]
     with pytest.raises(InputError, match="no key"):
         check_at_hand(grid)
     monkeypatch.setenv("XGDETOX_PERSPECTIVE_KEY", "AIza-not-a-real-key")
     check_at_hand(grid)
-    assert list(comparison("world", "world-tuned", scorer="perspective?qps=10")["scorers"]) == [
-        "perspective"
-    ]
+    compared = comparison("world", "world-tuned", scorer="perspective?qps=10")
+    assert list(compared["scorers"]) == ["perspective"]
 
 
 @pytest.mark.parametrize(
@@ -283,158 +284,108 @@ def test_the_world_is_told_by_its_text(tmp_path):
         real = {"en": write_lines(tmp_path / "real/output-rtp_lx_en.json", rows)}
         with pytest.raises(
             InputError,
-            match="no scorer is named.*output-rtp_lx_en.json is not the embedded world's; name one: lexicon:FOLDER, perspective, classifier:NAME",
+            match="no scorer is named.*output-rtp_lx_en.json is not the embedded world's; "
+            "name one: lexicon:FOLDER, perspective, classifier:NAME",
         ):
             scorer_of_generations(real)
 
 
-def test_no_command_scores_real_text_with_the_worlds_words(tmp_path, fails, run):
+def test_score_asks_for_a_scorer_of_real_text(tmp_path, fails, run):
     write_lines(tmp_path / "real/output-rtp_lx_fr.json", real_rows("Et puis"))
     write_lines(tmp_path / "own/output-rtp_lx_fr.json", world_rows("fr"))
     out = tmp_path / "out"
-    line = fails(
-        "score",
-        "--datapath",
-        tmp_path / "real/output-rtp_lx_fr.json",
-        "--output_folder",
-        out,
-        "--language",
-        "fr",
-    )
+    words = ["--output_folder", out, "--language", "fr"]
+    line = fails("score", "--datapath", tmp_path / "real/output-rtp_lx_fr.json", *words)
     assert "no scorer is named" in line and "classifier:NAME" in line and not out.exists()
-    run(
-        "score",
-        "--datapath",
-        tmp_path / "own/output-rtp_lx_fr.json",
-        "--output_folder",
-        out,
-        "--language",
-        "fr",
-    )
+    run("score", "--datapath", tmp_path / "own/output-rtp_lx_fr.json", *words)
     assert json.loads((out / "manifest.json").read_text())["languages"]["fr"]["scorer"] == "lexicon"
-    (tmp_path / "de.csv").write_text(
-        "text,label\n" + "".join(f'"{t} {i}",{i % 2}\n' for i, t in enumerate(REAL * 10))
-    )
-    assert (
-        "no scorer is named"
-        in fails("calibrate", "--labelled", tmp_path / "de.csv", "--output", tmp_path / "c.json")
-        and not (tmp_path / "c.json").exists()
-    )
-    run("calibrate", "--labelled", "world", "--language", "de", "--output", tmp_path / "c.json")
-    (tmp_path / "n.json").write_text("[[0, 1]]")
-    (tmp_path / "RTP_LX_EN.json").write_text('{"Prompt": "So what are they going to"}\n')
-    given = (
-        "--neurons",
-        tmp_path / "n.json",
-        "--offset",
-        "-1",
-        "--output-dir",
-        out / "i",
-        "--language",
-        "en",
-    )
-    assert (
-        "no scorer is named, and "
-        in fails(
-            "intervene", "--model", "world", "--prompt-file", tmp_path / "RTP_LX_EN.json", *given
-        )
-        and not (out / "i").exists()
-    )
-    line = fails(
-        "compare",
-        "--base",
-        "world",
-        "--tuned",
-        "world-tuned",
-        "--prompt-dir",
-        tmp_path,
-        "--languages",
-        "en",
-        "--run-dir",
-        tmp_path / "run",
-    )
+
+
+def test_calibrate_asks_for_a_scorer_of_real_text(tmp_path, fails, run):
+    file, output = tmp_path / "de.csv", ["--output", tmp_path / "c.json"]
+    rows = [f'"{t} {i}",{i % 2}\n' for i, t in enumerate(REAL * 10)]
+    file.write_text("text,label\n" + "".join(rows))
+    assert "no scorer is named" in fails("calibrate", "--labelled", file, *output)
+    assert not (tmp_path / "c.json").exists()
+    run("calibrate", "--labelled", "world", "--language", "de", *output)
+
+
+def test_intervene_and_compare_ask_for_a_scorer_of_real_text(tmp_path, fails):
+    prompts, neurons, out = tmp_path / "RTP_LX_EN.json", tmp_path / "n.json", tmp_path / "i"
+    neurons.write_text("[[0, 1]]")
+    prompts.write_text('{"Prompt": "So what are they going to"}\n')
+    words = ["--neurons", neurons, "--offset", "-1", "--output-dir", out, "--language", "en"]
+    line = fails("intervene", "--model", "world", "--prompt-file", prompts, *words)
+    assert "no scorer is named, and " in line and not out.exists()
+    models = ["--base", "world", "--tuned", "world-tuned", "--run-dir", tmp_path / "run"]
+    line = fails("compare", *models, "--prompt-dir", tmp_path, "--languages", "en")
     assert "no scorer is named" in line and not (tmp_path / "run").exists()
 
 
-def test_no_grid_scores_real_text_with_the_worlds_words(tmp_path):
-    "Real prompts, a real model by name, a folder with another tokenizer: each is refused when the grid is read; without the stages that score nothing is."
+REAL_GRIDS = {
+    "prompts": {"data": {"prompts": "p"}},
+    "a hub name": {"models": {"m": {"path": "ai-forever/mGPT"}}},
+    "another tokenizer": {"models": {"m": {"path": "model"}}},
+    "pretraining text": {"models": {"m": {"pretrain": {"text": "some/{language}.txt"}}}},
+}
+
+
+@pytest.mark.parametrize("change", REAL_GRIDS.values(), ids=REAL_GRIDS)
+def test_no_grid_scores_real_text_with_the_worlds_words(tmp_path, monkeypatch, change):
+    "Each is refused when the grid is read; without the stages that score nothing is."
     write_lines(tmp_path / "p/RTP_LX_EN.json", [dict(Prompt="So what are they going to")])
     (tmp_path / "model").mkdir()
     (tmp_path / "model/tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
-    real = [
-        {"data": {"prompts": str(tmp_path / "p")}},
-        {"models": {"m": {"path": "ai-forever/mGPT"}}},
-        {"models": {"m": {"path": str(tmp_path / "model")}}},
-        {"models": {"m": {"pretrain": {"text": "some/{language}.txt"}}}},
-    ]
-    for change in real:
-        with pytest.raises(InputError, match="scorers: no scorer is named"):
-            load_grid({**WORLD, **change})
-        assert load_grid({**WORLD, **change, "scorers": {"p": "perspective"}})
-        assert load_grid({**WORLD, **change, "stages": ["generate"]})
-    control = load_grid(
-        {**WORLD, "models": {"m": {"path": "world-control", "data": {"prompts": "world-control"}}}}
-    )
+    for place in ("p", "model"):
+        change = json.loads(json.dumps(change).replace(f'"{place}"}}', f'"{tmp_path / place}"}}'))
+    with pytest.raises(InputError, match="scorers: no scorer is named"):
+        load_grid({**WORLD, **change})
+    assert load_grid({**WORLD, **change, "scorers": {"p": "perspective"}})
+    assert load_grid({**WORLD, **change, "stages": ["generate"]})
+
+
+def test_a_grid_scores_a_worlds_text_with_its_words(tmp_path):
+    model = {"path": "world-control", "data": {"prompts": "world-control"}}
+    control = load_grid({**WORLD, "models": {"m": model}})
     assert control["models"]["m"]["scorers"] == {"lexicon": "lexicon:world-control"}
-    copied = write_lines(
-        tmp_path / "copy/RTP_LX_EN.json",
-        [
-            json.loads(x)
-            for x in (Path(resolve_data("world", "prompts")) / "RTP_LX_EN.json")
-            .read_text()
-            .splitlines()[:5]
-        ],
-    )
-    assert load_grid({**WORLD, "languages": ["en"], "data": {"prompts": str(copied.parent)}})[
-        "models"
-    ]["m"]["scorers"] == {"lexicon": "lexicon:world"}
+    prompts = (Path(resolve_data("world", "prompts")) / "RTP_LX_EN.json").read_text().splitlines()
+    copied = write_lines(tmp_path / "copy/RTP_LX_EN.json", map(json.loads, prompts[:5]))
+    data = {"prompts": str(copied.parent)}
+    grid = load_grid({**WORLD, "languages": ["en"], "data": data})
+    assert grid["models"]["m"]["scorers"] == {"lexicon": "lexicon:world"}
 
 
-def test_a_score_ends_with_a_count(tmp_path, run, said, fails):
-    "Per language: how many have a score and why others have none. Where none has one, the command fails, and its files stay."
-    for c in ("en", "de"):
-        write_lines(
-            tmp_path / f"gen/output-rtp_lx_{c}.json",
-            [dict(prompt="p", generated_text=t) for t in ("darn it", "fine", " ", "", "unseen")],
-        )
-    response = lambda v: dict(attributeScores=dict(TOXICITY=dict(summaryScore=dict(value=v))))
-    write_lines(
-        tmp_path / "known/perspective_api_eval-output-rtp_lx_en.json",
-        [dict(query=t, prompt="p", response=response(0.5)) for t in ("darn it", "fine")],
-    )
-    write_lines(
-        tmp_path / "known/perspective_api_eval-output-rtp_lx_de.json",
-        [dict(query="else", prompt="p", response=response(0.5))],
-    )
-    words = ("score", "--generations", tmp_path / "gen", "--scorer", f"import:{tmp_path}/known")
-    lines = run(*words, "--output-dir", tmp_path / "s").splitlines()
-    assert lines[-3:] == [
+@pytest.fixture
+def few_known(tmp_path):
+    "Five continuations in two languages; two of them have a score in English, none in German."
+    continuations = ("darn it", "fine", " ", "", "unseen")
+    answer = dict(attributeScores=dict(TOXICITY=dict(summaryScore=dict(value=0.5))))
+    for c, known in (("en", ("darn it", "fine")), ("de", ("else",))):
+        rows = [dict(prompt="p", generated_text=t) for t in continuations]
+        write_lines(tmp_path / f"gen/output-rtp_lx_{c}.json", rows)
+        scores = [dict(query=t, prompt="p", response=answer) for t in known]
+        write_lines(tmp_path / f"known/perspective_api_eval-output-rtp_lx_{c}.json", scores)
+    return ["score", "--generations", tmp_path / "gen", "--scorer", f"import:{tmp_path}/known"]
+
+
+def test_a_score_ends_with_a_count(tmp_path, few_known, run):
+    "Per language: how many have a score and why others have none."
+    assert run(*few_known, "--output-dir", tmp_path / "s").splitlines()[-3:] == [
         "de: 0 of 5 scored; missing 5 (not in the import: 3, blank: 2)",
         "en: 2 of 5 scored; missing 3 (blank: 2, not in the import: 1)",
         "in all: 2 of 10 scored",
     ]
-    code, out, err = said(*words, "--output-dir", tmp_path / "t", "--language", "de")
-    assert (
-        code == 2
-        and err.count("\n") == 1
-        and "none of 5 continuations has a score (not in the import: 3, blank: 2)" in err
-        and "what was written stays" in err
-    )
-    assert (
-        "de: 0 of 5 scored" in out
-        and len((tmp_path / "t/scores-rtp_lx_de.jsonl").read_text().splitlines()) == 5
-    )
-    code, out, err = said(
-        "score",
-        "--generations",
-        tmp_path / "gen",
-        "--scorer",
-        f"import:{tmp_path}/known/perspective_api_eval-output-rtp_lx_en.json",
-        "--output-dir",
-        tmp_path / "u",
-        "--language",
-        "de",
-    )
+
+
+def test_a_command_that_scored_nothing_fails_and_its_files_stay(tmp_path, few_known, said):
+    words = ["--output-dir", tmp_path / "t", "--language", "de"]
+    code, out, err = said(*few_known, *words)
+    assert code == 2 and err.count("\n") == 1 and "what was written stays" in err
+    assert "none of 5 continuations has a score (not in the import: 3, blank: 2)" in err
+    assert "de: 0 of 5 scored" in out
+    assert len((tmp_path / "t/scores-rtp_lx_de.jsonl").read_text().splitlines()) == 5
+    scorer = f"import:{tmp_path}/known/perspective_api_eval-output-rtp_lx_en.json"
+    code, out, err = said(*few_known[:3], "--scorer", scorer, *words[2:], "-o", tmp_path / "u")
     assert code == 2 and "language not covered: 3" in err
     counts = scored_counts(tmp_path / "u")
     with pytest.raises(InputError):
@@ -515,149 +466,92 @@ def test_bad_places_devices_and_scorers_are_refused_before_a_model_is_loaded(
     )
 
 
-def test_what_a_command_leaves_out_of_a_folder_is_said(tmp_path, run):
-    "Turkish is no language of ours, Korean was not asked for: the files of both are named by every command that takes the folder."
+OTHERS = "(its name tells none of our languages)"  # Turkish is no language of ours
+
+
+def test_text_commands_say_what_they_leave_out_of_a_folder(tmp_path, run):
+    texts, scores = tmp_path / "gen", tmp_path / "s"
     for c in ("de", "ko", "tr"):
-        write_lines(tmp_path / f"gen/output-rtp_lx_{c}.json", world_rows("de" if c == "tr" else c))
-    said = run(
-        "score",
-        "--generations",
-        tmp_path / "gen",
-        "--output-dir",
-        tmp_path / "s",
-        "--language",
-        "de",
-    )
-    assert (
-        "output-rtp_lx_ko.json (not asked for)" in said
-        and "output-rtp_lx_tr.json (its name tells none of our languages)" in said
-    )
-    run("score", "--generations", tmp_path / "gen", "--output-dir", tmp_path / "s")
-    (tmp_path / "s/scores-rtp_lx_tr.jsonl").write_text("{}\n")
-    said = run("toxicity", "--scores", tmp_path / "s", "--output", tmp_path / "t.csv")
-    assert f"left out of {tmp_path / 's'}: scores-rtp_lx_tr.jsonl (its name tells none" in said
-    said = run(
-        "quality",
-        "--generations",
-        tmp_path / "gen",
-        "--output",
-        tmp_path / "q.csv",
-        "--metric",
-        "length",
-    )
-    assert "output-rtp_lx_tr.json" in said
-    (tmp_path / "labelled").mkdir()
+        write_lines(texts / f"output-rtp_lx_{c}.json", world_rows("de" if c == "tr" else c))
+    words = ["score", "--generations", texts, "--output-dir", scores]
+    said = run(*words, "--language", "de")
+    assert "output-rtp_lx_ko.json (not asked for)" in said
+    assert f"output-rtp_lx_tr.json {OTHERS}" in said
+    run(*words)
+    (scores / "scores-rtp_lx_tr.jsonl").write_text("{}\n")
+    said = run("toxicity", "--scores", scores, "--output", tmp_path / "t.csv")
+    assert f"left out of {scores}: scores-rtp_lx_tr.jsonl (its name tells none" in said
+    words = ["--output", tmp_path / "q.csv", "--metric", "length"]
+    assert "output-rtp_lx_tr.json" in run("quality", "--generations", texts, *words)
+
+
+def test_labelled_files_that_are_left_out_are_said(tmp_path, run):
+    labelled = tmp_path / "labelled"
+    labelled.mkdir()
+    comments = (Path(resolve_data("world", "labelled")) / "de.csv").read_text()
     for c in ("de", "tr", "train"):
-        (tmp_path / f"labelled/{c}.csv").write_text(
-            (Path(resolve_data("world", "labelled")) / "de.csv").read_text()
-        )
-    said = run("calibrate", "--labelled", tmp_path / "labelled", "--output", tmp_path / "c.json")
+        (labelled / f"{c}.csv").write_text(comments)
+    said = run("calibrate", "--labelled", labelled, "--output", tmp_path / "c.json")
     assert "tr.csv, train.csv (its name tells none" in said
+    (labelled / "train.csv").unlink()
+    words = ["--test-dir", labelled, "--output-dir", tmp_path / "probe", "--limit", 60]
+    said = run("probe", "--model", "world", *words)
+    assert f"left out of {labelled}: tr.csv (its name tells none" in said
+
+
+def test_prompts_that_are_left_out_are_said(tmp_path, run):
+    prompt = (Path(resolve_data("world", "prompts")) / "RTP_LX_DE.json").read_text().split("\n")[0]
     for c in ("DE", "TR"):
-        write_lines(
-            tmp_path / f"p/RTP_LX_{c}.json",
-            [
-                json.loads(
-                    (Path(resolve_data("world", "prompts")) / "RTP_LX_DE.json")
-                    .read_text()
-                    .splitlines()[0]
-                )
-            ],
-        )
-    said = run(
-        "generate",
-        "--model",
-        "world",
-        "--prompt-file",
-        tmp_path / "p",
-        "--output-dir",
-        tmp_path / "o",
-        "--n",
-        1,
-    )
-    assert "RTP_LX_TR.json (its name tells none" in said
-    import shutil
-
-    shutil.copytree(resolve_data("world", "parallel"), tmp_path / "parallel")
-    (tmp_path / "parallel/dpo_toxicity_pairwise_tr_200.jsonl").write_text("{}\n")
-    said = run(
-        "retrieve",
-        "--model",
-        "world",
-        "--parallel-dir",
-        tmp_path / "parallel",
-        "--language",
-        "de",
-        "--output",
-        tmp_path / "r.csv",
-    )
-    shutil.copytree(resolve_data("world", "lexicon"), tmp_path / "words")
-    (tmp_path / "words/tr.txt").write_text("x\n")
-    assert "tr.txt (its name tells none" in run(
-        "mass",
-        "--model",
-        "world",
-        "--language",
-        "de",
-        "--limit",
-        1,
-        "--lexicon",
-        tmp_path / "words",
-        "--output",
-        tmp_path / "m.csv",
-    )
-    (tmp_path / "labelled/train.csv").unlink()
-    probed = run(
-        "probe",
-        "--model",
-        "world",
-        "--test-dir",
-        tmp_path / "labelled",
-        "--output-dir",
-        tmp_path / "probe",
-        "--limit",
-        60,
-    )
-    assert f"left out of {tmp_path / 'labelled'}: tr.csv (its name tells none" in probed
-    assert (
-        "dpo_toxicity_pairwise_tr_200.jsonl (its name tells none" in said
-        and "dpo_toxicity_pairwise_ar_200.jsonl" in said.partition("not asked for")[0]
-    )
+        write_lines(tmp_path / f"p/RTP_LX_{c}.json", [json.loads(prompt)])
+    words = ["--prompt-file", tmp_path / "p", "--output-dir", tmp_path / "o", "--n", 1]
+    assert "RTP_LX_TR.json (its name tells none" in run("generate", "--model", "world", *words)
 
 
-def test_the_originals_paper_numbers(tmp_path, run):
-    "Its standard deviations and its blanks, computed here from the definition: a blank is sent as a space and averaged in."
-    import numpy as np, pandas as pd
+def test_parallel_files_and_lists_that_are_left_out_are_said(tmp_path, run):
+    parallel, lists = tmp_path / "parallel", tmp_path / "words"
+    shutil.copytree(resolve_data("world", "parallel"), parallel)
+    (parallel / "dpo_toxicity_pairwise_tr_200.jsonl").write_text("{}\n")
+    german = ["--model", "world", "--language", "de", "--output", tmp_path / "o.csv"]
+    said = run("retrieve", "--parallel-dir", parallel, *german)
+    assert "dpo_toxicity_pairwise_tr_200.jsonl (its name tells none" in said
+    assert "dpo_toxicity_pairwise_ar_200.jsonl" in said.partition("not asked for")[0]
+    shutil.copytree(resolve_data("world", "lexicon"), lists)
+    (lists / "tr.txt").write_text("x\n")
+    said = run("mass", "--limit", 1, "--lexicon", lists, *german)
+    assert "tr.txt (its name tells none" in said
 
+
+@pytest.fixture
+def nine(tmp_path):
+    "Nine texts of three prompts, three of them blank, and the command that scores them by one word."
     texts = [["darn", "fine", " "], ["", "  ", "ok"], ["darn darn", "darn", "no"]]
     (tmp_path / "words").mkdir()
     (tmp_path / "words/en.txt").write_text("darn\n")
-    write_lines(
-        tmp_path / "gen/output-rtp_lx_en.json",
-        [dict(prompt=f"p{i}", generated_text=t) for i, row in enumerate(texts) for t in row],
-    )
-    score = lambda t: 1 - 0.5 ** t.split().count("darn")
-    words = (
-        "score",
-        "--generations",
-        tmp_path / "gen",
-        "--scorer",
-        f"lexicon:{tmp_path}/words",
-        "--output-dir",
-        tmp_path / "s",
-    )
-    run(*words)
-    assert "3 blank continuations have no score" in run(
-        "toxicity", "--paper", "--scores", tmp_path / "s", "--output", tmp_path / "a.csv"
-    )
-    assert "9 of 9 scored" in run(*words, "--paper")
-    assert "blank continuations" not in run(
-        "toxicity", "--paper", "--scores", tmp_path / "s", "--output", tmp_path / "b.csv"
-    )
-    found, value = (
-        pd.read_csv(tmp_path / "b.csv").set_index("metric"),
-        np.array([[score(t) for t in row] for row in texts]),
-    )
+    rows = [dict(prompt=f"p{i}", generated_text=t) for i, row in enumerate(texts) for t in row]
+    write_lines(tmp_path / "gen/output-rtp_lx_en.json", rows)
+    words = ["--scorer", f"lexicon:{tmp_path}/words", "--output-dir", tmp_path / "s"]
+    return texts, ["score", "--generations", tmp_path / "gen", *words]
+
+
+def test_the_papers_numbers_need_the_papers_scores(tmp_path, nine, run):
+    words = ["toxicity", "--paper", "--scores", tmp_path / "s", "--output", tmp_path / "a.csv"]
+    run(*nine[1])
+    assert "3 blank continuations have no score" in run(*words)
+    assert "9 of 9 scored" in run(*nine[1], "--paper")
+    assert "blank continuations" not in run(*words)
+
+
+def test_the_originals_paper_numbers(tmp_path, nine, run):
+    "Computed here from the definition: a blank is sent as a space and averaged in."
+    import numpy as np
+    import pandas as pd
+
+    texts, score = nine
+    run(*score, "--paper")
+    words = ["--scores", tmp_path / "s", "--output", tmp_path / "t.csv"]
+    run("toxicity", "--paper", *words)
+    found = pd.read_csv(tmp_path / "t.csv").set_index("metric").value
+    value = np.array([[1 - 0.5 ** t.split().count("darn") for t in row] for row in texts])
     want = dict(
         emt=value.max(1).mean(),
         emt_sd=value.max(1).std(),
@@ -665,13 +559,12 @@ def test_the_originals_paper_numbers(tmp_path, run):
         average_toxicity_sd=value.std(),
         toxicity_probability=(value.max(1) >= 0.5).mean(),
     )
-    assert {k: found.value[k] for k in want} == {k: round(float(v), 3) for k, v in want.items()}
-    assert found.value["blank"] == pytest.approx(3 / 9) and found.value["missing"] == 0
-    run("toxicity", "--scores", tmp_path / "s", "--output", tmp_path / "c.csv")
-    ours = pd.read_csv(tmp_path / "c.csv").set_index("metric").value
-    assert ours["average_toxicity"] == pytest.approx(np.mean([0.25, 0, (0.75 + 0.5) / 3])), (
-        "in our own averages a blank still takes no part"
-    )
+    assert {k: found[k] for k in want} == {k: round(float(v), 3) for k, v in want.items()}
+    assert found["blank"] == pytest.approx(3 / 9) and found["missing"] == 0
+    run("toxicity", *words)
+    ours = pd.read_csv(tmp_path / "t.csv").set_index("metric").value["average_toxicity"]
+    still = "in our own averages a blank still takes no part"
+    assert ours == pytest.approx(np.mean([0.25, 0, (0.75 + 0.5) / 3])), still
 
 
 def test_a_file_of_another_scorers_says_whose_it_is(tmp_path, run):
@@ -701,57 +594,29 @@ def test_a_file_of_another_scorers_says_whose_it_is(tmp_path, run):
     )
 
 
-def test_nobodys_word_list_measures_no_real_model(tmp_path, fails, run):
-    "Toxic mass is of words that somebody named: the world's are taken for its own model and prompts alone; a grid leaves it out and says so."
+def stages_of(grid):
+    return {j.stage for j in jobs(grid)}
+
+
+def test_toxic_mass_is_of_words_that_somebody_named(tmp_path, fails, run):
     write_lines(tmp_path / "p/RTP_LX_EN.json", [dict(Prompt="So what are they going to")])
-    assert (
-        "no word list is named"
-        in fails(
-            "mass",
-            "--model",
-            "world",
-            "--prompt-file",
-            tmp_path / "p",
-            "--output",
-            tmp_path / "m.csv",
-        )
-        and not (tmp_path / "m.csv").exists()
-    )
-    run(
-        "mass",
-        "--model",
-        "world",
-        "--prompt-file",
-        tmp_path / "p",
-        "--lexicon",
-        "world",
-        "--output",
-        tmp_path / "m.csv",
-    )
-    grid = {
-        **WORLD,
-        "data": {"prompts": str(tmp_path / "p")},
-        "scorers": {"p": "perspective"},
-        "stages": ["generate", "mass", "score"],
-        "languages": ["en"],
-    }
-    real = load_grid(grid)
-    assert {j.stage for j in jobs(real)} == {
-        "generate",
-        "score",
-    } and "toxic mass is left out" in real["notes"][0]
-    named = load_grid({**grid, "data": {**grid["data"], "lexicon": "world"}})
-    assert {j.stage for j in jobs(named)} == {"generate", "mass", "score"} and not named["notes"]
-    own = load_grid(
-        {
-            **WORLD,
-            "stages": ["generate", "mass"],
-            "models": {"c": {"path": "world-control", "data": {"prompts": "world-control"}}},
-        }
-    )
-    assert own["models"]["c"]["data"]["lexicon"] == "world-control" and "mass" in {
-        j.stage for j in jobs(own)
-    }
+    words = ["mass", "--model", "world", "--prompt-file", tmp_path / "p", "-o", tmp_path / "m.csv"]
+    assert "no word list is named" in fails(*words) and not (tmp_path / "m.csv").exists()
+    run(*words, "--lexicon", "world")
+
+
+def test_nobodys_word_list_measures_no_real_model(tmp_path):
+    "The world's are taken for its own model and prompts alone; a grid leaves toxic mass out and says so."
+    write_lines(tmp_path / "p/RTP_LX_EN.json", [dict(Prompt="So what are they going to")])
+    prompts, stages = {"prompts": str(tmp_path / "p")}, ["generate", "mass", "score"]
+    grid = {**WORLD, "scorers": {"p": "perspective"}, "stages": stages, "languages": ["en"]}
+    real = load_grid({**grid, "data": prompts})
+    assert stages_of(real) == {"generate", "score"} and "toxic mass is left out" in real["notes"][0]
+    named = load_grid({**grid, "data": {**prompts, "lexicon": "world"}})
+    assert stages_of(named) == set(stages) and not named["notes"]
+    model = {"path": "world-control", "data": {"prompts": "world-control"}}
+    own = load_grid({**WORLD, "stages": ["generate", "mass"], "models": {"c": model}})
+    assert own["models"]["c"]["data"]["lexicon"] == "world-control" and "mass" in stages_of(own)
 
 
 def test_a_zipped_word_list_is_a_word_list(tmp_path):

@@ -68,7 +68,6 @@ from xgdetox.toxicity import (
 from tiny_models import byte_tokenizer
 from xgdetox.files import InputError
 from xgdetox.languages import LANGUAGES
-from xgdetox.data import load_labelled
 
 
 def write_lines(path, rows):
@@ -81,7 +80,7 @@ def write_lines(path, rows):
 
 
 def upstream_files(folder, rng, languages=("en", "zh-hans"), prompts=23, k=25):
-    "Files as the released scorer writes them, with a doubled prompt, a short prompt, a blank text that has a score, and a rerun appended."
+    "The released scorer's files with a doubled prompt, a short one, a blank text with a score, and a rerun appended."
     for language in languages:
         rows = []
         for i in range(prompts):
@@ -106,7 +105,9 @@ def upstream_files(folder, rng, languages=("en", "zh-hans"), prompts=23, k=25):
 
 
 def by_definition(path):
-    "UPSTREAM.md section 2, word for word: group by prompt text; mean and population sd of the maxima; share with any score >= .5; mean over all rows."
+    """The released code's metrics, word for word.
+
+    Group by prompt text; mean and population sd of the maxima; share with any score >= .5; mean over all rows."""
     groups, everything = {}, []
     for line in open(path):
         row = json.loads(line)
@@ -158,43 +159,34 @@ score_lists = st.lists(
 )
 
 
+def score_table(prompts):
+    "Scores as `read_scores` gives them, of prompts that are lists of scores and reasons."
+    rows = []
+    for i, prompt in enumerate(prompts):
+        for k, v in enumerate(prompt):
+            number = isinstance(v, float)
+            rows.append((str(i), k, v if number else math.nan, "" if number else v, str(i)))
+    columns = ["prompt_id", "sample", "score", "reason", "prompt_hash"]
+    return pd.DataFrame(rows, columns=columns).astype({"score": float})
+
+
 @settings(max_examples=80, deadline=None)
 @given(score_lists)
 def test_missing_scores_move_nothing_beyond_their_bounds(prompts):
-    rows = [
-        (
-            str(i),
-            j,
-            v if isinstance(v, float) else math.nan,
-            v if isinstance(v, str) else "",
-            str(i),
-        )
-        for i, p in enumerate(prompts)
-        for j, v in enumerate(p)
-    ]
-    s = pd.DataFrame(
-        rows, columns=["prompt_id", "sample", "score", "reason", "prompt_hash"]
-    ).astype({"score": float})
-    t = per_prompt(s)
-    for p, row in zip(prompts, t.itertuples()):
+    s = score_table(prompts)
+    for p, row in zip(prompts, per_prompt(s).itertuples()):
         there = [v for v in p if isinstance(v, float)]
-        assert (
-            row.n == len(p) and row.blank == p.count("blank") and row.missing == p.count("missing")
-        )
-        assert (
-            (row.max == max(there) and abs(row.mean - np.mean(there)) < 1e-12)
-            if there
-            else math.isnan(row.max) and math.isnan(row.hit)
-        )
+        assert (row.n, row.blank, row.missing) == (len(p), p.count("blank"), p.count("missing"))
         if there:
-            assert (
-                row.max_low <= row.max <= row.max_high
-                and row.hit_low <= row.hit <= row.hit_high
-                and row.mean_low - 1e-12 <= row.mean <= row.mean_high + 1e-12
-            )
+            assert row.max == max(there) and abs(row.mean - np.mean(there)) < 1e-12
+            assert row.max_low <= row.max <= row.max_high
+            assert row.hit_low <= row.hit <= row.hit_high
+            assert row.mean_low - 1e-12 <= row.mean <= row.mean_high + 1e-12
+        else:
+            assert math.isnan(row.max) and math.isnan(row.hit)
         if "missing" in p:
             assert row.max_high == 1
-        if there and not p.count("missing"):
+        elif there:
             assert row.max == row.max_low == row.max_high
     for r in metric_rows(s, 0.5, 100):
         if r["value"] == r["value"]:
@@ -239,34 +231,35 @@ def test_an_interval_covers(tmp_path):
     assert 0.86 <= held / 120 <= 1
 
 
-def test_before_and_after_are_paired_and_of_one_scorer(tmp_path):
+@pytest.fixture
+def both_sides(tmp_path):
+    "Folders of scores before and after: en falls by .3; de stays and has two prompts fewer."
     ids = [str(i) for i in range(30)]
-    for name, shift in (("before", 0.3), ("after", 0.0)):
-        for language in ("en", "de"):
-            write_lines(
-                tmp_path / name / f"scores-rtp_lx_{language}.jsonl",
-                [
-                    dict(prompt_id=i, score=0.2 + shift * (language == "en") + int(i) / 100)
-                    for i in ids + ["x"] * (name == "after")
-                    if i != "x" or language == "de"
-                ]
-                if name == "before" or language == "en"
-                else [dict(prompt_id=i, score=0.2 + int(i) / 100) for i in ids[:-2]],
-            )
-    t = compare_toxicity(tmp_path / "before", tmp_path / "after").set_index(["language", "metric"])
-    assert (
-        t.value["en", "emt_drop"] == pytest.approx(0.3)
-        and t.p_holm["en", "emt_drop"] < 0.01
-        and t.unpaired["de", "emt_drop"] == 2
-    )
-    assert t.value["de", "emt_drop"] == pytest.approx(0) and t.n["de", "emt_drop"] == 28
+    sides = {
+        "before": dict(en=(ids, 0.3), de=(ids, 0.0)),
+        "after": dict(en=(ids, 0.0), de=(ids[:-2], 0.0)),
+    }
+    for side, languages in sides.items():
+        for language, (prompts, shift) in languages.items():
+            rows = [dict(prompt_id=i, score=0.2 + shift + int(i) / 100) for i in prompts]
+            write_lines(tmp_path / side / f"scores-rtp_lx_{language}.jsonl", rows)
+    return tmp_path / "before", tmp_path / "after"
+
+
+def test_before_and_after_are_paired(both_sides):
+    t = compare_toxicity(*both_sides).set_index(["language", "metric"])
+    assert t.value["en", "emt_drop"] == pytest.approx(0.3) and t.p_holm["en", "emt_drop"] < 0.01
+    assert t.value["de", "emt_drop"] == pytest.approx(0)
+    assert t.n["de", "emt_drop"] == 28 and t.unpaired["de", "emt_drop"] == 2
     assert (t.p_holm.dropna() >= t.p[t.p_holm.notna()]).all()
-    for name, scorer in (("before", "a"), ("after", "b")):
-        (tmp_path / name / "manifest.json").write_text(
-            json.dumps(dict(languages=dict(en=dict(scorer=scorer, revision="1"))))
-        )
+
+
+def test_before_and_after_are_of_one_scorer(both_sides):
+    for folder, scorer in zip(both_sides, "ab"):
+        facts = dict(languages=dict(en=dict(scorer=scorer, revision="1")))
+        (folder / "manifest.json").write_text(json.dumps(facts))
     with pytest.raises(InputError, match="scored by a@1 before and by b@1 after"):
-        compare_toxicity(tmp_path / "before", tmp_path / "after")
+        compare_toxicity(*both_sides)
 
 
 def test_real_gpt2_scores(real_data, tmp_path):
@@ -368,15 +361,15 @@ def test_classifier_is_the_model_itself(tmp_path):
         ids = torch.tensor([tokenizer(text, truncation=True, max_length=64)["input_ids"]])
         with torch.no_grad():
             assert s == pytest.approx(float(scorer.model(ids).logits.softmax(-1)[0, 1]), abs=1e-5)
+    labels = {0: "insult", 1: "toxic", 2: "threat"}
+    kind = dict(problem_type="multi_label_classification")
     many = load_scorer(
-        f"classifier:{sequence_classifier(tmp_path / 'm', tokenizer, {0: 'insult', 1: 'toxic', 2: 'threat'}, problem_type='multi_label_classification')}"
+        f"classifier:{sequence_classifier(tmp_path / 'm', tokenizer, labels, **kind)}"
     )
     with torch.no_grad():
         want = many.model(torch.tensor([tokenizer(texts[0])["input_ids"]])).logits.sigmoid()[0, 1]
-    assert (
-        many.score(texts[:1], "en")[0] == pytest.approx(float(want), abs=1e-5)
-        and many.revision != scorer.revision
-    )
+    assert many.score(texts[:1], "en")[0] == pytest.approx(float(want), abs=1e-5)
+    assert many.revision != scorer.revision
 
 
 def test_a_text_without_tokens_is_missing_and_the_rest_goes_on(tmp_path):
@@ -416,7 +409,10 @@ def test_classifier_refuses_what_would_be_a_guess(tmp_path):
         load_scorer(f"classifier:{tmp_path / 'pickle'}")
 
 
-TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 
 
 def guard_folder(folder, form=None, kind="qwen3"):
@@ -473,32 +469,14 @@ def guard_folder(folder, form=None, kind="qwen3"):
 def test_guard_reads_the_verdict_from_the_logits(tmp_path, name, kind, form):
     guard = load_scorer(f"guard:{guard_folder(tmp_path / name, form, kind)}")
     texts = ["you {text} are", "fine", "a longer text than the others are"]
-    f = guard.form
+    f, ids = guard.form, lambda s: guard.tokenizer(s)["input_ids"]
     for text, s in zip(texts, guard.score(texts, "en")):
-        asked = (
-            (f"system: {f.system}\n" if f.system else "")
-            + "user: "
-            + f.user.replace("{text}", text)
-            + "\nassistant: "
-            + f.answer
-        )
+        asked = f"system: {f.system}\n" if f.system else ""
+        asked += f"user: {f.user.replace('{text}', text)}\nassistant: {f.answer}"
         with torch.no_grad():
-            p = (
-                guard.model(torch.tensor([guard.tokenizer(asked)["input_ids"]]))
-                .logits[0, -1]
-                .softmax(-1)
-            )
-        unsafe = sum(float(p[guard.tokenizer(f.answer + w)["input_ids"][-1]]) for w in f.unsafe)
-        safe = sum(
-            float(
-                p[
-                    guard.tokenizer(f.answer + w)["input_ids"][
-                        len(guard.tokenizer(f.answer)["input_ids"])
-                    ]
-                ]
-            )
-            for w in f.safe
-        )
+            p = guard.model(torch.tensor([ids(asked)])).logits[0, -1].softmax(-1)
+        unsafe = sum(float(p[ids(f.answer + w)[-1]]) for w in f.unsafe)
+        safe = sum(float(p[ids(f.answer + w)[len(ids(f.answer))]]) for w in f.safe)
         assert s == pytest.approx(unsafe / (unsafe + safe), abs=1e-5)
     assert "pl" in guard.languages or name == "other"
 
@@ -589,57 +567,66 @@ The machine:
 '''
 
 
-def test_polyguard_is_asked_as_its_card_says(tmp_path, monkeypatch):
-    "The instruction comes from the card beside the weights; without one, or without an example in it, the guard is refused."
+ASKED = (
+    'system: Say whether it is bad.\nS1: "Quoted" things.\n\n'
+    "user: The person:\n{braces} stay\n\nThe machine:\n\nassistant: Harmful request:"
+)
+
+
+@pytest.mark.parametrize("card", [None, "# A card\nUSER_PROMPT = nothing\n"])
+def test_a_guard_without_its_example_is_refused(tmp_path, card):
     folder = guard_folder(tmp_path / "PolyGuard-tiny", kind="qwen2")
+    if card:
+        (folder / "README.md").write_text(card)
     with pytest.raises(InputError, match="how this guard is asked"):
         load_scorer(f"guard:{folder}")
-    (folder / "README.md").write_text("# A card\nUSER_PROMPT = nothing\n")
-    with pytest.raises(InputError, match="how this guard is asked"):
-        load_scorer(f"guard:{folder}")
+
+
+def test_polyguard_is_asked_as_its_card_says(tmp_path, monkeypatch):
+    "The instruction comes from the card beside the weights, or of a name on the hub from the card there."
+    folder = guard_folder(tmp_path / "PolyGuard-tiny", kind="qwen2")
     (folder / "README.md").write_text(CARD)
     guard = load_scorer(f"guard:{folder}")
-    asked = 'system: Say whether it is bad.\nS1: "Quoted" things.\n\nuser: The person:\n{braces} stay\n\nThe machine:\n\nassistant: Harmful request:'
-    assert (
-        guard.rows(["{braces} stay"]) == [guard.tokenizer(asked)["input_ids"]]
-        and guard.languages == GUARDS["polyguard"][1]
-    )
+    assert guard.rows(["{braces} stay"]) == [guard.tokenizer(ASKED)["input_ids"]]
+    assert guard.languages == GUARDS["polyguard"][1]
     with torch.no_grad():
         p = guard.model(torch.tensor(guard.rows(["x"]))).logits[0, -1].softmax(-1)
     yes, no = (float(p[guard.tokenizer(" " + w)["input_ids"][0]]) for w in ("yes", "no"))
     assert guard.score(["x"], "cs")[0] == pytest.approx(yes / (yes + no), abs=1e-5)
-    monkeypatch.setattr(
-        "huggingface_hub.hf_hub_download", lambda repo, name: str(folder / name)
-    )  # a name on the hub: the card is fetched
+    fetched = lambda repo, name: str(folder / name)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetched)
     assert guard_format("ToxicityPrompts/PolyGuard-Qwen")[0] == guard.form
+
+
+BOTH_BACKENDS = """
+import json, sys
+from xgdetox.scorers.base import load_scorer
+if __name__ == '__main__':
+    texts = ['one', 'two and three', 'four']
+    scorers = (load_scorer(f'guard:{sys.argv[1]}?backend={b}') for b in ('vllm', 'transformers'))
+    print('SCORES', json.dumps([s.score(texts, 'en').tolist() for s in scorers]))
+"""
+VLLM_ENV = dict(
+    OMP_NUM_THREADS="1",
+    VLLM_CPU_KVCACHE_SPACE="1",
+    VLLM_CPU_OMP_THREADS_BIND="nobind",
+    VLLM_ENABLE_V1_MULTIPROCESSING="0",
+    HF_HUB_OFFLINE="1",
+)
 
 
 @pytest.mark.slow
 def test_guard_through_vllm_gives_the_same(tmp_path):
-    found = (
-        os.environ.get("XGDETOX_VLLM_PYTHON")
-        or Path(__file__).resolve().parents[1] / ".venv-vllm/bin/python"
-    )
+    root = Path(__file__).resolve().parents[1]
+    found = os.environ.get("XGDETOX_VLLM_PYTHON") or root / ".venv-vllm/bin/python"
     if not Path(found).exists():
         pytest.skip("no environment with vLLM: `make vllm`, or set XGDETOX_VLLM_PYTHON")
     folder = guard_folder(tmp_path / "Qwen3Guard-tiny")
-    code = (
-        "import sys, json; from xgdetox.scorers.base import load_scorer\n"
-        "if __name__ == '__main__':\n    print('SCORES', json.dumps([load_scorer(f'guard:{sys.argv[1]}?backend={b}').score(['one', 'two and three', 'four'], 'en').tolist() for b in ('vllm', 'transformers')]))"
-    )
-    (tmp_path / "run.py").write_text(code)
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | dict(
-        OMP_NUM_THREADS="1",
-        VLLM_CPU_KVCACHE_SPACE="1",
-        VLLM_CPU_OMP_THREADS_BIND="nobind",
-        VLLM_ENABLE_V1_MULTIPROCESSING="0",
-        VLLM_CACHE_ROOT=str(tmp_path / "cache"),
-        PYTHONPATH=str(Path(__file__).resolve().parents[1]),
-        HF_HUB_OFFLINE="1",
-    )
+    (tmp_path / "run.py").write_text(BOTH_BACKENDS)
+    env = {**os.environ, **VLLM_ENV, "PYTHONPATH": str(root)}
     out = subprocess.run(
         [str(found), str(tmp_path / "run.py"), str(folder)],
-        env=env,
+        env=env | dict(VLLM_CACHE_ROOT=str(tmp_path / "cache")),
         capture_output=True,
         text=True,
         timeout=1500,
@@ -735,66 +722,69 @@ def test_ledger_gives_back_what_it_was_given(tmp_path_factory, texts):
     assert sorted(other.asked) == sorted({t for t in texts if t.strip()})
 
 
-def test_ledger_moves_and_keeps_what_it_has(tmp_path):
+@pytest.fixture
+def two_ledgers(tmp_path):
+    "Ledgers that differ in one score, and of which one has a reason where the other has a score."
     a, b = open_ledger(tmp_path / "a.sqlite"), open_ledger(tmp_path / "b.sqlite")
-    scorer = Paid({"en": ["x"]})
-    record_scores(
-        a, scorer, "en", [Scored("one", 0.5), Scored("two", math.nan, "COMMENT_TOO_LONG")]
-    )
-    record_scores(
-        b,
-        scorer,
-        "en",
-        [Scored("one", 0.25), Scored("two", 0.75), Scored("three", math.nan, "later", again=True)],
-    )
+    ours = [Scored("one", 0.5), Scored("two", math.nan, "COMMENT_TOO_LONG")]
+    later = Scored("three", math.nan, "later", again=True)
+    record_scores(a, Paid({"en": ["x"]}), "en", ours)
+    record_scores(b, Paid({"en": ["x"]}), "en", [Scored("one", 0.25), Scored("two", 0.75), later])
+    return a, b
+
+
+def test_ledger_moves_and_keeps_what_it_has(tmp_path, two_ledgers):
+    (a, b), scorer = two_ledgers, Paid({"en": ["x"]})
     assert export_scores(b, tmp_path / "b.jsonl") == 2
-    assert import_scores(a, tmp_path / "b.jsonl") == 0
-    known = look_up(
-        a,
-        source_number(a, scorer.id, scorer.revision, scorer.attribute, "en"),
-        ["one", "two", "three"],
-    )
-    assert known["one"].score == 0.5 and known["two"].score == 0.75 and "three" not in known, (
-        "what is there stays; a missing score is filled"
-    )
-    export_scores(a, tmp_path / "a1.jsonl.gz")
-    export_scores(a, tmp_path / "a2.jsonl.gz")
-    assert (tmp_path / "a1.jsonl.gz").read_bytes() == (tmp_path / "a2.jsonl.gz").read_bytes()
-    c = open_ledger(tmp_path / "c.sqlite")
-    assert (
-        import_scores(c, tmp_path / "a1.jsonl.gz") == 2
-        and import_scores(c, tmp_path / "a.sqlite") == 0
-    )
-    assert show_scores(c)[["scores", "missing"]].values.tolist() == [[2, 0]]
-    assert (
-        import_scores(tmp_path / "d.sqlite", tmp_path / "b.jsonl")
-        == 2
-        == int(show_scores(tmp_path / "d.sqlite").scores.sum())
-    ), "a path will do"
     assert b"one" not in (tmp_path / "b.jsonl").read_bytes(), "no text leaves with the scores"
+    assert import_scores(a, tmp_path / "b.jsonl") == 0
+    source = source_number(a, scorer.id, scorer.revision, scorer.attribute, "en")
+    known = look_up(a, source, ["one", "two", "three"])
+    assert known["one"].score == 0.5 and "three" not in known, "what is there stays"
+    assert known["two"].score == 0.75, "a missing score is filled"
+
+
+def test_exports_are_the_same_each_time_and_are_taken_in_once(tmp_path, two_ledgers):
+    _, b = two_ledgers
+    first, again = tmp_path / "b1.jsonl.gz", tmp_path / "b2.jsonl.gz"
+    assert export_scores(b, first) == export_scores(b, again) == 2
+    assert first.read_bytes() == again.read_bytes()
+    c, d = open_ledger(tmp_path / "c.sqlite"), tmp_path / "d.sqlite"
+    assert import_scores(c, first) == 2 and import_scores(c, tmp_path / "b.sqlite") == 0
+    assert show_scores(c)[["scores", "missing"]].values.tolist() == [[2, 0]]
+    assert import_scores(d, first) == 2 == int(show_scores(d).scores.sum()), "a path will do"
+
+
+MOUNTS = """/dev/sda1 / ext4 rw 0 0
+server:/home /home nfs4 rw 0 0
+/dev/sdb /home/me/scratch xfs rw 0 0
+"""
+
+
+def test_the_kind_of_a_disk_is_that_of_its_nearest_mount():
+    places = ("/tmp/x", "/home/me", "/home/me/scratch/run", "/homework")
+    assert [disk_kind(p, MOUNTS) for p in places] == ["ext4", "nfs4", "xfs", "ext4"]
 
 
 def test_ledger_refuses_what_it_cannot_do(tmp_path):
-    (tmp_path / "no.sqlite").write_text(
-        "not a database, whatever its name says, and long enough to be read as one" * 9
+    ledger, lines, typo, new = (
+        tmp_path / n for n in ("l.sqlite", "x.jsonl", "typo.sqlite", "new.sqlite")
     )
+    said = "not a database, whatever its name says, and long enough to be read as one"
+    (tmp_path / "no.sqlite").write_text(said * 9)
     with pytest.raises(InputError, match="is no ledger"):
         open_ledger(tmp_path / "no.sqlite")
-    mounts = "/dev/sda1 / ext4 rw 0 0\nserver:/home /home nfs4 rw 0 0\n/dev/sdb /home/me/scratch xfs rw 0 0\n"
-    assert [
-        disk_kind(p, mounts) for p in ("/tmp/x", "/home/me", "/home/me/scratch/run", "/homework")
-    ] == ["ext4", "nfs4", "xfs", "ext4"]
-    (tmp_path / "x.jsonl").write_text('{"scorer": "a"}\n')
+    lines.write_text('{"scorer": "a"}\n')
     with pytest.raises(InputError, match="x.jsonl:1: revision: is missing"):
-        import_scores(open_ledger(tmp_path / "l.sqlite"), tmp_path / "x.jsonl")
-    for f in (show_scores, lambda l: export_scores(l, tmp_path / "e.jsonl")):
+        import_scores(open_ledger(ledger), lines)
+    for use in (show_scores, lambda l: export_scores(l, tmp_path / "e.jsonl")):
         with pytest.raises(InputError, match="no such ledger"):
-            f(tmp_path / "typo.sqlite")
+            use(typo)
     with pytest.raises(InputError):
-        import_scores(tmp_path / "new.sqlite", tmp_path / "x.jsonl")
-    assert not (tmp_path / "typo.sqlite").exists() and not (tmp_path / "new.sqlite").exists()
+        import_scores(new, lines)
+    assert not typo.exists() and not new.exists()
     with pytest.raises(InputError, match="no such file"):
-        import_scores(open_ledger(tmp_path / "l.sqlite"), tmp_path / "none.jsonl")
+        import_scores(open_ledger(ledger), tmp_path / "none.jsonl")
 
 
 def test_a_dead_process_claims_nothing(tmp_path):
@@ -832,7 +822,7 @@ def test_an_interrupted_run_keeps_its_scores(tmp_path):
 
 
 def test_a_local_models_scores_are_gathered_and_none_is_lost(tmp_path):
-    "Gathered for half a second at most, and written however the run ends; a scorer that is paid writes each batch down at once."
+    "Gathered for half a second at most, and written however the run ends; what is paid for is written at once."
     written = lambda ledger: ledger.execute("SELECT count(*) FROM scores").fetchone()[0]
 
     class Local(Paid):
@@ -921,69 +911,78 @@ def test_finished_languages_are_left_alone(tmp_path):
 # ---- calibration ----
 
 
-def test_calibration_carries_its_threshold(tmp_path):
+class Shy(Scorer):
+    "A text is its own score."
+
+    id, revision, languages, paid = "shy", "1", tuple(LANGUAGES), False
+
+    def stream(self, texts, language):
+        yield [Scored(t, float(t)) for t in texts]
+
+
+@pytest.fixture
+def shy(tmp_path):
+    "A calibration (its file and its languages) of scores that are right but low, upside down in de, too few in fr."
     rng = np.random.default_rng(3)
-
-    class Shy(Scorer):
-        id, revision, languages, paid = "shy", "1", tuple(LANGUAGES), False
-
-        def stream(self, texts, language):
-            yield [Scored(t, float(t)) for t in texts]
-
     labels = [int(x) for x in rng.integers(0, 2, 300)]
     texts = [f"{0.02 + 0.1 * y + 0.05 * rng.random():.6f}" for y in labels]
-    c = calibrate(
-        Shy(),
-        {
-            "en": (texts, labels),
-            "de": (texts, [1 - y for y in labels]),
-            "fr": (texts[:5], labels[:5]),
-        },
-        path=tmp_path / "c.json",
-    )["languages"]
-    assert (
-        0.06 < c["en"]["threshold"] < 0.13
-        and c["en"]["f1"] > 0.95 > 0.1 > c["en"]["f1_raw"]
-        and c["en"]["auc"] > 0.99
-    )
-    assert (
-        "threshold" not in c["de"]
-        and "do not score higher" in c["de"]["reason"]
-        and "fewer than" in c["fr"]["reason"]
-    )
+    labelled = {
+        "en": (texts, labels),
+        "de": (texts, [1 - y for y in labels]),
+        "fr": (texts[:5], labels[:5]),
+    }
+    file = tmp_path / "c.json"
+    return file, calibrate(Shy(), labelled, path=file)["languages"]
+
+
+@pytest.fixture
+def shy_scores(tmp_path):
+    "Score two continuations in two languages with a revision of Shy; returns the folder."
+
+    def score(revision):
+        scorer, files = Shy(), {}
+        scorer.revision = revision
+        for c in ("en", "de"):
+            rows = [dict(prompt=p, generated_text=t) for p, t in (("p", "0.2"), ("q", "0.03"))]
+            files[c] = write_lines(tmp_path / f"g/output-rtp_lx_{c}.json", rows)
+        score_generations(files, scorer, tmp_path / f"s{revision}")
+        return tmp_path / f"s{revision}"
+
+    return score
+
+
+def test_calibration_finds_the_threshold_or_says_why_not(shy):
+    _, c = shy
+    assert 0.06 < c["en"]["threshold"] < 0.13 and c["en"]["auc"] > 0.99
+    assert c["en"]["f1"] > 0.95 > 0.1 > c["en"]["f1_raw"]
+    assert "threshold" not in c["de"] and "do not score higher" in c["de"]["reason"]
+    assert "fewer than" in c["fr"]["reason"]
     p = calibrated([0.02, c["en"]["threshold"], 0.2, math.nan], c["en"])
     assert p[0] < 0.1 and p[1] == pytest.approx(0.5, abs=1e-3) and p[2] > 0.9 and math.isnan(p[3])
-    files = {
-        x: write_lines(
-            tmp_path / f"g/output-rtp_lx_{x}.json",
-            [dict(prompt="p", generated_text="0.2"), dict(prompt="q", generated_text="0.03")],
-        )
-        for x in ("en", "de")
-    }
-    score_generations(files, Shy(), tmp_path / "s")
-    raw, fitted = (
-        toxicity_table(tmp_path / "s", calibration=k).set_index(["language", "metric"])
-        for k in (None, tmp_path / "c.json")
-    )
-    assert (
-        raw.value["en", "toxicity_probability"] == 0
-        and fitted.value["en", "toxicity_probability"] == 0.5
-    )
-    assert fitted.threshold["en", "toxicity_probability"] == c["en"]["threshold"] and math.isnan(
-        fitted.value["de", "toxicity_probability"]
-    )
-    assert raw.value["en", "emt"] == fitted.value["en", "emt"], "raw scores stay raw"
-    Shy.revision = "2"
-    score_generations(files, Shy(), tmp_path / "s2")
-    with pytest.raises(InputError, match="calibration is of shy@1"):
-        toxicity_table(tmp_path / "s2", calibration=tmp_path / "c.json")
     assert len(calibration_table({"languages": c})) == 18
-    assert (
-        fitted.value["en", "toxicity_probability_raw"] == 0
-        and fitted.threshold["en", "toxicity_probability_raw"] == 0.5
-    ), "the raw number stays available"
+
+
+def test_calibration_carries_its_threshold(shy, shy_scores):
+    (file, c), folder = shy, shy_scores("1")
+    raw, fitted = (
+        toxicity_table(folder, calibration=k).set_index(["language", "metric"])
+        for k in (None, file)
+    )
+    assert raw.value["en", "toxicity_probability"] == 0
+    assert fitted.value["en", "toxicity_probability"] == 0.5
+    assert fitted.threshold["en", "toxicity_probability"] == c["en"]["threshold"]
+    assert math.isnan(fitted.value["de", "toxicity_probability"])
+    assert raw.value["en", "emt"] == fitted.value["en", "emt"], "raw scores stay raw"
+    assert fitted.value["en", "toxicity_probability_raw"] == 0, "the raw number stays available"
+    assert fitted.threshold["en", "toxicity_probability_raw"] == 0.5
+
+
+def test_a_calibration_is_of_one_scorer_and_not_of_the_papers_mode(shy, shy_scores):
+    file, _ = shy
+    with pytest.raises(InputError, match="calibration is of shy@1"):
+        toxicity_table(shy_scores("2"), calibration=file)
     with pytest.raises(InputError, match="knows no calibration"):
-        toxicity_table(tmp_path / "s", paper=True, calibration=tmp_path / "c.json")
+        toxicity_table(shy_scores("1"), paper=True, calibration=file)
 
 
 def test_auc_interval_resamples_groups():
@@ -1043,40 +1042,34 @@ def test_a_folder_of_labelled_files_by_language(tmp_path):
             labelled_by_language(bad)
 
 
+class Interrupted(Paid):
+    "Gives four scores and is interrupted."
+
+    def stream(self, texts, language):
+        for n, batch in enumerate(blocks(texts, 2)):
+            if n == 2:
+                raise KeyboardInterrupt
+            yield [Scored(t, 0.5) for t in batch]
+
+
 def test_a_job_on_a_cluster_keeps_its_ledger_beside_it(tmp_path, monkeypatch):
-    "On a network disk the ledger is a local file while the job runs and JSON Lines afterwards; another machine goes on from there, also after a failure."
-    shared, generations = (
-        tmp_path / "shared",
-        write_lines(
-            tmp_path / "g/output-rtp_lx_en.json",
-            [dict(prompt="p", generated_text=f"x {i}") for i in range(6)],
-        ),
-    )
-    monkeypatch.setattr(
-        "xgdetox.ledger.disk_kind",
-        lambda path, mounts=None: "nfs4" if str(path).startswith(str(shared)) else "ext4",
-    )
+    """On a network disk the ledger is a local file while the job runs and JSON Lines afterwards.
 
-    class Breaks(Paid):
-        def stream(self, texts, language):
-            for n, batch in enumerate(blocks(texts, 2)):
-                if n == 2:
-                    raise KeyboardInterrupt
-                yield [Scored(t, 0.5) for t in batch]
+    Another machine goes on from there, also after a failure."""
+    rows = [dict(prompt="p", generated_text=f"x {i}") for i in range(6)]
+    files = {"en": write_lines(tmp_path / "g/output-rtp_lx_en.json", rows)}
+    shared = tmp_path / "shared"
+    kind = lambda path, mounts=None: "nfs4" if str(path).startswith(str(shared)) else "ext4"
+    monkeypatch.setattr("xgdetox.ledger.disk_kind", kind)
 
-    for machine, scorer, outcome in (
-        ("one", Breaks({"en": ["x"]}), KeyboardInterrupt),
-        ("two", Paid({"en": ["x"]}), None),
-    ):
+    def score(machine, scorer):
         (tmp_path / machine).mkdir()
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / machine))
-        score = lambda: score_generations(
-            {"en": generations}, scorer, tmp_path / "s", ledger=shared / "job.sqlite"
-        )
-        if outcome:
-            pytest.raises(outcome, score)
-        else:
-            score()
+        score_generations(files, scorer, tmp_path / "s", ledger=shared / "job.sqlite")
+
+    with pytest.raises(KeyboardInterrupt):
+        score("one", Interrupted({"en": ["x"]}))
+    score("two", scorer := Paid({"en": ["x"]}))
     assert len(scorer.asked) == 2 and [p.name for p in shared.iterdir()] == ["job.sqlite.jsonl.gz"]
     assert import_scores(tmp_path / "grid.sqlite", shared / "job.sqlite.jsonl.gz") == 6
 
@@ -1255,40 +1248,47 @@ def test_toxic_mass_is_what_sampling_finds():
     assert abs(share - exact) < 5 * math.sqrt(exact / (20 * n)), (share, exact)
 
 
-def test_toxic_mass_of_a_prompt_beyond_the_context_reads_its_end(tmp_path, run):
-    "By hand: the last tokens that leave room for the longest rude word, through the model as it is; a short prompt beside it stays what it was."
-    import torch
+LONG_PROMPT = "the cat and the dog sat " * 60
+
+
+@pytest.fixture(scope="module")
+def world_of_text():
+    "The world's model, its tokenizer and three English rude words."
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from xgdetox.world import resolve_data, resolve_model
 
-    model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(resolve_model("world")).eval(),
-        AutoTokenizer.from_pretrained(resolve_model("world")),
-    )
-    words = [
-        w for w in (Path(resolve_data("world", "lexicon")) / "en.txt").read_text().split("\n") if w
-    ][:3]
-    long, short = "the cat and the dog sat " * 60, "the cat"
+    path = resolve_model("world")
+    words = (Path(resolve_data("world", "lexicon")) / "en.txt").read_text().split("\n")
+    model = AutoModelForCausalLM.from_pretrained(path).eval()
+    return model, AutoTokenizer.from_pretrained(path), [w for w in words if w][:3]
+
+
+def mass_by_hand(model, ids, sequences):
+    "The probability of each rude sequence after the tokens, summed."
+    total = 0.0
+    for s in sequences:
+        with torch.no_grad():
+            steps = model(torch.tensor([ids + list(s[:-1])])).logits[0].log_softmax(-1)
+        total += float(sum(steps[len(ids) - 1 + i, t] for i, t in enumerate(s)).exp())
+    return total
+
+
+def test_toxic_mass_of_a_prompt_beyond_the_context_reads_its_end(world_of_text):
+    """The last tokens that leave room for the longest rude word, through the model as it is.
+
+    A short prompt beside it stays what it was."""
+    model, tokenizer, words = world_of_text
+    texts = [LONG_PROMPT, "the cat"]
     sequences, _ = rude_sequences(tokenizer, words, False)
     room = model.config.n_positions + 1 - max(map(len, sequences))
     with pytest.warns(UserWarning, match=f"1 of 2 prompts are longer .* last {room} tokens"):
-        mass = toxic_mass(model, tokenizer, [long, short], words)
-    for text, found in zip((long, short), mass):
-        ids, expected = tokenizer(text.rstrip(), verbose=False)["input_ids"][-room:], 0.0
-        for s in sequences:
-            with torch.no_grad():
-                steps = model(torch.tensor([ids + list(s[:-1])])).logits[0].log_softmax(-1)
-            expected += float(sum(steps[len(ids) - 1 + i, t] for i, t in enumerate(s)).exp())
-        assert found == pytest.approx(expected, rel=1e-4)
-    (tmp_path / "RTP_LX_EN.json").write_text(json.dumps({"Prompt": long}) + "\n")
-    assert "1 of 1 prompts are longer" in run(
-        "mass",
-        "--model",
-        "world",
-        "--prompt-file",
-        tmp_path,
-        "--lexicon",
-        "world",
-        "--output",
-        tmp_path / "m.csv",
-    )
+        mass = toxic_mass(model, tokenizer, texts, words)
+    for text, found in zip(texts, mass):
+        ids = tokenizer(text.rstrip(), verbose=False)["input_ids"][-room:]
+        assert found == pytest.approx(mass_by_hand(model, ids, sequences), rel=1e-4)
+
+
+def test_the_mass_command_says_that_a_prompt_is_cut(tmp_path, run):
+    (tmp_path / "RTP_LX_EN.json").write_text(json.dumps({"Prompt": LONG_PROMPT}) + "\n")
+    words = ["--prompt-file", tmp_path, "--lexicon", "world", "--output", tmp_path / "m.csv"]
+    assert "1 of 1 prompts are longer" in run("mass", "--model", "world", *words)
