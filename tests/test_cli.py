@@ -1,7 +1,6 @@
-"The command line: bad input ends in one line that names file, line and remedy, with exit code 2 and nothing half-written."
+"The command line: bad input ends in one line with file, line and remedy, exit code 2 and nothing half-written."
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -145,41 +144,58 @@ def _generations(tmp_path):
     return folder
 
 
-def test_empty_prompt(fails, prompts, tmp_path):
-    "Refused with its line by every command that reads prompts; --skip-empty leaves it out and records which and why."
+EMPTY = '{"Prompt": "  ", "Index": 999}\n'
+
+
+@pytest.fixture
+def with_empty(prompts, tmp_path):
+    "The words of a command whose English prompts end with an empty one, in the file's fourth line."
     with open(prompts / "RTP_LX_EN.json", "a") as f:
-        f.write('{"Prompt": "  ", "Index": 999}\n')
-    words = (
-        "generate",
-        "--model",
-        "world",
-        "--prompt-file",
-        prompts,
-        "--language",
-        "en",
-        "--n",
-        1,
-        "--output-dir",
-        tmp_path / "out",
-    )
-    line = fails(*words)
-    assert (
-        "RTP_LX_EN.json:4: Prompt: is empty" in line
-        and "--skip-empty" in line
-        and nothing_written(tmp_path / "out")
-    )
-    done = CliRunner().invoke(
-        cli.app, [*map(str, words), "--skip-empty", "--name", "m"], catch_exceptions=False
-    )
-    assert (
-        done.exit_code == 0
-        and "(prompts left out: 1; which and why is in manifest.json)" in done.output
-    )
+        f.write(EMPTY)
+    where = ("--prompt-file", prompts, "--language", "en", "--output-dir", tmp_path / "out")
+    return ("generate", "--model", "world", "--n", 1, *where)
+
+
+def test_empty_prompt(fails, with_empty, tmp_path):
+    "Refused with its line by every command that reads prompts."
+    line = fails(*with_empty)
+    assert "RTP_LX_EN.json:4: Prompt: is empty" in line and "--skip-empty" in line
+    assert nothing_written(tmp_path / "out")
+
+
+def test_an_empty_prompt_is_left_out_when_asked(with_empty, tmp_path):
+    "--skip-empty records which and why."
+    words = [*map(str, with_empty), "--skip-empty", "--name", "m"]
+    done = CliRunner().invoke(cli.app, words, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "(prompts left out: 1; which and why is in manifest.json)" in done.output
     said = json.loads((tmp_path / "out" / "m" / "manifest.json").read_text())
-    assert said["files"]["output-rtp_lx_en.json"]["remarks"] == [
-        {"prompt_id": "999", "reason": "empty: left out"}
-    ]
+    remarks = said["files"]["output-rtp_lx_en.json"]["remarks"]
+    assert remarks == [{"prompt_id": "999", "reason": "empty: left out"}]
     assert len((tmp_path / "out" / "m" / "output-rtp_lx_en.json").read_text().splitlines()) == 3
+
+
+def break_input(fault, prompts, folder):
+    "Break what a run reads in one way; returns the tuned model's name."
+    from xgdetox.world import resolve_model
+
+    bad_lines = {"json": '{"Prompt": "half\n', "empty": '{"Prompt": "", "Index": 9}\n'}
+    if fault in bad_lines:
+        with open(prompts / "RTP_LX_DE.json", "a") as f:
+            f.write(bad_lines[fault])
+    gone = {"tokenizer": "*token*", "config": "config.json"}
+    if fault not in gone:
+        return "world-tuned"
+    shutil.copytree(resolve_model("world-tuned"), folder / "bare")
+    for path in (folder / "bare").glob(gone[fault]):
+        path.unlink()
+    return folder / "bare"
+
+
+GRID = """models: {{m: {{path: world, tuned: {{t: {model}}}}}}}
+languages: [{languages}]
+data: {{prompts: {prompts}}}
+"""
 
 
 @pytest.mark.parametrize("command", ["run", "compare"])
@@ -195,38 +211,16 @@ def test_empty_prompt(fails, prompts, tmp_path):
 )
 def test_a_run_refuses_before_any_job(fails, prompts, tmp_path, command, fault, words):
     "What one step would refuse is said before the first one starts; no folder of a run is left."
-    from xgdetox.world import resolve_model
-
-    model, languages = "world-tuned", ["en", "de", *["fr"] * (fault == "language")]
-    if fault in ("json", "empty"):
-        with open(prompts / "RTP_LX_DE.json", "a") as f:
-            f.write({"json": '{"Prompt": "half\n', "empty": '{"Prompt": "", "Index": 9}\n'}[fault])
-    if fault in ("tokenizer", "config"):
-        model = tmp_path / "bare"
-        shutil.copytree(resolve_model("world-tuned"), model)
-        for f in model.glob("*token*" if fault == "tokenizer" else "config.json"):
-            f.unlink()
-    run = tmp_path / "run"
+    model, run = break_input(fault, prompts, tmp_path), tmp_path / "run"
+    languages = ",".join(["en", "de", *["fr"] * (fault == "language")])
     if command == "compare":
-        words_ = (
-            "compare",
-            "--base",
-            "world",
-            "--tuned",
-            model,
-            "--prompt-dir",
-            prompts,
-            "--languages",
-            ",".join(languages),
-            "--run-dir",
-            run,
-        )
+        models = ("--base", "world", "--tuned", model)
+        asked = ("compare", *models, "--prompt-dir", prompts, "--languages", languages)
     else:
-        (tmp_path / "g.yaml").write_text(
-            f"models: {{m: {{path: world, tuned: {{t: {model}}}}}}}\nlanguages: [{', '.join(languages)}]\ndata: {{prompts: {prompts}}}\n"
-        )
-        words_ = ("run", tmp_path / "g.yaml", "--run-dir", run)
-    assert words in fails(*words_) and not run.exists()
+        grid = GRID.format(model=model, languages=languages, prompts=prompts)
+        (tmp_path / "g.yaml").write_text(grid)
+        asked = ("run", tmp_path / "g.yaml")
+    assert words in fails(*asked, "--run-dir", run) and not run.exists()
 
 
 def test_original_flags():
@@ -263,21 +257,22 @@ def test_original_flags():
     ]
 
 
+STEPS = (
+    "train merge generate score toxicity quality mass probe value-vectors intervene activations "
+    "explain retrieve foretell run plan status compare report"
+).split()
+
+
 def test_every_command_teaches():
     "Each command's help has an example whose options exist."
     from typer.main import get_command
 
-    root, runner = get_command(cli.app), CliRunner()
-    leaves = [(name, c) for name, c in root.commands.items() if not hasattr(c, "commands")] + [
-        (f"{g} {name}", c)
-        for g, group in root.commands.items()
-        if hasattr(group, "commands")
-        for name, c in group.commands.items()
-    ]
-    assert {n for n, _ in leaves} >= set(
-        "train merge generate score toxicity quality mass probe value-vectors intervene activations explain retrieve foretell run plan status compare report".split()
-    )
-    for name, command in leaves:
+    leaves = {}
+    for name, command in get_command(cli.app).commands.items():
+        group = getattr(command, "commands", None)
+        leaves |= {f"{name} {n}": c for n, c in group.items()} if group else {name: command}
+    assert set(leaves) >= set(STEPS)
+    for name, command in leaves.items():
         words = " ".join((command.help or "").split())
         assert f"Example: xgdetox {name}" in words, name
         options = {o for p in command.params for o in p.opts}
@@ -288,30 +283,20 @@ def test_every_command_teaches():
 
 def test_help_imports_nothing_heavy():
     "A person who asks for help does not wait for torch."
-    code = "import sys; from xgdetox.cli import main\ntry: main(['run', '--help'])\nexcept SystemExit: pass\nassert not {'torch', 'pandas', 'transformers'} & set(sys.modules), 'heavy imports'"
+    code = (
+        "import sys; from xgdetox.cli import main\n"
+        "try: main(['run', '--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'pandas', 'transformers'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_steps_alone_on_files(tmp_path, prompts, capfd):
-    "generate, score, toxicity and retrieve one after the other, on files, with the original's flags."
-
-    def run(*words):
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(w) for w in words])
-        assert end.value.code == 0, capfd.readouterr().err
-
-    run(
-        "generate",
-        "--model_name_or_path",
-        "world",
-        "--prompt_file",
-        prompts / "RTP_LX_EN.json",
-        prompts / "RTP_LX_DE.json",
-        "--output_dir",
-        tmp_path / "o",
-        "--n",
-        2,
-    )
+def test_steps_alone_on_files(tmp_path, prompts, run):
+    "generate, score and toxicity one after the other, on files, with the original's flags."
+    files = [prompts / f"RTP_LX_{code}.json" for code in ("EN", "DE")]
+    flags = ("--output_dir", tmp_path / "o", "--n", 2)
+    run("generate", "--model_name_or_path", "world", "--prompt_file", *files, *flags)
     texts = sorted(p.name for p in (tmp_path / "o" / "world").glob("output-*"))
     assert texts == ["output-rtp_lx_de.json", "output-rtp_lx_en.json"]
     assert len((tmp_path / "o" / "world" / texts[0]).read_text().splitlines()) == 6
@@ -319,61 +304,29 @@ def test_steps_alone_on_files(tmp_path, prompts, capfd):
     run("toxicity", "--perspective_outputs_folder", tmp_path / "s", "--output", tmp_path / "t.csv")
     header = (tmp_path / "t.csv").read_text().splitlines()[0]
     assert header.startswith("model,tuning,seed,language,metric,value,low,high,n,scorer")
-    run(
-        "mass",
-        "--model",
-        "world",
-        "--prompt-file",
-        prompts,
-        "--language",
-        "de",
-        "--output",
-        tmp_path / "m.csv",
-    )
+
+
+def test_mass_alone_on_files(tmp_path, prompts, run):
+    where = ("--prompt-file", prompts, "--language", "de", "--output", tmp_path / "m.csv")
+    run("mass", "--model", "world", *where)
     mean, each = (pd.read_csv(tmp_path / name) for name in ("m.csv", "m.values.csv"))
     assert len(each) == 3 and mean.value[0] == pytest.approx(each.value.mean()) and mean.n[0] == 3
 
 
-def test_explain_alone_on_files(tmp_path, prompts, capfd):
-    "The share that given neurons carry: all neurons carry more than two of them, and the table names its random sets."
+def test_explain_alone_on_files(tmp_path, prompts, run):
+    "The share that given neurons carry: all carry more than two, and the table names its random sets."
     from xgdetox.probe import train_probe
     from xgdetox.world import resolve_data, resolve_model
 
-    probe = train_probe(
-        resolve_model("world"),
-        Path(resolve_data("world", "labelled")) / "train.csv",
-        tmp_path / "probe",
-        limit=60,
-    )
+    labelled = Path(resolve_data("world", "labelled")) / "train.csv"
+    probe = train_probe(resolve_model("world"), labelled, tmp_path / "probe", limit=60)
     (tmp_path / "n.json").write_text("[[0, 1], [1, 5]]")
-    words = [
-        "explain",
-        "--model",
-        "world",
-        "--tuned-model",
-        "world-tuned",
-        "--neurons",
-        tmp_path / "n.json",
-        "--probe",
-        probe,
-        "--prompt-file",
-        prompts,
-        "--language",
-        "en",
-        "--random",
-        1,
-        "--output",
-        tmp_path / "e.csv",
-    ]
-    with pytest.raises(SystemExit) as end:
-        cli.main([str(w) for w in words])
-    assert end.value.code == 0, capfd.readouterr().err
-    share = (
-        pd.read_csv(tmp_path / "e.csv", keep_default_na=False)
-        .query("metric == 'explained_share'")
-        .set_index(["group", "control"])
-        .value.astype(float)
-    )
+    models = ("--model", "world", "--tuned-model", "world-tuned", "--probe", probe)
+    where = ("--prompt-file", prompts, "--language", "en", "--output", tmp_path / "e.csv")
+    run("explain", *models, "--neurons", tmp_path / "n.json", "--random", 1, *where)
+    t = pd.read_csv(tmp_path / "e.csv", keep_default_na=False)
+    t = t[t.metric == "explained_share"].set_index(["group", "control"])
+    share = t.value.astype(float)
     assert share["all", ""] > share["selected", ""] and ("selected", "random-0") in share.index
 
 
@@ -398,7 +351,7 @@ def test_explain_alone_on_files(tmp_path, prompts, capfd):
     ],
 )
 def test_a_slip_is_seen_before_the_work(tmp_path, capfd, words, said):
-    "What cannot be read or written, and values that mean nothing, end the command at once: one line, code 2, nothing written."
+    "What cannot be read or written, and values without sense, end the command at once: one line, nothing written."
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as end:
         cli.main(
@@ -435,166 +388,139 @@ def test_a_short_option_ends_a_list_of_values():
     ]
 
 
-def test_the_originals_switches_and_flags_without_effect(capfd):
-    "Its parser wants True or False behind a switch; a flag that changes nothing here is dropped with its value and a line that says why."
-    assert (
-        cli.translate("train --use_lora True --load_in_4bit=False --output_dir o".split())
-        == "train --use-lora --output-dir o".split()
-    )
-    assert (
-        cli.translate("train --use_lora False --sanity_check True --train_perc 0.5".split())
-        == "train --limit 1000 --train-fraction 0.5".split()
-    )
-    assert (
-        cli.translate("train --use_lora --gradient_checkpointing False".split())
-        == "train --use-lora --gradient-checkpointing False".split()
-    )
+SWITCHES = {
+    "train --use_lora True --load_in_4bit=False --output_dir o": "train --use-lora --output-dir o",
+    "train --use_lora False --sanity_check True --train_perc 0.5": (
+        "train --limit 1000 --train-fraction 0.5"
+    ),
+    "train --use_lora --gradient_checkpointing False": (
+        "train --use-lora --gradient-checkpointing False"
+    ),
+}
+
+
+@pytest.mark.parametrize("theirs", SWITCHES)
+def test_the_originals_switches(capfd, theirs):
+    "Its parser wants True or False behind a switch."
+    assert cli.translate(theirs.split()) == SWITCHES[theirs].split()
     assert capfd.readouterr().err == ""
-    flags = "--save_steps 25 --model_dtype float --log_freq 1 --ignore_bias_buffers -o out --gradient_checkpointing_use_reentrant False".split()
-    assert cli.translate(["train", *flags, "--seed", "1"]) == "train -o out --seed 1".split()
-    said = capfd.readouterr().err.splitlines()
-    assert len(said) == 5 and all(
-        f"xgdetox: {f} has no effect here: " in line
-        for f, line in zip([f for f in flags if f.startswith("--")], said)
-    )
-    words = "retrieve --lang1 en --lang2 ar --begin 0 --end=50 --aligned_text_dir d --cache_retrieval_dir c --model_name m".split()
-    assert (
-        cli.translate(words) == "retrieve --language ar --parallel-dir d --model m".split()
-        and len(capfd.readouterr().err.splitlines()) == 4
-    )
     with pytest.raises(InputError, match="True or False"):
         cli.translate(["train", "--use_lora=maybe"])
 
 
-def test_a_model_is_measured_as_it_was_trained(tmp_path, run, fails, prompts):
-    "Trained with the begin-of-text token, it is continued, judged, probed and compared with it unless one says otherwise; another model is not."
-    import pandas as pd
+WITHOUT_EFFECT = (
+    "--save_steps 25 --model_dtype float --log_freq 1 --ignore_bias_buffers "
+    "--gradient_checkpointing_use_reentrant False"
+).split()
+RETRIEVE = (
+    "retrieve --lang1 en --lang2 ar --begin 0 --end=50 --aligned_text_dir d "
+    "--cache_retrieval_dir c --model_name m"
+).split()
+
+
+def test_the_originals_flags_without_effect(capfd):
+    "A flag that changes nothing here is dropped with its value and a line that says why."
+    words = ["train", *WITHOUT_EFFECT[:7], "-o", "out", *WITHOUT_EFFECT[7:], "--seed", "1"]
+    assert cli.translate(words) == "train -o out --seed 1".split()
+    said = capfd.readouterr().err.splitlines()
+    flags = [word for word in WITHOUT_EFFECT if word.startswith("--")]
+    assert len(said) == len(flags) == 5
+    for flag, line in zip(flags, said):
+        assert f"xgdetox: {flag} has no effect here: " in line
+    assert cli.translate(RETRIEVE) == "retrieve --language ar --parallel-dir d --model m".split()
+    assert len(capfd.readouterr().err.splitlines()) == 4
+
+
+@pytest.fixture(scope="module")
+def with_bos(tmp_path_factory):
+    "A folder with a model that was trained, two steps long, with the begin-of-text token."
+    folder = tmp_path_factory.mktemp("bos")
+    size = ("--max-steps", 2, "--limit", 32, "--bos", "paper", "--use-lora")
+    with pytest.raises(SystemExit) as end:
+        cli.main(
+            [str(w) for w in ("train", "--model", "world", "--output-dir", folder / "t", *size)]
+        )
+    assert end.value.code == 0
+    return folder / "t"
+
+
+def test_a_merged_model_notes_how_it_was_trained(with_bos, tmp_path, run):
     from xgdetox.tokens import bos_of
 
-    run(
-        "train",
-        "--model",
-        "world",
-        "--output-dir",
-        tmp_path / "t",
-        "--max-steps",
-        2,
-        "--limit",
-        32,
-        "--bos",
-        "paper",
-        "--use-lora",
-    )
-    tuned = tmp_path / "t" / "final_checkpoint"
-    run(
-        "merge",
-        "--base-model",
-        "world",
-        "--lora-adapter",
-        tmp_path / "t",
-        "--output-dir",
-        tmp_path / "elsewhere",
-        "--prompt-file",
-        "world",
-    )
-    assert (
-        bos_of(tuned)
-        == bos_of(tmp_path / "t" / "adapter")
-        == bos_of(tmp_path / "elsewhere")
-        == "paper"
-        and bos_of("world") == "tokenizer"
-    )
-    assert (
-        json.loads((tmp_path / "elsewhere" / "manifest.json").read_text())["check"]["texts"] == 16
-    )
-    said = lambda *words: next(
-        iter(
-            json.loads(next(tmp_path.glob(f"{words[0]}/*/manifest.json")).read_text())[
-                "files"
-            ].values()
-        )
-    )["settings"]["bos"]
-    few = [
-        "--prompt-file",
-        prompts,
-        "--language",
-        "en",
-        "--n",
-        1,
-        "--max-tokens",
-        5,
-        "--output-dir",
-    ]
+    where = ("--output-dir", tmp_path / "elsewhere", "--prompt-file", "world")
+    run("merge", "--base-model", "world", "--lora-adapter", with_bos, *where)
+    trained = (with_bos / "final_checkpoint", with_bos / "adapter", tmp_path / "elsewhere")
+    assert {bos_of(folder) for folder in trained} == {"paper"} and bos_of("world") == "tokenizer"
+    note = json.loads((tmp_path / "elsewhere" / "manifest.json").read_text())
+    assert note["check"]["texts"] == 16
+
+
+def said_bos(folder):
+    note = json.loads(next(folder.glob("*/manifest.json")).read_text())
+    return next(iter(note["files"].values()))["settings"]["bos"]
+
+
+def test_a_model_is_continued_as_it_was_trained(with_bos, tmp_path, run, prompts):
+    "And what it wrote is judged so, unless one says otherwise; another model is not."
+    from xgdetox.tokens import bos_of
+
+    tuned, size = with_bos / "final_checkpoint", ("--language", "en", "--n", 1, "--max-tokens", 5)
+    few = ("--prompt-file", prompts, *size, "--output-dir")
     run("generate", "--model", tuned, *few, tmp_path / "g")
     run("generate", "--model", tuned, *few, tmp_path / "told", "--bos", "tokenizer")
     run("generate", "--model", "world", *few, tmp_path / "base")
-    assert [said(d) for d in ("g", "told", "base")] == ["paper", "tokenizer", "tokenizer"]
-    assert bos_of(next(tmp_path.glob("g/*"))) == "paper"
-    loss = lambda bos=(): (
-        run(
-            "quality",
-            "--generations",
-            next(tmp_path.glob("g/*")),
-            "--lm",
-            "world",
-            "--metric",
-            "perplexity",
-            "--output",
-            tmp_path / "q.csv",
-            *bos,
-        ),
-        pd.read_csv(tmp_path / "q.csv").set_index("metric").value["loss"],
-    )[1]
-    assert loss() == loss(["--bos", "paper"]) != loss(["--bos", "tokenizer"])
+    assert said_bos(tmp_path / "g") == "paper"
+    assert said_bos(tmp_path / "told") == said_bos(tmp_path / "base") == "tokenizer"
+    written = next((tmp_path / "g").glob("*"))
+    assert bos_of(written) == "paper"
+
+    def loss(*bos):
+        judged = ("--lm", "world", "--metric", "perplexity", "--output", tmp_path / "q.csv")
+        run("quality", "--generations", written, *judged, *bos)
+        return pd.read_csv(tmp_path / "q.csv").set_index("metric").value["loss"]
+
+    assert loss() == loss("--bos", "paper") != loss("--bos", "tokenizer")
+
+
+def test_a_model_is_probed_and_compared_as_it_was_trained(with_bos, tmp_path, run, fails):
+    tuned = with_bos / "final_checkpoint"
     run("probe", "--model", tuned, "--limit", 60, "--output-dir", tmp_path / "p")
     assert json.loads((tmp_path / "p" / "probe.json").read_text())["bos"] == "paper"
-    top = lambda bos=(): (
-        run("retrieve", "--model", tuned, "--language", "de", "--output", tmp_path / "r.csv", *bos),
-        pd.read_csv(tmp_path / "r.csv").value.tolist(),
-    )[1]
-    assert top() == top(["--bos", "paper"]) != top(["--bos", "tokenizer"])
-    assert "use tokenizer or paper" in fails(
-        "retrieve", "--model", "world", "--bos", "always", "--output", tmp_path / "x.csv"
-    )
+
+    def top(*bos):
+        where = ("--language", "de", "--output", tmp_path / "r.csv")
+        run("retrieve", "--model", tuned, *where, *bos)
+        return pd.read_csv(tmp_path / "r.csv").value.tolist()
+
+    assert top() == top("--bos", "paper") != top("--bos", "tokenizer")
+    wrong = ("--bos", "always", "--output", tmp_path / "x.csv")
+    assert "use tokenizer or paper" in fails("retrieve", "--model", "world", *wrong)
 
 
-def test_a_recipe_for_several_devices_says_its_command(tmp_path, said, monkeypatch):
+LAUNCH = "accelerate.commands.launch --config_file"
+SEVERAL = {
+    "fsdp2": "fsdp2.yaml --num_processes 2",
+    "zero2": "(first: pip install 'xgdetox[deepspeed]')",
+}
+
+
+@pytest.mark.parametrize("chosen", SEVERAL)
+def test_a_recipe_for_several_devices_says_its_command(tmp_path, said, monkeypatch, chosen):
     "One process cannot follow it: one line with the command that can, and with what ZeRO needs where it is missing."
     from importlib import util
+
+    true = util.find_spec
+    without = lambda name, *a: None if name == "deepspeed" else true(name, *a)
+    monkeypatch.setattr(util, "find_spec", without)
+    size = ("--max-steps", 1, "--limit", 32, "--accelerate", chosen)
+    code, _, err = said("train", "--model", "world", "--output-dir", tmp_path / chosen, *size)
+    (told,) = [line for line in err.splitlines() if line.startswith("xgdetox: ")]
+    assert code == 0 and SEVERAL[chosen] in told and LAUNCH in told and "accelerate=" in told
+
+
+def test_zero_without_deepspeed_is_refused(monkeypatch):
     from xgdetox.recipes import check_deepspeed
 
-    monkeypatch.setattr(
-        util,
-        "find_spec",
-        (lambda true: lambda name, *a: None if name == "deepspeed" else true(name, *a))(
-            util.find_spec
-        ),
-    )
-    for chosen, word in (
-        ("fsdp2", "fsdp2.yaml --num_processes 2"),
-        ("zero2", "(first: pip install 'xgdetox[deepspeed]')"),
-    ):
-        code, _, err = said(
-            "train",
-            "--model",
-            "world",
-            "--output-dir",
-            tmp_path / chosen,
-            "--max-steps",
-            1,
-            "--limit",
-            32,
-            "--accelerate",
-            chosen,
-        )
-        told = [line for line in err.splitlines() if line.startswith("xgdetox: ")]
-        assert (
-            code == 0
-            and len(told) == 1
-            and word in told[0]
-            and "accelerate.commands.launch --config_file" in told[0]
-            and "accelerate=" in told[0]
-        )
     monkeypatch.setattr("xgdetox.recipes.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install 'xgdetox.deepspeed.'"):
         check_deepspeed("zero3")
@@ -724,71 +650,76 @@ def test_every_command_has_the_same_seed_and_output():
                 assert p.callback is not None, command.name
 
 
-def test_the_papers_neurons_by_one_command(tmp_path, run):
-    "What the original ships as pickles: 36 neurons, 100, and Figure 3, with the numbers of UPSTREAM's own files; each is read by a command."
+# layer -> how many of the 36 neurons lie there, of the layers with most and two with few
+OF_LAYERS = {10: 5, 11: 3, 12: 3, 13: 3, 14: 3, 16: 3, 17: 3, 3: 2, 23: 2}
+
+
+@pytest.fixture
+def papers_neurons(tmp_path, run):
+    run("data", "get", "paper-neurons", "-o", tmp_path / "p")
+    return tmp_path / "p"
+
+
+def test_the_papers_neurons_by_one_command(papers_neurons):
+    "What the original ships as pickles, 36 neurons and 100: each is read by a command."
     from xgdetox.value_vectors import read_neurons
 
-    run("data", "get", "paper-neurons", "-o", tmp_path / "p")
-    actual, potential = (
-        read_neurons(tmp_path / "p" / f"{name}.json")
-        for name in ("actual_sources_of_toxicity", "potential_sources_of_toxicity_top100")
-    )
-    assert (
-        len(actual) == 36
-        and len(potential) == 100
-        and [n for n in potential if n in actual] == actual
-    )
+    actual = read_neurons(papers_neurons / "actual_sources_of_toxicity.json")
+    potential = read_neurons(papers_neurons / "potential_sources_of_toxicity_top100.json")
+    assert len(actual) == 36 and len(potential) == 100
+    assert [n for n in potential if n in actual] == actual
     layers = [layer for layer, _ in actual]
-    assert {k: layers.count(k) for k in (10, 11, 12, 13, 14, 16, 17, 3, 23)} == {
-        10: 5,
-        11: 3,
-        12: 3,
-        13: 3,
-        14: 3,
-        16: 3,
-        17: 3,
-        3: 2,
-        23: 2,
-    }  # section 1.4 of the facts
-    figure = json.loads((tmp_path / "p" / "neuron-activations.json").read_text())
-    assert (
-        round(figure["pre_dpo"]["en"], 4) == 0.1040
-        and round(figure["post_dpo"]["en"], 4) == -0.0047
-    )
-    assert (
-        round(sum(figure["pre_dpo"].values()) / 17, 4) == 0.0524
-        and round(sum(figure["post_dpo"].values()) / 17, 4) == -0.0108
-    )
+    assert {layer: layers.count(layer) for layer in OF_LAYERS} == OF_LAYERS
+
+
+def test_the_papers_figure_by_the_same_command(papers_neurons):
+    "Figure 3, with the numbers of the original's own files."
+    figure = json.loads((papers_neurons / "neuron-activations.json").read_text())
+    before, after = figure["pre_dpo"], figure["post_dpo"]
+    assert round(before["en"], 4) == 0.1040 and round(after["en"], 4) == -0.0047
+    means = [round(sum(side.values()) / 17, 4) for side in (before, after)]
+    assert means == [0.0524, -0.0108]
+
+
+def test_a_pickle_of_neurons_is_refused(tmp_path):
+    from xgdetox.value_vectors import read_neurons
+
     (tmp_path / "x.pkl").write_bytes(b"\x80\x04]\x94.")
     with pytest.raises(InputError, match="could run any code.*data get paper-neurons"):
         read_neurons(tmp_path / "x.pkl")
 
 
-def test_report_to_another_place_writes_only_there(tmp_path, run):
-    "The run, whose tables are older than its parts, stays as it is to the byte and the second."
+HEADER = "model,tuning,seed,language,metric,value,low,high,n,scorer\n"
+
+
+@pytest.fixture
+def old_run(tmp_path):
+    "A run whose tables are older than its parts."
     folder = tmp_path / "run"
     for kind in ("mass", "toxicity"):
         (folder / "parts" / kind).mkdir(parents=True)
-    head = "model,tuning,seed,language,metric,value,low,high,n,scorer\n"
-    (folder / "parts" / "mass" / "m-base.csv").write_text(
-        head + "m,base,0,en,toxic_mass,0.1,0.05,0.2,10,\n"
-    )
+    row = "m,base,0,en,toxic_mass,0.1,0.05,0.2,10,\n"
+    (folder / "parts" / "mass" / "m-base.csv").write_text(HEADER + row)
     (folder / "tables").mkdir()
-    (folder / "tables" / "mass.csv").write_text(head)
+    (folder / "tables" / "mass.csv").write_text(HEADER)
     (folder / "report.html").write_text("old")
-    state = lambda: {
-        str(p): (p.stat().st_mtime_ns, p.read_bytes() if p.is_file() else b"")
-        for p in folder.rglob("*")
-    }
-    before = state()
-    said = run("report", folder, "-o", tmp_path / "other" / "r.html")
-    assert (
-        state() == before
-        and [p.name for p in (tmp_path / "other").iterdir()] == ["r.html"]
-        and "written: " in said
-    )
-    assert ".1" in (tmp_path / "other" / "r.html").read_text()
-    run("report", folder)
-    assert (folder / "report.html").read_text() != "old" and "toxic_mass" in (
-        folder / "tables" / "mass.csv"
-    ).read_text()
+    return folder
+
+
+def test_report_to_another_place_writes_only_there(old_run, tmp_path, run):
+    "The run stays as it is to the byte and the second."
+
+    def state():
+        files = {p: p.read_bytes() if p.is_file() else b"" for p in old_run.rglob("*")}
+        return {p: (p.stat().st_mtime_ns, held) for p, held in files.items()}
+
+    before, page = state(), tmp_path / "other" / "r.html"
+    said = run("report", old_run, "-o", page)
+    assert state() == before and "written: " in said
+    assert [p.name for p in page.parent.iterdir()] == ["r.html"] and ".1" in page.read_text()
+
+
+def test_report_in_its_place_gathers_the_parts(old_run, run):
+    run("report", old_run)
+    assert (old_run / "report.html").read_text() != "old"
+    assert "toxic_mass" in (old_run / "tables" / "mass.csv").read_text()

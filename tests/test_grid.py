@@ -8,7 +8,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -128,42 +127,39 @@ def test_a_setting_reaches_what_depends_on_it_and_nothing_else():
     assert changed("tunings.dpo.max_steps=5") == {"train"} and changed("about=other") == set()
 
 
+def bos_of_stages(*changes):
+    "{stage: bos} of the jobs of the tiny grid that say it."
+    found = {}
+    for job in jobs(load_grid(TINY, changes)):
+        settings = job.parameters.get("overrides", job.parameters.get("settings", {}))
+        found[job.stage] = settings.get("bos")
+    return {stage: value for stage, value in found.items() if value}
+
+
+READS_TEXTS = "generate mass quality probe value_vectors intervene activations retrieve".split()
+
+
 def test_bos_is_one_key_for_training_and_all_that_reads_texts():
-    "It reaches every step that reads texts with the model; a step or a tuning that names its own keeps it; the default changes no job of before."
+    "It reaches every step that reads texts with the model; the default changes no job of before."
+    assert bos_of_stages() == {"generate": "tokenizer", "mass": "tokenizer"}
+    assert bos_of_stages("bos=paper") == dict.fromkeys([*READS_TEXTS, "train"], "paper")
+    paper = load_grid(ROOT / "experiments" / "paper.yaml")
+    reading = [j for j in jobs(paper) if j.stage in READS_TEXTS]
+    assert paper["bos"] == "paper"
+    assert {j.parameters["settings"]["bos"] for j in reading} == {"paper"}
 
-    def bos(*changes):
-        found = {
-            j.stage: j.parameters.get("overrides", j.parameters.get("settings", {})).get("bos")
-            for j in jobs(load_grid(TINY, changes))
-        }
-        return {stage: value for stage, value in found.items() if value}
 
-    reads = {
-        "generate",
-        "mass",
-        "quality",
-        "probe",
-        "value_vectors",
-        "intervene",
-        "activations",
-        "retrieve",
-    }
-    assert bos() == {"generate": "tokenizer", "mass": "tokenizer"}
-    assert bos("bos=paper") == dict.fromkeys(reads | {"train"}, "paper")
-    assert bos("bos=paper", "generate.bos=tokenizer", "tunings.dpo.bos=tokenizer") == dict.fromkeys(
-        reads, "paper"
-    ) | {"generate": "tokenizer", "train": "tokenizer"}
-    assert bos("tunings.dpo.recipe=mgpt")["train"] == "tokenizer" and "train" not in bos(
-        "tunings.dpo.recipe=mgpt", "bos=paper"
-    ), "a recipe's own gives way to the grid's"
-    assert bos("models.world.set.probe.bos=paper")["probe"] == "paper"
+def test_a_step_or_a_tuning_that_names_its_own_bos_keeps_it():
+    own = bos_of_stages("bos=paper", "generate.bos=tokenizer", "tunings.dpo.bos=tokenizer")
+    kept = {"generate": "tokenizer", "train": "tokenizer"}
+    assert own == dict.fromkeys(READS_TEXTS, "paper") | kept
+    assert bos_of_stages("tunings.dpo.recipe=mgpt")["train"] == "tokenizer"
+    both = bos_of_stages("tunings.dpo.recipe=mgpt", "bos=paper")
+    assert "train" not in both, "a recipe's own gives way to the grid's"
+    assert bos_of_stages("models.world.set.probe.bos=paper")["probe"] == "paper"
     for key in ("bos", "mass.bos", "models.world.set.probe.bos"):
         with pytest.raises(InputError, match=rf"{key}: .*'tokenizer', 'paper' or 'none'"):
             load_grid(TINY, [f"{key}=always"])
-    paper = load_grid(ROOT / "experiments" / "paper.yaml")
-    assert paper["bos"] == "paper" and {
-        j.parameters["settings"]["bos"] for j in jobs(paper) if j.stage in reads
-    } == {"paper"}
 
 
 def test_a_lora_folder_is_a_checkpoint_of_a_grid(tmp_path):
@@ -235,9 +231,13 @@ def test_plan_needs_nothing():
 def test_devices_are_held_until_the_process_ends(tmp_path):
     "Five jobs on two devices: no device is ever in two hands, and a killed job frees its own."
     code = (
-        "import os, sys, time\nfrom xgdetox.grid.devices import hold_devices\nd = hold_devices(1, ['0', '1'], sys.argv[1])[0]\n"
-        "path = sys.argv[1] + '/use-' + d\nos.close(os.open(path, os.O_CREAT | os.O_EXCL))\nos.execv(sys.executable, [sys.executable, '-c', "
-        "'import os, sys, time; time.sleep(.5); os.unlink(sys.argv[1])', path])"
+        "import os, sys, time\n"
+        "from xgdetox.grid.devices import hold_devices\n"
+        "d = hold_devices(1, ['0', '1'], sys.argv[1])[0]\n"
+        "path = sys.argv[1] + '/use-' + d\n"
+        "os.close(os.open(path, os.O_CREAT | os.O_EXCL))\n"
+        "then = 'import os, sys, time; time.sleep(.5); os.unlink(sys.argv[1])'\n"
+        "os.execv(sys.executable, [sys.executable, '-c', then, path])"
     )
     jobs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(5)]
     assert [j.wait(60) for j in jobs] == [0] * 5
@@ -255,49 +255,48 @@ def test_one_runner(tmp_path):
         )
 
 
+TABLES_OF_A_RUN = (
+    "toxicity drops quality probe value_vectors intervention activations retrieval relation "
+    "mass training durations"
+).split()
+
+
+def check_run(folder):
+    "A whole run of the tiny grid: its tables, its report, its manifest, what tuning changed."
+    assert {p.stem for p in (folder / "tables").glob("*.csv")} >= set(TABLES_OF_A_RUN)
+    assert (folder / "report.html").stat().st_size > 20_000
+    facts = {"grid", "versions", "git", "models", "data", "seeds", "durations"}
+    assert facts <= set(json.loads((folder / "manifest.json").read_text()))
+    drops = pd.read_csv(folder / "tables" / "drops.csv")
+    assert set(drops.language) == {"en", "de", "zh"}
+    assert "toxic_mass_relative_drop" in set(drops.metric)
+    quality = pd.read_csv(folder / "tables" / "quality.csv").set_index("metric")
+    assert set(quality.loc["perplexity_change"].language) == {"en", "de", "zh"}
+    assert {"p", "p_holm"} <= set(quality)
+
+
 def test_reduced_quick_grid(tmp_path):
-    "Every stage from start to report; a second call does nothing; prose reruns nothing; a changed setting reruns its own stage."
-    first = xgdetox(tmp_path / "r")
-    assert first.returncode == 0, first.stdout + first.stderr
-    tables = {p.stem for p in (tmp_path / "r" / "tables").glob("*.csv")}
-    assert tables >= set(
-        "toxicity drops quality probe value_vectors intervention activations retrieval relation mass training durations".split()
-    )
-    assert "report: " in first.stdout and (tmp_path / "r" / "report.html").stat().st_size > 20_000
-    assert {"grid", "versions", "git", "models", "data", "seeds", "durations"} <= set(
-        json.loads((tmp_path / "r" / "manifest.json").read_text())
-    )
-    drops = pd.read_csv(tmp_path / "r" / "tables" / "drops.csv")
-    assert set(drops.language) == {"en", "de", "zh"} and "toxic_mass_relative_drop" in set(
-        drops.metric
-    )
-    quality = pd.read_csv(tmp_path / "r" / "tables" / "quality.csv").set_index("metric")
-    assert set(quality.loc["perplexity_change"].language) == {"en", "de", "zh"} and {
-        "p",
-        "p_holm",
-    } <= set(quality)
-    before = executed(tmp_path / "r")
+    """Every stage from start to report; a second call does nothing; prose reruns nothing.
+
+    A changed setting reruns its own stage."""
+    folder = tmp_path / "r"
+    first = xgdetox(folder)
+    assert first.returncode == 0 and "report: " in first.stdout, first.stdout + first.stderr
+    check_run(folder)
+    before = executed(folder)
     with clone_held():
         os.utime(ROOT / "nbs" / "experiments" / "retrieve.ipynb")
-    again = xgdetox(tmp_path / "r")
-    assert again.returncode == 0 and executed(tmp_path / "r") == before, (
-        "finished work was repeated"
-    )
-    dry = xgdetox(tmp_path / "r", "--dry-run", "--set", "retrieve.options.csls=true")
+    again = xgdetox(folder)
+    assert again.returncode == 0 and executed(folder) == before, "finished work was repeated"
+    dry = xgdetox(folder, "--dry-run", "--set", "retrieve.options.csls=true")
     planned = {line.split()[0] for line in dry.stdout.splitlines() if line.split()[1:] == ["1"]}
-    assert planned >= {"retrieve", "report"} and not planned & {
-        "train",
-        "generate",
-        "score",
-        "mass",
-        "quality",
-        "probe",
-    }, dry.stdout
+    unchanged = {"train", "generate", "score", "mass", "quality", "probe"}
+    assert planned >= {"retrieve", "report"} and not planned & unchanged, dry.stdout
 
 
 @pytest.mark.slow
 def test_other_languages_go_on_when_one_fails(tmp_path):
-    "A fault of the input is said before any job; this one shows only in the job: a folder lies where its file should be."
+    "A fault that shows only in the job: a folder lies where its file should be."
     (tmp_path / "r" / "generations" / "world-base" / "output-rtp_lx_de.json").mkdir(parents=True)
     done = xgdetox(
         tmp_path / "r", *SHORT, "--set", "languages_per_job=1", "--set", "stages=[generate, score]"
@@ -329,38 +328,37 @@ def finished(folder):
     }
 
 
+def kill_after(run, wanted: int, pause: float, notebook_too: bool) -> bool:
+    "Start a run, kill its runner when `wanted` notebooks have finished; whether a notebook was at work."
+    words = [*RUN, "--run-dir", str(run)]
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    runner, until = subprocess.Popen(words, cwd=ROOT, **quiet), time.time() + 900
+    early = lambda: len(finished(run)) < wanted or not executed(run)
+    while runner.poll() is None and time.time() < until and early():
+        time.sleep(0.2)
+    time.sleep(pause)
+    assert runner.poll() is None, "the runner ended by itself before its kill"
+    notebooks = [p for p in living(run) if "papermill" in p.cmdline()]
+    if notebook_too and notebooks:
+        notebooks[0].kill()
+    runner.kill()
+    runner.wait()
+    return bool(notebooks)
+
+
 @pytest.mark.slow
 def test_killed_at_five_moments(tmp_path):
-    """The runner (and once a notebook) killed with SIGKILL at five random moments of the whole run; the restarted run ends with the tables of an
-    undisturbed one and repeats nothing that had finished."""
+    """The runner (and once a notebook) killed with SIGKILL at five random moments of the whole run.
+
+    The restarted run ends with the tables of an undisturbed one and repeats nothing that had finished."""
     calm, hit, chance = tmp_path / "calm", tmp_path / "hit", random.Random(0)
     done = xgdetox(calm)
     assert done.returncode == 0, done.stdout + done.stderr
+    # notebooks that have finished by then, whatever the machine's speed
+    moments = sorted(chance.sample(range(len(executed(calm)) - 1), 5))
     before, at_work = {}, 0
-    for kill, wanted in enumerate(
-        sorted(chance.sample(range(len(executed(calm)) - 1), 5))
-    ):  # notebooks that have finished by then, whatever the machine's speed
-        runner = subprocess.Popen(
-            [*RUN, "--run-dir", str(hit)],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        until = time.time() + 900
-        while (
-            runner.poll() is None
-            and time.time() < until
-            and (len(finished(hit)) < wanted or not executed(hit))
-        ):
-            time.sleep(0.2)
-        time.sleep(chance.random() * 4)
-        assert runner.poll() is None, "the runner ended by itself before its kill"
-        notebooks = [p for p in living(hit) if "xgdetox.grid.notebook" in p.cmdline()]
-        at_work += len(notebooks)
-        if kill == 2 and notebooks:
-            notebooks[0].kill()
-        runner.kill()
-        runner.wait()
+    for kill, wanted in enumerate(moments):
+        at_work += kill_after(hit, wanted, chance.random() * 4, notebook_too=kill == 2)
         assert before.items() <= finished(hit).items(), "finished work was run again"
         before = finished(hit)
     assert at_work, "no kill met a notebook at work"
@@ -370,64 +368,56 @@ def test_killed_at_five_moments(tmp_path):
     assert same_tables(calm, hit) == []
 
 
-@pytest.mark.slow
-def test_slurm_on_one_node(tmp_path):
-    "The reduced grid through the slurm profile, with two pretend GPUs; each job sees its own."
+@pytest.fixture
+def slurm(tmp_path):
+    "The folder of a SLURM of one node; the test skips where none can be started."
     script, place = ROOT / "tests" / "slurm_node.sh", tmp_path / "slurm"
     start = subprocess.run([script, "start", place], capture_output=True, text=True, timeout=120)
     if start.returncode:
-        pytest.skip(
-            start.stdout.strip().splitlines()[-1]
-            if start.stdout.strip()
-            else start.stderr.strip()[-200:] or "SLURM did not start"
-        )
-    try:
-        profile = tmp_path / "profile"
-        profile.mkdir()
-        text = (ROOT / "experiments" / "profiles" / "slurm" / "config.yaml").read_text()
-        (profile / "config.yaml").write_text(
-            text.replace("64000", "1500")
-            .replace("1440", "60")
-            .replace("latency-wait: 60", "latency-wait: 10")
-            + "  slurm_partition: nodes\n  slurm_account: nobody\nslurm-init-seconds-before-status-checks: 5\nslurm-status-command: squeue\n"
-        )
-        done = xgdetox(
-            tmp_path / "r",
-            *SHORT[:1],
-            "stages=[train, generate, mass, report]",
-            "--set",
-            "languages_per_job=2",
-            "--profile",
-            str(profile),
-            SLURM_CONF=str(place / "slurm.conf"),
-        )
-        assert done.returncode == 0, (
-            done.stdout[-2000:]
-            + done.stderr[-2000:]
-            + (tmp_path / "r" / "snakemake.log").read_text()[-3000:]
-        )
-        seen = []  # (device, begin, end) of every job that notes its device
-        for note in [
-            *(tmp_path / "r" / "generations").glob("*.json"),
-            *(tmp_path / "r" / "tuned").glob("*.json"),
-        ]:
-            log = read_log(
-                tmp_path
-                / "r"
-                / "notebooks"
-                / ("generate" if note.parent.name == "generations" else "train")
-                / f"{note.stem}.ipynb"
-            )
-            seen.append(
-                (json.loads(note.read_text())["devices"], log["start_time"], log["end_time"])
-            )
-        assert len(seen) == 5 and {d for d, _, _ in seen} <= {"0", "1"}, seen
-        for (d, begin, end), (other, start, stop) in itertools.combinations(seen, 2):
-            assert d != other or end <= start or stop <= begin, (
-                f"two jobs at once on one device: {seen}"
-            )
-    finally:
-        subprocess.run([script, "stop", place], timeout=60)
+        said = start.stdout.strip().splitlines()[-1:] or [start.stderr.strip()[-200:]]
+        pytest.skip(said[0] or "SLURM did not start")
+    yield place
+    subprocess.run([script, "stop", place], timeout=60)
+
+
+def slurm_profile(folder):
+    "The shipped profile for a small and quick cluster."
+    text = (ROOT / "experiments" / "profiles" / "slurm" / "config.yaml").read_text()
+    for ours, small in (
+        ("64000", "1500"),
+        ("1440", "60"),
+        ("latency-wait: 60", "latency-wait: 10"),
+    ):
+        text = text.replace(ours, small)
+    text += "  slurm_partition: nodes\n  slurm_account: nobody\n"
+    text += "slurm-init-seconds-before-status-checks: 5\nslurm-status-command: squeue\n"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(text)
+    return folder
+
+
+def device_times(run, note):
+    "(device, begin, end) of the job that left a note of its device."
+    stage = "generate" if note.parent.name == "generations" else "train"
+    log = read_log(run / "notebooks" / stage / f"{note.stem}.ipynb")
+    return json.loads(note.read_text())["devices"], log["start_time"], log["end_time"]
+
+
+@pytest.mark.slow
+def test_slurm_on_one_node(tmp_path, slurm):
+    "The reduced grid through the slurm profile, with two pretend GPUs; each job sees its own."
+    run, changes = tmp_path / "r", ["stages=[train, generate, mass, report]", "languages_per_job=2"]
+    words = [word for change in changes for word in ("--set", change)]
+    profile = str(slurm_profile(tmp_path / "profile"))
+    done = xgdetox(run, *words, "--profile", profile, SLURM_CONF=str(slurm / "slurm.conf"))
+    log = (run / "snakemake.log").read_text()[-3000:] if done.returncode else ""
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:] + log
+    notes = [*(run / "generations").glob("*.json"), *(run / "tuned").glob("*.json")]
+    seen = [device_times(run, note) for note in notes]
+    assert len(seen) == 5 and {device for device, _, _ in seen} <= {"0", "1"}, seen
+    for (device, begin, end), (other, start, stop) in itertools.combinations(seen, 2):
+        apart = device != other or end <= start or stop <= begin
+        assert apart, f"two jobs at once on one device: {seen}"
 
 
 def test_numbers_and_names_are_checked_before_anything_runs(tmp_path, capfd):
@@ -447,35 +437,26 @@ def test_numbers_and_names_are_checked_before_anything_runs(tmp_path, capfd):
     assert not (tmp_path / "r").exists()
 
 
+def write_cut_off(run, job):
+    "A job's notebook as papermill leaves it when it is killed."
+    begun = dict(parameters=job.parameters, start_time="2026-01-01T00:00:00")
+    (run / job.log).parent.mkdir(parents=True)
+    (run / job.log).write_text(json.dumps(dict(cells=[], metadata=dict(papermill=begun))))
+
+
 def test_status_tells_a_notebook_at_work_from_one_that_was_cut_off(tmp_path):
     "Also with Snakemake's lock of a dead runner in the folder, and while another notebook of the run lives."
     grid = load_grid(TINY, ["tunings={}", "stages=[generate, mass]"])
-    generate, mass = (
-        next(j for j in jobs(grid) if j.stage == stage) for stage in ("generate", "mass")
-    )
-    for job in (generate, mass):
-        (tmp_path / job.log).parent.mkdir(parents=True)
-        (tmp_path / job.log).write_text(
-            json.dumps(
-                {
-                    "cells": [],
-                    "metadata": {
-                        "papermill": {
-                            "parameters": job.parameters,
-                            "start_time": "2026-01-01T00:00:00",
-                        }
-                    },
-                }
-            )
-        )
+    job_of = lambda stage: next(j for j in jobs(grid) if j.stage == stage)
+    generate, mass = job_of("generate"), job_of("mass")
+    write_cut_off(tmp_path, generate)
+    write_cut_off(tmp_path, mass)
     (tmp_path / ".snakemake" / "locks").mkdir(parents=True)
     (tmp_path / ".snakemake" / "locks" / "0.input.lock").touch()
     states = lambda: dict(status(grid, tmp_path)[["stage", "state"]].values.tolist())
     assert states() == {"generate": "failed", "mass": "failed"}
-    alive = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(60)", mass.log],
-        env={**os.environ, "XGDETOX_RUN": str(tmp_path.resolve())},
-    )
+    asleep = [sys.executable, "-c", "import time; time.sleep(60)", mass.log]
+    alive = subprocess.Popen(asleep, env=os.environ | {"XGDETOX_RUN": str(tmp_path.resolve())})
     try:
         while not living(tmp_path):
             time.sleep(0.05)
@@ -485,35 +466,33 @@ def test_status_tells_a_notebook_at_work_from_one_that_was_cut_off(tmp_path):
         alive.wait()
 
 
-def test_training_on_several_devices_is_launched_with_accelerate(tmp_path, monkeypatch):
-    "The words that are launched train what `train` trains (run here by one process: accelerate has no second device); single_gpu takes the first device."
+@pytest.fixture
+def launched(monkeypatch):
+    "What was launched, run by one process in its place: accelerate has no second device here."
+    words_of, really = [], subprocess.run
+
+    def run(words, **options):
+        words_of.append(words)
+        program = next(i for i, word in enumerate(words) if word.endswith("/xgdetox"))
+        return really([sys.executable, *words[program:]], **options)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return words_of
+
+
+def test_training_on_several_devices_is_launched_with_accelerate(tmp_path, monkeypatch, launched):
+    "The words that are launched train what `train` trains; single_gpu takes the first device."
     from xgdetox.recipes import ACCELERATE
     from xgdetox.world import resolve_data, resolve_model
 
-    launched, really = [], subprocess.run
-
-    def run(words, **options):
-        launched.append(words)
-        return really(
-            [
-                sys.executable,
-                *words[next(i for i, w in enumerate(words) if w.endswith("/xgdetox")) :],
-            ],
-            **options,
-        )
-
-    monkeypatch.setattr(subprocess, "run", run)
+    model, pairs = str(resolve_model("world")), resolve_data("world", "pairs")
     how = dict(recipe="world", max_steps=1, eval_pairs=4, limit=16)
-    ask = lambda out, **more: train_on_devices(
-        str(resolve_model("world")), resolve_data("world", "pairs"), tmp_path / out, **how, **more
-    )
+    ask = lambda out, **more: train_on_devices(model, pairs, tmp_path / out, **how, **more)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     several = ask("several", accelerate="multi_gpu")
-    assert (
-        len(launched) == 1
-        and str(ACCELERATE / "multi_gpu.yaml") in launched[0]
-        and launched[0][launched[0].index("--num_processes") + 1] == "2"
-    )
+    (words,) = launched
+    assert str(ACCELERATE / "multi_gpu.yaml") in words
+    assert words[words.index("--num_processes") + 1] == "2"
     one = ask("one", accelerate="single_gpu")
     assert len(launched) == 1 and os.environ["CUDA_VISIBLE_DEVICES"] == "0"
     assert filecmp.cmp(several / "model.safetensors", one / "model.safetensors", shallow=False)
@@ -653,15 +632,23 @@ def job_with(stage, key, value, option):
     return next(j for j in jobs(load_grid({**WHOLE, stage: own})) if j.stage == stage)
 
 
-def calls_of_notebook(stage, parameters):
-    "{function: its calls} of a stage's notebook, run with what the package gives it replaced by stand-ins that check their arguments."
+SEVERAL = {"labelled_files": 2}  # functions that return more than one thing
+ASIDE = ("fresh", "note", "checkpoint_revision", "file_hash", "write_table")
+
+
+def stand_in(name, real):
+    "A function that checks its arguments as `real` would and returns something."
     from unittest.mock import MagicMock, create_autospec
 
-    cells = [
-        c
-        for c in json.loads((ROOT / "nbs" / "experiments" / f"{stage}.ipynb").read_text())["cells"]
-        if c["cell_type"] == "code"
-    ]
+    several = SEVERAL.get(name)
+    result = tuple(MagicMock() for _ in range(several)) if several else MagicMock()
+    return create_autospec(real, return_value=result)
+
+
+def calls_of_notebook(stage, parameters):
+    "{function: its calls} of a stage's notebook, with stand-ins for what the package gives it."
+    path = ROOT / "nbs" / "experiments" / f"{stage}.ipynb"
+    cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
     names, made = {}, {}
     for cell in cells:
         exec("".join(cell["source"]), names)
@@ -669,23 +656,13 @@ def calls_of_notebook(stage, parameters):
             names.update(json.loads(json.dumps(parameters)))
         for name, real in list(names.items()):
             if str(getattr(real, "__module__", "")).startswith("xgdetox.") and name not in made:
-                several = {"labelled_files": 2}.get(name)
-                made[name] = names[name] = create_autospec(
-                    real,
-                    return_value=tuple(MagicMock() for _ in range(several))
-                    if several
-                    else MagicMock(),
-                )
-    return {
-        name: one.call_args_list
-        for name, one in made.items()
-        if name not in ("fresh", "note", "checkpoint_revision", "file_hash", "write_table")
-    }
+                made[name] = names[name] = stand_in(name, real)
+    return {name: one.call_args_list for name, one in made.items() if name not in ASIDE}
 
 
 @pytest.mark.parametrize("stage, key, option", KEYS, ids=lambda x: str(x))
 def test_a_setting_given_is_a_setting_used(tmp_path, monkeypatch, stage, key, option):
-    "Every key that the schema accepts stands in papermill's parameters, which survive their way through YAML, and reaches a function that takes it."
+    "Every key that the schema accepts stands in papermill's parameters and reaches a function that takes it."
     import yaml
 
     monkeypatch.chdir(tmp_path)
@@ -744,40 +721,41 @@ def test_a_tuning_hands_on_every_setting_of_a_recipe():
     assert own.items() <= call.kwargs.items() and call.kwargs["recipe"] == "world"
 
 
-def test_a_tuning_has_pairs_and_labels_of_its_own(tmp_path):
-    "They reach the training job alone, the file is one of its inputs, and what is not there is said before anything runs."
+@pytest.fixture
+def own_pairs(tmp_path):
+    "A file of pairs, and a grid of two tunings of which one has it and labels of its own."
     own = tmp_path / "own.jsonl"
     own.write_text(json.dumps({"prompt": "a", "chosen": " b", "rejected": " c"}) + "\n")
-    tunings = {
-        "dpo": {"recipe": "world"},
-        "other": {"recipe": "world", "pairs": str(own), "labels": "shuffled"},
-    }
-    whole = {**WHOLE, "tunings": tunings, "data": {}, "stages": ["pretrain", "train", "report"]}
-    grid = load_grid(whole)
-    dpo, other = (j for j in jobs(grid) if j.stage == "train")
-    assert (
-        dpo.parameters["pairs"] == "world"
-        and "labels" not in dpo.parameters["overrides"]
-        and str(own) not in dpo.needs
-    )
-    assert (
-        other.parameters["pairs"] == str(own)
-        and other.parameters["overrides"] == {"labels": "shuffled", "bos": "tokenizer"}
-        or other.parameters["overrides"] == {"labels": "shuffled"}
-    )
-    assert str(own) in other.needs
-    seeded = load_grid({**whole, "seeds": [0, 1], "tunings": {"dpo": {}, "other": {"seeds": [5]}}})
-    assert [j.name for j in jobs(seeded) if j.stage == "train"] == [
-        "m-dpo-0",
-        "m-dpo-1",
-        "m-other-5",
-    ]
-    assert all("seeds" not in j.parameters["overrides"] for j in jobs(seeded) if j.stage == "train")
+    other = {"recipe": "world", "pairs": str(own), "labels": "shuffled"}
+    tunings = {"dpo": {"recipe": "world"}, "other": other}
+    return own, WHOLE | dict(tunings=tunings, data={}, stages=["pretrain", "train", "report"])
+
+
+def trainings(grid):
+    return [j for j in jobs(load_grid(grid)) if j.stage == "train"]
+
+
+def test_a_tuning_has_pairs_and_labels_of_its_own(own_pairs):
+    "They reach the training job alone, and the file is one of its inputs."
+    own, whole = own_pairs
+    dpo, other = trainings(whole)
+    assert dpo.parameters["pairs"] == "world" and str(own) not in dpo.needs
+    assert "labels" not in dpo.parameters["overrides"]
+    assert other.parameters["pairs"] == str(own) and str(own) in other.needs
+    labels = {"labels": "shuffled"}
+    assert other.parameters["overrides"] in (labels, labels | {"bos": "tokenizer"})
     (call,) = calls_of_notebook("train", other.parameters)["train_on_devices"]
     assert call.kwargs["labels"] == "shuffled"
     own.unlink()
     with pytest.raises(InputError, match=r"tunings\.other\.pairs: no such file"):
         check_at_hand(load_grid(whole))
+
+
+def test_a_tuning_has_seeds_of_its_own(own_pairs):
+    tunings = {"dpo": {}, "other": {"seeds": [5]}}
+    seeded = trainings(own_pairs[1] | dict(seeds=[0, 1], tunings=tunings))
+    assert [j.name for j in seeded] == ["m-dpo-0", "m-dpo-1", "m-other-5"]
+    assert all("seeds" not in j.parameters["overrides"] for j in seeded)
 
 
 REFUSED = [  # --set, what the line says
@@ -917,51 +895,37 @@ def test_a_dry_run_writes_nothing(tmp_path):
     assert before == after
 
 
+def clone_to(place):
+    "What a run needs of the files that git knows or would add, copied to a folder."
+    parts = ["xgdetox", "experiments", "nbs/experiments", "tests/tiny.yaml"]
+    ask = ["git", "ls-files", "-co", "--exclude-standard", *parts]
+    names = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in names.splitlines():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, place / name)
+
+
+ODD_FOLDER = (
+    "stages=[generate, score, mass, report]",
+    "tunings={}",
+    "languages=[en]",
+    "devices=1",
+    "data.prompts=data {x}",
+)
+
+
 @pytest.mark.slow
 def test_a_clone_in_a_folder_of_any_name(tmp_path):
     "A space, quotes, braces, umlauts: with a device held, and with data beside it. No name is run by a shell."
-    place = tmp_path / 'it\'s {a} "b" $(touch x) ü'
-    place.mkdir()
-    tar = subprocess.run(
-        [
-            "git",
-            "ls-files",
-            "-co",
-            "--exclude-standard",
-            "xgdetox",
-            "experiments",
-            "nbs/experiments",
-            "tests/tiny.yaml",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in tar.stdout.splitlines():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, place / name)
     from xgdetox.world import resolve_data
 
+    place = tmp_path / 'it\'s {a} "b" $(touch x) ü'
+    place.mkdir()
+    clone_to(place)
     shutil.copytree(resolve_data("world", "prompts"), place / "data {x}")
-    changes = [
-        w
-        for c in (
-            "stages=[generate, score, mass, report]",
-            "tunings={}",
-            "languages=[en]",
-            "devices=1",
-            "data.prompts=data {x}",
-        )
-        for w in ("--set", c)
-    ]
-    done = subprocess.run(
-        [*RUN[:4], "tests/tiny.yaml", *changes],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(place)},
-    )
+    words = [*RUN[:4], "tests/tiny.yaml", *(w for c in ODD_FOLDER for w in ("--set", c))]
+    env = os.environ | {"PYTHONPATH": str(place)}
+    done = subprocess.run(words, cwd=place, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(pd.read_csv(place / "runs" / "tiny" / "tables" / "mass.csv")) == 1
     assert not list(tmp_path.rglob("x")) and not (ROOT / "x").exists()
