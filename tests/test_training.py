@@ -422,11 +422,6 @@ def test_a_wrong_merge_fails_and_leaves_nothing(tiny, tmp_path, monkeypatch):
     import peft
 
     train(tiny / "llama", tiny / "pairs", tmp_path / "run", method="lora", **QUICK)
-    true = (
-        peft.PeftModel.merge_and_unload
-        if hasattr(peft.PeftModel, "merge_and_unload")
-        else peft.LoraModel.merge_and_unload
-    )
 
     def wrong(self, *a, **k):
         merged = peft.LoraModel.merge_and_unload(

@@ -13,8 +13,7 @@ from .placebos import check_labels
 from .tokens import check_bos
 
 # %% auto #0
-__all__ = ['RECIPES', 'ACCELERATE', 'DEFAULTS', 'load_recipe', 'recipe_names', 'check_keys', 'check_recipe', 'recipe_for',
-           'check_deepspeed']
+__all__ = ['RECIPES', 'ACCELERATE', 'DEFAULTS', 'load_recipe', 'recipe_names', 'check_keys', 'recipe_for', 'check_deepspeed']
 
 # %% ../nbs/lib/recipes.ipynb #c011
 RECIPES = Path(str(resources.files("xgdetox"))) / "assets/recipes"
@@ -83,7 +82,7 @@ def load_recipe(name=None, **overrides) -> dict:
     settings = DEFAULTS | own | {k: v for k, v in overrides.items() if v is not None}
     settings |= {k: _as_number(k, settings[k]) for k in _NUMBERS if settings[k] is not None}
     settings |= {k: _as_numbers(k, settings[k]) for k in _LISTS if settings[k] is not None}
-    check_recipe(settings)
+    _check_values(settings)
     return settings
 
 
@@ -148,7 +147,7 @@ def _as_numbers(key: str, value) -> list:
     return sorted({_as_number(key, v) for v in values})
 
 # %% ../nbs/lib/recipes.ipynb #c015
-def check_recipe(settings: dict):
+def _check_values(settings: dict):
     "Raises `InputError` for values that would only fail, or act wrongly, after the model is loaded."
     for key, values in _choices().items():
         if settings[key] not in values:

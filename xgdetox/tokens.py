@@ -98,9 +98,9 @@ def encode(
 ) -> dict:
     """Token ids, mask and position ids of `texts` (or rows of ids), padded on `side`: three tensors (batch, position).
 
-    `bos`: "tokenizer" begins a text as the tokenizer does; "paper" puts the begin-of-text token first, once, where
-    there is one; "none" leaves it out; "chat" puts the text into the model's chat template (`chat`). `keep`: which end of a text stays where it has more than `max_length` tokens.
-    Raises `InputError` for a text without tokens."""
+    `bos`: what stands before a text: what the "tokenizer" puts there, the begin-of-text token once ("paper"), "none",
+    or the "chat" template. `keep`: which end of a text of more than `max_length` tokens stays. Raises `InputError` for
+    a text without tokens."""
     rows = list(texts)  # batch, token
     if not all(isinstance(row, list) for row in rows):
         rows = token_ids(tokenizer, rows, bos)

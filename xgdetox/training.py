@@ -43,7 +43,7 @@ def encode_pair(
     """`prompt_ids`, `chosen_ids`, `rejected_ids` of a pair, the last two closed by one end token.
 
     `bos` as in `tokens.encode`. A continuation starts at the first token that differs. A prompt of more than
-    `max_prompt_length` tokens keeps its begin-of-text token and its end. None where no continuation is left."""
+    `max_prompt_length` tokens keeps its begin token and its end. None where no continuation is left."""
     if chat := parse_chat(bos):
         return _chat_pair(tokenizer, prompt, (chosen, rejected), chat, max_length)
     _check_plain(prompt)
