@@ -10,7 +10,7 @@ from pathlib import Path
 from .stage import Stage
 
 # %% auto #0
-__all__ = ['data_files', 'settings_of', 'Checkpoint', 'checkpoints', 'language_groups']
+__all__ = ['data_files', 'stage_settings', 'Checkpoint', 'checkpoints', 'language_groups']
 
 # %% ../../nbs/lib/grid_checkpoints.ipynb #c024
 def data_files(place, pattern: str = "*") -> list[str]:
@@ -27,7 +27,7 @@ def data_files(place, pattern: str = "*") -> list[str]:
     return sorted(str(p) for p in path.glob(pattern) if p.is_file() and not p.name.startswith("."))
 
 # %% ../../nbs/lib/grid_checkpoints.ipynb #e29033cd
-def settings_of(grid: dict, model: str, stage: Stage) -> dict:
+def stage_settings(grid: dict, model: str, stage: Stage) -> dict:
     "A stage's settings for one model, its options among them; the grid's `prompts` fills a limit that nobody set."
     own = grid["models"][model]["set"].get(stage.name, {})
     settings = {**grid[stage.name], **own}
@@ -75,7 +75,7 @@ class Checkpoint:
         return dict(model=self.model, tuning=self.tuning, seed=self.seed)
 
     def settings(self, stage: Stage) -> dict:
-        return settings_of(self.grid, self.model, stage)
+        return stage_settings(self.grid, self.model, stage)
 
     def settings_by_language(self, stage: Stage) -> dict:
         "The settings of a stage that has `languages` among them: the grid's where it names none."

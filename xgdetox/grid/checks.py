@@ -132,14 +132,7 @@ def _check_one(name: str, model: dict, grid: dict, path):
         )
     if how := model["pretrain"]:
         check_recipe(how["recipe"], bool(how["text"]), path, f"{field}.pretrain.recipe")
-    for tuning in model["tunings"] or []:
-        known = [*grid["tunings"], *model["tuned"]]
-        if tuning not in known:
-            near = nearest(tuning, known)
-            remedy = near if near.startswith("did") else "name it under tunings"
-            raise InputError(
-                f"unknown tuning {tuning!r}", path, field=f"{field}.tunings", remedy=remedy
-            )
+    _check_own_tunings(model, grid, path, f"{field}.tunings")
     for stage in model["set"]:
         if stage == "report":
             remedy = "write it as report: at the left"
@@ -148,6 +141,16 @@ def _check_one(name: str, model: dict, grid: dict, path):
             )
         if stage not in STAGES:
             raise _unknown(stage, "stage", STAGES, path, f"{field}.set")
+
+# %% ../../nbs/lib/grid_checks.ipynb #e74c9264
+def _check_own_tunings(model: dict, grid: dict, path, field: str):
+    "InputError for a tuning of a model that neither the grid nor the model knows."
+    for tuning in model["tunings"] or []:
+        known = [*grid["tunings"], *model["tuned"]]
+        if tuning not in known:
+            near = nearest(tuning, known)
+            remedy = near if near.startswith("did") else "name it under tunings"
+            raise InputError(f"unknown tuning {tuning!r}", path, field=field, remedy=remedy)
 
 # %% ../../nbs/lib/grid_checks.ipynb #e87b452e
 def _check_outputs(grid: dict, path):

@@ -11,7 +11,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 from ..files import InputError, read_json
-from .checkpoints import data_files, settings_of
+from .checkpoints import data_files, stage_settings
 from .jobs import jobs
 from .stage import Counts, Job
 from .stages import STAGES
@@ -89,7 +89,7 @@ def count_texts(grid: dict, job: Job) -> Counts:
     "What a job reads and writes, counted from the grid and from the data where they are at hand."
     model, p = grid["models"][job.labels["model"]], job.parameters
     settings = p.get("settings", {})
-    own_texts = settings_of(grid, job.labels["model"], STAGES["generate"])
+    own_texts = stage_settings(grid, job.labels["model"], STAGES["generate"])
     languages = len(p.get("languages") or settings.get("languages") or grid["languages"])
     judged = job.stage in ("score", "outcome", "quality")  # texts that `generate` wrote
     limit = own_texts["limit"] if judged else settings.get("limit")
@@ -246,7 +246,7 @@ def _texts_by_service(grid: dict) -> dict[str, int]:
     asked = {}
     for job in jobs(grid):
         for service in services_of(job.parameters["scorer"]) if job.stage == "score" else ():
-            own = settings_of(grid, job.labels["model"], STAGES["generate"])
+            own = stage_settings(grid, job.labels["model"], STAGES["generate"])
             prompts = min(own["limit"] or PAPER["prompts"], PAPER["prompts"])
             texts = prompts * own["n"] * len(job.labels["languages"])
             asked[service] = asked.get(service, 0) + texts

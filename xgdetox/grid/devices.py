@@ -36,7 +36,8 @@ def visible_devices(grid: dict | None = None) -> list[str]:
 def hold_devices(count: int, devices: list[str], folder=None, every: float = 0.2) -> list[str]:
     """Take `count` of `devices`, waiting for them if need be; name them in CUDA_VISIBLE_DEVICES.
 
-    The locks are open files that a program started in our place inherits; the system frees them when it ends. All or none are taken,
+    The locks are open files that a program started in our place inherits; the system frees
+    them when it ends. All or none are taken,
     so two jobs that want several cannot block each other."""
     import fcntl
 
@@ -73,7 +74,8 @@ def hold_devices(count: int, devices: list[str], folder=None, every: float = 0.2
 def train_on_devices(model, data_dir, output_dir, recipe=None, seed: int = 0, **settings) -> Path:
     """Page 01's `train`, on the devices of this job: a recipe whose `accelerate` is `single_gpu`
     takes the first; any other is started with
-    accelerate, one process a device. Raises what `train` raises, RuntimeError with the last words of a launch that failed."""
+    accelerate, one process a device. Raises what `train` raises, RuntimeError with the last
+    words of a launch that failed."""
     from xgdetox.recipes import check_deepspeed, load_recipe, recipe_for
     from xgdetox.trainer import train
 

@@ -25,7 +25,8 @@ def load_grid(path, changes=()) -> dict:
     """A grid file (or its contents as a dict), read and checked. `changes` are texts like
     `generate.n=3` (the value in YAML).
 
-    InputError names file, line, key and remedy. Paths of the result are absolute, languages are codes, each model has its own `data`."""
+    InputError names file, line, key and remedy. Paths of the result are absolute, languages
+    are codes, each model has its own `data`."""
     root, source = project_root(), "grid" if isinstance(path, dict) else Path(path)
     given = path if isinstance(path, dict) else _read_grid(source)
     raw = json.loads(json.dumps(given))  # what aliases of YAML share becomes a copy for each

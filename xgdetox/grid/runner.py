@@ -49,7 +49,8 @@ def adopt(grid: dict, run: Path, command: list[str]) -> list[str]:
     """Note the jobs as done that finished after their runner had died, so that Snakemake does not
     run them again.
 
-    Outputs are written in one piece, so a job is finished if all of its outputs are there, made with its present settings."""
+    Outputs are written in one piece, so a job is finished if all of its outputs are there,
+    made with its present settings."""
     done = [
         j
         for j in jobs(grid)
@@ -214,7 +215,8 @@ def _forced(stages) -> list[str]:
 def mirror(run: Path, own=()):
     """A temporary folder that looks like a run: what is written there leaves the run as it is.
 
-    Folders and files are links to the run's, except those named in `own`, which are copied, for they will be written to."""
+    Folders and files are links to the run's, except those named in `own`, which are copied,
+    for they will be written to."""
     with tempfile.TemporaryDirectory(prefix="xgdetox-") as place:
         copy = Path(place) / run.name
         copy.mkdir()
@@ -328,9 +330,8 @@ class Progress:
         self.left = {j.log: j for j in jobs(grid)}
         self.total, self.ended = len(self.left), threading.Event()
         self.left = {k: j for k, j in self.left.items() if not self._done(j)}
-        say(
-            f"{self.total} notebooks, {self.total - len(self.left)} of them done; executed ones are kept in {short_path(run / 'notebooks')}"
-        )
+        done, kept = self.total - len(self.left), short_path(run / "notebooks")
+        say(f"{self.total} notebooks, {done} of them done; executed ones are kept in {kept}")
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
 
@@ -348,9 +349,10 @@ class Progress:
                 continue
             del self.left[key]
             seconds = read_log(self.run / job.log).get("duration") or 0
-            self.say(
-                f"[{self.total - len(self.left):3d}/{self.total}] {job.stage:13s} {job.name:28s} {seconds:6.1f} s   after {time.time() - self.begin:4.0f} s"
+            place = (
+                f"[{self.total - len(self.left):3d}/{self.total}] {job.stage:13s} {job.name:28s}"
             )
+            self.say(f"{place} {seconds:6.1f} s   after {time.time() - self.begin:4.0f} s")
 
     def _watch(self):
         while not self.ended.wait(self.every):

@@ -154,7 +154,7 @@ def _within(raw, loc) -> list[str]:
 def explain_fault(
     error: ValidationError, raw: dict, path, above: str = "", known=None
 ) -> InputError:
-    """The first fault that pydantic found, as one line; a mistyped key before what it makes missing.
+    """The first fault that pydantic found, as one line; a mistyped key goes first.
 
     `above`: where in the file `raw` stands. `known`: the keys allowed there."""
     faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")

@@ -205,7 +205,8 @@ def _is_snakemake(process) -> bool:
 def wait_for_children(run: Path, say=print, every: float = 0.5, patience: float = 10):
     """Wait until no notebook of a dead runner is left on this host, nor in the queue of SLURM.
 
-    A notebook works on after its runner was killed, and what it finishes counts. What is left of one that was killed can finish nothing:
+    A notebook works on after its runner was killed, and what it finishes counts. What is left
+    of one that was killed can finish nothing:
     it ends itself within a second, or is ended after `patience` seconds."""
     told, alone_since = False, None
     while (left := living(run)) or _queued(run):
