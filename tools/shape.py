@@ -82,13 +82,16 @@ def public_names(tree: ast.Module) -> set[str]:
 
 
 def shared_names() -> list[str]:
-    "Public names that two modules define, with the modules; every scorer has a KIND."
-    defined = {}
+    """Public names that two modules define, with the modules.
+
+    Every scorer has a KIND, every program a main, and a group of commands names options of its own."""
+    own, defined = {"KIND", "main"}, {}
     for path in sorted((ROOT / "xgdetox").rglob("*.py")):
         module = ".".join(path.relative_to(ROOT / "xgdetox").with_suffix("").parts)
-        for name in public_names(ast.parse(path.read_text(encoding="utf-8"))) - {"KIND"}:
+        for name in public_names(ast.parse(path.read_text(encoding="utf-8"))) - own:
             defined.setdefault(name, []).append(module)
-    return [f"{name}: {', '.join(ms)}" for name, ms in sorted(defined.items()) if len(ms) > 1]
+    twice = {n: ms for n, ms in defined.items() if len(ms) > 1 and not n.endswith("Option")}
+    return [f"{name}: {', '.join(modules)}" for name, modules in sorted(twice.items())]
 
 
 def unfit() -> list[str]:
