@@ -297,8 +297,8 @@ def compare_arms(
 ) -> pd.DataFrame:
     """Tidy rows per language: `{metric}_drop`, `_relative_drop` (base - arm), `_beyond_placebo` (placebo - arm).
 
-    `base`: values of the base; `arm`, `placebo`: one table of values per seed. Extra columns: before, after, p, p_holm
-    (over tested languages), not_tested (why), seeds. Pooled statistics are of the language "pooled"."""
+    `base`: values of the base; `arm`, `placebo`: a table of values per seed. Extra columns: before, after, p, p_holm
+    (over tested languages), not_tested (why), seeds. Pooled rows are of the language "pooled"."""
     _check_labels(labels)
     after, reasons, rows = _arm_values(arm, metric), _untested_languages(base), []
     sides = {"drop": base[metric]}
