@@ -177,6 +177,9 @@ OUTCOME = Stage(
 def _mass_jobs(stage: Stage, c: Checkpoint) -> list[Job]:
     "The exact toxic mass of a checkpoint."
     prompts, files = c.prompts()
+    settings = c.settings(stage)
+    if settings["threshold"] is None:
+        del settings["threshold"]  # what the step does anyway; so a run from before stays done
     p = dict(
         model=c.path,
         prompts=prompts,
@@ -184,7 +187,7 @@ def _mass_jobs(stage: Stage, c: Checkpoint) -> list[Job]:
         languages=c.grid["languages"],
         table=f"parts/mass/{c.id}.csv",
         labels=c.labels,
-        settings=c.settings(stage),
+        settings=settings,
     )
     return [
         stage.job(c.id, p, c.weights() + files + data_files(c.data("lexicon")), c.gpus, c.labels)
