@@ -195,7 +195,7 @@ def neuron_hooks(
     check_neurons(used, parts.n_layers, parts.n_neurons)
     offsets = _offsets_by_layer(add)
     layers, shapes = {*readings.neurons, *put, *offsets}, {}
-    change = lambda l: _change_hook(l, put.get(l), offsets.get(l), readings, shapes)
+    change = lambda l: _change_hook(l, put, offsets.get(l), readings, shapes)
     before = [(parts.blocks[l], _shape_hook(shapes, l), True) for l in layers]
     inside = [(parts.out_projections[l], change(l), False) for l in layers]
     with _pre_hooks(before + inside):
@@ -221,8 +221,8 @@ def _change_hook(layer, put, offsets, readings, shapes):
     def change(module, args):
         given = args[0]  # batch, position, neuron; OPT's (batch position), neuron
         a = start = given.unflatten(0, shapes[layer]) if given.dim() == 2 else given
-        if put is not None:
-            a = _put(a, *put)
+        if put.get(layer) is not None:  # asked anew in each pass: the values may change
+            a = _put(a, *put[layer])
         if offsets:
             a = a.index_add(-1, *_as_tensors(*offsets, a))
         if layer in readings.neurons:
