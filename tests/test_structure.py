@@ -18,7 +18,7 @@ import refills  # noqa: E402
 import shape  # noqa: E402
 
 NBS = ROOT / "nbs"
-# The order of the pages: a page may import any earlier one and none later (DESIGN.md, layout).
+# The order of the pages: a page may import any earlier one and none later.
 ORDER = """
     files identity languages chat rows stats
     weights checkpoints tokens anatomy adapters models

@@ -126,7 +126,7 @@ def _resolve_stage(own: dict, stage: str, root: Path, field: str = ""):
 
 # %% ../../nbs/lib/grid_load.ipynb #c086
 def _read_grid(path: Path) -> dict:
-    "The file as a dict; its name is the grid's where it says none."
+    "The file as a dict; without a `name` in it, the grid is named after the file."
     if not path.is_file():
         raise InputError("no such grid", path, remedy="the shipped ones are in experiments/*.yaml")
     raw = read_yaml(path)
@@ -178,7 +178,7 @@ def _set(raw: dict, change: str):
 
 # %% ../../nbs/lib/grid_load.ipynb #e03fed24
 def _scorer(spec: str, root: Path) -> str:
-    "A scorer with the path in it made absolute, as page 03 reads it; names of worlds, presets and the hub stay."
+    "A scorer with the path in it made absolute; names of worlds, presets and the hub stay."
     from xgdetox.scorers.base import place_scorer
 
     return place_scorer(

@@ -108,7 +108,7 @@ def note(path, checkpoint=None, **facts) -> Path:
 
 # %% ../../nbs/lib/grid_steps.ipynb #c036
 def locate_scorer(spec: str) -> str:
-    """A scorer as page 03 reads it, with the folder of the world's own lexicon in place of its name.
+    """A scorer's spec, with the folder of the world's own lexicon in place of its name.
 
     InputError where it cannot be read."""
     from xgdetox.scorers.base import place_scorer

@@ -40,7 +40,7 @@ _FAULT_WORDS = {
 
 
 def fault_words(kind: str) -> str:
-    "What a service does that fails in this way."
+    "What a service that fails in this way is doing, in words."
     if kind.startswith("400 "):
         return f"answers {kind}, which is about the key, the project or the place"
     return _FAULT_WORDS.get(kind, f"answers {kind}, a fault of its own")
@@ -95,7 +95,7 @@ class Quota:
 
 # %% ../../nbs/lib/scorers_patience.ipynb #t013
 def pause(tries: int, wait: float = 0.0, first: float = 1.0, longest: float = 60.0) -> float:
-    "Seconds before try number `tries` + 1: doubling, with full jitter in the upper half; at least `wait`."
+    "Seconds before try number `tries` + 1: doubling, drawn from the upper half; at least `wait`."
     return max(wait, min(longest, first * 2 ** (tries - 1)) * random.uniform(0.5, 1))
 
 # %% ../../nbs/lib/scorers_patience.ipynb #t016
