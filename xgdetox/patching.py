@@ -92,7 +92,11 @@ def share_rows(fall, moved, n_resamples: int, seed: int) -> list[dict]:
     return rows
 
 # %% ../nbs/lib/patching.ipynb #v014
-MOST, LITTLE, LEAST_SETS = 0.50, 0.25, 100  # the registered rules: the paper says most, Yang et al. (2025) 2.5 to 24%
+MOST, LITTLE, LEAST_SETS = (
+    0.50,
+    0.25,
+    100,
+)  # the registered rules: the paper says most, Yang et al. (2025) 2.5 to 24%
 
 
 def neuron_verdict(low: float, high: float, sets: int = LEAST_SETS) -> str:
