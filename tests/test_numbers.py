@@ -40,7 +40,7 @@ def rows(run, table, family, metric, tuned=None):
     "The rows of a metric of a family with a value; empty where there are none."
     t = raw(run, table)
     if t is None:
-        return pd.DataFrame(columns=["model", "seed", "language", "value"])
+        return pd.DataFrame(columns=["model", "tuning", "seed", "language", "value"])
     t = t[(t.metric == metric) & (t.family == family) & t.value.notna()]
     return t if tuned is None else t[t.base != tuned]
 
@@ -899,15 +899,18 @@ def test_the_kept_summaries(run_name):
         "language_kept": ("quality", "language_kept"),
         "perplexity": ("quality", "perplexity"),
     }
-    for f, t in summary.groupby("model"):
+    for (f, arm), t in summary.groupby(["model", "tuning"]):
         t = t.set_index("language")
+        only = lambda table, metric: by_language(
+            (found := rows(run_name, table, f, metric, True))[found.tuning == arm]
+        )
         for key, (table, metric) in measured.items():
             for side, tuned in (("before", False), ("after", True)):
-                expected = of(run_name, table, f, metric, tuned)
+                expected = only(table, metric) if tuned else of(run_name, table, f, metric, tuned)
                 assert t[f"{key}_{side}"].dropna().to_dict() == pytest.approx(
                     expected.to_dict(), rel=2e-5, abs=1e-9
                 ), (f, key, side)
-        expected = of(run_name, "drops", f, "toxic_mass_relative_drop", True)
+        expected = only("drops", "toxic_mass_relative_drop")
         assert t["drop"].dropna().to_dict() == pytest.approx(expected.to_dict(), rel=2e-5)
 
 
