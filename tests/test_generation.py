@@ -467,10 +467,10 @@ KILL = """
 import sys; sys.path.insert(0, {tests!r})
 from pathlib import Path
 from xgdetox.generation import generate
-import xgdetox.generation as g, time
-real = continue_batch
+import xgdetox.sampling as sampling, time
+real = sampling.continue_batch
 def slowly(*a, **k): time.sleep(.05); return real(*a, **k)
-continue_batch = slowly
+sampling.continue_batch = slowly
 print("ready", flush=True)
 generate({lm!r}, {files!r}, {out!r}, n=5, max_tokens=6, batch_rows=10)
 """

@@ -338,7 +338,7 @@ def kill_after(run, wanted: int, pause: float, notebook_too: bool) -> bool:
         time.sleep(0.2)
     time.sleep(pause)
     assert runner.poll() is None, "the runner ended by itself before its kill"
-    notebooks = [p for p in living(run) if "papermill" in p.cmdline()]
+    notebooks = [p for p in living(run) if "xgdetox.grid.notebook" in p.cmdline()]
     if notebook_too and notebooks:
         notebooks[0].kill()
     runner.kill()
