@@ -886,25 +886,27 @@ def test_this_file_is_independent_of_the_report():
     assert not re.search(r"^\s*(from|import) xgdetox", Path(__file__).read_text("utf-8"), re.M)
 
 
+SUMMARISED = {  # column of a summary -> table, metric
+    "probability": ("toxicity", "toxicity_probability"),
+    "emt": ("toxicity", "emt"),
+    "mass": ("mass", "toxic_mass"),
+    "language_kept": ("quality", "language_kept"),
+    "perplexity": ("quality", "perplexity"),
+}
+
+
 @pytest.mark.parametrize(
     "run_name", [p.parent.name for p in sorted((ROOT / "results").glob("*/summary.csv"))]
 )
 def test_the_kept_summaries(run_name):
     "Every mean of results/*/summary.csv from the tables beside it."
     summary = pd.read_csv(ROOT / f"results/{run_name}/summary.csv")
-    measured = {
-        "probability": ("toxicity", "toxicity_probability"),
-        "emt": ("toxicity", "emt"),
-        "mass": ("mass", "toxic_mass"),
-        "language_kept": ("quality", "language_kept"),
-        "perplexity": ("quality", "perplexity"),
-    }
     for (f, arm), t in summary.groupby(["model", "tuning"]):
         t = t.set_index("language")
         only = lambda table, metric: by_language(
             (found := rows(run_name, table, f, metric, True))[found.tuning == arm]
         )
-        for key, (table, metric) in measured.items():
+        for key, (table, metric) in SUMMARISED.items():
             for side, tuned in (("before", False), ("after", True)):
                 expected = only(table, metric) if tuned else of(run_name, table, f, metric, tuned)
                 assert t[f"{key}_{side}"].dropna().to_dict() == pytest.approx(
