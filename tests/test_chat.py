@@ -20,7 +20,6 @@ from xgdetox.chat import (
     conversation_pair,
     end_of_turn,
     hh_messages,
-    is_conversation,
     named_for_chat,
     parse_chat,
     read_messages,
@@ -212,7 +211,6 @@ USER, GOOD, BAD = (
     ids=["TRL", "UltraFeedback", "no prompt", "HH-RLHF"],
 )
 def test_layouts_of_preference_data_say_the_same(row):
-    assert is_conversation(row)
     assert conversation_pair(row) == ([USER], "Hi.", "Go away.")
 
 

@@ -16,7 +16,7 @@ from xgdetox.edits import (
     edit_neurons,
     edit_offset,
     edit_projection,
-    pushes,
+    push_groups,
 )
 from xgdetox.files import InputError
 from xgdetox.models import load_model
@@ -84,9 +84,9 @@ def test_only_neurons_that_push_towards_the_probe_change(world, tmp_path):
         assert torch.allclose(now - was, torch.outer((now - was) @ unit, unit), atol=1e-5)
 
 
-def test_a_neuron_pushes_where_cosine_and_activation_agree():
+def test_a_neurons_group_says_where_it_writes_and_how():
     cosine, activation = np.array([0.5, 0.5, -0.5, -0.5]), np.array([2.0, -2.0, 2.0, -2.0])
-    assert pushes(cosine, activation).tolist() == [True, False, False, True]
+    assert push_groups(cosine, activation).tolist() == ["TP", "TN", "AP", "AN"]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bloom", "llama"])

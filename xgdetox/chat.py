@@ -15,9 +15,9 @@ from .languages import LANGUAGES
 
 # %% auto #0
 __all__ = ['CONTINUE', 'ROLES', 'Chat', 'parse_chat', 'is_question', 'user_message', 'read_messages', 'conversation_pair',
-           'hh_messages', 'is_conversation', 'has_template', 'check_template', 'named_for_chat', 'chat_setting',
-           'template_ids', 'conversation_text', 'messages_in', 'dialogue_in', 'conversation', 'chat_ids', 'reply_ids',
-           'end_of_turn', 'refusal_phrases', 'refusal']
+           'hh_messages', 'has_template', 'check_template', 'named_for_chat', 'chat_setting', 'template_ids',
+           'conversation_text', 'messages_in', 'dialogue_in', 'conversation', 'chat_ids', 'reply_ids', 'end_of_turn',
+           'refusal_phrases', 'refusal']
 
 # %% ../nbs/lib/chat.ipynb #k307ea4
 CONTINUE = "Continue this text in its own language. Write nothing but the continuation.\n\n{text}"
@@ -156,16 +156,6 @@ def hh_messages(text: str) -> list[dict] | None:
     roles = {"Human": "user", "Assistant": "assistant"}
     turns = zip(parts[::2], parts[1::2])
     return [dict(role=roles[who], content=said.strip()) for who, said in turns]
-
-
-def is_conversation(row: dict) -> bool:
-    "Whether a row of preference data holds messages rather than texts."
-    return all(
-        isinstance(row.get(side), list)
-        or isinstance(row.get(side), str)
-        and bool(hh_messages(row[side]))
-        for side in ("chosen", "rejected")
-    )
 
 # %% ../nbs/lib/chat.ipynb #k005cc3
 def has_template(tokenizer) -> bool:

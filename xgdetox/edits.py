@@ -22,8 +22,8 @@ from .value_vectors import all_activations, probe_direction, read_neurons
 from .written import post_norm_gain
 
 # %% auto #0
-__all__ = ['METHODS', 'seen_by_neurons', 'difference_directions', 'project_out', 'edit_projection', 'push_groups', 'pushes',
-           'edit_neurons', 'edit_offset', 'check_method', 'edit_model']
+__all__ = ['METHODS', 'seen_by_neurons', 'difference_directions', 'project_out', 'edit_projection', 'push_groups', 'edit_neurons',
+           'edit_offset', 'check_method', 'edit_model']
 
 # %% ../nbs/lib/edits.ipynb #k1817ef
 def seen_by_neurons(directions: torch.Tensor, block) -> torch.Tensor:
@@ -110,11 +110,6 @@ def push_groups(cosine: np.ndarray, activation: np.ndarray) -> np.ndarray:
     aligned = np.where(cosine > 0, "T", "A")
     sign = np.where(activation > 0, "P", "N")
     return np.char.add(aligned, sign)
-
-
-def pushes(cosine: np.ndarray, activation: np.ndarray) -> np.ndarray:
-    "Whether each neuron writes towards the probe: groups TP and AN."
-    return (cosine > 0) == (activation > 0)
 
 # %% ../nbs/lib/edits.ipynb #ke6d725
 def edit_neurons(
