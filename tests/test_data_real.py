@@ -17,6 +17,7 @@ from xgdetox.data import (
     load_parallel,
     load_prompts,
 )
+from xgdetox.splits import find_source_map, source_places, write_source_map
 from xgdetox.languages import LANGUAGES
 from xgdetox.datasets import data_folder, paper_numbers
 from xgdetox.files import read_json, read_rows
@@ -168,3 +169,15 @@ def test_align_without_prompts_gives_the_same_texts(aligned, scoring):
     assert alone.report.kept == 800
     texts = lambda loaded, code: dict(zip(loaded.rows["place"], loaded.rows[code]))
     assert all(texts(alone, c) == texts(aligned, c) for c in ("ar", "id", "zh"))
+
+
+def test_a_source_map_made_from_scoring_files_is_the_one_that_lies_there(tmp_path, scoring):
+    write_source_map(scoring, REAL / "prompts", tmp_path / "map.tsv")
+    as_they_lie = source_places(find_source_map(REAL / "prompts"))
+    first = {(r["language"], r["place"]): r for r in reversed(as_they_lie) if r["place"]}
+    made = {(r["language"], r["place"]): r for r in source_places(tmp_path / "map.tsv")}
+    assert made.keys() == first.keys()
+    assert all(made[key]["en_position"] == first[key]["en_position"] for key in made)
+    again = [k for k in made if made[k]["index"] != first[k]["index"]]
+    named_twice = len([r for r in as_they_lie if r["place"]]) - len(first)
+    assert len(again) <= named_twice, "only a place named twice has a choice of rows"

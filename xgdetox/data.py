@@ -18,8 +18,8 @@ from .rows import Loaded, LoadReport, PackedRows, Row, check_text, finish_load, 
 
 # %% auto #0
 __all__ = ['PROMPT_FILE', 'ENTITY', 'row_files', 'cut_prompt', 'load_pairs', 'split_rows', 'find_prompt_files', 'load_prompts',
-           'some_prompts', 'align_rtp_lx', 'unescape', 'find_parallel_files', 'load_parallel', 'load_labelled',
-           'lexicon_file', 'load_lexicon', 'mask', 'summarise_prompts']
+           'some_prompts', 'source_keys', 'scoring_files', 'align_rtp_lx', 'unescape', 'find_parallel_files',
+           'load_parallel', 'load_labelled', 'lexicon_file', 'load_lexicon', 'mask', 'summarise_prompts']
 
 # %% ../nbs/00_data.ipynb #c060
 _DATA_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".csv")
@@ -354,11 +354,11 @@ def some_prompts(path):
     return path
 
 # %% ../nbs/00_data.ipynb #c083
-def _source_keys(scoring, code: str, report: LoadReport) -> dict[str, tuple[str, str]]:
+def source_keys(scoring, code: str, report: LoadReport) -> dict[str, tuple[str, str]]:
     """{place in RealToxicityPrompts (`file:begin-end`): (Index, prompt)} of a language, from RTP-LX's scoring files.
 
     The first row of a place counts; what else there is goes to the report's notes."""
-    for file in _scoring_files(scoring, code):
+    for file in scoring_files(scoring, code):
         found, own, again = _places_in(file)
         if not found:
             continue  # English has its places only in gpt4_results
@@ -367,11 +367,13 @@ def _source_keys(scoring, code: str, report: LoadReport) -> dict[str, tuple[str,
                 report.note(f"{code} {what}", count)
         return found
     problem = f"no scoring file with OriginalMetadata for {LANGUAGES[code].name}"
-    remedy = f"add acs_results_{LANGUAGES[code].rtp_lx}.json (`xgdetox data get rtp-lx-scoring`)"
+    stem = "gpt4" if code == "en" else "acs"
+    name = f"{stem}_results_{LANGUAGES[code].rtp_lx}.json"
+    remedy = f"add {name} (`xgdetox data get rtp-lx-scoring`)"
     raise InputError(problem, scoring, remedy=remedy)
 
 
-def _scoring_files(scoring, code: str) -> list[Path]:
+def scoring_files(scoring, code: str) -> list[Path]:
     "RTP-LX's scoring files of a language, those of the content filter first."
     names = [f"{stem}_{LANGUAGES[code].rtp_lx}.json*" for stem in ("acs_results", "gpt4_results")]
     return [p for name in names for p in sorted(Path(scoring).rglob(name))]
@@ -426,7 +428,7 @@ def align_rtp_lx(scoring, prompts=None, languages: Iterable[str] | None = None) 
 
 def _texts_by_place(code: str, scoring, prompts, report: LoadReport) -> dict[str, str]:
     "{place in RealToxicityPrompts: prompt} of one language, from the scoring files or, by `Index`, from the prompts."
-    places = _source_keys(scoring, code, report)
+    places = source_keys(scoring, code, report)
     if prompts is None and code == "en":
         remedy = "give prompts=, the folder with RTP_LX_EN.json"
         raise InputError("English texts are not in the scoring files", scoring, remedy=remedy)

@@ -5,15 +5,17 @@
 # %% ../nbs/lib/splits.ipynb #c003
 from __future__ import annotations
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Iterable
-from .data import find_prompt_files, load_prompts
+from .data import find_prompt_files, load_prompts, scoring_files, source_keys
 from .files import InputError, read_delimited, write_atomic, write_jsonl
 from .languages import LANGUAGES, normalise_language
+from .rows import LoadReport
 
 # %% auto #0
 __all__ = ['FITTING_BELOW', 'place_fraction', 'split_of', 'source_places', 'split_positions', 'aligned_rows', 'find_source_map',
-           'write_split']
+           'source_map_rows', 'write_source_map', 'write_split']
 
 # %% ../nbs/lib/splits.ipynb #c006
 FITTING_BELOW = 0.397
@@ -77,9 +79,51 @@ def find_source_map(folder) -> Path:
     "The source map in a folder of prompts. InputError where there is none."
     found = sorted(Path(folder).glob("*source_map.tsv*"))
     if not found:
-        remedy = "give a folder with one, or leave split out"
+        remedy = "make one with xgdetox data source-map, or leave split out"
         raise InputError("has no RTP-LX source map (*source_map.tsv)", folder, remedy=remedy)
     return found[0]
+
+# %% ../nbs/lib/splits.ipynb #s1a1
+_MAP_ORDER = ("lang", "index", "en_position", "rtp_filename", "rtp_begin", "rtp_end")
+
+
+def source_map_rows(scoring, prompts, languages: Iterable[str] | None = None) -> list[tuple]:
+    """Rows in the order of `_MAP_ORDER`: the prompts with an English source, of English and `languages`.
+
+    `scoring` holds RTP-LX's scoring files, by default of all `languages`; `en_position` is a row of RTP_LX_EN.json in
+    `prompts`.     InputError where a language has no scoring file with places."""
+    english = load_prompts(find_prompt_files(prompts, ["en"])["en"]).rows["prompt_id"][:]
+    row_of = {index: i for i, index in enumerate(english)}
+    at = {
+        place: row_of[index]
+        for place, (index, _) in source_keys(scoring, "en", LoadReport()).items()
+        if index in row_of
+    }
+    rows = []
+    codes = languages or [code for code in LANGUAGES if scoring_files(scoring, code)]
+    for code in dict.fromkeys(["en", *map(normalise_language, codes)]):
+        for place, (index, _) in source_keys(scoring, code, LoadReport()).items():
+            if place in at:
+                rows.append((code, index, at[place], *_parts(place)))
+    return rows
+
+
+def _parts(place: str) -> tuple[str, str, str]:
+    "File name, begin and end of a place `file:begin-end`."
+    name, _, offsets = place.rpartition(":")
+    begin, _, end = offsets.partition("-")
+    return name, _offset(begin), _offset(end)
+
+# %% ../nbs/lib/splits.ipynb #s1a2
+def write_source_map(
+    scoring, prompts, output, languages: Iterable[str] | None = None
+) -> dict[str, int]:
+    "{language: rows} of the source map written to `output`, a table parted by tabs. InputError as `source_map_rows`."
+    rows = source_map_rows(scoring, prompts, languages)
+    with write_atomic(output) as f:
+        for row in [_MAP_ORDER, *rows]:
+            f.write("\t".join(map(str, row)) + "\n")
+    return dict(Counter(row[0] for row in rows))
 
 # %% ../nbs/lib/splits.ipynb #c018
 def write_split(
