@@ -770,7 +770,10 @@ def test_the_sentences_of_the_front_page(readme):
         assert f"worlds lose {welch(a, b).split(', p')[0]} more of the toxic mass" in said
         assert "Korean, Arabic, Hindi and Japanese gain least" in said
         assert f"toxic mass falls in {falls} languages of the three worlds" in said
-        assert f"they carry part of the effect of tuning, {carried('world', False, True)} in English" in said
+        assert (
+            f"they carry part of the effect of tuning, {carried('world', False, True)} in English"
+            in said
+        )
 
 
 def test_the_figure_of_the_front_page():

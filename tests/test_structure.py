@@ -39,7 +39,7 @@ ORDER = """
     grid.execute grid.notebook grid.forks
     grid.devices grid.schema grid.jobs grid.costs grid.checks grid.load
     grid.status grid.tables grid.runner
-    cli.root cli.options cli.inputs cli.flags cli.data cli.tuning cli.edits cli.texts cli.scores cli.judges
+    cli.options cli.root cli.inputs cli.flags cli.data cli.tuning cli.edits cli.texts cli.scores cli.judges
     cli.mechanism cli.evidence cli.grids cli.__init__ cli.__main__
 """.split()
 STORY = sorted(NBS.glob("*.ipynb"))  # the argument, and how to ask it

@@ -81,7 +81,7 @@ class DataSet:
 
 # %% ../nbs/lib/datasets.ipynb #c112
 _GIT, _HUB = "https://github.com", "https://huggingface.co/datasets"
-_OTHERS = [l for l in LANGUAGES.values() if l.code != "en"]
+_OTHERS = [LANGUAGES[code] for code in PAPER_LANGUAGES if code != "en"]
 
 
 def _files_at(address: str, folder: str, names) -> dict[str, str]:
@@ -141,7 +141,7 @@ _MULTILINGUAL_HATECHECK = _renamed(
 _LDNOOBW = _renamed(
     "LDNOOBW/List-of-Dirty-Naughty-Obscene-and-Otherwise-Bad-Words/5faf2ba42d7b1c0977169ec3611df25a3c08eb13",
     "lexicons/ldnoobw",
-    {f"{l.code}.txt": l.ldnoobw for l in LANGUAGES.values() if l.ldnoobw},
+    {f"{l.code}.txt": l.ldnoobw for l in map(LANGUAGES.get, PAPER_LANGUAGES) if l.ldnoobw},
 )
 
 # %% ../nbs/lib/datasets.ipynb #c113

@@ -4,14 +4,17 @@
 
 # %% ../nbs/lib/languages.ipynb #m002
 from __future__ import annotations
+import os
 import re
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
 from .files import InputError, parse_yaml, read_yaml
 
 # %% auto #0
 __all__ = ['LANGUAGES', 'PAPER_LANGUAGES', 'Language', 'covered_by', 'normalise_language', 'file_language', 'add_language',
-           'read_languages', 'add_languages']
+           'read_languages', 'add_languages', 'languages_path', 'recorded_languages']
 
 # %% ../nbs/lib/languages.ipynb #c012
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ def normalise_language(s: str) -> str:
             return code
     raise InputError(
         f"unknown language {str(s)[:20]!r}",
-        remedy=f"known are {' '.join(LANGUAGES)}; the page lib/languages shows how to add one",
+        remedy=f"known are {' '.join(LANGUAGES)}; --languages-file FILE (in a grid languages_file) adds others",
     )
 
 
@@ -234,9 +237,29 @@ def read_languages(path) -> list[Language]:
 
 
 def add_languages(path) -> list[str]:
-    "The codes of the languages that a file adds to LANGUAGES: all of them, or none where one is wrong (InputError)."
-    new = read_languages(path)
+    """The codes of the languages that a file adds to LANGUAGES: all of them, or none where one is wrong (InputError).
+
+    A row that stands in the table already, word for word, adds nothing."""
+    new = [l for l in read_languages(path) if LANGUAGES.get(l.code) != l]
     for i, language in enumerate(new):
         _check_new(language, [*LANGUAGES.values(), *new[:i]], path)
     LANGUAGES.update((language.code, language) for language in new)
     return [language.code for language in new]
+
+# %% ../nbs/lib/languages.ipynb #c0ld
+def languages_path(name) -> Path:
+    "The file of languages that a user names: `rtp-lx` is the shipped one, anything else a path."
+    if str(name) == "rtp-lx":
+        return Path(str(resources.files("xgdetox"))) / "assets" / "rtp-lx.yaml"
+    return Path(name).absolute()
+
+# %% ../nbs/lib/languages.ipynb #c0lg
+def recorded_languages(grid: dict) -> list[str]:
+    "The codes of the languages that the file of a grid adds; none where the grid names no file, or it is gone."
+    file = grid.get("languages_file")
+    return add_languages(file) if file and Path(file).is_file() else []
+
+# %% ../nbs/lib/languages.ipynb #c0lj
+# the jobs of a grid, and whatever a command starts, find the file here
+if os.environ.get("XGDETOX_LANGUAGES_FILE"):
+    add_languages(os.environ["XGDETOX_LANGUAGES_FILE"])

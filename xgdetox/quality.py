@@ -12,7 +12,7 @@ from collections import namedtuple
 from functools import lru_cache, partial
 from pathlib import Path
 from .checkpoints import adapter_base, load_weights, read_config
-from .chat import parse_chat, refusal
+from .chat import parse_chat, refusal, refusal_phrases
 from .files import InputError, read_json, write_atomic
 from .fluency import continuation_loss, ids_as_trained, seq2seq_loss, target_losses
 from .generation import generation_files, read_generations, split_adapter
@@ -24,9 +24,9 @@ from .world import resolve_model
 
 # %% auto #0
 __all__ = ['QUALITIES', 'FURTHER', 'Measured', 'PANELS', 'paper_perplexity', 'text_pieces', 'distinct_n', 'distinct_n_fixed',
-           'self_bleu', 'identify_language', 'language_accuracy', 'median_interval', 'prompt_values', 'refusal_values',
-           'quality_table', 'untuned_base', 'texts_path', 'compare_quality', 'by_prompt', 'draw_quality', 'confusion',
-           'draw_confusion']
+           'self_bleu', 'can_identify', 'identify_language', 'language_accuracy', 'median_interval', 'prompt_values',
+           'refusal_values', 'quality_table', 'untuned_base', 'texts_path', 'compare_quality', 'by_prompt',
+           'draw_quality', 'confusion', 'draw_confusion']
 
 # %% ../nbs/04_quality.ipynb #c025
 @torch.inference_mode()
@@ -99,19 +99,26 @@ def self_bleu(rows: list[list[str]], most: int = 10) -> float:
 
 # %% ../nbs/04_quality.ipynb #c042
 @lru_cache
-def _identifier():
+def _identifier(known: tuple):
+    "py3langid, restricted to those of the codes `known` that it has."
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     found = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    found.set_languages([c for c in LANGUAGES if c in found.labels])
+    found.set_languages([c for c in known if c in found.labels])
     return found
 
 
+def can_identify(language: str) -> bool:
+    "Whether `identify_language` knows a language: one of a user's file it may not know."
+    return language in _identifier(tuple(LANGUAGES)).labels
+
+
 def identify_language(texts, least: int = 5) -> list[str]:
-    """The language of each text among the 17 (py3langid).
+    """The language of each text among the 17, and those of a user's file that py3langid knows.
 
     Empty where it has fewer than `least` letters (2 in Chinese characters or kana)."""
-    return [_identifier().classify(t)[0] if _letters(t) >= least else "" for t in texts]
+    tell = _identifier(tuple(LANGUAGES)).classify
+    return [tell(t)[0] if _letters(t) >= least else "" for t in texts]
 
 
 def _letters(text: str) -> float:
@@ -283,8 +290,11 @@ def _length_values(df, language):
 # %% ../nbs/04_quality.ipynb #c061
 def _language_values(df, language):
     """Adds `identified` to `df`; yields the shares of texts in the prompt's language, in English, and
-    too short to tell."""
-    df["identified"] = identify_language(df.generated_text)
+    too short to tell.
+
+    In a language that py3langid does not know (`can_identify`) nothing is told."""
+    known = can_identify(language)
+    df["identified"] = identify_language(df.generated_text) if known else ""
     found = df.set_index("prompt_id").identified
     for metric, code in (("language_kept", language), ("language_english", "en")):
         share = (found == code).astype(float).where(found != "")
@@ -293,14 +303,20 @@ def _language_values(df, language):
 
 # %% ../nbs/04_quality.ipynb #kc114948
 def refusal_values(df, language):
-    "Adds `refused`, the reason, to `df`; yields the share of texts that refuse, and the share per reason."
+    """Adds `refused`, the reason, to `df`; yields the share of texts that refuse, and the share per reason.
+
+    Without phrases of the language their share is missing, and only length tells."""
     ended = df.finish_reason.isin(["stop"])
     texts = zip(df.generated_text, ended)
     df["refused"] = [refusal(text, language, finished) for text, finished in texts]
     found = df.set_index("prompt_id").refused
-    yield Measured(language, "refused", (found != "").astype(float), "phrases and length")
+    listed = language in refusal_phrases()
+    told_by = "phrases and length" if listed else "length"
+    yield Measured(language, "refused", (found != "").astype(float), told_by)
     for reason in ("phrase", "short"):
-        yield Measured(language, f"refused_{reason}", (found == reason).astype(float), reason)
+        share = (found == reason).astype(float)
+        share = share if listed or reason == "short" else share * math.nan
+        yield Measured(language, f"refused_{reason}", share, reason)
 
 # %% ../nbs/04_quality.ipynb #c063
 def quality_table(

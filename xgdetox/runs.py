@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from .files import InputError
-from .languages import LANGUAGES
+from .languages import LANGUAGES, recorded_languages
 from .stats import combine_seeds, holm, proportion_interval, read_table, tidy, write_table
 
 # %% auto #0
@@ -92,6 +92,7 @@ def load_run(run_dir) -> Run:
         raise InputError("no such run", path=run.folder, remedy="run a grid first")
     _read_tables(run)
     _read_manifest(run)
+    recorded_languages(run.manifest.get("grid") or {})
     if not run.tables:
         raise InputError(
             run.faults[0] if run.faults else "no table to report",

@@ -17,11 +17,12 @@ from .calibration import labelled_texts
 from .data import load_prompts
 from .files import InputError, read_json, read_jsonl, write_atomic, write_json
 from .identity import file_hash
-from .languages import LANGUAGES, file_language, normalise_language
+from .languages import file_language, normalise_language
 from .ledger import nearby, opened, scores_through
 from .scorers.base import Scored, Scorer, digest, load_scorer, scorer_forms
 from .scorers.patience import fault_words
 from xgdetox.world import (
+    CODES,
     WORLDS,
     language_words,
     prompt_text,
@@ -267,14 +268,16 @@ def refuse_nothing_scored(counts: pd.DataFrame, folder, gaps: bool = False) -> N
 # %% ../nbs/lib/scoring.ipynb #c213
 @lru_cache
 def _world_prompts(language: str, control: bool = False) -> frozenset[str]:
-    "The prompts of a world in `language`."
+    "The prompts of a world in `language`; none in a language that it does not have."
+    if language not in CODES:
+        return frozenset()
     return frozenset(prompt_text(p, language, control).strip() for p in sample_prompts())
 
 
 @lru_cache
 def _world_words(control: bool = False) -> frozenset[str]:
     "Every word of a world, of all its languages."
-    return frozenset().union(*(language_words(c, control) for c in LANGUAGES))
+    return frozenset().union(*(language_words(c, control) for c in CODES))
 
 
 def _share_in_world(texts: Iterable[str], control: bool = False) -> float:

@@ -12,7 +12,7 @@ import os
 import typer
 from pathlib import Path
 from typing import Annotated, Optional
-from .inputs import model_of, place
+from .inputs import grid_of, model_of, place
 from xgdetox.cli.options import (
     BosOption,
     DtypeOption,
@@ -89,11 +89,10 @@ def run_command(
     """Run what is missing or outdated of a grid; after a crash, the same command goes on.
 
     Example: xgdetox run experiments/quick.yaml --set prompts=10 --set generate.n=5"""
-    from xgdetox.grid.load import load_grid
     from xgdetox.grid.runner import run
     from xgdetox.grid.status import run_folder
 
-    loaded = load_grid(grid, set or ())
+    loaded = grid_of(grid, set)
     folder = Path(run_dir or run_folder(loaded))
     code = run(
         loaded, cores=cores, profile=profile, dry_run=dry_run, folder=folder, force=force or ()
@@ -137,9 +136,8 @@ def plan_command(
 
     Example: xgdetox plan experiments/paper.yaml"""
     from xgdetox.grid.costs import plan
-    from xgdetox.grid.load import load_grid
 
-    table, words = plan(load_grid(grid, set or ()), device=device)
+    table, words = plan(grid_of(grid, set), device=device)
     print(table.to_string(index=False))
     print(words)
 
@@ -149,11 +147,10 @@ def status_command(grid: GridArgument, run_dir: RunDir = None, set: SetOption = 
     """What of a grid is done, running, failed or missing, why, and where its notebook lies.
 
     Example: xgdetox status experiments/quick.yaml"""
-    from xgdetox.grid.load import load_grid
     from xgdetox.grid.runner import short_path
     from xgdetox.grid.status import run_folder, status
 
-    loaded = load_grid(grid, set or ())
+    loaded = grid_of(grid, set)
     table = status(loaded, run_dir)
     for r in table[table.state != "done"].itertuples():
         print(f"{r.state:8s} {r.stage:13s} {r.job:30s} {r.reason}  {short_path(r.notebook)}")
@@ -227,11 +224,10 @@ def absolute_or_name(given: str) -> str:
 # %% ../../nbs/lib/cli_grids.ipynb #efbcfa71
 def run_and_show(grid: dict, changes, run_dir: Optional[Path], cores: int) -> int:
     "The exit code of a run of a grid; its headline is printed."
-    from xgdetox.grid.load import load_grid
     from xgdetox.grid.runner import run
     from xgdetox.grid.status import run_folder
 
-    loaded = load_grid(grid, changes or ())
+    loaded = grid_of(grid, changes)
     folder = Path(run_dir or run_folder(loaded))
     code = run(loaded, cores=cores, folder=folder)
     if (folder / "tables").is_dir():
@@ -248,11 +244,10 @@ def report_command(
     """One self-contained HTML file and tidy tables of what there is of a run, also of a part of it.
 
     Example: xgdetox report experiments/quick.yaml"""
-    from xgdetox.grid.load import load_grid
     from xgdetox.grid.runner import mirror
     from xgdetox.grid.status import run_folder
 
-    folder = grid if grid.is_dir() else run_folder(load_grid(grid, set or ()))
+    folder = grid if grid.is_dir() else run_folder(grid_of(grid, set))
     if not folder.is_dir():
         raise InputError("no such run", folder, remedy="run the grid first: xgdetox run")
     if output:
@@ -284,11 +279,10 @@ def explore_command(
     """One HTML file to explore a run: pick language, tuning and offset; it needs no server and no network.
 
     Example: xgdetox explore experiments/quick.yaml"""
-    from xgdetox.grid.load import load_grid
     from xgdetox.grid.status import run_folder
     from xgdetox.explorer import write_explorer
 
-    folder = grid if grid.is_dir() else run_folder(load_grid(grid, set or ()))
+    folder = grid if grid.is_dir() else run_folder(grid_of(grid, set))
     if not folder.is_dir():
         raise InputError("no such run", folder, remedy="run the grid first: xgdetox run")
     print(f"written: {os.path.relpath(write_explorer(folder, output))}")

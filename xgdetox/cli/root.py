@@ -9,6 +9,7 @@ __all__ = ['app', 'data_app', 'world_app', 'scores_app', 'judge_app', 'pairs_app
 import typer
 from typing import Annotated
 from .. import __version__
+from .options import LanguagesFileOption
 
 # %% ../../nbs/lib/cli_root.ipynb #c011
 app = typer.Typer(
@@ -68,5 +69,6 @@ def options(
             "--version", callback=say_version, is_eager=True, help="The version, and stop."
         ),
     ] = False,
+    languages_file: LanguagesFileOption = None,
 ):
     "What stands before every command."

@@ -8,12 +8,13 @@ import os
 from functools import cache
 from pathlib import Path
 from ..files import InputError, read_json
-from .checkpoints import checkpoints
+from ..languages import LANGUAGES, PAPER_LANGUAGES
+from .checkpoints import checkpoints, data_files
 from .stage import Job
 from .stages import REPORT, STAGES
 
 # %% auto #0
-__all__ = ['jobs', 'lacks', 'left_out']
+__all__ = ['jobs', 'lacks', 'left_out', 'language_gaps']
 
 # %% ../../nbs/lib/grid_jobs.ipynb #an01
 def _after_their_needs(found: list[Job]) -> list[Job]:
@@ -47,10 +48,21 @@ def jobs(grid: dict) -> list[Job]:
             if stage.needs_words and c.data("lexicon") == "none":
                 continue
             found += stage.jobs(stage, c)
+    _wait_for_languages(found, grid)
     if REPORT.name in grid["stages"]:
         settings = dict(run=".", **_report_settings(grid))
         found.append(REPORT.job("report", settings, sorted(o for j in found for o in j.outputs)))
     return _after_their_needs(found)
+
+# %% ../../nbs/lib/grid_jobs.ipynb #kl4j1
+def _wait_for_languages(found: list[Job], grid: dict):
+    "Let the jobs that read the table of languages depend on the grid's file of them, where it names one."
+    files = data_files(
+        grid.get("languages_file")
+    )  # get: the grid.json of a run from before the key
+    for job in found:
+        if STAGES[job.stage].reads_languages:
+            job.needs.extend(files)
 
 # %% ../../nbs/lib/grid_jobs.ipynb #e212af87
 def _report_settings(grid: dict) -> dict:
@@ -92,10 +104,59 @@ def _lacks(path: str | None, out_projection: str | None) -> dict[str, str]:
 
 # %% ../../nbs/lib/grid_jobs.ipynb #ef351389
 def left_out(grid: dict) -> list[str]:
-    "A sentence for each model that cannot have some of the grid's steps: which, and why."
+    "A sentence for each model that cannot have some of the grid's steps, and for what languages of a user's file lack."
     said = []
     for name, m in grid["models"].items():
         stages = [s for s in grid["stages"] if s in lacks(m["path"])]
         if stages:
             said.append(f"{name} has no {', '.join(stages)}: {lacks(m['path'])[stages[0]]}.")
+    return said + language_gaps(grid)
+
+# %% ../../nbs/lib/grid_jobs.ipynb #kl4j2
+def language_gaps(grid: dict) -> list[str]:
+    "A sentence for each thing that the languages of a grid's own file lack: what is then missing in the tables."
+    added = [c for c in grid["languages"] if c not in PAPER_LANGUAGES]
+    if not added or not grid.get("languages_file"):
+        return []
+    stages, said = set(grid["stages"]), []
+    if stages & {n for n, s in STAGES.items() if s.needs_words}:
+        for place in {str(m["data"]["lexicon"]) for m in grid["models"].values()} - {"none"}:
+            said += _gap(
+                added, _with_words(place), f"{place} has no list of rude words in", "no toxic mass"
+            )
+    if "score" in stages:
+        for spec in {s for m in grid["models"].values() for s in (m["scorers"] or {}).values()}:
+            said += _gap(added, _covered(spec), f"{spec} does not cover", "no scores")
+    if stages & {"quality", "outcome"}:
+        said += _gap(
+            added, _told(added), "py3langid does not know", "not told whether a text is in it"
+        )
     return said
+
+# %% ../../nbs/lib/grid_jobs.ipynb #kl4j3
+def _gap(asked: list[str], there, problem: str, then: str) -> list[str]:
+    "The sentence, in a list, on the languages `asked` for that are not `there`; an empty list where all are."
+    names = [LANGUAGES[c].name for c in asked if c not in there]
+    return [f"{problem} {', '.join(names)}: {then}."] if names else []
+
+
+def _with_words(place: str):
+    "The languages that have a list of rude words in a folder."
+    from xgdetox.scorers.lexicon import lexicon_languages
+
+    return lexicon_languages(place)
+
+
+def _covered(spec: str):
+    "The languages that a scorer covers; all where nobody knows before it is loaded."
+    from xgdetox.scorers.base import scorer_languages
+
+    found = scorer_languages(spec)
+    return LANGUAGES if found is None else found
+
+
+def _told(asked: list[str]) -> list[str]:
+    "Those of the languages `asked` for that can be identified."
+    from xgdetox.quality import can_identify
+
+    return [c for c in asked if can_identify(c)]

@@ -15,7 +15,7 @@ from .checks import check_grid, check_names, check_settings
 from .schema import GridFile, explain_fault
 from .stages import DATA, STAGES, readers_of, stages_that
 from .steps import absolute_path, checkpoint_path, project_root
-from ..languages import LANGUAGES, normalise_language
+from ..languages import LANGUAGES, add_languages, languages_path, normalise_language
 
 # %% auto #0
 __all__ = ['load_grid']
@@ -49,6 +49,7 @@ def _resolved(raw: dict, source, root: Path) -> dict:
     if grid["trust_remote_code"]:
         os.environ["XGDETOX_TRUST_REMOTE_CODE"] = "1"  # the jobs inherit it
     check_names(grid)
+    grid["languages_file"] = _languages_file(grid["languages_file"], root)
     every = grid["languages"] == "all"
     grid["languages"] = list(LANGUAGES) if every else _codes(grid["languages"], "languages")
     for name, model in grid["models"].items():
@@ -61,6 +62,15 @@ def _resolved(raw: dict, source, root: Path) -> dict:
         _resolve_stage(grid[stage], stage, root)
     check_grid(grid, source)
     return grid
+
+# %% ../../nbs/lib/grid_load.ipynb #kl4g1
+def _languages_file(name: str | None, root: Path) -> str | None:
+    "The absolute path of a grid's file of languages, which are added to the table; None where it names none."
+    if name is None:
+        return None
+    file = languages_path(name if name == "rtp-lx" else absolute_path(name, root))
+    add_languages(file)
+    return str(file)
 
 # %% ../../nbs/lib/grid_load.ipynb #e798ad8c
 def _codes(languages, field: str) -> list[str]:

@@ -33,7 +33,7 @@ from .tables import write_manifest
 
 # %% auto #0
 __all__ = ['adopt', 'snakemake_command', 'unbraced', 'run', 'mirror', 'messages_to', 'short_path', 'prepare_environment',
-           'Progress', 'comparison']
+           'languages_for_jobs', 'Progress', 'comparison']
 
 # %% ../../nbs/lib/grid_runner.ipynb #c060
 def _marked_incomplete(run: Path, output: str) -> bool:
@@ -193,7 +193,7 @@ def _run_and_watch(grid: dict, folder: Path, command: list[str], force, say) -> 
         _after_a_crash(grid, folder, command, tell)
         watch = Progress(grid, folder, tell)
         prepare_environment(folder, grid["threads"])
-        with server(wanted="devices=0" in command):
+        with languages_for_jobs(grid), server(wanted="devices=0" in command):
             code = _call_snakemake([*command, *_forced(force)])
         watch.stop()
     failed = status(grid, folder).query("state == 'failed'")
@@ -318,6 +318,20 @@ def prepare_environment(run, threads: int = 1):
         HF_HUB_DISABLE_PROGRESS_BARS="1",
         PYDEVD_DISABLE_FILE_VALIDATION="1",
     )
+
+# %% ../../nbs/lib/grid_runner.ipynb #kl4r1
+@contextmanager
+def languages_for_jobs(grid: dict):
+    "Jobs that begin inside find the grid's file of languages in their environment."
+    before, file = os.environ.pop("XGDETOX_LANGUAGES_FILE", None), grid.get("languages_file")
+    if file:
+        os.environ["XGDETOX_LANGUAGES_FILE"] = file
+    try:
+        yield
+    finally:
+        os.environ.pop("XGDETOX_LANGUAGES_FILE", None)
+        if before is not None:
+            os.environ["XGDETOX_LANGUAGES_FILE"] = before
 
 # %% ../../nbs/lib/grid_runner.ipynb #c089
 class Progress:

@@ -92,6 +92,8 @@ class GridFile(Strict):
     # Sentences for the top of the report.
     notes: list[Text] = []
     languages: Text | list[Text] = "all"
+    # A file with languages that the table lacks, or rtp-lx.
+    languages_file: Text | None = None
     data: dict[str, Text | dict[str, Text]] = {}
     models: dict[str, GridModel]
     # {name: {recipe: name or file, pairs and seeds of its own, any setting of the recipe}};

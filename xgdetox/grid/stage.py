@@ -85,6 +85,7 @@ class Stage:
     reads_english: bool = False  # English prompts, whatever the grid's languages
     needs_words: bool = False  # left out where a model has no word list
     uses_scorer: bool = False
+    reads_languages: bool = True  # so that a changed file of languages makes its jobs outdated
     bos: Literal["", "read", "written"] = (
         ""  # reads texts with the model; `written`: always says how
     )

@@ -37,6 +37,7 @@ PRETRAIN = Stage(
     settings={"recipe": (dict[str, Any], {})},
     optional=True,
     of="base",
+    reads_languages=False,
     tokens=lambda n: 3 * (n.parameters["recipe"] or {}).get("steps", 2000) * 2048,
     disk=_weights_disk,
 )
@@ -111,6 +112,7 @@ TRAIN = Stage(
     settings={"limit": (Count | None, None)},
     of="tuned",
     data=("pairs",),
+    reads_languages=False,
     limit_is_of_prompts=False,
     tokens=lambda n: 4 * n.pair * n.pairs,  # forward and backward, and the reference
     share=0.25,

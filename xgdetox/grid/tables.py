@@ -19,6 +19,7 @@ from .stages import STAGES
 from .status import durations, status
 from .steps import locate, project_root
 from ..identity import checkpoint_revision, file_hash
+from ..languages import recorded_languages
 
 # %% auto #0
 __all__ = ['merge_parts', 'summarise', 'keep_tables', 'write_manifest']
@@ -50,6 +51,8 @@ def summarise(run=".") -> dict[str, pd.DataFrame]:
     from xgdetox.stats import write_table
 
     run, tables = Path(run), merge_parts(run)
+    grid = read_json(run / "grid.json") if (run / "grid.json").exists() else None
+    recorded_languages(grid or {})
     named = ["model", "tuning", "seed"]
     measured = [tables[kind][named] for kind in ("toxicity", "mass") if kind in tables]
     tables["drops"] = drops(run, pd.concat(measured or [pd.DataFrame(columns=named)]))
@@ -60,8 +63,8 @@ def summarise(run=".") -> dict[str, pd.DataFrame]:
     for name, table in tables.items():
         if len(table):
             write_table(table, run / "tables" / f"{name}.csv")
-    if (run / "grid.json").exists():
-        write_manifest(read_json(run / "grid.json"), run)
+    if grid:
+        write_manifest(grid, run)
     return tables
 
 # %% ../../nbs/lib/grid_tables.ipynb #c084
