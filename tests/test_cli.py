@@ -259,7 +259,7 @@ def test_original_flags():
 
 STEPS = (
     "train merge generate score toxicity quality mass probe value-vectors intervene activations "
-    "explain retrieve foretell run plan status compare report"
+    "explain retrieve predict run plan status compare report"
 ).split()
 
 
@@ -279,6 +279,11 @@ def test_every_command_teaches():
         for word in words.partition("Example:")[2].split():
             if word.startswith("--") and word != "--":
                 assert word in options, (name, word)
+
+
+def test_a_command_answers_to_its_former_name(run):
+    assert "Example: xgdetox predict" in run("foretell", "--help")
+    assert "foretell" not in run("--help")
 
 
 def test_help_imports_nothing_heavy():

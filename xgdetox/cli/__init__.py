@@ -14,7 +14,7 @@ import typer
 import warnings
 from itertools import zip_longest
 from pathlib import Path
-from .flags import as_text, chat_words, languages_first, translate
+from .flags import as_text, chat_words, in_order, translate
 from .root import app
 
 # The commands of these join `app`; help lists them in this order.
@@ -103,7 +103,7 @@ def main(words=None):
     prepare_streams()
     words = list(sys.argv[1:] if words is None else words)
     try:
-        ours = languages_first(translate(chat_words(as_text(words))))
+        ours = in_order(translate(chat_words(as_text(words))))
         code = app(args=ours, prog_name="xgdetox", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['probe_command', 'comments_of', 'value_vectors_command', 'lexicon_or_none', 'say_sources', 'intervene_command',
-           'activations_command', 'explain_command', 'say_shares', 'retrieve_command', 'foretell_command']
+           'activations_command', 'explain_command', 'say_shares', 'retrieve_command', 'predict_command']
 
 # %% ../../nbs/lib/cli_mechanism.ipynb #e0ba4f02
 import typer
@@ -443,14 +443,14 @@ def retrieve_command(
     say_table(mean[["language", "metric", "variant", "direction", "value", "low", "high"]], output)
 
 # %% ../../nbs/lib/cli_mechanism.ipynb #e8ae9408
-@app.command("foretell")
-def foretell_command(
+@app.command("predict")
+def predict_command(
     model: ModelOption,
     parallel_dir: Annotated[str, typer.Option("--parallel-dir")] = "world",
     runs: Annotated[
         Optional[list[str]], typer.Option("--runs", help="Folders of runs with comparable models.")
     ] = None,
-    output: TableFile = Path("foretold.csv"),
+    output: TableFile = Path("prediction.csv"),
     language: LanguageOption = None,
     dtype: DtypeOption = None,
     bos: BosOption = None,
@@ -459,7 +459,7 @@ def foretell_command(
     """Before any tuning: which languages will English tuning reach? A number only where
     comparable runs give a basis.
 
-    Example: xgdetox foretell --model world --runs runs/world"""
+    Example: xgdetox predict --model world --runs runs/world"""
     from xgdetox.tokens import bos_of
     from xgdetox.relation import predict_drops
     from xgdetox.stats import write_table
