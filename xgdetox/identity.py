@@ -16,7 +16,12 @@ __all__ = ['file_hash', 'weight_file_hash', 'file_hashes', 'checkpoint_revision'
 
 # %% ../nbs/lib/identity.ipynb #i006
 def file_hash(path, limit: int | None = None) -> str:
-    "The SHA-256 of a file in hexadecimal digits; `size N` for a file of N bytes, more than `limit`."
+    """The SHA-256 of a file in hexadecimal digits; `size N` for a file of N bytes, more than `limit`.
+
+    Of a folder, such as a data set that `datasets` saved, the SHA-256 of its files' names and hashes."""
+    if Path(path).is_dir():
+        told = json.dumps(file_hashes(path), sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
     size = Path(path).stat().st_size
     if limit is not None and size > limit:
         return f"size {size}"

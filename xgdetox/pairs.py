@@ -75,7 +75,8 @@ def _leave_out(
 # %% ../nbs/lib/pairs.ipynb #c008
 def _toxicity_column(rows: pd.DataFrame, path) -> pd.Series:
     "The stored toxicity of prompts. InputError if the file has none."
-    name = next((n for n in rows.columns if n.casefold() == "toxicity"), None)
+    names = ("toxicity", "prompt_toxicity")
+    name = next((n for n in rows.columns if n.casefold() in names), None)
     if name is None:
         remedy = "leave --above out, or give scored prompts"
         raise InputError("has no stored toxicity", path, remedy=remedy)

@@ -7,10 +7,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from ..files import visible_files
 from .stage import Stage
+from ..layouts import polyglo_files, prompt_folder
 
 # %% auto #0
-__all__ = ['data_files', 'stage_settings', 'Checkpoint', 'checkpoints', 'language_groups']
+__all__ = ['data_files', 'prompt_inputs', 'stage_settings', 'Checkpoint', 'checkpoints', 'language_groups']
 
 # %% ../../nbs/lib/grid_checkpoints.ipynb #c024
 def data_files(place, pattern: str = "*") -> list[str]:
@@ -25,6 +27,15 @@ def data_files(place, pattern: str = "*") -> list[str]:
     if path.is_file():
         return [str(path)]
     return sorted(str(p) for p in path.glob(pattern) if p.is_file() and not p.name.startswith("."))
+
+# %% ../../nbs/lib/grid_checkpoints.ipynb #y0pi
+def prompt_inputs(place) -> list[str]:
+    "`data_files` of prompts: RTP-LX's files, else those of PolygloToxicityPrompts that are read."
+    found = data_files(place, "RTP_LX*")
+    if found or not isinstance(place, str) or not os.path.isabs(place):
+        return found
+    chosen = polyglo_files(*prompt_folder(place)).values()
+    return [str(f) for p in chosen for f in ([p] if p.is_file() else visible_files(p))]
 
 # %% ../../nbs/lib/grid_checkpoints.ipynb #e29033cd
 def stage_settings(grid: dict, model: str, stage: Stage) -> dict:
@@ -100,7 +111,7 @@ class Checkpoint:
         "Where its prompts lie, and the files that a reader waits for: those of its split where the grid has one."
         if "split" in self.grid["stages"]:
             return f"split/{self.model}/prompts", [f"split/{self.model}.json"]
-        return self.data("prompts"), data_files(self.data("prompts"), "RTP_LX*")
+        return self.data("prompts"), prompt_inputs(self.data("prompts"))
 
     def parallel(self) -> tuple[str, list[str]]:
         "The same of the sentences side by side."

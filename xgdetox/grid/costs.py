@@ -11,7 +11,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 from ..files import InputError, read_json
-from .checkpoints import data_files, stage_settings
+from .checkpoints import data_files, prompt_inputs, stage_settings
 from .jobs import jobs
 from .stage import Counts, Job
 from .stages import STAGES
@@ -76,6 +76,18 @@ def _count_rows(place, pattern: str, fallback: int) -> int:
         return count_lines(files[0])
     return {"world": 64, "world-control": 64}.get(str(place), fallback)
 
+
+def _count_prompts(place) -> int:
+    "Prompts per language at a place: rows of the first file, else what RTP-LX has."
+    files = prompt_inputs(place)
+    if files and files[0].endswith(".parquet"):
+        from pyarrow import parquet
+
+        return parquet.read_metadata(files[0]).num_rows
+    if files and files[0].endswith((".json", ".jsonl", ".gz")):
+        return count_lines(files[0])
+    return _count_rows(place, "RTP_LX*", PAPER["prompts"])
+
 # %% ../../nbs/lib/grid_costs.ipynb #c091
 def work(grid: dict, job: Job) -> float:
     """Floating point operations of a job, from the counts of its texts and the size of its model.
@@ -93,7 +105,7 @@ def count_texts(grid: dict, job: Job) -> Counts:
     languages = len(p.get("languages") or settings.get("languages") or grid["languages"])
     judged = job.stage in ("score", "outcome", "quality")  # texts that `generate` wrote
     limit = own_texts["limit"] if judged else settings.get("limit")
-    rows = _count_rows(model["data"]["prompts"], "RTP_LX*", PAPER["prompts"])
+    rows = _count_prompts(model["data"]["prompts"])
     rows = min(rows, limit or rows) * languages
     embedded = model["data"]["labelled"] in ("world", "world-control")
     comments = 2400 if embedded else PAPER["comments"]
