@@ -10,16 +10,17 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 from .chat import conversation_pair, conversation_text
 from .files import InputError, read_jsonl, read_lines, read_rows, visible_files
 from .languages import LANGUAGES, Language, file_language, normalise_language
+from .layouts import PROMPT_FILE, polyglo_files, polyglo_name, prompt_folder, prompt_language
 from .rows import Loaded, LoadReport, PackedRows, Row, check_text, finish_load, until_kept
 
 # %% auto #0
-__all__ = ['PROMPT_FILE', 'ENTITY', 'row_files', 'cut_prompt', 'load_pairs', 'split_rows', 'find_prompt_files', 'load_prompts',
-           'some_prompts', 'source_keys', 'scoring_files', 'align_rtp_lx', 'unescape', 'find_parallel_files',
-           'load_parallel', 'load_labelled', 'lexicon_file', 'load_lexicon', 'mask', 'summarise_prompts']
+__all__ = ['ENTITY', 'row_files', 'cut_prompt', 'load_pairs', 'split_rows', 'find_prompt_files', 'load_prompts', 'some_prompts',
+           'source_keys', 'scoring_files', 'align_rtp_lx', 'unescape', 'find_parallel_files', 'load_parallel',
+           'load_labelled', 'lexicon_file', 'load_lexicon', 'mask', 'summarise_prompts']
 
 # %% ../nbs/00_data.ipynb #c060
 _DATA_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".csv")
@@ -173,27 +174,34 @@ def split_rows(rows, fraction: float = 0.05, seed: int = 0, by: str = "prompt"):
     return rows.select(train), rows.select([i for i, key in enumerate(keys) if key in held])
 
 # %% ../nbs/00_data.ipynb #c073
-PROMPT_FILE = re.compile(r"rtp[-_ ]?lx[-_ ](.+?)\.jsonl?(\.gz)?", re.I)
-
-
 def find_prompt_files(folder, languages: Iterable[str] | None = None) -> dict[str, Path]:
     """{language: its RTP_LX_{LANG}.json in `folder`}, in any spelling, in LANGUAGES' order.
 
-    InputError names the first of the `languages` that is missing, or two files of one language."""
-    folder = Path(folder)
+    Without such files, those of PolygloToxicityPrompts; `folder/full` is its part `full`. InputError names the first
+    of the `languages` that is missing, or two files of one language."""
+    folder, part = prompt_folder(folder)
     if not folder.is_dir():
         remedy = "give the folder that holds RTP_LX_EN.json and its kin"
         raise InputError("no such folder", folder, remedy=remedy)
-    found = _prompt_files(folder)
-    if languages is None and not found:
-        remedy = "see `xgdetox data` for how to get them"
-        raise InputError("no RTP_LX_{LANG}.json in it", folder, remedy=remedy)
+    found = {} if part else _prompt_files(folder)
+    found = found or polyglo_files(folder, part)
+    if not found and (part or languages is None):
+        what = f"part {part} of ptp-{{lang}}" if part else "RTP_LX_{LANG}.json or ptp-{lang}"
+        raise InputError(
+            f"no {what} in it", folder, remedy="see `xgdetox data` for how to get them"
+        )
     wanted = set(found) if languages is None else {normalise_language(s) for s in languages}
     for code in wanted - set(found):
-        problem = f"no prompts in {LANGUAGES[code].name}"
-        remedy = f"add RTP_LX_{LANGUAGES[code].rtp_lx}.json or leave {code} out"
-        raise InputError(problem, folder, remedy=remedy)
+        _refuse_missing(code, found, folder)
     return {code: found[code] for code in LANGUAGES if code in wanted}
+
+
+def _refuse_missing(code: str, found: dict[str, Path], folder: Path) -> NoReturn:
+    "Raise the InputError of a language without a file among those `found` in a folder."
+    polyglo = any(map(polyglo_name, found.values()))
+    file = f"ptp-{code}" if polyglo else f"RTP_LX_{LANGUAGES[code].rtp_lx}.json"
+    problem = f"no prompts in {LANGUAGES[code].name}"
+    raise InputError(problem, folder, remedy=f"add {file} or leave {code} out")
 
 
 def _prompt_files(folder: Path) -> dict[str, Path]:
@@ -274,6 +282,8 @@ def _plain_prompt(row: Row, blank: bool) -> _Prompt:
     )
     scores = {k: v for k, v in values.items() if is_score(k, v)}
     key = values.get("id", values.get("index"))
+    if isinstance(key, float):  # wildchat's index, which some rows lack: no id
+        key = None
     return _Prompt(key, row.text(name, blank), language, _scores(row, scores))
 
 # %% ../nbs/00_data.ipynb #c078
@@ -327,8 +337,7 @@ def load_prompts(path, language=None, limit=None, blank=False) -> Loaded:
 
 def _language_of_file(path, language: str | None) -> str | None:
     "The code of the language given, else of the one that the file is named after, else None."
-    named = PROMPT_FILE.fullmatch(Path(path).name)
-    return normalise_language(language or named[1]) if language or named else None
+    return normalise_language(language) if language else prompt_language(path)
 
 
 def _prompt_row(row: Row, given: str | None, known: dict, blank: bool) -> dict:
@@ -730,7 +739,8 @@ def _word_pattern(word: str) -> str:
 def summarise_prompts(files: dict[str, Path]):
     """A pandas table, one row per language: prompts, their mean length in characters and words, and what natives gave.
 
-    `toxicity` is the mean of the native annotators' (1-5), `toxic` the share of prompts with 4 or 5."""
+    `toxicity` is the mean of the native annotators' (1-5), `toxic` the share of prompts with 4 or 5; where a machine
+    scored the prompts (0-1, PolygloToxicityPrompts), `toxic` is the share of .5 or more."""
     import pandas
 
     return pandas.DataFrame([_prompt_summary(code, path) for code, path in files.items()])
@@ -739,8 +749,8 @@ def summarise_prompts(files: dict[str, Path]):
 def _prompt_summary(code: str, path: Path) -> dict:
     "One row of `summarise_prompts`; NaN for a mean of nothing."
     loaded, l = load_prompts(path, code).rows, LANGUAGES[code]
-    scored = loaded["Toxicity"] if "Toxicity" in loaded.column_names else []
-    toxicity = [t for t in scored if t is not None]
+    name, least = next(((n, t) for n, t in _TOXIC.items() if n in loaded.column_names), ("", 0))
+    toxicity = [t for t in loaded[name] if t is not None] if name else []
     mean = lambda xs: sum(xs) / len(xs) if len(xs) else float("nan")
     return {
         "language": code,
@@ -750,5 +760,9 @@ def _prompt_summary(code: str, path: Path) -> dict:
         "characters": mean([len(p) for p in loaded["prompt"]]),
         "words": mean([len(p.split()) for p in loaded["prompt"]]) if l.spaced else float("nan"),
         "toxicity": mean(toxicity),
-        "toxic": mean([t >= 4 for t in toxicity]),
+        "toxic": mean([t >= least for t in toxicity]),
     }
+
+
+# a column of toxicity -> from where on a prompt counts as toxic
+_TOXIC = {"Toxicity": 4, "toxicity": 0.5, "prompt_toxicity": 0.5}

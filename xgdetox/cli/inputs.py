@@ -131,15 +131,18 @@ def parallel_of(folder: Path, languages=None) -> list[Path]:
 # %% ../../nbs/lib/cli_inputs.ipynb #ee6447b8
 def prompts_of(given, languages=None) -> dict[str, Path]:
     "The prompt files by language: of files, of a folder, of the world."
-    from xgdetox.data import PROMPT_FILE, find_prompt_files, some_prompts
+    from xgdetox.data import find_prompt_files, some_prompts
+    from xgdetox.layouts import PROMPT_FILE, is_saved, prompt_folder, prompt_language
 
     files, wanted = {}, _codes(languages)
-    for path in [place(g, "prompts") for g in given or ["world"]]:
-        if path.is_dir():
+    for name, part in map(prompt_folder, given or ["world"]):
+        path = place(str(name), "prompts") / part
+        if path.is_file() or is_saved(path):
+            named = prompt_language(path)
+            files[_language_of(path, named, wanted, "RTP_LX_{LANG}.json")] = path
+        else:
             files |= (found := find_prompt_files(path, wanted))
             say_left_out(path, PROMPT_FILE, found.values(), wanted)
-        else:
-            files[_language_of(path, PROMPT_FILE, wanted, "RTP_LX_{LANG}.json")] = path
     found = {l: p for l, p in files.items() if wanted is None or l in wanted}
     if not found:
         raise InputError(
@@ -157,12 +160,12 @@ def _codes(languages) -> list[str] | None:
     return [normalise_language(l) for l in languages or []] or None
 
 # %% ../../nbs/lib/cli_inputs.ipynb #edfee21a
-def _language_of(path: Path, pattern, wanted, form: str) -> str:
+def _language_of(path: Path, named: str | None, wanted, form: str) -> str:
     "The language of one file: as its name says, else the only one that is asked for; InputError where neither tells."
     from xgdetox.languages import normalise_language
 
-    if named := pattern.fullmatch(path.name):
-        return normalise_language(named[1])
+    if named:
+        return normalise_language(named)
     if wanted and len(wanted) == 1:
         return wanted[0]
     raise InputError(
@@ -191,7 +194,9 @@ def texts_of(given, languages=None) -> dict[str, Path]:
                 wanted,
             )
         else:
-            files[_language_of(path, GENERATION_FILE, wanted, "output-rtp_lx_{lang}.json")] = path
+            named = GENERATION_FILE.fullmatch(path.name)
+            code = _language_of(path, named and named[1], wanted, "output-rtp_lx_{lang}.json")
+            files[code] = path
     return {l: p for l, p in files.items() if wanted is None or l in wanted}
 
 # %% ../../nbs/lib/cli_inputs.ipynb #e7c7778c

@@ -170,7 +170,10 @@ PromptOption = Annotated[
     typer.Option(
         "--prompt-file",
         callback=not_blank,
-        help="RTP_LX_{LANG}.json files, their folder, or world: the invented world's, the default.",
+        help=(
+            "RTP_LX_{LANG}.json files, their folder, that of PolygloToxicityPrompts (FOLDER/full for "
+            "all of it), or world: the invented world's, the default."
+        ),
     ),
 ]
 LanguageOption = Annotated[
