@@ -1,4 +1,4 @@
-"Other people's data and logs in their own layouts: PolygloToxicityPrompts."
+"Other people's data in their own layouts: PolygloToxicityPrompts, FLORES, NTREX."
 
 import json
 from pathlib import Path
@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 from small_files import jsonl, refused
 
-from xgdetox.data import find_prompt_files, load_prompts, summarise_prompts
+from xgdetox.data import find_parallel_files, find_prompt_files, load_parallel
+from xgdetox.data import load_prompts, summarise_prompts
 from xgdetox.grid.checkpoints import prompt_inputs
 from xgdetox.grid.load import load_grid
+from xgdetox.languages import LANGUAGES, add_languages
 from xgdetox.pairs import choose_prompts
+from xgdetox.retrieval import load_aligned
 
 # PolygloToxicityPrompts
 
@@ -156,3 +159,111 @@ def test_a_grid_names_polyglo(tmp_path):
         "ptp-de/full",
         "ptp-zh/full",
     }
+
+
+# FLORES and NTREX
+
+SENTENCES = {
+    "eng_Latn": [f"Sentence {i}" for i in range(12)],
+    "deu_Latn": [f"Satz {i}" for i in range(12)],
+    "zho_Hans": [f"第{i}句" for i in range(12)],
+}
+
+
+def text_file(path: Path, sentences: list[str]):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{s}\n" for s in sentences), encoding="utf-8")
+
+
+def table_file(path: Path, rows: list[dict]):
+    "Rows as Parquet, or as JSON Lines where the name says so."
+    from datasets import Dataset
+
+    if path.suffix == ".jsonl":
+        jsonl(path, rows)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Dataset.from_list(rows).to_parquet(path)
+
+
+def plus(code: str) -> str:
+    "The code in FLORES+, which follows ISO 639-3."
+    return code.replace("zho", "cmn")
+
+
+def flores_rows(code: str, field: str) -> list[dict]:
+    return [{"id": i, field: s, "domain": "wikinews"} for i, s in enumerate(SENTENCES[code])]
+
+
+FLORES = {  # where the user points -> file of a code, how it is written
+    "archive": lambda d, c: text_file(d / f"devtest/{c}.devtest", SENTENCES[c]),
+    "archive, dev alone": lambda d, c: text_file(d / f"dev/{c}.dev", SENTENCES[c]),
+    "one split": lambda d, c: text_file(d / f"{c}.devtest", SENTENCES[c]),
+    "release": lambda d, c: text_file(d / f"devtest/devtest.{plus(c)}", SENTENCES[c]),
+    "flores_plus": lambda d, c: table_file(
+        d / f"devtest/{plus(c)}.parquet", flores_rows(c, "text")
+    ),
+    "flores_plus, jsonl": lambda d, c: table_file(
+        d / f"devtest/{plus(c)}.jsonl", flores_rows(c, "text")
+    ),
+    "facebook/flores": lambda d, c: table_file(
+        d / f"{c}/devtest-00000-of-00001.parquet", flores_rows(c, "sentence")
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", FLORES)
+def test_flores_is_read_in_every_layout(tmp_path, layout):
+    for code in SENTENCES:
+        FLORES[layout](tmp_path, code)
+    for code, flores in (("de", "deu_Latn"), ("zh", "zho_Hans")):
+        rows = load_parallel(tmp_path, code).rows
+        assert rows["text"][:] == SENTENCES[flores]
+        assert rows["english"][:] == SENTENCES["eng_Latn"]
+    pairs, left_out = load_aligned(tmp_path)
+    assert set(pairs) == {"de", "zh"} and "no sentences in Swedish" in set(left_out.reason)
+    assert len(find_parallel_files(tmp_path)) == 3
+    assert "Swedish; add " in str(refused(load_parallel, tmp_path, "sv"))
+
+
+def test_the_split_for_tests_comes_first(tmp_path):
+    for code in ("eng_Latn", "deu_Latn"):
+        text_file(tmp_path / f"dev/{code}.dev", ["dev"])
+        text_file(tmp_path / f"devtest/{code}.devtest", ["devtest"])
+    assert load_parallel(tmp_path, "de").rows["text"][:] == ["devtest"]
+    assert load_parallel(tmp_path / "dev", "de").rows["text"][:] == ["dev"]
+
+
+def test_rows_of_other_sentences_are_refused(tmp_path):
+    FLORES["flores_plus, jsonl"](tmp_path, "eng_Latn")
+    rows = flores_rows("deu_Latn", "text")
+    table_file(tmp_path / "devtest/deu_Latn.jsonl", [rows[1], rows[0], *rows[2:]])
+    error = str(refused(load_parallel, tmp_path, "de"))
+    assert "deu_Latn.jsonl:1: id: is 1 in one language and 0 in the other" in error
+    table_file(tmp_path / "devtest/deu_Latn.jsonl", rows[:-1])
+    assert "has 11 rows" in str(refused(load_parallel, tmp_path, "de"))
+    table_file(tmp_path / "devtest/deu_Latn.jsonl", [{"id": 0, "satz": "Satz"}])
+    assert "is missing" in str(refused(load_parallel, tmp_path, "de"))
+
+
+@pytest.mark.parametrize("below", ["", "NTREX-128"])
+def test_ntrex_is_read_from_its_clone_too(tmp_path, below):
+    text_file(tmp_path / below / "newstest2019-src.eng.txt", SENTENCES["eng_Latn"])
+    text_file(tmp_path / below / "newstest2019-ref.deu.txt", SENTENCES["deu_Latn"])
+    assert load_parallel(tmp_path, "de").rows["text"][:] == SENTENCES["deu_Latn"]
+
+
+def test_a_language_of_a_file_has_its_sentences(tmp_path):
+    (tmp_path / "languages.yaml").write_text(
+        "sw: {name: Swahili, script: Latin, iso3: swh, ntrex: swa, flores: swh_Latn}\n"
+    )
+    add_languages(tmp_path / "languages.yaml")
+    try:
+        text_file(tmp_path / "f/devtest/eng_Latn.devtest", ["One"])
+        text_file(tmp_path / "f/devtest/swh_Latn.devtest", ["Moja"])
+        text_file(tmp_path / "n/newstest2019-src.eng.txt", ["Two"])
+        text_file(tmp_path / "n/newstest2019-ref.swa.txt", ["Mbili"])
+        assert load_parallel(tmp_path / "f", "Swahili").rows["text"][:] == ["Moja"]
+        assert load_parallel(tmp_path / "n", "sw").rows["text"][:] == ["Mbili"]
+    finally:
+        del LANGUAGES["sw"]

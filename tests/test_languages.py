@@ -23,7 +23,7 @@ def test_every_spelling_in_the_table_is_its_own_language():
     spellings = [
         (l.code, s)
         for l in LANGUAGES.values()
-        for s in (l.code, l.name, l.autonym, l.rtp_lx, l.iso3, l.ntrex, *l.aliases)
+        for s in (l.code, l.name, l.autonym, l.rtp_lx, l.iso3, l.ntrex, l.flores, *l.aliases)
     ]
     for code, spelling in spellings:
         for form in (

@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 from .chat import conversation_pair, conversation_text
 from .files import InputError, read_jsonl, read_lines, read_rows, visible_files
-from .languages import LANGUAGES, Language, file_language, normalise_language
-from .layouts import PROMPT_FILE, polyglo_files, polyglo_name, prompt_folder, prompt_language
+from .languages import LANGUAGES, file_language, normalise_language
+from xgdetox.layouts import (
+    PROMPT_FILE,
+    parallel_files,
+    polyglo_files,
+    polyglo_name,
+    prompt_folder,
+    prompt_language,
+)
 from .rows import Loaded, LoadReport, PackedRows, Row, check_text, finish_load, until_kept
 
 # %% auto #0
@@ -459,42 +466,6 @@ def unescape(text: str) -> str:
     return ENTITY.sub(lambda m: html.unescape(m[0]), text)
 
 # %% ../nbs/00_data.ipynb #c091
-def _layouts(l: Language) -> list[tuple[str, str, str]]:
-    "[(file of language `l`, file of English, how to read them)] for the folders that keep a file per language."
-    english = "newstest2019-src.eng.txt"
-    ntrex = english if l.code == "en" else f"newstest2019-ref.{l.ntrex}.txt"
-    upstream = ("dpo_toxicity_pairwise_{}_200.jsonl".format(code) for code in (l.code, "en"))
-    return [
-        (*upstream, "rows"),
-        *([(ntrex, english, "lines")] if l.ntrex else []),
-        # LASER's Tatoeba
-        *(
-            [(f"tatoeba.{l.iso3}-eng.{l.iso3}", f"tatoeba.{l.iso3}-eng.eng", "lines")]
-            if l.iso3
-            else []
-        ),
-        (f"tatoeba.{l.code}-en.tsv", f"tatoeba.{l.code}-en.tsv", "table"),
-        # one sentence per line
-        (f"{l.code}.txt", "en.txt", "lines"),
-    ]
-
-
-def _parallel_files(folder: Path, l: Language) -> tuple[Path, Path, str] | None:
-    "(file of language `l`, file of English, how to read them) in a folder with one of these layouts; None in others."
-    for one, english, how in _layouts(l):
-        file, source = _plain_or_zipped(folder, one), _plain_or_zipped(folder, english)
-        if file and source:
-            return file, source, how
-        if source:
-            remedy = f"add {one} or leave {l.code} out"
-            raise InputError(f"no sentences in {l.name}", folder, remedy=remedy)
-
-
-def _plain_or_zipped(folder: Path, name: str) -> Path | None:
-    "The file with this name in a folder, or the same with .gz; None if neither is there."
-    return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
-
-
 def _tables(folder: Path) -> list[Path]:
     "The TSV and CSV files of a folder."
     return [
@@ -508,7 +479,7 @@ def find_parallel_files(folder, languages: Iterable[str] | None = None) -> list[
     tables = _tables(folder)
     for code in map(normalise_language, LANGUAGES if languages is None else languages):
         try:
-            files = _parallel_files(folder, LANGUAGES[code])
+            files = parallel_files(folder, LANGUAGES[code])
         except InputError:
             continue
         found += files[:2] if files else tables if len(tables) == 1 else []
@@ -562,7 +533,7 @@ def _parallel_rows(path: Path, code: str, report: LoadReport) -> Iterator[tuple[
         raise InputError("no such file or folder", path, remedy=remedy)
     if not path.is_dir():
         return _parallel_table(path, code)
-    if files := _parallel_files(path, LANGUAGES[code]):
+    if files := parallel_files(path, LANGUAGES[code]):
         file, english, how = files
         return _parallel_table(file, code) if how == "table" else _side_by_side(file, english, how)
     if len(tables := _tables(path)) == 1:
@@ -572,7 +543,7 @@ def _parallel_rows(path: Path, code: str, report: LoadReport) -> Iterator[tuple[
         report.dropped, report.notes = dict(aligned.report.dropped), dict(aligned.report.notes)
         return zip(aligned.rows["place"], aligned.rows[code], aligned.rows["en"])
     problem = f"no parallel sentences in {LANGUAGES[code].name}"
-    raise InputError(problem, path, remedy="see page 00_data for the layouts that are read")
+    raise InputError(problem, path, remedy="see page lib/layouts for what is read")
 
 
 def _side_by_side(file: Path, english: Path, how: str) -> Iterator[tuple[str, str, str]]:
@@ -583,22 +554,29 @@ def _side_by_side(file: Path, english: Path, how: str) -> Iterator[tuple[str, st
         line = min(len(texts), len(originals)) + 1
         remedy = "the same row must be the same sentence; get both again"
         raise InputError(problem, file, line, remedy=remedy)
-    for i, (text, original) in enumerate(zip(texts, originals)):
+    for i, ((key, text), (other, original)) in enumerate(zip(texts, originals)):
+        if key != other:
+            problem = f"is {key} in one language and {other} in the other"
+            remedy = "the same row must be the same sentence; get both again"
+            raise InputError(problem, file, i + 1, "id", remedy)
         yield str(i), text, original
 
 
-def _sentences(file: Path, how: str) -> list[str]:
-    "The sentences of a file of JSON rows with `Prompt`, or of lines."
-    if how == "rows":
-        return [Row(row, file, line).text("Prompt", blank=True) for line, row in read_jsonl(file)]
-    return [line.rstrip("\r\n") for _, line in read_lines(file)]
+def _sentences(file: Path, how: str) -> list[tuple[object, str]]:
+    "(id or None, sentence) of each row of a file of `rows` (upstream's, FLORES'), or of each of its lines."
+    if how == "lines":
+        return [(None, line.rstrip("\r\n")) for _, line in read_lines(file)]
+    found = []
+    for line, values in read_rows(file):
+        name = next((n for n in ("Prompt", "text", "sentence") if n in values), "Prompt")
+        found.append((values.get("id"), Row(values, file, line).text(name, blank=True)))
+    return found
 
 # %% ../nbs/00_data.ipynb #c094
 def load_parallel(path, language, raw: bool = False, limit=None) -> Loaded:
     """Sentences of `language` beside their English: columns id, text, english (section 5).
 
-    `path` is a table with a column per language, or a folder in upstream's, NTREX's, Tatoeba's, RTP-LX's or the
-    one-file-per-language layout. HTML entities are unescaped, unless `raw` (upstream's way)."""
+    `path` is a table with a column per language, a folder in a layout of page lib/layouts, or RTP-LX's. HTML entities are unescaped, unless `raw` (upstream's way)."""
     path, code = Path(path), normalise_language(language)
     report, rows = LoadReport(path=path), PackedRows("id", "text", "english")
     plain = (lambda text: text) if raw else unescape

@@ -255,6 +255,17 @@ _ALL = (
         expect={"parallel/ntrex/newstest2019-src.eng.txt": 1_997},
     ),
     DataSet(
+        name="flores",
+        what="FLORES-200: 1,012 and 997 sentences of web text, 204 languages",
+        size="25 MB",
+        licence="CC BY-SA 4.0",
+        place="parallel/flores200_dataset/dev*/*_*.dev*",
+        home=f"{_GIT}/facebookresearch/flores",
+        how="curl -O https://dl.fbaipublicfiles.com/nllb/flores200_dataset.tar.gz and unpack it into parallel/;"
+        " FLORES+ (openlanguagedata/flores_plus on the hub, after its terms are accepted) is read as well",
+        expect={"parallel/flores200_dataset/devtest/eng_Latn.devtest": 1_012},
+    ),
+    DataSet(
         name="ldnoobw",
         what="word lists, 16 languages (no Indonesian)",
         size="30 kB",

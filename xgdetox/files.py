@@ -480,7 +480,7 @@ def read_rows(path) -> Iterator[tuple[int, dict]]:
         yield from _read_arrow(path)
     elif name.endswith((".csv", ".tsv")):
         yield from read_delimited(path)
-    elif name.endswith(".txt"):
+    elif name.endswith((".txt", ".dev", ".devtest")):  # the last two are FLORES'
         yield from ((n, {"text": line.rstrip("\r\n")}) for n, line in read_lines(path))
     elif _first_character(path) == "[":
         for n, row in enumerate(read_json(path), 1):

@@ -28,6 +28,7 @@ class Language:
     rtp_lx: str  # RTP_LX_{rtp_lx}.json
     iso3: str = ""  # ISO 639-3, as in Tatoeba's file names
     ntrex: str = ""  # newstest2019-ref.{ntrex}.txt
+    flores: str = ""  # {flores}.devtest
     hatecheck: str = ""  # hatecheck_cases_final_{hatecheck}.csv
     ldnoobw: str = ""  # the name of its word list
     spaced: bool = True  # are words separated by spaces?
@@ -39,73 +40,90 @@ class Language:
 # %% ../nbs/lib/languages.ipynb #c013
 _TABLE = """
 ar:
-  {name: Arabic, autonym: العربية, script: Arabic, iso3: ara, ntrex: arb, hatecheck: arabic, ldnoobw: ar,
+  {name: Arabic, autonym: العربية, script: Arabic, iso3: ara, ntrex: arb,
+   flores: arb_Arab, hatecheck: arabic, ldnoobw: ar,
    scorers: {perspective: ar, textdetox: ar, textdetox-v1: ar, polyguard: ar, qwen3guard: ar, mutox: arb_Arab,
              usem3: ar}}
 cs:
-  {name: Czech, autonym: Čeština, script: Latin, iso3: ces, ntrex: ces, ldnoobw: cs, aliases: [cze],
+  {name: Czech, autonym: Čeština, script: Latin, iso3: ces, ntrex: ces,
+   flores: ces_Latn, ldnoobw: cs, aliases: [cze],
    scorers: {perspective: cs, polyguard: cs, qwen3guard: cs}}
 de:
-  {name: German, autonym: Deutsch, script: Latin, iso3: deu, ntrex: deu, hatecheck: german, ldnoobw: de,
+  {name: German, autonym: Deutsch, script: Latin, iso3: deu, ntrex: deu,
+   flores: deu_Latn, hatecheck: german, ldnoobw: de,
    aliases: [ger],
    scorers: {perspective: de, textdetox: de, textdetox-v1: de, citizenlab: de, llamaguard: de, azure: de,
              polyguard: de, qwen3guard: de, mutox: deu_Latn, usem3: de}}
 en:
-  {name: English, autonym: English, script: Latin, iso3: eng, ntrex: eng, hatecheck: english, ldnoobw: en,
+  {name: English, autonym: English, script: Latin, iso3: eng, ntrex: eng,
+   flores: eng_Latn, hatecheck: english, ldnoobw: en,
    aliases: [en-us],
    scorers: {perspective: en, textdetox: en, textdetox-v1: en, citizenlab: en, llamaguard: en, azure: en, detoxify: en,
              polyguard: en, qwen3guard: en, mutox: eng_Latn, usem3: en}}
 es:
-  {name: Spanish, autonym: Español, script: Latin, iso3: spa, ntrex: spa, hatecheck: spanish, ldnoobw: es,
+  {name: Spanish, autonym: Español, script: Latin, iso3: spa, ntrex: spa,
+   flores: spa_Latn, hatecheck: spanish, ldnoobw: es,
    aliases: [es-es],
    scorers: {perspective: es, textdetox: es, textdetox-v1: es, citizenlab: es, llamaguard: es, azure: es, detoxify: es,
              polyguard: es, qwen3guard: es, mutox: spa_Latn, usem3: es}}
 fr:
-  {name: French, autonym: Français, script: Latin, iso3: fra, ntrex: fra, hatecheck: french, ldnoobw: fr,
+  {name: French, autonym: Français, script: Latin, iso3: fra, ntrex: fra,
+   flores: fra_Latn, hatecheck: french, ldnoobw: fr,
    aliases: [fre],
    scorers: {perspective: fr, textdetox: fr, citizenlab: fr, llamaguard: fr, azure: fr, detoxify: fr, polyguard: fr,
              qwen3guard: fr, mutox: fra_Latn, usem3: fr}}
 hi:
-  {name: Hindi, autonym: हिन्दी, script: Devanagari, iso3: hin, ntrex: hin, hatecheck: hindi, ldnoobw: hi,
+  {name: Hindi, autonym: हिन्दी, script: Devanagari, iso3: hin, ntrex: hin,
+   flores: hin_Deva, hatecheck: hindi, ldnoobw: hi,
    aliases: [hi-in],
    scorers: {perspective: hi, textdetox: hi, textdetox-v1: hi, llamaguard: hi, polyguard: hi, qwen3guard: hi,
              mutox: hin_Deva}}
 id:
-  {name: Indonesian, autonym: Bahasa Indonesia, script: Latin, iso3: ind, ntrex: ind, aliases: [in],
+  {name: Indonesian, autonym: Bahasa Indonesia, script: Latin, iso3: ind, ntrex: ind,
+   flores: ind_Latn, aliases: [in],
    scorers: {perspective: id, qwen3guard: id, mutox: ind_Latn}}
 it:
-  {name: Italian, autonym: Italiano, script: Latin, iso3: ita, ntrex: ita, hatecheck: italian, ldnoobw: it,
+  {name: Italian, autonym: Italiano, script: Latin, iso3: ita, ntrex: ita,
+   flores: ita_Latn, hatecheck: italian, ldnoobw: it,
    aliases: [it-it],
    scorers: {perspective: it, textdetox: it, citizenlab: it, llamaguard: it, azure: it, detoxify: it, polyguard: it,
              qwen3guard: it, mutox: ita_Latn, usem3: it}}
 ja:
-  {name: Japanese, autonym: 日本語, script: Japanese, spaced: false, iso3: jpn, ntrex: jpn, ldnoobw: ja, aliases: [jp],
+  {name: Japanese, autonym: 日本語, script: Japanese, spaced: false, iso3: jpn, ntrex: jpn,
+   flores: jpn_Jpan, ldnoobw: ja, aliases: [jp],
    scorers: {perspective: ja, textdetox: ja, azure: ja, polyguard: ja, qwen3guard: ja, mutox: jpn_Jpan, usem3: ja}}
 ko:
-  {name: Korean, autonym: 한국어, script: Hangul, iso3: kor, ntrex: kor, ldnoobw: ko, aliases: [kr],
+  {name: Korean, autonym: 한국어, script: Hangul, iso3: kor, ntrex: kor,
+   flores: kor_Hang, ldnoobw: ko, aliases: [kr],
    scorers: {perspective: ko, polyguard: ko, qwen3guard: ko, mutox: kor_Hang, usem3: ko}}
 nl:
-  {name: Dutch, autonym: Nederlands, script: Latin, iso3: nld, ntrex: nld, hatecheck: dutch, ldnoobw: nl,
+  {name: Dutch, autonym: Nederlands, script: Latin, iso3: nld, ntrex: nld,
+   flores: nld_Latn, hatecheck: dutch, ldnoobw: nl,
    aliases: [dut],
    scorers: {perspective: nl, citizenlab: nl, polyguard: nl, qwen3guard: nl, mutox: nld_Latn, usem3: nl}}
 pl:
-  {name: Polish, autonym: Polski, script: Latin, iso3: pol, ntrex: pol, hatecheck: polish, ldnoobw: pl,
+  {name: Polish, autonym: Polski, script: Latin, iso3: pol, ntrex: pol,
+   flores: pol_Latn, hatecheck: polish, ldnoobw: pl,
    aliases: [pl-pl],
    scorers: {perspective: pl, citizenlab: pl, polyguard: pl, qwen3guard: pl, usem3: pl}}
 pt:
-  {name: Portuguese, autonym: Português, script: Latin, iso3: por, ntrex: por, hatecheck: portuguese, ldnoobw: pt,
+  {name: Portuguese, autonym: Português, script: Latin, iso3: por, ntrex: por,
+   flores: por_Latn, hatecheck: portuguese, ldnoobw: pt,
    aliases: [pt-br, pt-pt, br-pt],
    scorers: {perspective: pt, citizenlab: pt, llamaguard: pt, azure: pt, detoxify: pt, polyguard: pt, qwen3guard: pt,
              mutox: por_Latn, usem3: pt}}
 ru:
-  {name: Russian, autonym: Русский, script: Cyrillic, iso3: rus, ntrex: rus, ldnoobw: ru, aliases: [ru-ru],
+  {name: Russian, autonym: Русский, script: Cyrillic, iso3: rus, ntrex: rus,
+   flores: rus_Cyrl, ldnoobw: ru, aliases: [ru-ru],
    scorers: {perspective: ru, textdetox: ru, textdetox-v1: ru, detoxify: ru, polyguard: ru, qwen3guard: ru,
              mutox: rus_Cyrl, usem3: ru}}
 sv:
-  {name: Swedish, autonym: Svenska, script: Latin, iso3: swe, ntrex: swe, ldnoobw: sv, aliases: [se],
+  {name: Swedish, autonym: Svenska, script: Latin, iso3: swe, ntrex: swe,
+   flores: swe_Latn, ldnoobw: sv, aliases: [se],
    scorers: {perspective: sv, polyguard: sv, qwen3guard: sv}}
 zh:
   {name: Chinese, autonym: 中文, script: Han, spaced: false, rtp_lx: ZH-Hans, iso3: cmn, ntrex: zho-CN,
+   flores: zho_Hans,
    hatecheck: mandarin, ldnoobw: zh, aliases: [zho, zh-cn, zh-sg, cn, zh-hans-cn, mandarin],
    scorers: {perspective: zh, textdetox: zh, textdetox-v1: zh, azure: zh, polyguard: zh, qwen3guard: zh,
              mutox: zho_Hans, usem3: zh}}
@@ -200,7 +218,9 @@ def _spelled(text) -> str:
 def _spellings(l: Language) -> set[str]:
     "All that a language is called."
     return {
-        _spelled(t) for t in (l.code, l.name, l.autonym, l.rtp_lx, l.iso3, l.ntrex, *l.aliases) if t
+        _spelled(t)
+        for t in (l.code, l.name, l.autonym, l.rtp_lx, l.iso3, l.ntrex, l.flores, *l.aliases)
+        if t
     }
 
 # %% ../nbs/lib/languages.ipynb #c020

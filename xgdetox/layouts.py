@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from .files import InputError, visible_files
-from .languages import LANGUAGES, normalise_language
+from .languages import LANGUAGES, Language, normalise_language
 
 # %% auto #0
-__all__ = ['PROMPT_FILE', 'POLYGLO_PARTS', 'polyglo_name', 'prompt_language', 'is_saved', 'prompt_folder', 'polyglo_files']
+__all__ = ['PROMPT_FILE', 'POLYGLO_PARTS', 'polyglo_name', 'prompt_language', 'is_saved', 'prompt_folder', 'polyglo_files',
+           'flores_names', 'parallel_names', 'parallel_files']
 
 # %% ../nbs/lib/layouts.ipynb #y005
 PROMPT_FILE = re.compile(r"rtp[-_ ]?lx[-_ ](.+?)\.jsonl?(?:\.gz)?", re.I)
@@ -88,3 +89,68 @@ def _polyglo_paths(folder: Path) -> Iterator[tuple[Path, str, str]]:
         named = polyglo_name(path)
         if named and (path.is_file() or is_saved(path)):
             yield path, *named
+
+# %% ../nbs/lib/layouts.ipynb #y101
+# from the folder of the whole data set, and from that of a split
+_FLORES = {
+    "{split}/{code}.{split}": "lines",
+    "{split}/{split}.{code}": "lines",
+    "{split}/{code}.jsonl": "rows",
+    "{split}/{code}.parquet": "rows",
+    "{code}/{split}-00000-of-00001.parquet": "rows",
+    "{code}.{split}": "lines",
+    "{split}.{code}": "lines",
+    "{code}.jsonl": "rows",
+    "{code}.parquet": "rows",
+}
+
+
+def flores_names(l: Language) -> list[tuple[str, str, str]]:
+    "[(file of language `l`, file of English, how to read them)] in FLORES-200 and FLORES+; empty without a code."
+    # FLORES+ calls Chinese cmn_Hans
+    codes = dict.fromkeys((l.flores, f"{l.iso3}_{l.flores.partition('_')[2]}")) if l.flores else ()
+    return [
+        (name.format(split=split, code=code), name.format(split=split, code="eng_Latn"), how)
+        for split in ("devtest", "dev")
+        for name, how in _FLORES.items()
+        for code in codes
+    ]
+
+# %% ../nbs/lib/layouts.ipynb #y104
+def parallel_names(l: Language) -> list[tuple[str, str, str]]:
+    "[(file of language `l`, file of English, how to read them)] for the folders that keep a file per language."
+    english = "newstest2019-src.eng.txt"
+    ntrex = english if l.code == "en" else f"newstest2019-ref.{l.ntrex}.txt"
+    upstream = ("dpo_toxicity_pairwise_{}_200.jsonl".format(code) for code in (l.code, "en"))
+    tatoeba = [f"tatoeba.{l.iso3}-eng.{end}" for end in (l.iso3, "eng")]
+    folders = ("", "NTREX-128/") if l.ntrex else ()
+    return [
+        (*upstream, "rows"),
+        *((folder + ntrex, folder + english, "lines") for folder in folders),
+        *([(*tatoeba, "lines")] if l.iso3 else []),
+        (f"tatoeba.{l.code}-en.tsv", f"tatoeba.{l.code}-en.tsv", "table"),
+        *flores_names(l),
+        (f"{l.code}.txt", "en.txt", "lines"),
+    ]
+
+
+def parallel_files(folder, l: Language) -> tuple[Path, Path, str] | None:
+    """(file of language `l`, file of English, how to read them) in a folder with one of these layouts; None in others.
+
+    InputError where English is there and the language is not."""
+    missing = ""
+    for one, english, how in parallel_names(l):
+        file, source = _plain_or_zipped(folder, one), _plain_or_zipped(folder, english)
+        if file and source:
+            return file, source, how
+        missing = missing or (one if source else "")
+    if missing:
+        remedy = f"add {missing} or leave {l.code} out"
+        raise InputError(f"no sentences in {l.name}", folder, remedy=remedy)
+    return None
+
+
+def _plain_or_zipped(folder, name: str) -> Path | None:
+    "The file with this name in a folder, or the same with .gz; None if neither is there."
+    files = (Path(folder) / name, Path(folder) / f"{name}.gz")
+    return next((p for p in files if p.is_file()), None)
