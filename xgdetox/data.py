@@ -576,7 +576,8 @@ def _sentences(file: Path, how: str) -> list[tuple[object, str]]:
 def load_parallel(path, language, raw: bool = False, limit=None) -> Loaded:
     """Sentences of `language` beside their English: columns id, text, english (section 5).
 
-    `path` is a table with a column per language, a folder in a layout of page lib/layouts, or RTP-LX's. HTML entities are unescaped, unless `raw` (upstream's way)."""
+    `path` is a table with a column per language, a folder in a layout of page lib/layouts, or RTP-LX's.
+    HTML entities are unescaped, unless `raw` (upstream's way)."""
     path, code = Path(path), normalise_language(language)
     report, rows = LoadReport(path=path), PackedRows("id", "text", "english")
     plain = (lambda text: text) if raw else unescape
