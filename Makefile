@@ -17,7 +17,7 @@ pip = $(bin)/python -m pip install -c constraints.txt
 named = awk '/^Collecting / { sub(/[<>=!~\[].*/, "", $$2); printf "%s ", $$2; fflush() } /^Installing collected/ { printf "\ninstalling them\n"; fflush() }'
 SHELL := bash
 
-.PHONY: demo real real-data test slow compare site readme refill bench clean vllm
+.PHONY: demo real real-data test slow compare site preview readme refill bench clean vllm
 
 demo: .venv/.ready  ## the paper's argument on the embedded world: a table here, a report in runs/quick/report.html
 	@$(bin)/xgdetox run $(GRID) --cores $(CORES)
@@ -72,12 +72,15 @@ refill: .venv/.ready  ## run the pages again on the embedded model and keep thei
 	@$(bin)/python tools/pages.py refill $(PAGES)
 
 site: readme  ## the rendered companion in _docs
-	@command -v quarto >/dev/null || { echo "make site needs Quarto (https://quarto.org/docs/get-started): install it, then run make site again"; exit 1; }
-	@$(bin)/python -c "from nbdev.serve import proc_nbs; proc_nbs(n_workers=2)"
-	@quarto render _proc && echo "The site is in _docs: open _docs/index.html"
+	@$(bin)/python tools/site_steps.py quarto
+	@$(bin)/python tools/site_steps.py prepare
+	@quarto render _proc && $(bin)/python tools/site_steps.py finish _docs && echo "The site is in _docs: open _docs/index.html"
+
+preview: .venv/.ready  ## a check of the site that needs pandoc and no Quarto, in _preview
+	@$(bin)/python tools/site_steps.py preview
 
 clean:  ## everything that make made; runs/ is kept
-	@rm -rf .venv _proc _docs build dist *.egg-info .pytest_cache .hypothesis
+	@rm -rf .venv _proc _docs _preview build dist *.egg-info .pytest_cache .hypothesis
 
 # .ready stands only after every install step passed, so a stopped install starts again.
 .venv/.ready: settings.ini setup.py constraints.txt

@@ -328,8 +328,8 @@ def test_code_fits(what):
 
 
 def sidebar(entry):
-    if isinstance(entry, str):
-        return [entry]
+    if isinstance(entry, str) or "href" in entry:
+        return [entry if isinstance(entry, str) else entry["href"]]
     return (
         [f for part in entry.get("contents", []) for f in sidebar(part)]
         if isinstance(entry, dict)
@@ -343,7 +343,7 @@ def test_every_page_stands_in_the_sidebar():
     assert len(named) == len(set(named))
     assert set(named) == {str(p.relative_to(NBS)) for p in PAGES}
     assert yaml.safe_load((NBS / "_quarto.yml").read_text())["metadata-files"] == ["../_quarto.yml"]
-    for name in ("references.bib", "styles.css", *config["project"]["resources"]):
+    for name in ("references.bib", "styles.css", "theme.scss", *config["project"]["resources"]):
         assert (NBS / name).is_file()
 
 

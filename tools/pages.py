@@ -33,7 +33,8 @@ def for_github(text: str) -> str:
     "The page's Markdown without what only the site understands."
     text = re.sub(r"^:::.*\n", "", text, flags=re.M)
     text = re.sub(r"^#\| .*\n", "", text, flags=re.M)
-    text = re.sub(r"\]\(((?:\w|/)+)\.ipynb(#[\w-]*)?\)", rf"]({SITE}\1.html\2)", text)
+    page = r"\]\(((?:\w+/)*)(?:\d+_)?(\w+)\.ipynb(#[\w-]*)?\)"  # the site leaves numbers out of addresses
+    text = re.sub(page, rf"]({SITE}\1\2.html\3)", text)
     text = text.replace("](images/", "](nbs/images/")
     text = re.sub(r"\[@[\w-]+\]", "(arXiv:2406.16235)", text)
     text = re.sub(r"\{#[^}]*\}|\{\.[\w .-]+\}", "", text)

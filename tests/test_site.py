@@ -1,0 +1,179 @@
+"""The site as people read it: every page in a browser, wide and narrow, light and dark.
+
+Over the preview that needs only pandoc, and over the rendered site where Quarto is on the path. What still fails stands
+in tests/site_faults.txt, one line per kind and page, and may only get less."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from html import unescape
+from pathlib import Path
+
+import pytest
+import yaml
+from browser import CHROMIUM, Browser
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import site_steps as site  # noqa: E402
+
+FAULTS = Path(__file__).parent / "site_faults.txt"
+MEASURE = (Path(__file__).parent / "measure_site.js").read_text("utf-8")
+KINDS = {
+    "wide": "sticks out to the right",
+    "cut": "code or output is cut off at the right",
+    "faint": "contrast under WCAG's AA",
+    "headings": "one h1, and no level left out",
+    "nameless": "controls without a name",
+    "pictures": "pictures without an alternative in words",
+    "plain links": "links in a sentence that only their colour tells",
+    "skip": "the first tab stop skips to the content",
+    "scope": "header cells that do not say what they head",
+    "cut cells": "cells of tables that end in dots",
+    "nan": "missing values that are not a dash",
+    "links": "links or anchors that lead nowhere",
+    "console": "complaints in the console",
+    "foreign": "asks another host for something",
+}
+
+
+def quarto_render():
+    done = subprocess.run(["make", "site"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+SITES = {
+    "preview": (site.PREVIEW, site.preview),
+    "quarto": (site.DOCS, quarto_render),
+}  # where, made how
+NEEDS = {"preview": "pandoc", "quarto": "quarto"}
+WHERE = {"preview": "apt-get install pandoc", "quarto": f"the site is for Quarto {site.QUARTO}"}
+
+
+def looked_at(page, browser):
+    "What is wrong with a page, by kind: both widths, then dark."
+    found = defaultdict(set)
+    for width, dark in ((390, False), (1280, False), (1280, True)):
+        browser.window(width, dark=dark)
+        browser.open(page.as_uri())
+        for kind, where in browser.run(MEASURE).items():
+            found[kind] |= {f"{width}{' dark' if dark else ''}: {w}" for w in where}
+        found["console"] |= set(browser.errors())
+        here = ("file:", "data:", "blob:", "about:")
+        found["foreign"] |= {u for u in browser.asked_for() if not u.startswith(here)}
+    return found
+
+
+def dead_links(pages):
+    "{page: links that lead to no page or to no anchor}."
+    read = lambda p: re.sub(r"<script.*?</script>", "", p.read_text("utf-8"), flags=re.S)
+    texts = {p.resolve(): read(p) for p in pages}
+    anchors = {p: set(re.findall(r'\bid="([^"]+)"', text)) for p, text in texts.items()}
+    dead = defaultdict(set)
+    for page, text in texts.items():
+        for target in map(unescape, re.findall(r'\b(?:href|src)="([^"]*)"', text)):
+            to, _, anchor = target.partition("#")
+            if re.match(r"[a-z]+:|//", target):
+                continue
+            file = (page.parent / to.partition("?")[0]).resolve() if to else page
+            known = anchors.get(file, {anchor})
+            if not file.exists() or anchor and anchor not in known:
+                dead[page].add(target)
+    return dead
+
+
+def site_pages(folder):
+    "The pages of a rendered site, in order."
+    config = yaml.safe_load((ROOT / "_quarto.yml").read_text("utf-8"))
+    named = site.listed(config["website"]["sidebar"]["contents"])
+    more = [r for r in config["project"]["resources"] if r.endswith(".html")]
+    return [folder / name for name in [*map(site.address_of, named), *more]]
+
+
+@pytest.fixture(scope="module", params=SITES)
+def faults(request, tmp_path_factory):
+    "{kind: {page: where}} of a rendered site."
+    folder, make = SITES[request.param]
+    if not shutil.which(NEEDS[request.param]):
+        pytest.skip(f"no {NEEDS[request.param]} on the path: {WHERE[request.param]}")
+    make()
+    pages, found = site_pages(folder), defaultdict(dict)
+    dead, begun = dead_links(pages), time.time()
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    for page in pages:
+        here = looked_at(page, browser)
+        here["links"] |= dead.get(page.resolve(), set())
+        for kind, where in here.items():
+            if where:
+                found[kind][str(page.relative_to(folder))] = sorted(where)
+    browser.close()
+    print(f"{len(pages)} pages in {time.time() - begun:.0f} s")
+    (folder / "faults.json").write_text(json.dumps(found, ensure_ascii=False, indent=1))
+    return found
+
+
+def allowed(kind):
+    lines = FAULTS.read_text("utf-8").splitlines() if FAULTS.exists() else []
+    pairs = [line.split(": ", 1) for line in lines if line and not line.startswith("#")]
+    return {page for k, page in pairs if k == kind}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_page_in_a_browser(faults, kind):
+    found = faults.get(kind, {})
+    wrong = {page: where[:5] for page, where in found.items() if page not in allowed(kind)}
+    assert not wrong, f"{KINDS[kind]}: {json.dumps(wrong, ensure_ascii=False, indent=1)}"
+    assert not allowed(kind) - set(found), "done: take it off tests/site_faults.txt"
+
+
+def test_one_quarto_is_pinned(root):
+    "The workflow installs the Quarto that make site asks for, and make site asks."
+    workflow = yaml.safe_load((root / ".github" / "workflows" / "test.yaml").read_text("utf-8"))
+    steps = [s for job in workflow["jobs"].values() for s in job["steps"]]
+    pinned = [s["with"]["version"] for s in steps if "quarto-actions/setup" in s.get("uses", "")]
+    assert pinned == [site.QUARTO]
+    assert "site_steps.py quarto" in (root / "Makefile").read_text("utf-8")
+
+
+TABLE = """<style scoped>.x {}</style><table border="1" class="dataframe"><thead><tr style="text-align: right;">
+<th></th><th>fall</th></tr></thead><tbody><tr><th>de</th><td>NaN</td></tr><tr><th>en</th><td>0.5</td></tr></tbody></table>"""
+
+
+def test_a_table_is_made_fit_for_people():
+    made = site.fit_table(TABLE)
+    assert "NaN" not in made and "<td>\u2013</td>" in made and "<td>0.5</td>" in made
+    assert '<th scope="col">fall</th>' in made and '<th scope="row">de</th>' in made
+    assert "<style" not in made and "<th></th>" not in made and "text-align" not in made
+
+
+def test_the_name_of_an_index_stands_in_the_one_head():
+    import pandas as pd
+
+    table = pd.DataFrame(dict(fall=[0.5]), index=pd.Index(["de"], name="language"))
+    made = site.fit_table(table._repr_html_())
+    assert '<th scope="col">language</th><th scope="col">fall</th>' in made
+    assert made.count("<tr") == 2
+    several = pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_product([["a"], ["b", "c"]]))
+    assert site.fit_table(several._repr_html_()).count("<tr") == 3
+
+
+def test_a_finished_page_is_finished_once():
+    page = '<body class="x"><main id="quarto-document-content"><table><tr><th>a</th></tr></table></main></body>'
+    once = site.finish_page(page)
+    assert once == site.finish_page(once)
+    assert once.index("skip-link") < once.index("<main") and 'tabindex="-1"' in once
+    assert once.count("scroll-table") == 1 and '<th scope="row">a</th>' in once
+
+
+def test_the_readme_links_to_pages_that_the_site_has(root):
+    config = yaml.safe_load((root / "_quarto.yml").read_text("utf-8"))
+    known = {page.name for page in site_pages(Path())} | {p.as_posix() for p in site_pages(Path())}
+    base = re.escape(config["website"]["site-url"])
+    linked = re.findall(rf"{base}/([\w/]+\.html)", (root / "README.md").read_text("utf-8"))
+    assert linked and not set(linked) - known
