@@ -9,12 +9,10 @@ import pandas as pd
 import torch
 from torch import nn
 from types import SimpleNamespace
-from .data import load_prompts
 from .files import InputError
-from .languages import normalise_language
 from .mass import rude_words, toxic_mass
 from .anatomy import anatomy, neuron_hooks
-from .models import load
+from .models import load, model_columns
 from .tokens import batch_tokens, encode, length_batches
 from xgdetox.stats import (
     bootstrap_mean,
@@ -29,6 +27,7 @@ from xgdetox.value_vectors import (
     all_activations,
     continuation_activations,
     english_prompts,
+    language_prompts,
     matched_neurons,
     prompt_rows,
     rank_value_vectors,
@@ -133,14 +132,11 @@ def compare_activations(
     Metrics: mean_activation (also of each neuron), activation_drop (before - after, paired over
     prompts) and, over all languages, activation_drop with p against `sets` sets of matched neurons."""
     (base, tokenizer), tuned = load(base, tokenizer), load(tuned, tokenizer)[0]
-    labels = dict(model=label or str(getattr(base, "name_or_path", "")), seed=seed)
-    falls = _Falls(neurons, same_shape(base, tuned), control, labels, tuning)
-    read = "all" if control else neurons
-    for language, path in prompt_files.items():
-        prompts = list(load_prompts(path, language, limit).rows["prompt"])
-        found = read_activations(base, tuned, tokenizer, prompts, read, readings, n_tokens, bos)
-        for reading, (before, after) in found.items():
-            falls.add(normalise_language(language), reading, before, after)
+    labels = model_columns(base, label, tuning, seed)
+    falls = _Falls(neurons, same_shape(base, tuned), control, labels)
+    for language, prompts in language_prompts(prompt_files, limit):
+        how = (tokenizer, prompts, falls.wanted, readings, n_tokens, bos)
+        falls.add(language, read_activations(base, tuned, *how))
     table = tidy(falls.rows + falls.tests(sets))
     if output:
         write_table(table, output)
@@ -150,9 +146,10 @@ def compare_activations(
 class _Falls:
     "The rows of `compare_activations`, and what its test over all languages needs."
 
-    def __init__(self, neurons, parts, control: bool, labels: dict, tuning: str):
+    def __init__(self, neurons, parts, control: bool, labels: dict):
         self.neurons, self.parts, self.control = neurons, parts, control
-        self.labels, self.tuning, self.seed = labels, tuning, labels["seed"]
+        self.labels, self.tuning, self.seed = labels, labels["tuning"], labels["seed"]
+        self.wanted = "all" if control else neurons  # what has to be read
         self.at = {"": self.flat(neurons) if control else slice(None)}  # set: columns
         self.rows, self.means, self.drops = [], {}, {}
 
@@ -160,7 +157,12 @@ class _Falls:
         "The columns of `neurons` where all neurons stand side by side."
         return [layer * self.parts.n_neurons + n for layer, n in neurons]
 
-    def add(self, language: str, reading: str, before, after):
+    def add(self, language: str, found: dict):
+        "The rows of one language, from what `read_activations` gave."
+        for reading, (before, after) in found.items():
+            self.add_reading(language, reading, before, after)
+
+    def add_reading(self, language: str, reading: str, before, after):
         "The rows of one language and reading; with a control, all neurons are read."
         if self.control:
             if "random-0" not in self.at:
@@ -341,23 +343,25 @@ def explained_drop(
 ) -> pd.DataFrame:
     """The share of the fall in toxic mass that each group recovers when it is patched into the base.
 
-    Tidy table per language: toxic_mass and explained_share = (base - patched) / (base - tuned); 0:
-    nothing is theirs, 1: all of it. `random` sets of the same layers and size are each group's
-    control. `groups`: {name: neurons or "all"}; `how`: threshold, max_tokens of `mass_bounds`."""
-    (base, tokenizer), tuned, rows = load(base, tokenizer), load(tuned, tokenizer)[0], []
+    Per language: toxic_mass and explained_share = (base - patched) / (base - tuned), 1
+    where all is theirs. `groups`: {name: neurons or "all"}; controls: `random` sets of the same
+    layers and size. `how`: options of `mass_bounds`."""
+    (base, tokenizer), tuned = load(base, tokenizer), load(tuned, tokenizer)[0]
     runs = _patched_runs(base, tuned, groups, random, seed)
-    labels = dict(model=label or str(getattr(base, "name_or_path", "")), tuning=tuning, seed=seed)
-    for language, path in prompt_files.items():
-        prompts = list(load_prompts(path, language, limit).rows["prompt"])
-        words = rude_words(lexicon, normalise_language(language))
-        mass_of = lambda m: toxic_mass(m, tokenizer, prompts, words, bos=bos, **how)
-        mass = {run: mass_of(model) for run, model in runs.items()}
-        columns = labels | dict(language=normalise_language(language))
-        rows += _share_rows(mass, groups, columns, len(prompts))
+    labels, rows = model_columns(base, label, tuning, seed), []
+    for language, prompts in language_prompts(prompt_files, limit):
+        words = rude_words(lexicon, language)
+        mass = _mass_of_runs(runs, tokenizer, prompts, words, bos=bos, **how)
+        rows += _share_rows(mass, groups, labels | dict(language=language))
     table = tidy(rows)
     if output:
         write_table(table, output)
     return table
+
+
+def _mass_of_runs(runs: dict, tokenizer, prompts, words, **how) -> dict:
+    "{(group, control): toxic mass (prompt,)} of the models in `runs`."
+    return {run: toxic_mass(m, tokenizer, prompts, words, **how) for run, m in runs.items()}
 
 
 def _patched_runs(base, tuned, groups: dict, random: int, seed: int) -> dict:
@@ -372,13 +376,13 @@ def _patched_runs(base, tuned, groups: dict, random: int, seed: int) -> dict:
     return runs
 
 
-def _share_rows(mass: dict, groups: dict, columns: dict, n: int) -> list[dict]:
+def _share_rows(mass: dict, groups: dict, columns: dict) -> list[dict]:
     "Rows of one language: the mass of each run, and the share that each patched one recovers."
     rows, base, tuned = [], mass["base", ""], mass["tuned", ""]
     for (name, control), patched in mass.items():
         some = groups.get(name, "")
         size = np.nan if isinstance(some, str) else len(some)
-        same = columns | dict(group=name, control=control, n=n, n_neurons=size)
+        same = columns | dict(group=name, control=control, n=len(base), n_neurons=size)
         value, low, high = bootstrap_mean(patched)
         rows.append(same | dict(metric="toxic_mass", value=value, low=low, high=high))
         if name not in ("base", "tuned"):

@@ -17,7 +17,7 @@ from .generation import check_sampling, generate, split_adapter
 from .languages import normalise_language
 from .mass import rude_words, toxic_mass
 from .anatomy import anatomy, check_neurons, neuron_hooks
-from .models import load
+from .models import load, model_columns
 from .quality import quality_table
 from .scorers.base import load_scorer
 from .scoring import score_generations
@@ -31,7 +31,12 @@ from xgdetox.stats import (
     write_table,
 )
 from .toxicity import toxicity_table
-from .value_vectors import all_activations, english_prompts, matched_neurons
+from xgdetox.value_vectors import (
+    all_activations,
+    english_prompts,
+    language_prompts,
+    matched_neurons,
+)
 
 # %% auto #0
 __all__ = ['GREEDY', 'intervention', 'intervene', 'check_offsets', 'mass_curve', 'summarise_offsets']
@@ -68,34 +73,24 @@ def intervene(
 ) -> pd.DataFrame:
     """Toxicity, fluency and language at each offset, for `neurons` and `controls` sets of twins.
 
-    (Figure 2.) A tidy table with offset and control ("" or "random-0" ...); texts, scores and the
-    interventions stay in `output_dir`. `sampling`: over `GREEDY`. `lexicon` (a folder or {language:
-    words}; default: the scorer's words) gives the toxic mass. `InputError` before the model is loaded."""
-    sampling = GREEDY | sampling
+    (Figure 2.) A tidy table with offset and control ("", "random-0" ...); texts and scores stay in
+    `output_dir`. `sampling`: over `GREEDY`. `lexicon` (a folder or {language: words}; default: the
+    scorer's) gives the toxic mass. `InputError` before the model is loaded."""
+    settings = GREEDY | sampling | dict(seed=seed, bos=bos, limit=limit)
+    _check_runs(model, offsets, prompt_files, output_dir, settings)
+    model, tokenizer = load(model, tokenizer)
+    run = _Runs(model, tokenizer, prompt_files, output_dir, scorer, lexicon, quality, settings)
+    sets = run.sets(neurons, controls if control else 0, activation)
+    return run.write(sets, offsets, model_columns(model, label, tuning, seed))
+
+
+def _check_runs(model, offsets, prompt_files: dict, output_dir, settings: dict):
+    "`InputError` for what can be refused before a model is loaded or anything is written."
     check_offsets(offsets)
-    check_sampling(**sampling, seed=seed)
+    check_sampling(**{k: v for k, v in settings.items() if k not in ("bos", "limit")})
     check_folder(output_dir)
-    for language, path in prompt_files.items():
-        load_prompts(path, language, limit)  # a broken file is refused before anything is written
-    prompt_room(split_adapter(model)[0], sampling["max_tokens"])
-    (model, tokenizer), scorer = load(model, tokenizer), load_scorer(scorer)
-    parts = anatomy(model)
-    check_neurons(neurons, parts.n_layers, parts.n_neurons)
-    sets = {"": neurons}
-    if control:
-        if activation is None:
-            prompts = english_prompts(prompt_files, limit)
-            steps = sampling["max_tokens"]
-            activation = all_activations(model, tokenizer, prompts, steps, bos)
-        for i in range(controls):
-            sets[f"random-{i}"] = matched_neurons(activation, neurons, seed + i)
-    labels = dict(model=label or str(getattr(model, "name_or_path", "")), tuning=tuning, seed=seed)
-    words = getattr(scorer, "words", {}) if lexicon is None else lexicon
-    settings = dict(sampling, seed=seed, bos=bos, limit=limit)
-    run = _Runs(model, tokenizer, prompt_files, Path(output_dir), scorer, words, quality, settings)
-    table = tidy(run.all(sets, offsets, labels))
-    write_table(table, Path(output_dir) / "intervention.csv")
-    return table
+    list(language_prompts(prompt_files, settings["limit"]))
+    prompt_room(split_adapter(model)[0], settings["max_tokens"])
 
 # %% ../nbs/07_intervention.ipynb #c0v1
 def check_offsets(offsets):
@@ -117,9 +112,33 @@ class _Runs:
     prompt_files: dict
     output_dir: Path
     scorer: object
-    words: object  # a folder of word lists, or {language: words}
+    lexicon: object  # a folder of word lists, {language: words}, or None: the scorer's
     quality: tuple
     settings: dict  # of `generate`
+
+    def __post_init__(self):
+        self.output_dir, self.scorer = Path(self.output_dir), load_scorer(self.scorer)
+        self.words = getattr(self.scorer, "words", {}) if self.lexicon is None else self.lexicon
+
+    def sets(self, neurons, controls: int, activation=None) -> dict:
+        """{control: neurons}: `neurons` themselves, and random ones matched for layer and activation.
+
+        `activation` None: on the English prompts. `InputError` for neurons that the model has not."""
+        parts = anatomy(self.model)
+        check_neurons(neurons, parts.n_layers, parts.n_neurons)
+        if controls and activation is None:
+            prompts = english_prompts(self.prompt_files, self.settings["limit"])
+            steps, bos = self.settings["max_tokens"], self.settings["bos"]
+            activation = all_activations(self.model, self.tokenizer, prompts, steps, bos)
+        seeds = {f"random-{i}": self.settings["seed"] + i for i in range(controls)}
+        twins = {name: matched_neurons(activation, neurons, seed) for name, seed in seeds.items()}
+        return {"": neurons} | twins
+
+    def write(self, sets: dict, offsets, labels: dict) -> pd.DataFrame:
+        "The table of every set at every offset, which also goes to intervention.csv."
+        table = tidy(self.all(sets, offsets, labels))
+        write_table(table, self.output_dir / "intervention.csv")
+        return table
 
     def all(self, sets: dict, offsets, labels: dict) -> list[dict]:
         "The rows of every set at every offset, the largest offset first; 0 is always among them."
@@ -156,11 +175,9 @@ class _Runs:
     def mass_rows(self, labels: dict) -> list[dict]:
         "Toxic mass of each language that has words."
         rows, bos = [], self.settings["bos"]
-        for language, path in self.prompt_files.items():
-            code = normalise_language(language)
+        for code, prompts in language_prompts(self.prompt_files, self.settings["limit"]):
             if not (words := rude_words(self.words, code)):
                 continue
-            prompts = list(load_prompts(path, language, self.settings["limit"]).rows["prompt"])
             mass = toxic_mass(self.model, self.tokenizer, prompts, words, bos=bos)
             value, low, high = bootstrap_mean(mass)
             row = dict(language=code, metric="toxic_mass", value=value, low=low, high=high)
@@ -201,17 +218,22 @@ def mass_curve(
     if activation is None:
         prompts = english_prompts(prompt_files, limit)
         activation = all_activations(model, tokenizer, prompts, bos=bos)
-    labels = dict(model=label or str(getattr(model, "name_or_path", "")), tuning=tuning, seed=seed)
-    masses = _masses_under(model, tokenizer, prompt_files, lexicon, limit, dict(how, bos=bos))
-    before, rows = masses([], 0.0), []
     twins = [matched_neurons(activation, neurons, seed + i) for i in range(sets)]
+    masses = _masses_under(model, tokenizer, prompt_files, lexicon, limit, dict(how, bos=bos))
+    labels = model_columns(model, label, tuning, seed)
+    return tidy(_curve(masses, neurons, twins, offsets, labels))
+
+
+def _curve(masses, neurons, twins: list, offsets, labels: dict) -> list[dict]:
+    "The rows of each offset: every language, and all of them together."
+    before, rows = masses([], 0.0), []
     for offset in offsets:
         after, *null = [masses(some, offset) if offset else before for some in [neurons, *twins]]
         columns = dict(labels, offset=offset, n_neurons=len(neurons))
         for code in [*before, "all"]:
             own, at, random = _of_language(code, before, after, null)
             rows += _curve_rows(own, at, random, columns | dict(language=code, n=len(at)))
-    return tidy(rows)
+    return rows
 
 
 def _masses_under(model, tokenizer, prompt_files: dict, lexicon, limit, how: dict):

@@ -17,7 +17,7 @@ from .tokens import load_tokenizer
 from .weights import cpu_type, model_folder
 
 # %% auto #0
-__all__ = ['load_model', 'load', 'check_checkpoint', 'stages_without']
+__all__ = ['load_model', 'load', 'model_columns', 'check_checkpoint', 'stages_without']
 
 # %% ../nbs/lib/models.ipynb #c008
 def load_model(name, dtype="auto", device=None):
@@ -84,6 +84,12 @@ def load(model, tokenizer=None, **options):
         problem = "a model without a name needs a tokenizer"
         raise InputError(problem, field="tokenizer", remedy="pass tokenizer=")
     return load_model(model, **options), load_tokenizer(source)
+
+# %% ../nbs/lib/models.ipynb #kq53000
+def model_columns(model, label: str = "", tuning: str = "base", seed=0) -> dict:
+    "The columns model, tuning and seed of a table's rows; without a `label`, the model's own name."
+    name = label or str(getattr(model, "name_or_path", ""))
+    return dict(model=name, tuning=tuning, seed=seed)
 
 # %% ../nbs/lib/models.ipynb #c0w8
 def check_checkpoint(name, finite: bool = True):

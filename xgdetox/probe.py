@@ -13,6 +13,7 @@ import pickletools
 import time
 import torch
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from .data import load_labelled
 from xgdetox.files import (
@@ -112,8 +113,7 @@ def fit_probe_paper(
     keep the best, but keeps the very probe that it goes on training. Seeded, unlike it."""
     rng = torch.Generator().manual_seed(seed)
     x, y = _as_floats(x), _as_floats(y)
-    start = (torch.rand(x.shape[1], generator=rng) * 2 - 1) / x.shape[1] ** 0.5  # of nn.Linear
-    w, losses = torch.nn.Parameter(start), []
+    w, losses = _linear_start(x.shape[1], rng), []
     adam = torch.optim.Adam([w], lr)
     loss = torch.nn.functional.binary_cross_entropy_with_logits
     for _ in range(epochs):
@@ -125,6 +125,11 @@ def fit_probe_paper(
             with torch.no_grad():
                 losses.append(float(loss(_as_floats(x_val) @ w, _as_floats(y_val))))
     return dict(weight=w.detach().numpy()[None], bias=0.0, validation_losses=losses)
+
+
+def _linear_start(d: int, rng) -> torch.nn.Parameter:
+    "Weights (d,) drawn as `nn.Linear` draws them."
+    return torch.nn.Parameter((torch.rand(d, generator=rng) * 2 - 1) / d**0.5)
 
 
 def _as_floats(a) -> torch.Tensor:
@@ -194,39 +199,62 @@ def train_probe(
     tuning: str = "base",
     **script,
 ) -> Path:
-    """Train a probe on labelled comments, measure it on `held_out` of them, save it to `output_dir`.
+    """Train a probe on labelled comments, measure it on `held_out` of them, save it.
 
-    Writes probe.safetensors, probe.json (facts) and probe.csv (tidy); see `save_probe`. `paper`: the
-    released script's training, whose settings are `script` (see `script_settings`)."""
+    Writes probe.safetensors, probe.json (facts) and probe.csv. `paper`: the released script's
+    training; `script`: its settings (see `script_settings`)."""
     training = _check_training(output_dir, paper=paper, seed=seed, **script)
-    start, (model, tokenizer), name = time.time(), load(model, tokenizer), label or str(model)
-    _check_layer(model, layer)
-    texts, y = _two_classes(train_file, limit)
-    x = pooled_features(model, tokenizer, texts, (layer,), bos, cache)[:, 0]
-    train, test = _two_sides(x, y, held_out, seed)
-    fit, direction = _fit(x, y, train, test, seed, training)
-    weight, bias = fit.pop("weight"), fit.pop("bias")
-    scores = np.asarray(x[test], np.float32) @ weight[0] + bias
+    start, name = time.time(), label or str(model)
+    model, tokenizer = load(model, tokenizer)
+    x, y = _two_classes(model, tokenizer, train_file, limit, layer, bos, cache)
+    fitted = _fit_side(x, y, held_out, seed, training)
     labels = dict(model=name, tuning=tuning, seed=seed, language=language, layer=layer)
-    rows = probe_metrics(scores, y[test], **labels)
     facts = dict(model=name, fingerprint=parameter_hash(model), train_file=str(train_file))
-    facts |= dict(layer=layer, bos=bos, paper=paper, seed=seed, bias=bias)
-    facts |= dict(norm=float(np.linalg.norm(weight)), n_train=len(train), n_test=len(test))
-    facts |= dict(seconds=round(time.time() - start, 2), **training, **fit)
-    facts |= {r["metric"]: r["value"] for r in rows}
-    write_table(tidy(rows), Path(output_dir) / "probe.csv")
-    return save_probe(output_dir, weight, facts, direction)
+    facts |= dict(layer=layer, bos=bos, paper=paper, seed=seed)
+    return fitted.save(output_dir, facts, labels, start)
 
 
-def _two_classes(file, limit) -> tuple[list[str], np.ndarray]:
-    "Texts and labels of a file; `InputError` with fewer than 10 of either class."
+def _two_classes(model, tokenizer, file, limit, layer, bos, cache) -> tuple:
+    "Features (text, d) and labels of a file; `InputError` with fewer than 10 of either class."
+    _check_layer(model, layer)
     rows = load_labelled(file, limit).rows
     y = np.array(rows["label"])
     if len(set(y)) < 2 or np.bincount(y).min() < 10:
         counts = np.bincount(y, minlength=2).tolist()
         problem = f"{counts} texts of class 0 and 1"
         raise InputError(problem, file, field="label", remedy="give at least 10 of each")
-    return list(rows["text"]), y
+    return pooled_features(model, tokenizer, list(rows["text"]), (layer,), bos, cache)[:, 0], y
+
+# %% ../nbs/05_probe.ipynb #kq52000
+@dataclass
+class _Fitted:
+    "A probe that was fitted on some texts, with its scores of the texts held out."
+
+    weight: np.ndarray  # 1, d
+    direction: np.ndarray | None  # 1, d
+    scores: np.ndarray  # text held out
+    labels: np.ndarray  # text held out
+    sizes: dict  # bias, norm, n_train, n_test
+    further: dict  # the settings of the training, and what it says of itself
+
+    def save(self, output_dir, facts: dict, columns: dict, start: float) -> Path:
+        "Write the probe and its metrics into a folder; `facts` and `columns` say what it is a probe of."
+        rows = probe_metrics(self.scores, self.labels, **columns)
+        facts = facts | self.sizes | dict(seconds=round(time.time() - start, 2)) | self.further
+        facts |= {r["metric"]: r["value"] for r in rows}
+        write_table(tidy(rows), Path(output_dir) / "probe.csv")
+        return save_probe(output_dir, self.weight, facts, self.direction)
+
+
+def _fit_side(x, y, held_out: float, seed: int, training: dict) -> _Fitted:
+    "A probe of the features `x` (text, d), fitted on all but `held_out` of them."
+    train, test = _two_sides(x, y, held_out, seed)
+    fit, direction = _fit(x, y, train, test, seed, training)
+    weight, bias = fit.pop("weight"), fit.pop("bias")
+    scores = np.asarray(x[test], np.float32) @ weight[0] + bias
+    sizes = dict(bias=bias, norm=float(np.linalg.norm(weight)))
+    sizes |= dict(n_train=len(train), n_test=len(test))
+    return _Fitted(weight, direction, scores, y[test], sizes, training | fit)
 
 
 def _two_sides(x, y, held_out: float, seed: int):
@@ -397,31 +425,33 @@ def evaluate_probe(
     not moved by that. `output`: FILE.csv; the scores of each language go to FILE.{language}.csv."""
     (model, tokenizer), (weight, facts), rows = load(model, tokenizer), load_probe(probe), []
     for language, path in files.items():
-        texts = load_labelled(path, limit).rows
-        x = _probed_features(model, tokenizer, list(texts["text"]), facts, cache)
-        if x.shape[1] != weight.shape[1]:
-            raise InputError(
-                f"the probe has {weight.shape[1]} weights, the model {x.shape[1]} dimensions",
-                probe,
-                remedy="use the probe's own model",
-            )
+        x, y = _probed_features(model, tokenizer, path, facts, cache, limit)
+        _check_width(probe, weight, x)
         scores = x @ weight[0] + facts["bias"]
-        labels = dict(model=label, tuning=tuning, seed=seed)
-        labels |= dict(language=normalise_language(language), layer=facts["layer"])
-        rows += probe_metrics(scores, texts["label"], **labels)
+        columns = dict(model=label, tuning=tuning, seed=seed, layer=facts["layer"])
+        rows += probe_metrics(scores, y, **columns, language=normalise_language(language))
         if output:
-            _write_scores(Path(output).with_suffix(f".{language}.csv"), scores, texts["label"])
+            _write_scores(Path(output).with_suffix(f".{language}.csv"), scores, y)
     if output:
         write_table(tidy(rows), output)
     return tidy(rows)
 
 
-def _probed_features(model, tokenizer, texts, facts: dict, cache) -> np.ndarray:
-    "The features that a probe with these facts reads, (text, d), float32."
-    layers, bos = (facts["layer"],), facts["bos"]
-    return np.asarray(
-        pooled_features(model, tokenizer, texts, layers, bos, cache)[:, 0], np.float32
-    )
+def _probed_features(model, tokenizer, file, facts: dict, cache, limit) -> tuple:
+    "The features that a probe with these facts reads of a file, (text, d), float32; and its labels."
+    rows, layers, bos = load_labelled(file, limit).rows, (facts["layer"],), facts["bos"]
+    x = pooled_features(model, tokenizer, list(rows["text"]), layers, bos, cache)[:, 0]
+    return np.asarray(x, np.float32), np.array(rows["label"])
+
+
+def _check_width(probe, weight, x):
+    "`InputError` where a probe has other dimensions than the features."
+    if x.shape[1] != weight.shape[1]:
+        raise InputError(
+            f"the probe has {weight.shape[1]} weights, the model {x.shape[1]} dimensions",
+            probe,
+            remedy="use the probe's own model",
+        )
 
 # %% ../nbs/05_probe.ipynb #c032
 def _write_scores(path, scores, labels) -> Path:
@@ -473,27 +503,36 @@ def shuffled_control(
     tuning: str = "base",
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The probe's AUC per language ({language: path}) beside that of probes trained on shuffled labels.
+    """The probe's AUC per language beside that of probes trained on shuffled labels.
 
-    Same texts, features and regularisation. Rows probe_auc with an interval over texts; null_mean,
+    Same texts, features and regularisation. Rows probe_auc with its interval; null_mean,
     null_low, null_high (95% of the `shuffles`), p: how often one does as well."""
     (model, tokenizer), (weight, facts), rows = load(model, tokenizer), load_probe(probe), []
-
-    def features(path):
-        texts = load_labelled(path, limit).rows
-        x = _probed_features(model, tokenizer, list(texts["text"]), facts, cache)
-        return x[keep := ~np.isnan(x[:, 0])], np.array(texts["label"])[keep]
-
-    weights = _shuffled_weights(*features(train_file), facts.get("C", 1.0), shuffles, seed)
+    how = dict(facts=facts, cache=cache, limit=limit)
+    train = _kept_features(model, tokenizer, train_file, **how)
+    weights = _shuffled_weights(*train, facts.get("C", 1.0), shuffles, seed)
+    columns = dict(model=label, tuning=tuning, seed=seed)
     for language, path in files.items():
-        x, y = features(path)
-        value, low, high = auc_interval(x @ weight[0], y)
-        test = permutation_test(value, auc(weights @ x.T, y), "greater")
-        row = dict(model=label, tuning=tuning, seed=seed, language=normalise_language(language))
-        row |= dict(metric="probe_auc", value=value, low=low, high=high, n=len(y))
-        row |= dict(layer=facts["layer"], p=test["p"], shuffles=shuffles)
-        rows.append(row | {k: test[k] for k in ("null_mean", "null_low", "null_high")})
+        found, test = _against(weight, weights, *_kept_features(model, tokenizer, path, **how))
+        row = columns | dict(language=normalise_language(language)) | found
+        row |= dict(layer=facts["layer"], p=test.pop("p"), shuffles=shuffles)
+        rows.append(row | test)
     return tidy(rows)
+
+
+def _kept_features(model, tokenizer, file, **how) -> tuple:
+    "`_probed_features` and labels of a file, without texts that have none."
+    x, y = _probed_features(model, tokenizer, file, **how)
+    keep = ~np.isnan(x[:, 0])
+    return x[keep], y[keep]
+
+
+def _against(weight, weights, x, y) -> tuple[dict, dict]:
+    "The AUC of `weight` (1, d) with its interval; its place among those of `weights` (shuffle, d)."
+    value, low, high = auc_interval(x @ weight[0], y)
+    test = permutation_test(value, auc(weights @ x.T, y), "greater")
+    found = dict(metric="probe_auc", value=value, low=low, high=high, n=len(y))
+    return found, {k: test[k] for k in ("p", "null_mean", "null_low", "null_high")}
 
 
 def _shuffled_weights(x, y, C: float, shuffles: int, seed: int) -> np.ndarray:

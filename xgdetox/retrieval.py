@@ -27,31 +27,37 @@ def load_aligned(
 ) -> tuple[dict, pd.DataFrame]:
     """({language: DataFrame(id, text, english)}, what was left out: DataFrame(language, reason, n)).
 
-    `parallel`: a folder or table for `load_parallel`, or {language: (texts, english)}. Empty sides,
-    repeated sentences (kept with `raw`: the paper's numbers) and languages of fewer than `minimum`
-    pairs are left out. `limit`: the first pairs only, 10,000 at most, since each is compared with all.
-    A language that cannot be read raises `InputError` if it was asked for, and is listed if not."""
+    `parallel`: a folder or table for `load_parallel`, or {language: (texts, english)}. Left out:
+    empty sides, repeated sentences (unless `raw`, as in the paper), languages of fewer than `minimum`
+    pairs. `limit`: the first pairs only, 10,000 at most. `InputError` for a language that was asked
+    for and cannot be read."""
     asked = [normalise_language(l) for l in languages] if languages is not None else None
-    found, left_out, first = {}, [], None
-    for code in [c for c in (asked or LANGUAGES) if c != "en"]:
-        try:
-            df, gone = _pairs_of(parallel, code, raw)
-        except InputError as error:
-            if asked is not None or error.line is not None:
-                raise
-            first = first or error
-            left_out.append((code, error.problem, 0))
-            continue
-        df, more = _clean(df, raw)
-        df, cut = _first_pairs(df, limit or _MOST_PAIRS)
-        left_out += [(code, why, n) for why, n in (gone + more + cut).items()]
-        if len(df) < minimum:
-            left_out.append((code, f"fewer than {minimum} pairs", len(df)))
-        else:
-            found[code] = df
+    codes = [c for c in (asked or LANGUAGES) if c != "en"]
+    read = {c: _try_pairs(parallel, c, raw, minimum, limit, asked is not None) for c in codes}
+    found = {c: df for c, (df, _) in read.items() if isinstance(df, pd.DataFrame)}
     if not found:
-        raise first or _too_few(parallel, minimum)
+        raise next((e for e, _ in read.values() if e), _too_few(parallel, minimum))
+    left_out = [(c, why, n) for c, (_, gone) in read.items() for why, n in gone.items()]
     return found, pd.DataFrame(left_out, columns=["language", "reason", "n"])
+
+
+def _try_pairs(parallel, code, raw: bool, minimum: int, limit: int | None, strict: bool) -> tuple:
+    """One language's pairs, and how many were left out, by reason.
+
+    Instead of the pairs: None where they are too few, and, unless `strict`, the `InputError` of a
+    language that cannot be read."""
+    try:
+        df, gone = _pairs_of(parallel, code, raw)
+        df, more = _clean(df, raw)
+    except InputError as error:
+        if strict or error.line is not None:
+            raise
+        return error, {error.problem: 0}
+    df, cut = _first_pairs(df, limit or _MOST_PAIRS)
+    gone = dict(gone + more + cut)
+    if len(df) >= minimum:
+        return df, gone
+    return None, gone | {f"fewer than {minimum} pairs": len(df)}
 
 
 def _too_few(parallel, minimum: int) -> InputError:
@@ -216,29 +222,43 @@ def retrieve(
 ) -> pd.DataFrame:
     """Retrieval between English and each language: a tidy table with layer, direction and variant.
 
-    top1: share of sentences whose nearest on the other side is their translation; mean_cosine: the
-    paper's number, with `paper` alone and on the text as it lies; fertility: tokens over English
-    tokens. An empty layer is the mean over layers; intervals are over sentences. `output`: FILE.csv;
-    the values of each sentence go beside it."""
+    top1: share of sentences whose nearest is their translation; mean_cosine: the paper's number (alone
+    with `paper`, on raw text); `fertility`. No layer: the mean over layers; intervals: over sentences.
+    `output`: FILE.csv, sentences in FILE.values.csv."""
     pairs, left_out = load_aligned(parallel_dir, languages, raw=paper, limit=limit)
-    if isinstance(model, (str, Path)):
-        model_name = model_name or Path(model).name
+    labels = _columns(model, model_name, tuning, seed)
+    variants = [] if paper else _variants(centre, csls)
+    rows, values = _measure_pairs(model, tokenizer, pairs, variants, n_resamples, bos, max_tokens)
+    table = tidy(_with_exclusions(rows, left_out, labels, paper))
+    if output:
+        _write_with_values(output, table, values)
+    return table
+
+
+def _columns(model, name: str, tuning: str, seed) -> dict:
+    "The columns model, tuning and seed; without a name, the last part of the model's path."
+    own = Path(model).name if isinstance(model, (str, Path)) else ""
+    return dict(model=name or own, tuning=tuning, seed=seed)
+
+
+def _measure_pairs(model, tokenizer, pairs, variants, n_resamples, bos, max_tokens) -> tuple:
+    "The rows of each language in `pairs`, and a table of values per sentence for each."
     model, tokenizer = load(model, tokenizer)
     sets = {(c, side): list(df[side]) for c, df in pairs.items() for side in ("text", "english")}
     states = embed_sentences(model, tokenizer, sets, bos, max_tokens)
-    variants = [] if paper else _variants(centre, csls)
     size, rows, each = fertility(tokenizer, pairs, bos), [], []
     for c, df in pairs.items():
         both = states[c, "text"], states[c, "english"]
         mine, sentences = _language_rows(c, *both, variants, n_resamples)
         rows += mine + [dict(language=c, metric="fertility", value=size[c], n=len(df))]
         each.append(pd.DataFrame(dict(language=c, id=df.id) | sentences))
-    labels = dict(model=model_name, tuning=tuning, seed=seed)
-    out = tidy(_with_exclusions(rows, left_out, labels, "mean_cosine" if paper else "top1"))
-    if output:
-        write_table(out, output)
-        write_csv(Path(output).with_name(Path(output).stem + ".values.csv"), pd.concat(each))
-    return out
+    return rows, each
+
+
+def _write_with_values(output, table, each: list):
+    "Write the table, and the values of each sentence beside it."
+    write_table(table, output)
+    write_csv(Path(output).with_name(Path(output).stem + ".values.csv"), pd.concat(each))
 
 
 def _variants(centre: bool, csls: bool) -> list[str]:
@@ -257,14 +277,14 @@ def fertility(tokenizer, pairs: dict, bos: str = "tokenizer") -> dict[str, float
     return {c: total(df.text) / max(1, total(df.english)) for c, df in pairs.items()}
 
 
-def _with_exclusions(rows, left_out, labels: dict, metric: str) -> list[dict]:
+def _with_exclusions(rows, left_out, labels: dict, paper: bool) -> list[dict]:
     """Rows with how many pairs were left out, and why.
 
     A language that was left out whole has a row without a value."""
     n = left_out.groupby("language").n.sum()
     why = left_out.groupby("language", sort=False).reason.agg("; ".join)
     measured = {r["language"] for r in rows}
-    whole = [c for c in why.index if c not in measured]
+    whole, metric = [c for c in why.index if c not in measured], "mean_cosine" if paper else "top1"
     rows = rows + [dict(language=c, metric=metric, value=math.nan, n=0) for c in whole]
     excluded = lambda c: dict(excluded=int(n.get(c, 0)), reason=why.get(c, ""))
     return [labels | r | excluded(r["language"]) for r in rows]

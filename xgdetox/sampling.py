@@ -188,6 +188,14 @@ class _Rows:
         self.cache = getattr(result, "past_key_values", None) if self.keeps else None
         return result.logits
 
+    def read_prompt(self, n: int):
+        "Logits (row, vocabulary) after the prompt: it is read once, then each row stands `n` times."
+        logits = self.read()
+        if n == 1:
+            return logits
+        self.repeat(n)
+        return logits.repeat_interleave(n, 0)
+
     def repeat(self, n: int):
         "Each row `n` times, with its cache."
         self.cache = repeat_cache(self.cache, n)
@@ -223,24 +231,33 @@ def sample(
     Rows `b*n ... b*n+n-1` continue prompt b, each with its number in `seeds` (default 0, 1, 2 ...).
     After a token in `stop` (default: the model's own) there is only `pad`. The prompt is read once:
     hooks see its pass with `batch` rows, then `batch * n`."""
-    stop = stop_tokens(model) if stop is None else stop
-    pad = (stop[0] if stop else 0) if pad is None else pad
+    stop, pad = _ends(model, stop, pad)
     text = _Rows(model, inputs)
     rows = len(text.ids) * n
-    u = uniforms(range(rows) if seeds is None else seeds, max_tokens) if temperature else None
-    u = u if u is None else torch.from_numpy(u).to(text.ids.device, torch.float32)
+    u = _numbers_of(seeds, rows, max_tokens, temperature, text.ids.device)
     out, over = text.ids.new_full((rows, max_tokens), pad), text.ids.new_zeros(rows).bool()
     for t in range(max_tokens):
-        logits = text.read()
-        if t == 0 and n > 1:
-            text.repeat(n)
-            logits = logits.repeat_interleave(n, 0)
-        token = draw(logits, None if u is None else u[:, t], temperature, top_p)
+        logits = text.read() if t else text.read_prompt(n)
+        token = draw(logits, u[t], temperature, top_p)
         out[:, t] = token = torch.where(over, pad, token)
         over |= torch.isin(token, token.new_tensor(stop))
         if t + 1 == max_tokens or bool(over.all()):
             return out
         text.append(token)
+
+
+def _numbers_of(seeds, rows: int, steps: int, temperature: float, device):
+    "`uniforms` of `seeds` (default: 0, 1, 2 ...) as float32, (step, row); None at temperature 0."
+    if temperature == 0:
+        return [None] * steps
+    numbers = uniforms(range(rows) if seeds is None else seeds, steps)
+    return torch.from_numpy(numbers).to(device, torch.float32).T
+
+
+def _ends(model, stop, pad: int | None) -> tuple:
+    "The tokens that end a text and the one that fills up after them; by default the model's own."
+    stop = stop_tokens(model) if stop is None else stop
+    return stop, (stop[0] if stop else 0) if pad is None else pad
 
 # %% ../nbs/02_generation.ipynb #c026
 def accepts(model):
@@ -336,21 +353,30 @@ def prepare_prompts(
     for prompt_id, text in zip(map(str, ids), texts):
         seen[prompt_id] = k = seen.get(prompt_id, 0) + 1
         p = Prompt(f"{prompt_id}#{k}" if k > 1 else prompt_id, text)
-        say = lambda why, p=p: remarks.append({"prompt_id": p.prompt_id, "reason": why})
         p.ids = token_ids(tokenizer, text, bos) if text.strip() else []
+        reasons = _remarks(p, k, first.get(text), room)
+        remarks += [{"prompt_id": p.prompt_id, "reason": reason} for reason in reasons]
         if not p.ids:
-            say("empty: left out")
             continue
-        if p.prompt_id != prompt_id:
-            say("repeated id: renamed")
-        if text in first:
-            say(f"same text as {first[text]}: kept")
         if room and len(p.ids) > room:
-            say(f"{len(p.ids)} tokens: cut to the last {room}")
             p.ids = shorten_prompt(tokenizer, p, room, bos)
         first.setdefault(text, p.prompt_id)
         prompts.append(p)
     return prompts, remarks
+
+
+def _remarks(prompt: Prompt, k: int, first: str | None, room: int | None) -> list[str]:
+    "What is special about the `k`-th prompt of an id; `first`: the id of the first with the same text."
+    if not prompt.ids:
+        return ["empty: left out"]
+    found = []
+    if k > 1:
+        found.append("repeated id: renamed")
+    if first is not None:
+        found.append(f"same text as {first}: kept")
+    if room and len(prompt.ids) > room:
+        found.append(f"{len(prompt.ids)} tokens: cut to the last {room}")
+    return found
 
 # %% ../nbs/02_generation.ipynb #kc315631
 def shorten_prompt(tokenizer, prompt: Prompt, room: int, bos="tokenizer") -> list[int]:

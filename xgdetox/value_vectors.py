@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from .data import load_prompts
 from .files import InputError, read_json, read_rows, write_atomic, write_csv
-from .languages import LANGUAGES
+from .languages import LANGUAGES, normalise_language
 from .mass import rude_words, word_pieces
 from .anatomy import anatomy, check_neurons, neuron_hooks, value_vector_matrix
 from .checkpoints import context_length
@@ -28,7 +28,8 @@ from .stats import bootstrap_mean, permutation_test, tidy, write_table
 __all__ = ['rank_value_vectors', 'probe_direction', 'norm_gain', 'continuation_activations', 'prompt_rows', 'select_sources',
            'all_activations', 'matched_neurons', 'read_neurons', 'write_neurons', 'script', 'toxic_tokens',
            'promoted_tokens', 'multilinguality', 'effective_number', 'multilinguality_test', 'token_table', 'masked',
-           'describe_sources', 'Sources', 'find_sources', 'english_prompts', 'recorded_projections', 'script_makeup']
+           'describe_sources', 'Sources', 'find_sources', 'language_prompts', 'english_prompts', 'recorded_projections',
+           'script_makeup']
 
 # %% ../nbs/06_value_vectors.ipynb #c007
 @torch.inference_mode()
@@ -516,19 +517,30 @@ def find_sources(
     seed=math.nan,
     **shown,
 ) -> Sources:
-    """The value vectors nearest to `probe`, what they promote, and which are active in English.
+    """Value vectors near `probe`, what they promote, and which are active in English.
 
-    `lexicon`: a folder or {language: words}, for `languages` (default: all). `parts`: the anatomy that the
-    ranking reads. `shown`: k, norm, show_rude."""
+    `lexicon`: a folder or {language: words}, for `languages` (default: all). `parts`: the ranking's
+    anatomy. `shown`: k, norm, show_rude."""
     prompts = english_prompts(prompt_files, limit)
-    rude = {code: rude_words(lexicon, code) for code in languages or LANGUAGES} if lexicon else {}
+    rude = _rude_in(lexicon, languages)
     model, tokenizer = load(model, tokenizer)
     near = rank_value_vectors(model, probe, top_k, direction, space, parts=parts)
     near = select_sources(model, tokenizer, near, prompts, n_tokens, bos)
-    activation = all_activations(model, tokenizer, prompts, n_tokens, bos)
+    means = all_activations(model, tokenizer, prompts, n_tokens, bos)
     shown["labels"] = dict(model=label, tuning=tuning, seed=seed, n=len(prompts))
-    found = describe_sources(model, tokenizer, near, activation, rude, **shown)
+    found = describe_sources(model, tokenizer, near, means, rude, **shown)
     return Sources(*found, active=bool(near.actual.any()))
+
+
+def _rude_in(lexicon, languages) -> dict:
+    "{language: its rude words}; empty without a lexicon."
+    return {code: rude_words(lexicon, code) for code in languages or LANGUAGES} if lexicon else {}
+
+
+def language_prompts(prompt_files: dict, limit: int | None = None):
+    "Pairs of a language and its first `limit` prompts, for {language: file}."
+    for language, path in prompt_files.items():
+        yield normalise_language(language), list(load_prompts(path, language, limit).rows["prompt"])
 
 
 def english_prompts(prompt_files: dict, limit: int | None = None) -> list[str]:
