@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 from collections import namedtuple
-from functools import lru_cache, partial
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from .checkpoints import adapter_base, load_weights, read_config
 from .chat import parse_chat, refusal, refusal_phrases
@@ -247,10 +248,7 @@ def _diversity_values(df, language, tokenizer, name, paper: bool = False):
 
     `paper`: dist-n of each block of 25 lines, as the original cuts a file whatever its prompts."""
     rows = text_pieces(tokenizer, df.generated_text.tolist())
-    groups: dict[str, list] = {p: [] for p in df.prompt_id}
-    for p, row, text in zip(df.prompt_id, rows, df.generated_text):
-        if text.strip():
-            groups[p].append(row)
+    groups = _prompt_rows(df, rows)
     blocks, variant = _blocks_of(df, rows) if paper else groups, "paper" if paper else ""
     each = lambda f, some: pd.Series({key: f(some[key]) for key in some}, dtype=float)
     for n in (1, 2, 3):
@@ -262,6 +260,15 @@ def _diversity_values(df, language, tokenizer, name, paper: bool = False):
     step = max(1, -(-len(groups) // _BLEU_PROMPTS))
     some = {key: groups[key] for key in list(groups)[::step]}
     yield Measured(language, "self_bleu", each(self_bleu, some), name)
+
+
+def _prompt_rows(df, rows: list[list[str]]) -> dict[str, list]:
+    "{prompt id: the pieces of its texts}, without blank texts."
+    groups: dict[str, list] = {p: [] for p in df.prompt_id}
+    for p, row, text in zip(df.prompt_id, rows, df.generated_text):
+        if text.strip():
+            groups[p].append(row)
+    return groups
 
 
 def _blocks_of(df, rows: list[list[str]], size: int = 25) -> dict[str, list]:
@@ -337,42 +344,28 @@ def quality_table(
 ) -> pd.DataFrame:
     """The tidy table of one folder of continuations: a row per language and metric.
 
-    `lm`: whose perplexity is taken, a name, path or (model, tokenizer): by default `untuned_base`,
-    with `paper` an mT5. `tokenizer`: whose pieces diversity counts (default: the lm's, else words).
-    `before`: the table of the continuations before tuning, which adds `compare_quality`. `output`:
-    FILE.csv; values go beside it to FILE-texts.parquet and FILE-prompts.parquet. `metrics`: by default
-    `QUALITIES`, and `FURTHER` too for a chat model's replies."""
-    if metrics is None:
-        metrics = QUALITIES + (FURTHER if parse_chat(bos) else ())
-    metrics = _checked_metrics(metrics)
-    plain = "tokenizer" if parse_chat(bos) else bos  # replies are judged as texts
-    old = None if before is None else by_prompt(before)
+    `lm`: the judge of perplexity, a name or (model, tokenizer): default `untuned_base`, with
+    `paper` an mT5. `tokenizer`: whose pieces diversity counts (default: the lm's, else words).
+    `before`: the table before tuning, adds `compare_quality`. `output`: FILE.csv, beside which
+    FILE-texts.parquet and FILE-prompts.parquet go. `metrics`: default `QUALITIES`, of replies
+    `FURTHER` too."""
+    metrics = _checked_metrics(metrics, bos)
+    found = _Qualities(dict(model=model, tuning=tuning, seed=seed), before)
     files = _files_in(generations_folder, languages)
-    if lm is None and "perplexity" in metrics:
-        lm = _default_judge(generations_folder, paper)
-    how = _judges(lm, tokenizer, paper, dtype, metrics)
-    measured, texts, labels = [], [], dict(model=model, tuning=tuning, seed=seed)
-    for language, path in files.items():
-        df = read_generations(path)
-        measured += _measure(df, language, metrics, paper, bos=plain, **how)
-        texts.append(df.assign(language=language).drop(columns=["prompt", "generated_text"]))
-    prompts = [prompt_values(m) for m in measured if m.statistic in ("mean", "median")]
-    prompts, table = (
-        pd.concat(prompts, ignore_index=True),
-        tidy([labels | _row_of(m) for m in measured]),
-    )
-    if old is not None:
-        changes = _quality_changes(old, prompts, output or generations_folder, labels)
-        table = tidy([*table.to_dict("records"), *changes.to_dict("records")])
+    judges = _judges(lm, tokenizer, paper, dtype, metrics, generations_folder)
+    found.measure(files, metrics, paper, bos, judges)
+    table = found.table(output or generations_folder)
     if output is not None:
-        _write_parquet(texts_path(output), pd.concat(texts, ignore_index=True))
-        _write_parquet(texts_path(output, "prompts"), prompts)
-        write_table(table, output)
+        found.write(output, table)
     return table
 
 
-def _checked_metrics(metrics) -> list[str]:
-    "A list of the metrics asked for; `InputError` for an unknown one."
+def _checked_metrics(metrics, bos) -> list[str]:
+    """A list of the metrics asked for: by default `QUALITIES`, for a chat model's replies `FURTHER` too.
+
+    `InputError` for an unknown one."""
+    if metrics is None:
+        metrics = QUALITIES + (FURTHER if parse_chat(bos) else ())
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     known = QUALITIES + FURTHER
     for m in metrics:
@@ -410,6 +403,48 @@ def _write_parquet(path, table: pd.DataFrame):
     with write_atomic(path, mode="wb") as f:
         table.to_parquet(f, index=False)
 
+# %% ../nbs/04_quality.ipynb #kq51000
+@dataclass
+class _Qualities:
+    "What `quality_table` measures in one folder; `labels`: the columns model, tuning and seed."
+
+    labels: dict
+    before: object = None  # the path of the table before tuning
+    measured: list = field(default_factory=list)
+    texts: list = field(default_factory=list)  # a table per language
+
+    def __post_init__(self):
+        self.old = None if self.before is None else by_prompt(self.before)
+
+    def measure(self, files: dict, metrics, paper: bool, bos, judges: dict):
+        "Measure each language's file."
+        plain = "tokenizer" if parse_chat(bos) else bos  # replies are judged as texts
+        for language, path in files.items():
+            df = read_generations(path)
+            self.measured += _measure(df, language, metrics, paper, bos=plain, **judges)
+            kept = df.assign(language=language).drop(columns=["prompt", "generated_text"])
+            self.texts.append(kept)
+
+    @cached_property
+    def prompts(self) -> pd.DataFrame:
+        "The value of each prompt."
+        values = [prompt_values(m) for m in self.measured if m.statistic in ("mean", "median")]
+        return pd.concat(values, ignore_index=True)
+
+    def table(self, after) -> pd.DataFrame:
+        "The tidy table, with the changes since `before` where it is given; an error names `after`."
+        table = tidy([self.labels | _row_of(m) for m in self.measured])
+        if self.old is None:
+            return table
+        changes = _quality_changes(self.old, self.prompts, after, self.labels)
+        return tidy([*table.to_dict("records"), *changes.to_dict("records")])
+
+    def write(self, output, table: pd.DataFrame):
+        "Write the table, and the values of texts and prompts beside it."
+        _write_parquet(texts_path(output), pd.concat(self.texts, ignore_index=True))
+        _write_parquet(texts_path(output, "prompts"), self.prompts)
+        write_table(table, output)
+
 # %% ../nbs/04_quality.ipynb #c064
 def _measure(df, language, metrics, paper, lm, lm_name, tokenizer, spoken, bos="tokenizer"):
     "All metrics asked for of one language's texts; each adds what it knows of a text to `df`."
@@ -427,8 +462,10 @@ def _measure(df, language, metrics, paper, lm, lm_name, tokenizer, spoken, bos="
     return found
 
 
-def _judges(lm, tokenizer, paper, dtype, metrics) -> dict:
-    "The language model and the tokenizer that judge, and their names."
+def _judges(lm, tokenizer, paper, dtype, metrics, folder) -> dict:
+    "The language model and the tokenizer that judge the texts in `folder`, and their names."
+    if lm is None and "perplexity" in metrics:
+        lm = _default_judge(folder, paper)
     name, pair = _name(lm), lm if isinstance(lm, tuple) else None
     if "perplexity" in metrics:
         pair = _load_lm(lm, paper, dtype)
