@@ -1,4 +1,4 @@
-"Other people's data in their own layouts: PolygloToxicityPrompts, FLORES, NTREX."
+"Other people's data in their own layouts: PolygloToxicityPrompts, FLORES, NTREX; logs of garak and lm_eval."
 
 import json
 from pathlib import Path
@@ -8,11 +8,13 @@ from small_files import jsonl, refused
 
 from xgdetox.data import find_parallel_files, find_prompt_files, load_parallel
 from xgdetox.data import load_prompts, summarise_prompts
+from xgdetox.generation import generation_files, read_generations
 from xgdetox.grid.checkpoints import prompt_inputs
 from xgdetox.grid.load import load_grid
 from xgdetox.languages import LANGUAGES, add_languages
 from xgdetox.pairs import choose_prompts
 from xgdetox.retrieval import load_aligned
+from xgdetox.scorers.base import load_scorer
 
 # PolygloToxicityPrompts
 
@@ -267,3 +269,161 @@ def test_a_language_of_a_file_has_its_sentences(tmp_path):
         assert load_parallel(tmp_path / "n", "sw").rows["text"][:] == ["Mbili"]
     finally:
         del LANGUAGES["sw"]
+
+
+# garak's reports and lm-evaluation-harness's samples
+
+
+def attempt(prompt, outputs, lang="en", status=2, **detectors) -> dict:
+    "A row of garak's report; the prompt is a conversation as of 0.12, a text before."
+    turn = dict(role="user", content=dict(text=prompt, lang=lang, data_path=None))
+    return dict(
+        entry_type="attempt",
+        uuid=f"id-{prompt}",
+        seq=0,
+        status=status,
+        probe_classname="realtoxicityprompts.RTPBlank",
+        prompt=dict(turns=[turn]),
+        outputs=[None if o is None else dict(text=o, lang=lang) for o in outputs],
+        detector_results=detectors,
+    )
+
+
+TOXIC = "unsafe_content.ToxicCommentModel"
+
+
+def report(path: Path, *attempts: dict) -> Path:
+    "garak's report: settings first, each attempt twice, an evaluation last."
+    start = dict(entry_type="start_run setup")
+    begun = [a | dict(status=1, detector_results={}) for a in attempts]
+    return jsonl(path, [start, *begun, *attempts, dict(entry_type="eval", passed=1)])
+
+
+def test_garaks_report_is_a_score_file(tmp_path):
+    file = report(
+        tmp_path / "garak.7f.report.jsonl",
+        attempt(
+            "You are", ["nice", None, "vile"], **{TOXIC: [0.1, None, 0.9], "dan.DAN": [1.0] * 3}
+        ),
+        attempt("Du bist", ["nett", "fies"], lang="de", **{TOXIC: [0.2, None]}),
+        attempt("Broken", [None], **{TOXIC: []}),
+    )
+    scorer = load_scorer(f"import:{file}")
+    assert set(scorer.languages) == {"de", "en"}
+    assert scorer.score(["nice", "vile"], "en").tolist() == [0.1, 0.9]
+    known, missing = scorer.score(["nett", "fies"], "de")
+    assert known == 0.2 and missing != missing
+    other = load_scorer(f"import:{tmp_path}?attribute=dan.dan")
+    assert other.score(["nice"], "en").tolist() == [1.0]
+
+
+def test_garaks_older_report_has_plain_texts(tmp_path):
+    row = attempt("x", [], **{TOXIC: [0.5]}) | dict(prompt="You are", outputs=["nice"])
+    file = report(tmp_path / "garak.7f.report.jsonl", row)
+    assert load_scorer(f"import:{file}?language=fr").score(["nice"], "fr").tolist() == [0.5]
+    assert read_generations(file).generated_text.tolist() == ["nice"]
+
+
+def document(doc_id: int, texts: list[str], **more) -> dict:
+    "A row of lm-evaluation-harness's samples, of a task that generates."
+    metrics = {k: v for k, v in more.items() if k not in ("filter", "filtered_resps")}
+    return dict(
+        doc_id=doc_id,
+        doc=dict(prompt=dict(text=f"Prompt {doc_id}", toxicity=0.1)),
+        target="",
+        arguments=dict(gen_args_0=dict(arg_0=f"Prompt {doc_id}", arg_1=dict(until=["."]))),
+        resps=[texts],
+        filtered_resps=more.get("filtered_resps", texts[:1]),
+        filter=more.get("filter", "none"),
+        metrics=list(metrics),
+        **metrics,
+    )
+
+
+SAMPLES = "samples_rude_de_2026-01-01T10-00-00.000001.jsonl"
+
+
+def test_samples_of_the_harness_are_a_score_file(tmp_path):
+    both = dict(score=1, perspective_api_toxicity_score=0.7)
+    jsonl(tmp_path / "m" / SAMPLES, [document(0, ["fies"], **both)])
+    (tmp_path / "m" / "results_2026-01-01T10-00-00.000001.json").write_text('{\n"results": {}\n}')
+    for place in (tmp_path, tmp_path / "m", tmp_path / "m" / SAMPLES):
+        scorer = load_scorer(f"import:{place}")
+        assert scorer.languages == ("de",) and scorer.score(["fies"], "de").tolist() == [0.7]
+    assert load_scorer(f"import:{tmp_path}?attribute=score").score(["fies"], "de")[0] == 1
+    # one number for each of several texts
+    rows = [document(0, ["a", "b"], toxicity=[0.1, None], filtered_resps=[["a", "b"]])]
+    jsonl(tmp_path / "k" / SAMPLES, rows)
+    first, second = load_scorer(f"import:{tmp_path / 'k'}").score(["a", "b"], "de")
+    assert first == 0.1 and second != second
+
+
+LOG_FAULTS = {  # what the row is -> what is said of it
+    "two detectors of toxicity": (
+        attempt("A", ["b"], **{TOXIC: [0.1], "toxic.Other": [0.2]}),
+        f"holds the scores {TOXIC}, toxic.Other; name one",
+    ),
+    "no detector of toxicity": (
+        attempt("A", ["b"], **{"dan.DAN": [1.0]}),
+        "no toxicity among the scores dan.DAN; name one",
+    ),
+    "numbers for other texts": (
+        attempt("A", ["b", "c"], **{TOXIC: [0.1]}),
+        "has 1 numbers for 2 texts",
+    ),
+    "no probability": (attempt("A", ["b"], **{TOXIC: [17]}), "is 17, not in [0, 1]"),
+    "a text of another kind": (attempt("A", [7], **{TOXIC: [0.1]}), "outputs: is no text"),
+    "an accuracy": (document(0, ["b"], acc=1.0), "no toxicity among the scores acc; name one"),
+    "one number for several texts": (
+        document(0, ["b", "c"], toxicity=0.1, filtered_resps=[["b", "c"]]),
+        "toxicity: has 1 numbers for 2 texts",
+    ),
+    "a task of choices": (
+        document(0, ["-3.2"], acc=1.0)
+        | dict(arguments=dict(gen_args_0=dict(arg_0="Q", arg_1=" yes"))),
+        "holds no continuations: its task asks for choices",
+    ),
+    "no request": (document(0, ["b"], acc=1.0) | dict(arguments={}), "holds no text to continue"),
+}
+
+
+@pytest.mark.parametrize("fault", LOG_FAULTS)
+def test_what_a_log_does_not_hold_is_said_in_one_line(tmp_path, fault):
+    row, said = LOG_FAULTS[fault]
+    file = jsonl(tmp_path / "x.report.jsonl", [row])
+    error = str(refused(load_scorer, f"import:{file}"))
+    assert "x.report.jsonl" in error and said in error
+
+
+def test_a_log_without_scores_is_refused(tmp_path):
+    file = jsonl(tmp_path / "garak.report.jsonl", [attempt("A", ["b"], status=1)])
+    assert "no scores with their texts" in str(refused(load_scorer, f"import:{file}"))
+
+
+def test_logs_are_continuations_too(tmp_path, run):
+    rows = [
+        document(i, [f"text {i} {k}" for k in range(2)], filter=f, filtered_resps=["text"])
+        for i in range(2)
+        for f in ("first", "second")  # logged once for each filter
+    ]
+    jsonl(tmp_path / "out/m" / SAMPLES, rows)
+    files = generation_files(tmp_path / "out")
+    table = read_generations(files["de"])
+    assert table.prompt.tolist() == ["Prompt 0"] * 2 + ["Prompt 1"] * 2
+    assert (
+        table.prompt_id.tolist() == ["0", "0", "1", "1"] and table["sample"].tolist() == [0, 1] * 2
+    )
+    assert table.generated_text.tolist() == [f"text {i} {k}" for i in (0, 1) for k in (0, 1)]
+    words = ("score", "--scorer", "lexicon:world", "--output-dir", tmp_path / "scores")
+    run(*words, "--generations", tmp_path / "out")
+    run(*words, "--generations", tmp_path / "out/m" / SAMPLES)
+    assert len((tmp_path / "scores/scores-rtp_lx_de.jsonl").read_text().splitlines()) == 4
+
+
+def test_samples_of_two_models_are_not_mixed(tmp_path):
+    for model in ("a", "b"):
+        jsonl(tmp_path / model / SAMPLES, [document(0, ["x"])])
+    assert "a/rude and b/rude are both German" in str(refused(generation_files, tmp_path))
+    jsonl(tmp_path / "a" / SAMPLES.replace("rude", "kind"), [document(0, ["x"])])
+    assert "a/kind and a/rude are both German" in str(refused(generation_files, tmp_path / "a"))
+    assert "holds no output-rtp_lx" in str(refused(generation_files, tmp_path / "a" / "none"))

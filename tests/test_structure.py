@@ -20,7 +20,7 @@ import shape  # noqa: E402
 NBS = ROOT / "nbs"
 # The order of the pages: a page may import any earlier one and none later.
 ORDER = """
-    files identity languages layouts chat rows stats
+    files identity languages layouts chat rows logs stats
     weights checkpoints tokens anatomy adapters models
     data datasets world splits placebos
     holding lora merging

@@ -36,7 +36,8 @@ from .identity import file_hash, model_hash
 from .languages import LANGUAGES, file_language, normalise_language
 from .checkpoints import adapter_base
 from .tokens import load_tokenizer
-from .rows import check_text
+from .logs import is_logged, logged_prompt, sample_files
+from .rows import Row, check_text
 from .sampling import read_prompts, stop_tokens
 from .weights import model_folder
 
@@ -299,11 +300,11 @@ class Continuation(NamedTuple):
 
 # %% ../nbs/lib/generation.ipynb #c090
 def generation_rows(path) -> Iterator[Continuation]:
-    """One language's continuations, line by line.
+    """One language's continuations, line by line; also those in a log of garak or lm-evaluation-harness.
 
     `InputError` for a line without its texts, or with half a character."""
     count = {}
-    for line, row in read_jsonl(path):
+    for line, row in _written_rows(path):
         prompt, text = row.get("prompt"), row.get("generated_text")
         if not (isinstance(prompt, str) and isinstance(text, str)):
             field = "generated_text" if isinstance(prompt, str) else "prompt"
@@ -315,6 +316,20 @@ def generation_rows(path) -> Iterator[Continuation]:
         count[prompt_id] = count.get(prompt_id, -1) + 1
         sample, reason, tokens = _checked_facts(row, count[prompt_id], path, line)
         yield Continuation(prompt_id, sample, prompt, text, reason, tokens)
+
+
+def _written_rows(path) -> Iterator[tuple[int, dict]]:
+    "(line, row) of each continuation in a file or log. The harness logs a document once per filter: the first counts."
+    first = None
+    for line, row in read_jsonl(path):
+        if not is_logged(row):
+            yield line, row
+            continue
+        first = first or row.get("filter")
+        found = logged_prompt(Row(row, path, line))
+        if found and row.get("filter") == first:
+            said = dict(prompt=found.prompt, prompt_id=found.prompt_id)
+            yield from ((line, said | dict(generated_text=text)) for text in found.texts)
 
 
 def _checked_facts(row: dict, counted: int, path, line: int) -> tuple:
@@ -342,7 +357,7 @@ def read_generations(path):
 
 # %% ../nbs/lib/generation.ipynb #c078
 def generation_files(folder) -> dict:
-    """{language: path} of the continuations in a folder, in the languages' order.
+    """{language: path} of the continuations, or of lm_eval's samples, in a folder, in the languages' order.
 
     `InputError` where there are none."""
     files = {}
@@ -351,6 +366,7 @@ def generation_files(folder) -> dict:
             files[normalise_language(path.stem.removeprefix("output-rtp_lx_"))] = path
         except InputError:
             continue  # a language that we do not have; commands say which were left out
+    files = files or sample_files(folder)
     if not files:
         below = sorted({p.parent for p in Path(folder).glob("*/output-rtp_lx_*.json")})
         remedy = "run `xgdetox generate` first, and give the folder that it wrote"

@@ -178,6 +178,7 @@ def _language_of(path: Path, named: str | None, wanted, form: str) -> str:
 def texts_of(given, languages=None) -> dict[str, Path]:
     "Files of generations by language: of files or of a folder."
     from xgdetox.generation import generation_files
+    from xgdetox.logs import log_language
 
     files, wanted = {}, _codes(languages)
     for path in map(Path, given):
@@ -195,7 +196,8 @@ def texts_of(given, languages=None) -> dict[str, Path]:
             )
         else:
             named = GENERATION_FILE.fullmatch(path.name)
-            code = _language_of(path, named and named[1], wanted, "output-rtp_lx_{lang}.json")
+            own = named[1] if named else log_language(path)
+            code = _language_of(path, own, wanted, "output-rtp_lx_{lang}.json")
             files[code] = path
     return {l: p for l, p in files.items() if wanted is None or l in wanted}
 

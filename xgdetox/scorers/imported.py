@@ -7,10 +7,14 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 from ..files import InputError, read_jsonl, visible_files
 from ..identity import file_hash
 from ..languages import LANGUAGES, normalise_language
+from ..logs import is_logged, log_language, log_score_names, logged_scores
+from ..rows import Row
 from .base import Kind, Scored, Scorer, blocks, digest
 from ..scores import SCORE_FILE, response_score
 
@@ -57,30 +61,55 @@ def import_scorer(folder: str, attribute: str = "TOXICITY", language: str = "en"
     attribute, scores, hashes = attribute.upper(), {}, []
     for path in _files_to_import(Path(folder)):
         named = SCORE_FILE.fullmatch(path.name)
-        known = scores.setdefault(normalise_language(named[1] if named else language), {})
-        for _, row in read_jsonl(path):
-            found = scored_texts(row, attribute)
-            known.update((t, float(s)) for t, s in found if s is not None)
+        own = named[1] if named else log_language(path) or language
+        for code, text, score in _scores_in(path, attribute):
+            if score is not None:
+                scores.setdefault(code or normalise_language(own), {})[text] = float(score)
         hashes.append(file_hash(path))
-    if not any(scores.values()):
-        remedy = "give perspective_api_eval-output-*.json files or RealToxicityPrompts'"
-        raise InputError("no scores with their texts", folder, remedy=remedy)
-    there = {c: s for c, s in scores.items() if s}
+    if not scores:
+        _refuse_none(folder, attribute)
     revision = digest(json.dumps(hashes)).hex()[:12]
-    return Imported(there, f"import:{Path(folder).name}", revision, attribute)
+    return Imported(scores, f"import:{Path(folder).name}", revision, attribute)
+
+
+def _refuse_none(folder, attribute: str) -> NoReturn:
+    "Raise the InputError of files without a score of this name."
+    names = [n for path in _files_to_import(Path(folder)) for n in log_score_names(path)]
+    problem = "no scores with their texts"
+    remedy = (
+        "give perspective_api_eval-output-*.json files, RealToxicityPrompts', garak's or lm_eval's"
+    )
+    if names:
+        problem = f"no {attribute.lower()} among the scores {', '.join(dict.fromkeys(names))}"
+        remedy = "name one of them with ?attribute="
+    raise InputError(problem, folder, remedy=remedy)
+
+
+def _scores_in(path: Path, attribute: str) -> Iterator[tuple[str | None, str, float | None]]:
+    "(language if the row says it, text, score or None) of each scored text in a file."
+    for line, row in read_jsonl(path):
+        if is_logged(row):
+            yield from logged_scores(Row(row, path, line), attribute)
+        else:
+            yield from ((None, *both) for both in scored_texts(row, attribute))
 
 
 def _files_to_import(place: Path) -> list[Path]:
-    "The JSON files of a folder without its manifest; a file is itself."
+    "The JSON files of a folder without what is no table of scores, else the samples a folder below; a file is itself."
     if not place.is_dir():
         return [place]
-    lines = lambda p: re.search(r"\.jsonl?(\.gz)?$", p.name) and p.name != "manifest.json"
-    return [p for p in visible_files(place) if lines(p)]
+    lines, others = r".+\.jsonl?(\.gz)?", r"manifest\.json|results_.+\.json"
+    names = lambda p, form: re.fullmatch(form, p.name)
+    found = [p for p in visible_files(place) if names(p, lines) and not names(p, others)]
+    return found or sorted(place.glob("*/samples_*.jsonl"))
 
 
 KIND = Kind(
     import_scorer,
-    about="Takes scores that exist already, from the original's files or RealToxicityPrompts'.",
+    about=(
+        "Takes scores that exist already: the original's files, RealToxicityPrompts', reports of "
+        "garak, samples of lm-evaluation-harness."
+    ),
     reads="place",
     called="FOLDER",
 )
