@@ -91,7 +91,7 @@ def source_map_rows(scoring, prompts, languages: Iterable[str] | None = None) ->
     """Rows in the order of `_MAP_ORDER`: the prompts with an English source, of English and `languages`.
 
     `scoring` holds RTP-LX's scoring files, by default of all `languages`; `en_position` is a row of RTP_LX_EN.json in
-    `prompts`.     InputError where a language has no scoring file with places."""
+    `prompts`. InputError where a language has no scoring file with places."""
     english = load_prompts(find_prompt_files(prompts, ["en"])["en"]).rows["prompt_id"][:]
     row_of = {index: i for i, index in enumerate(english)}
     at = {
