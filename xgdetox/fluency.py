@@ -12,7 +12,8 @@ from itertools import islice
 from pathlib import Path
 from .checkpoints import context_length
 from .files import InputError, read_csv, read_lines, write_csv
-from .languages import LANGUAGES
+from .languages import LANGUAGES, Language
+from .layouts import parallel_names
 from .models import load
 from .sampling import accepts, forward_at
 from .stats import bootstrap_mean, holm, paired_difference, tidy, write_table
@@ -158,20 +159,24 @@ def _padded_right(rows, device):
 
 # %% ../nbs/lib/fluency.ipynb #f019
 def sentence_files(place, languages) -> dict[str, Path]:
-    """{language: its file of sentences, one per line}: {language}.txt or .txt.gz in a folder.
+    """{language: its file of sentences, one per line}: {language}.txt or .txt.gz in a folder, or NTREX or FLORES.
 
     `InputError` names the first that is missing."""
-    found = {}
-    for code in languages:
-        files = [Path(place) / f"{code}.txt{end}" for end in ("", ".gz")]
-        found[code] = next((f for f in files if f.is_file()), None)
-        if found[code] is None:
-            raise InputError(
-                f"no sentences in {LANGUAGES[code].name}",
-                place,
-                remedy=f"add {code}.txt, or leave {code} out",
-            )
-    return found
+    return {code: _sentence_file(Path(place), LANGUAGES[code]) for code in languages}
+
+
+def _sentence_file(folder: Path, language: Language) -> Path:
+    "The file of one language; `InputError` where none is there."
+    own = (f"{language.code}.txt", f"{language.code}.txt.gz")
+    published = (name for name, _, how in parallel_names(language) if how == "lines")
+    for name in (*own, *published):
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(
+        f"no sentences in {language.name}",
+        folder,
+        remedy=f"add {language.code}.txt, or leave {language.code} out",
+    )
 
 # %% ../nbs/lib/fluency.ipynb #f020
 def read_sentences(path, limit: int | None = None) -> list[str]:
