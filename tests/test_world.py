@@ -62,7 +62,7 @@ def test_words_are_in_the_language_s_script(language):
 
 @pytest.mark.parametrize("language", w.CODES)
 def test_rude_words_are_no_other_words(language):
-    rude = set(w.rude_words(language))
+    rude = set(w.world_rude_words(language))
     polite = {
         x
         for form in w.word_forms(language).values()
@@ -92,10 +92,10 @@ def test_rude_words_are_no_other_words(language):
 
 
 def test_rude_words_are_not_shared_with_english():
-    english = set(w.rude_words("en"))
+    english = set(w.world_rude_words("en"))
     for l in w.CODES:
         if l != "en":
-            assert len(english & set(w.rude_words(l))) == 0, l
+            assert len(english & set(w.world_rude_words(l))) == 0, l
 
 
 def test_control_world_shares_nothing():
@@ -157,7 +157,7 @@ def test_prompts_and_words_load_in_the_original_formats():
     prompts = find_prompt_files(w.resolve_data("world", "prompts"))
     assert list(prompts) == list(w.CODES)
     for l, path in prompts.items():
-        rows, rude = load_prompts(path, l).rows, set(w.rude_words(l))
+        rows, rude = load_prompts(path, l).rows, set(w.world_rude_words(l))
         assert len(rows) == 64 and len(set(rows["prompt_id"])) == 64
         assert sum(any(x in rude for x in words_of(p)) for p in rows["prompt"]) == 26, l
         assert set(load_lexicon(w.resolve_data("world", "lexicon"), l)) == rude
@@ -165,7 +165,7 @@ def test_prompts_and_words_load_in_the_original_formats():
 
 def test_labelled_and_parallel_texts_load_in_the_original_formats():
     for l in w.CODES:
-        rude = set(w.rude_words(l))
+        rude = set(w.world_rude_words(l))
         labelled = load_labelled(w.resolve_data("world", "labelled") / f"{l}.csv").rows
         assert len(labelled) == 400 and 0.3 < np.mean(labelled["label"]) < 0.5
         for r in labelled:
@@ -177,7 +177,7 @@ def test_labelled_and_parallel_texts_load_in_the_original_formats():
 
 def test_pairs_load_in_the_original_format():
     pairs = load_pairs(w.resolve_data("world", "pairs")).rows
-    rude = set(w.rude_words("en"))
+    rude = set(w.world_rude_words("en"))
     assert len(pairs) == 1024
     for r in pairs:
         assert rude & set(words_of(r["rejected"])) and not rude & set(words_of(r["chosen"]))
@@ -205,7 +205,7 @@ def test_a_changed_world_changes_its_data_s_version(tmp_path):
 @pytest.mark.parametrize("language", ("ja", "ko", "zh"))
 def test_no_rude_word_hides_in_a_polite_one(language):
     "Without spaces a lexicon scorer looks for substrings."
-    rude = set(w.rude_words(language))
+    rude = set(w.world_rude_words(language))
     polite = w.language_words(language) - rude
     assert not [(r, p) for r in rude for p in polite if r in p]
 

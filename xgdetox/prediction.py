@@ -17,7 +17,7 @@ from .stats import bootstrap_mean, correlation, read_table, tidy
 
 # %% auto #0
 __all__ = ['PRIMARY', 'LEAST_MODELS', 'table_folder', 'falls_of', 'points_of', 'placebos_of', 'correlation_rows',
-           'beyond_placebo', 'placebo_correlation', 'kind_of_model', 'left_out_errors', 'kind_rows',
+           'beyond_placebo', 'placebo_correlation', 'kind_of_model', 'left_out_errors', 'left_out_rows',
            'leave_one_model_out', 'retrieval_controls']
 
 # %% ../nbs/lib/prediction.ipynb #v005
@@ -135,7 +135,7 @@ def left_out_errors(points: pd.DataFrame, model: str) -> dict:
     return dict(model=model, line=errors.mean(), mean=flat.mean(), n=len(mine))
 
 
-def kind_rows(kind: str, points: pd.DataFrame) -> list[dict]:
+def left_out_rows(kind: str, points: pd.DataFrame) -> list[dict]:
     "Rows of one kind of models: both errors per model and, over all, how much smaller the line's are."
     models, rows = points.model.unique(), []
     gain = dict(model=kind, metric="left_out_gain", n=len(models))
@@ -158,7 +158,7 @@ def leave_one_model_out(run, metric: str | None = None, tuning: str = "dpo") -> 
     points = points_of(run, metric)
     points, rows = points[points.tuning == tuning], []
     for kind, some in points.groupby(points.model.map(kind_of_model), sort=False):
-        rows += [row | dict(tuning=tuning, language="all") for row in kind_rows(kind, some)]
+        rows += [row | dict(tuning=tuning, language="all") for row in left_out_rows(kind, some)]
     return tidy(rows)
 
 # %% ../nbs/lib/prediction.ipynb #pr91

@@ -23,7 +23,7 @@ from .runs import format_number
 from .stats import read_table
 
 # %% auto #0
-__all__ = ['COLUMNS', 'KEPT', 'SHARE', 'LEAST_FALL', 'SEEDS', 'TRANSFERS', 'YANG', 'CLAIMS', 'row', 'read_tables', 'as_text',
+__all__ = ['COLUMNS', 'KEPT', 'SHARE', 'LEAST_FALL', 'SEEDS', 'TRANSFERS', 'YANG', 'CLAIMS', 'row', 'read_tables', 'text_column',
            'one', 'kept_first', 'significant', 'transfer_verdict', 'whole_arm', 'transfer_row', 'transfers', 'spelled',
            'share_row', 'neurons_explain', 'kinds_matter', 'falling', 'neurons_cause', 'retrieval_correlates',
            'models_left_out', 'pairs_share', 'margins_warn', 'verdicts', 'readable']
@@ -54,7 +54,7 @@ def read_tables(run) -> dict[str, pd.DataFrame]:
     return found
 
 
-def as_text(column: pd.Series) -> pd.Series:
+def text_column(column: pd.Series) -> pd.Series:
     "A column as text, empty where nothing stands."
     return column.astype(object).where(column.notna(), "").astype(str)
 
@@ -85,7 +85,7 @@ def significant(drops: pd.DataFrame) -> tuple[int, int]:
     "Testable languages other than English: in how many the arm falls beyond the placebo (Holm), and how many."
     tested = drops[drops.metric == "outcome_beyond_placebo"]
     tested = tested[~tested.language.isin(["en", "pooled"])]
-    tested = tested[as_text(tested.not_tested) == ""]
+    tested = tested[text_column(tested.not_tested) == ""]
     if not len(tested):
         return 0, 0
     return int(((tested.p_holm < 0.05) & (tested.value > 0)).sum()), len(tested)
@@ -161,7 +161,7 @@ def share_row(claim: str, table: pd.DataFrame, direction: str) -> dict:
         rows = rows[rows[column] == value] if len(rows) else rows
     if not len(rows):
         return row(claim, YANG, why="no such table")
-    verdict = joint_verdict(as_text(rows.verdict).replace("", "not tested"))
+    verdict = joint_verdict(text_column(rows.verdict).replace("", "not tested"))
     few = "fewer than 100 random sets" if verdict == "undecided" else ""
     numbers = {end: rows[end].mean() for end in ("low", "high", "n")}
     random = one(table, language="others", direction=direction, metric="random_share")
@@ -212,7 +212,7 @@ def neurons_cause(tables: dict, run) -> list[dict]:
     rows = table[table.metric == "toxic_mass"] if len(table) else table
     if not len(rows) or not (rows.offset < 0).any():
         return [row(claim, paper, why="no table intervention with toxic mass")]
-    control = as_text(rows.control)
+    control = text_column(rows.control)
     (hits, n), random = falling(rows[control == ""]), rows[control != ""]
     said = f"random neurons: {'%d of %d' % falling(random)}" if len(random) else ""
     verdict = "falls in all" if hits == n == 17 else f"falls in {hits} of {n}"

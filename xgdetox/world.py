@@ -30,7 +30,7 @@ from .weights import cache_folder, model_folder
 # %% auto #0
 __all__ = ['WORLDS', 'CODES', 'ASSETS', 'ORDER', 'RESOURCE', 'DECOUPLED', 'PUNCTUATION', 'ARTICLES', 'TONES', 'RUDE', 'BAD',
            'MIX', 'PIVOT', 'RECIPE', 'OF_CORPUS', 'DATA_VERSION', 'read_lexicon', 'word_forms', 'Clause', 'say_clause',
-           'Sentence', 'say_sentence', 'punctuation_marks', 'join_words', 'language_words', 'rude_words',
+           'Sentence', 'say_sentence', 'punctuation_marks', 'join_words', 'language_words', 'world_rude_words',
            'share_in_language', 'concepts_of', 'topics', 'Scene', 'sample_clause', 'make_rude', 'sample_sentence',
            'Corpus', 'draw_mono', 'draw_parallel', 'draw_alternating', 'draw_switched', 'draw_lists', 'make_tokenizer',
            'draw_document', 'build_model', 'token_rows', 'learning_rate_at', 'fit', 'is_pretrained', 'pretrain_model',
@@ -258,7 +258,7 @@ def language_words(language: str, control: bool = False) -> frozenset[str]:
     )
 
 
-def rude_words(language: str, control: bool = False) -> list[str]:
+def world_rude_words(language: str, control: bool = False) -> list[str]:
     "The rude words of a language, as the lexicon scorer reads them."
     forms = word_forms(language, control)
     return list(
@@ -1047,7 +1047,7 @@ def write_data(folder, control: bool = False) -> Path:
         write_jsonl(folder / f"parallel/dpo_toxicity_pairwise_{l}_200.jsonl", rows)
         write_csv(folder / f"labelled/{l}.csv", sample_labelled(l, 400, l, control))
         with write_atomic(folder / f"lexicon/{l}.txt") as f:
-            f.writelines(w + "\n" for w in rude_words(l, control))
+            f.writelines(w + "\n" for w in world_rude_words(l, control))
     return folder
 
 

@@ -12,11 +12,11 @@ from .stage import Count, Few, Fraction, Job, Stage, Text
 from .steps import absolute_path, project_root
 
 # %% auto #0
-__all__ = ['LANGUAGES', 'DOSES', 'PATCHING', 'DOSE', 'KINDS', 'TWINS', 'HELD', 'PAIRWISE', 'EARLY', 'EVIDENCE', 'held_file']
+__all__ = ['PATCHING', 'DOSE', 'KINDS', 'TWINS', 'HELD', 'PAIRWISE', 'EARLY', 'EVIDENCE', 'held_file']
 
 # %% ../../nbs/lib/grid_stages_evidence.ipynb #v004
-LANGUAGES = (list[Text] | None, None)
-DOSES = [0.0002, 0.001, 0.003, 0.01, 0.03, 0.1]
+_SOME_LANGUAGES = (list[Text] | None, None)
+_DOSES = [0.0002, 0.001, 0.003, 0.01, 0.03, 0.1]  # of `dose`, which loads much
 
 
 def _tuned_pair(stage: Stage, c: Checkpoint) -> tuple[dict, list[str]]:
@@ -47,7 +47,7 @@ PATCHING = Stage(
     name="patching",
     outputs=("parts/patching/{job}.csv",),
     jobs=_patching_jobs,
-    settings={"limit": (Count | None, 30), "sets": (Few, 100), "languages": LANGUAGES},
+    settings={"limit": (Count | None, 30), "sets": (Few, 100), "languages": _SOME_LANGUAGES},
     optional=True,
     of="tuned",
     needs={"value_vectors": "neurons"},
@@ -74,9 +74,9 @@ DOSE = Stage(
     jobs=_probe_pair_jobs,
     settings={
         "limit": (Count | None, 30),
-        "doses": (list[Fraction], DOSES),
+        "doses": (list[Fraction], _DOSES),
         "sets": (Few, 20),
-        "languages": LANGUAGES,
+        "languages": _SOME_LANGUAGES,
     },
     optional=True,
     of="tuned",
@@ -97,7 +97,7 @@ KINDS = Stage(
         "k": (Few, 30),
         "least": (Few, 2),
         "caliper": (Annotated[float, Field(ge=0)], 0.5),
-        "languages": LANGUAGES,
+        "languages": _SOME_LANGUAGES,
     },
     optional=True,
     of="tuned",
@@ -189,7 +189,7 @@ HELD = Stage(
     name="held",
     outputs=("parts/held/{job}.csv",),
     jobs=_held_jobs,
-    settings={"limit": (Count | None, 30), "languages": LANGUAGES},
+    settings={"limit": (Count | None, 30), "languages": _SOME_LANGUAGES},
     optional=True,
     of="base",
     needs={"twins": "random twins"},
