@@ -213,33 +213,37 @@ def vllm_engine(
     chunk: int = 256,
     **engine,
 ):
-    """A function (prompts, language, done) -> rows, from one vLLM engine. More keywords: of `vllm.LLM`.
+    """A function (prompts, language, done) -> rows, from one vLLM engine. `engine`: of `vllm.LLM`.
 
     The dtype is explicit, the prompts are our token ids, each prompt has its own seed (vLLM adds the
-    sample's number), prompts are never read in pieces (a seeded row cannot be, on a CPU), and the text
-    is decoded here, as for the other backend."""
+    sample's number), no prompt is read in pieces (a seeded row cannot be, on a CPU), and the text is
+    decoded here, as for the other backend."""
     check_checkpoint(model)
     start_vllm_quietly()
-    options = {"lora_request": None} if adapter is None else _vllm_adapter(model, adapter)
-    model, width = options.pop("merged", model), prompt_room(model, 0)
-    engine = {k: v for k, v in engine.items() if k not in ("device", "batch_rows")}
-    engine |= options.pop("engine", {})
+    width = prompt_room(model, 0)
+    model, options, engine = _vllm_options(model, adapter, engine)
     llm = _start_vllm(model, settings, width, tensor_parallel_size, engine)
-    how = {k: settings[k] for k in ("n", "temperature", "top_p", "max_tokens")}
-    how |= {"stop_token_ids": stop_tokens(model, tokenizer, settings["bos"]), "detokenize": False}
-    answer = lambda some, seeds: _vllm_rows(llm, tokenizer, some, seeds, how, options)
+    stop = stop_tokens(model, tokenizer, settings["bos"])
 
     def run(prompts, language, done):
-        for some in (prompts[i : i + chunk] for i in range(0, len(prompts), chunk)):
+        for i in range(0, len(prompts), chunk):
+            some = prompts[i : i + chunk]
             if not all(p.prompt_id in done for p in some):
-                yield answer(
-                    some, [row_seed(settings["seed"], language, p.prompt_id) for p in some]
-                )
+                params = _vllm_sampling(settings, stop, language, some)
+                yield _vllm_rows(llm, tokenizer, some, params, stop, options)
 
     try:
         yield run
     finally:
         _stop_vllm(llm)
+
+
+def _vllm_options(model, adapter, engine: dict) -> tuple:
+    "The model that vLLM loads, the options of each call, and those of `vllm.LLM`."
+    options = {"lora_request": None} if adapter is None else _vllm_adapter(model, adapter)
+    engine = {k: v for k, v in engine.items() if k not in ("device", "batch_rows")}
+    engine |= options.pop("engine", {})
+    return options.pop("merged", model), options, engine
 
 
 def _start_vllm(model, settings: dict, width: int, tensor_parallel_size: int, engine: dict):
@@ -259,16 +263,25 @@ def _start_vllm(model, settings: dict, width: int, tensor_parallel_size: int, en
     )
 
 
-def _vllm_rows(llm, tokenizer, prompts, seeds, how: dict, options: dict) -> list[dict]:
-    "The rows of some prompts, each sampled with its own seed."
-    from vllm import SamplingParams, TokensPrompt
+def _vllm_sampling(settings: dict, stop: list, language: str, prompts) -> list:
+    "How each prompt is sampled: with its own seed."
+    from vllm import SamplingParams
 
-    params = [SamplingParams(seed=seed, **how) for seed in seeds]
+    how = {k: settings[k] for k in ("n", "temperature", "top_p", "max_tokens")}
+    how |= {"stop_token_ids": stop, "detokenize": False}
+    seeds = [row_seed(settings["seed"], language, p.prompt_id) for p in prompts]
+    return [SamplingParams(seed=seed, **how) for seed in seeds]
+
+
+def _vllm_rows(llm, tokenizer, prompts, params: list, stop: list, options: dict) -> list[dict]:
+    "The rows of some prompts, each sampled as its own `params` say."
+    from vllm import TokensPrompt
+
     given = [TokensPrompt(prompt_token_ids=p.ids) for p in prompts]
-    rows = []
-    for p, answer in zip(prompts, llm.generate(given, params, use_tqdm=False, **options)):
+    answers, rows = llm.generate(given, params, use_tqdm=False, **options), []
+    for p, answer in zip(prompts, answers):
         ids = [list(o.token_ids) for o in answer.outputs]
-        rows += as_rows(tokenizer, p, ids, how["stop_token_ids"])
+        rows += as_rows(tokenizer, p, ids, stop)
     return rows
 
 # %% ../nbs/lib/engines.ipynb #c068

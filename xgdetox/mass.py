@@ -274,30 +274,32 @@ def mass_table(
     seed=math.nan,
     output=None,
 ) -> pd.DataFrame:
-    """Mean toxic mass per language with its interval over prompts; missing where words are.
+    """Mean toxic mass per language with its interval over prompts; missing without words.
 
-    With a `threshold` above 0, value is the lower bound and a column `bound` has the upper one (see
-    `mass_bounds`). `output`: FILE.csv; the mass per prompt goes beside it to FILE.values.csv."""
+    With a `threshold` above 0, value is a lower bound and `bound` the upper one (see `mass_bounds`).
+    `output`: FILE.csv; the mass per prompt goes to FILE.values.csv."""
     model, tokenizer = load(model, tokenizer)
-    rows, each, bounded = [], [], bool(threshold)
-    labels = dict(model=label, tuning=tuning, seed=seed, metric="toxic_mass")
+    labels, rows, values = dict(model=label, tuning=tuning, seed=seed, metric="toxic_mass"), [], []
     for language, path in prompt_files.items():
         prompts = load_prompts(path, language, limit=limit).rows
         words = rude_words(lexicon, language)
-        texts = list(prompts["prompt"])
-        mass, upper = mass_bounds(model, tokenizer, texts, words, threshold=threshold, bos=bos)
-        rows.append(labels | dict(language=language) | _mass_row(mass, upper, bounded))
-        values = dict(language=language, prompt_id=prompts["prompt_id"], value=mass)
-        each.append(pd.DataFrame(values | dict(bound=upper) if bounded else values))
+        row, each = _language_mass(model, tokenizer, prompts, words, threshold, bos)
+        rows.append(labels | dict(language=language) | row)
+        values.append(each.assign(language=language, **labels))
     if output:
-        _write_mass(tidy(rows), tidy(pd.concat(each).assign(**labels)), Path(output))
+        write_table(tidy(pd.concat(values)), Path(output).with_suffix(".values.csv"))
+        write_table(tidy(rows), output)
     return tidy(rows)
 
 
-def _write_mass(table: pd.DataFrame, values: pd.DataFrame, output: Path):
-    "Writes the table, and the mass of each prompt beside it."
-    write_table(values, output.with_suffix(".values.csv"))
-    write_table(table, output)
+def _language_mass(model, tokenizer, prompts, words, threshold: float, bos) -> tuple:
+    "The row of one language, and the mass of each prompt; with a threshold, upper bounds too."
+    texts, bounded = list(prompts["prompt"]), bool(threshold)
+    mass, upper = mass_bounds(model, tokenizer, texts, words, threshold=threshold, bos=bos)
+    values = dict(prompt_id=prompts["prompt_id"], value=mass)
+    if bounded:
+        values["bound"] = upper
+    return _mass_row(mass, upper, bounded), pd.DataFrame(values)
 
 
 def _mass_row(mass, upper, bounded: bool) -> dict:

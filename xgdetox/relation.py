@@ -241,28 +241,39 @@ def relate(
     """How well retrieval predicts transfer over languages, English left out: a tidy table.
 
     `retrieval`: of `retrieve` (`predictor`: arguments of `pick`); `drop`: rows of one relative drop,
-    one per language; `covariates`: of `language_facts`. Metrics: pearson, spearman, pearson_fisher,
-    pearson_prompts, loo_mae, loo_mae_mean_only, loo_skill of retrieval and of each covariate; and
-    partial_r, partial_r_fisher of retrieval given each covariate and given all."""
+    one per language; `covariates`: of `language_facts`. Metrics of retrieval and of each covariate:
+    pearson, spearman, pearson_fisher, pearson_prompts, loo_mae, loo_mae_mean_only, loo_skill; of
+    retrieval given each covariate and given all: partial_r, partial_r_fisher."""
     x = pick(retrieval, **(predictor or {})).groupby("language", sort=False).value.mean()
+    x, y, g = _common_languages(x, drop, covariates)
+    name = (predictor or {}).get("metric", "top1")
+    rows = []
+    for what, values in ((name, x), *g.items()):
+        rows += _predictor_rows(what, values, y, prompt_values, n_resamples, seed)
+    rows += _partial_table(name, x, y, g, n_resamples // 4, seed)
+    return tidy([_labels_of(drop) | row for row in rows])
+
+
+def _common_languages(x, drop: pd.DataFrame, covariates) -> tuple:
+    "Predictor, drops and covariates by language, of the languages that have the first two; no English."
     y = drop[drop.language != "en"].drop_duplicates("language").set_index("language")
     g = pd.DataFrame() if covariates is None else covariates
     g = g.set_index("language") if "language" in g else g
     codes = [c for c in x.index if c in y.index]
-    x, y, g = x[codes], y.loc[codes], g.reindex(codes)
-    name = (predictor or {}).get("metric", "top1")
-    rows = _predictor_rows(name, x, y, prompt_values, n_resamples, seed)
-    for c in g.columns:
-        rows += _predictor_rows(c, g[c], y, prompt_values, n_resamples, seed)
+    return x[codes], y.loc[codes], g.reindex(codes)
+
+
+def _partial_table(name: str, x, y, g, n_resamples: int, seed: int) -> list[dict]:
+    "The correlation of `x` with the drops given each covariate, and given several."
+    rows = []
     if "resource" not in g:
         why = "how much of each language was read is not known"
         unknown = dict(metric="partial_r", predictor=name, given="resource", value=math.nan)
         rows.append(unknown | dict(n=0, reason=why))
     for given in _conditions(list(g.columns)):
-        p = partial_correlation(x, y.value, g[given], n_resamples=n_resamples // 4, seed=seed)
+        p = partial_correlation(x, y.value, g[given], n_resamples=n_resamples, seed=seed)
         rows += _partial_rows(name, given, p)
-    labels = _labels_of(drop)
-    return tidy([labels | r for r in rows])
+    return rows
 
 
 def _labels_of(drop: pd.DataFrame) -> dict:
@@ -320,15 +331,22 @@ def relate_run(run_dir, outcomes=DROPS, n_resamples: int = 2000) -> pd.DataFrame
     retrieval, base = _of_base(retrieval), _of_base(_base_toxicity(tables))
     drops, out = drops[drops.metric.isin(outcomes)], []
     keys = [drops.model.map(_family), "tuning", "metric"]
-    for (family, _, outcome), d in drops.groupby(keys, sort=False):
+    for (family, _, outcome), some in drops.groupby(keys, sort=False):
         known = base[base.metric == outcome.removesuffix("_relative_drop")]
-        shares, source = pretraining_share(family)
-        for drop, of in _seeds_and_all(d, family):
-            if len(r := retrieval[of(retrieval)]):
-                facts = language_facts(r, known[of(known)], shares)
-                found = relate(r, drop, facts, n_resamples=n_resamples)
-                out.append(found.assign(source=source))
+        out += _relate_family(family, some, retrieval, known, n_resamples)
     return tidy(pd.concat(out)) if out else tidy([])
+
+
+def _relate_family(family: str, drops, retrieval, known, n_resamples: int) -> list[pd.DataFrame]:
+    "The relation of one outcome in each seed of a family, and over all; `known`: its untuned rows."
+    shares, source = pretraining_share(family)
+    out = []
+    for drop, of in _seeds_and_all(drops, family):
+        if len(r := retrieval[of(retrieval)]):
+            facts = language_facts(r, known[of(known)], shares)
+            found = relate(r, drop, facts, n_resamples=n_resamples)
+            out.append(found.assign(source=source))
+    return out
 
 
 def _base_toxicity(tables: Path) -> pd.DataFrame:
@@ -385,20 +403,23 @@ def fit_runs(runs, level: float = 0.95, without: str = "") -> dict:
     A run: a folder (`run_points`) or a DataFrame(language, retrieval, drop); the seeds of one model go
     together. `half_width`: the `level` quantile of the errors when each model is predicted from the
     others. `without`: a model to leave out. `reason`: why there is no basis, if so."""
-    none = dict(slope=math.nan, intercept=math.nan, half_width=math.nan, n=0, basis="")
     models = _points_by_model(runs or [], without)
     if len(models) < 3:
-        few = f"{len(models)} comparable models, at least 3 are needed"
-        return none | dict(reason=f"no basis for a number: {few}")
+        return _no_line(0, f"{len(models)} comparable models, at least 3 are needed")
     slope, intercept = _line(models.values())
     n = sum(map(len, models.values()))
     if not slope > 0:
-        why = "no basis for a number: in these runs retrieval does not go with transfer"
-        return none | dict(n=n, reason=why)
+        return _no_line(n, "in these runs retrieval does not go with transfer")
     half_width = float(np.quantile(_errors_elsewhere(models), level))
     basis = f"{len(models)} models: {', '.join(models)}"
     found = dict(slope=slope, intercept=intercept, half_width=half_width, n=n)
     return found | dict(reason="", basis=basis)
+
+
+def _no_line(n: int, why: str) -> dict:
+    "What `fit_runs` says where there is no basis for a line."
+    none = dict(slope=math.nan, intercept=math.nan, half_width=math.nan, n=n, basis="")
+    return none | dict(reason=f"no basis for a number: {why}")
 
 
 def _errors_elsewhere(models: dict) -> np.ndarray:
@@ -410,16 +431,23 @@ def _errors_elsewhere(models: dict) -> np.ndarray:
     return np.concatenate(errors)
 
 
+def _all_points(runs) -> list[pd.DataFrame]:
+    "The points of each run: its folder's (`run_points`), or a table as it is."
+    found = []
+    for run in runs:
+        found += run_points(run) if isinstance(run, (str, Path)) else [run]
+    return found
+
+
 def _points_by_model(runs, without: str) -> dict[str, pd.DataFrame]:
     "{model: its points over all tuning seeds}, of tables with at least three points."
     models, number = {}, 0
-    for run in runs:
-        for t in run_points(run) if isinstance(run, (str, Path)) else [run]:
-            t = t.dropna(subset=["retrieval", "drop"])
-            if len(t) > 2:
-                name = t.model.iloc[0] if "model" in t else f"run {number}"
-                models.setdefault(name, []).append(t)
-                number += 1
+    for t in _all_points(runs):
+        t = t.dropna(subset=["retrieval", "drop"])
+        if len(t) > 2:
+            name = t.model.iloc[0] if "model" in t else f"run {number}"
+            models.setdefault(name, []).append(t)
+            number += 1
     return {m: pd.concat(ts) for m, ts in models.items() if m != without or not without}
 
 
@@ -460,28 +488,32 @@ def predict_drops(
 ) -> pd.DataFrame:
     """Before any tuning: languages ranked by retrieval and, with a basis, the drop to expect of each.
 
-    The drop: what share of toxicity English tuning should remove. `runs`: of `fit_runs`, on comparable
-    models. `retrieval`: a table of `retrieve` if there is one; `options` go to `retrieve`. Tidy rows
+    The drop: what share of toxicity English tuning should remove. `runs`: of `fit_runs`, comparable
+    models. `retrieval`: a table of `retrieve` that is there; `options` go to `retrieve`. Tidy rows
     predicted_drop with rank, retrieval, best_layer, layer_0 ..., basis, reason."""
-    known = []  # a run that cannot be read is said before the work
-    for run in runs or []:
-        known += run_points(run) if isinstance(run, (str, Path)) else [run]
+    known = _all_points(runs or [])  # a run that cannot be read is said before the work
     if retrieval is None:
         retrieval = retrieve(model, parallel_dir, languages, **options)
-    t = pick(retrieval).drop_duplicates("language").sort_values("value", ascending=False)
-    own = t.model.iloc[0] if len(t) else ""
+    ranked = pick(retrieval).drop_duplicates("language").sort_values("value", ascending=False)
+    own = ranked.model.iloc[0] if len(ranked) else ""
     fit = fit_runs(known, level, without=own)  # never from its own tuning
-    layers, rows = _by_layer(retrieval, t.variant.unique()), []
-    for rank, r in enumerate(t.itertuples(), 1):
+    table = tidy(_predicted_rows(fit, ranked, _by_layer(retrieval, ranked.variant.unique())))
+    if output:
+        write_table(table, output)
+    return table
+
+
+def _predicted_rows(fit: dict, ranked: pd.DataFrame, layers: pd.DataFrame) -> list[dict]:
+    "A row per language; `layers`: its retrieval (language, layer)."
+    rows = []
+    for rank, r in enumerate(ranked.itertuples(), 1):
         row = dict(model=r.model, language=r.language, metric="predicted_drop")
         row |= _predicted(fit, r.value) | dict(n=fit["n"], rank=rank)
         row |= dict(retrieval=r.value, retrieval_low=r.low, retrieval_high=r.high)
         mine = layers.loc[r.language]
         row |= dict(best_layer=int(mine.idxmax())) | {f"layer_{int(l)}": v for l, v in mine.items()}
         rows.append(row | dict(basis=fit["basis"], reason=fit["reason"]))
-    if output:
-        write_table(tidy(rows), output)
-    return tidy(rows)
+    return rows
 
 
 def _predicted(fit: dict, retrieval: float) -> dict:

@@ -219,12 +219,7 @@ def _check_tuning(tuning: dict, path, field: str):
     for key in own.keys() & _NOT_OF_A_TUNING.keys():
         remedy = _NOT_OF_A_TUNING[key]
         raise InputError("is no setting of a tuning", path, field=f"{field}.{key}", remedy=remedy)
-    if not isinstance(tuning.get("recipe"), str | None):
-        remedy = "name a recipe or its file"
-        raise InputError("should be a text", path, field=f"{field}.recipe", remedy=remedy)
-    if "pairs" in tuning and not (isinstance(tuning["pairs"], str) and tuning["pairs"].strip()):
-        remedy = "name a file or folder of preference pairs, or world"
-        raise InputError("should be a text", path, field=f"{field}.pairs", remedy=remedy)
+    _check_names(tuning, path, field)
     try:
         check_keys(own)
         load_recipe(tuning.get("recipe"), **own)
@@ -233,6 +228,16 @@ def _check_tuning(tuning: dict, path, field: str):
             raise
         at = ".".join(x for x in (field, e.field) if x)
         raise InputError(e.problem, path, field=at, remedy=e.remedy) from None
+
+
+def _check_names(tuning: dict, path, field: str):
+    "InputError for a tuning whose recipe or pairs are no text."
+    if not isinstance(tuning.get("recipe"), str | None):
+        remedy = "name a recipe or its file"
+        raise InputError("should be a text", path, field=f"{field}.recipe", remedy=remedy)
+    if "pairs" in tuning and not (isinstance(tuning["pairs"], str) and tuning["pairs"].strip()):
+        remedy = "name a file or folder of preference pairs, or world"
+        raise InputError("should be a text", path, field=f"{field}.pairs", remedy=remedy)
 
 # %% ../../nbs/lib/grid_checks.ipynb #edf50abb
 def _check_seeds(tuning: dict, path, field: str):

@@ -36,11 +36,8 @@ def visible_devices(grid: dict | None = None) -> list[str]:
 def hold_devices(count: int, devices: list[str], folder=None, every: float = 0.2) -> list[str]:
     """Take `count` of `devices`, waiting for them if need be; name them in CUDA_VISIBLE_DEVICES.
 
-    The locks are open files that a program started in our place inherits; the system frees
-    them when it ends. All or none are taken,
-    so two jobs that want several cannot block each other."""
-    import fcntl
-
+    The locks are open files that a program started in our place inherits; the system frees them when
+    it ends. All or none are taken, so two jobs that want several cannot block each other."""
     folder = Path(folder or f"/tmp/xgdetox-devices-{os.getuid()}")
     folder.mkdir(parents=True, exist_ok=True)
     if count > len(devices):
@@ -49,19 +46,7 @@ def hold_devices(count: int, devices: list[str], folder=None, every: float = 0.2
             field="gpus",
             remedy="lower gpus of the model in the grid",
         )
-    while True:
-        taken = {}
-        for d in devices:
-            handle = os.open(folder / f"device-{d}", os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                taken[d] = handle
-            except OSError:
-                os.close(handle)
-            if len(taken) == count:
-                break
-        if len(taken) == count:
-            break
+    while len(taken := _try_devices(count, devices, folder)) < count:
         for handle in taken.values():
             os.close(handle)
         time.sleep(every)
@@ -70,35 +55,54 @@ def hold_devices(count: int, devices: list[str], folder=None, every: float = 0.2
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
     return list(taken)
 
+
+def _try_devices(count: int, devices: list[str], folder: Path) -> dict[str, int]:
+    "{device: its open lock} of the first `count` devices that nobody holds, or of fewer."
+    import fcntl
+
+    taken = {}
+    for d in devices:
+        if len(taken) == count:
+            break
+        handle = os.open(folder / f"device-{d}", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken[d] = handle
+        except OSError:
+            os.close(handle)
+    return taken
+
 # %% ../../nbs/lib/grid_devices.ipynb #c094
 def train_on_devices(model, data_dir, output_dir, recipe=None, seed: int = 0, **settings) -> Path:
-    """Page 01's `train`, on the devices of this job: a recipe whose `accelerate` is `single_gpu`
-    takes the first; any other is started with
-    accelerate, one process a device. Raises what `train` raises, RuntimeError with the last
-    words of a launch that failed."""
-    from xgdetox.recipes import check_deepspeed, load_recipe, recipe_for
+    """Page 01's `train`, on the devices of this job.
+
+    A recipe whose `accelerate` is `single_gpu` takes the first; any other is started with accelerate,
+    one process per device. Raises what `train` raises, RuntimeError with the last words of a launch
+    that failed."""
+    from xgdetox.recipes import load_recipe, recipe_for
     from xgdetox.trainer import train
 
     devices = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
-    chosen = load_recipe(
-        recipe or recipe_for(model), **{k: v for k, v in settings.items() if k != "limit"}
-    )["accelerate"]
+    own = {k: v for k, v in settings.items() if k != "limit"}
+    chosen = load_recipe(recipe or recipe_for(model), **own)["accelerate"]
     if len(devices) > 1 and chosen == "single_gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[0]
     elif len(devices) > 1:
-        check_deepspeed(chosen)
-        done = subprocess.run(
-            launch_words(chosen, len(devices), model, data_dir, output_dir, recipe, seed, settings),
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise RuntimeError(
-                f"training on {len(devices)} devices failed: " + " ".join(done.stderr.split()[-60:])
-            )
-    return train(
-        model, data_dir, output_dir, recipe=recipe, seed=seed, **settings
-    )  # finished by then: it only says where the model lies
+        _launch(chosen, len(devices), model, data_dir, output_dir, recipe, seed, settings)
+    # finished where it was launched: then it only says where the model lies
+    return train(model, data_dir, output_dir, recipe=recipe, seed=seed, **settings)
+
+
+def _launch(chosen: str, count: int, *training):
+    "Train on `count` devices with accelerate's configuration `chosen`; RuntimeError where that fails."
+    from xgdetox.recipes import check_deepspeed
+
+    check_deepspeed(chosen)
+    words = launch_words(chosen, count, *training)
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        last = " ".join(done.stderr.split()[-60:])
+        raise RuntimeError(f"training on {count} devices failed: {last}")
 
 # %% ../../nbs/lib/grid_devices.ipynb #e23fb9f7
 def launch_words(

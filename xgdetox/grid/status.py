@@ -138,9 +138,10 @@ def run_folder(grid: dict) -> Path:
 
 # %% ../../nbs/lib/grid_status.ipynb #c048
 def durations(run=".") -> pd.DataFrame:
-    """Seconds of every executed notebook of a run, from papermill's own record: a tidy table with
-    stage, job and start, and with
-    device, floating point operations and parameters of the model, which `plan` reads."""
+    """Seconds of every executed notebook of a run, from papermill's own record: a tidy table.
+
+    With stage, job and start, and with what `plan` reads: device, floating point operations and
+    parameters of the model."""
     from xgdetox.stats import tidy
 
     run, rows, device = Path(run), [], device_here()
@@ -154,9 +155,15 @@ def durations(run=".") -> pd.DataFrame:
         row = {k: v for k, v in labels.items() if k != "languages"}
         row |= dict(metric="seconds", value=round(log["duration"], 2), n=1)
         row |= dict(stage=path.parent.name, job=path.stem, started=log["start_time"][:19])
-        row |= dict(device=device, flops=work(grid, job) if job else math.nan)
-        rows.append(row | dict(parameters=size_of(grid, job) if job else math.nan))
+        rows.append(row | dict(device=device) | _effort(grid, job))
     return tidy(rows)
+
+
+def _effort(grid: dict | None, job: Job | None) -> dict:
+    "Floating point operations and parameters of a job; NaN of a notebook that the grid does not know."
+    if job is None:
+        return dict(flops=math.nan, parameters=math.nan)
+    return dict(flops=work(grid, job), parameters=size_of(grid, job))
 
 # %% ../../nbs/lib/grid_status.ipynb #c058
 @contextmanager

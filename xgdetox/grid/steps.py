@@ -27,7 +27,8 @@ def project_root() -> Path:
         raise InputError(
             "run, plan, status and compare need the project's notebooks",
             root,
-            remedy="clone the project and install it with pip install -e '.[all]'; every step's own command works without",
+            remedy="clone the project and install it with pip install -e '.[all]'; "
+            "every step's own command works without",
         )
     return root
 
@@ -142,10 +143,10 @@ def _table_of(folder: Path, name: str) -> Path | None:
 def labelled_files(
     labelled, languages, test_only: bool = False
 ) -> tuple[Path | None, dict[str, Path]]:
-    """The comments that train the probe and those that test it, {language: file}: of a folder
-    with train.csv and {language}.csv (or name_{language}.csv), or a table of files.
+    """The comments that train the probe and those that test it, {language: file}.
 
-    `test_only`: a folder without train.csv will do."""
+    `labelled`: a folder with train.csv and {language}.csv (or name_{language}.csv), or a table of
+    files. `test_only`: a folder without train.csv will do."""
     from xgdetox.world import resolve_data
 
     if isinstance(labelled, dict):
@@ -155,15 +156,9 @@ def labelled_files(
         return place, {}
     found = {k: _table_of(place, k) for k in ["train", *languages]}
     if test_only and not any(found.values()):
-        raise InputError(
-            "no {language}.csv, such as de.csv or comments_de.csv",
-            place,
-            remedy="name the files after the languages' codes",
-        )
+        problem = "no {language}.csv, such as de.csv or comments_de.csv"
+        raise InputError(problem, place, remedy="name the files after the languages' codes")
     if found["train"] is None and not test_only:
-        raise InputError(
-            "no train.csv",
-            place,
-            remedy="name the file under data: {labelled: {train: ..., en: ...}}",
-        )
+        remedy = "name the file under data: {labelled: {train: ..., en: ...}}"
+        raise InputError("no train.csv", place, remedy=remedy)
     return found.pop("train"), {k: p for k, p in found.items() if p}
