@@ -207,25 +207,37 @@ def fluency_table(
 
     `sentences`: as in `sentence_files`. `output`: FILE.csv; the loss of each sentence goes beside it
     to FILE.values.csv. `before`: the table of the base, which adds `fluency_changes`."""
-    files, rows, values = sentence_files(sentences, languages), [], []
+    files = sentence_files(sentences, languages)
     old = None if before is None else _sentence_values(before)
     model, tokenizer = load(model, tokenizer)
     labels = dict(model=label, tuning=tuning, seed=seed)
+    values = _sentence_losses(model, tokenizer, files, limit, bos)
+    rows = [labels | dict(language=code) | _loss_row(values[code]) for code in files]
+    values = pd.concat(values.values())
+    if old is not None:
+        rows += _changes(old, _by_sentence(values), output or sentences, labels)
+    if output is not None:
+        write_csv(_beside(output), values)
+        write_table(tidy(rows), output)
+    return tidy(rows)
+
+
+def _sentence_losses(model, tokenizer, files: dict, limit, bos) -> dict[str, pd.DataFrame]:
+    "{language: the loss (value) and tokens of each of its sentences}."
+    found = {}
     for language, file in files.items():
         texts = read_sentences(file, limit)
         loss, tokens = continuation_loss(model, tokenizer, [""] * len(texts), texts, bos=bos)
-        value, low, high = bootstrap_mean(loss)
-        row = dict(language=language, metric="sentence_loss", value=value, low=low, high=high)
-        counts = dict(n=int(np.isfinite(loss).sum()), tokens=int(tokens.sum()))
-        rows.append(labels | row | counts)
         each = dict(language=language, sentence=range(len(texts)), value=loss, tokens=tokens)
-        values.append(pd.DataFrame(each))
-    if old is not None:
-        rows += _changes(old, _by_sentence(pd.concat(values)), output or sentences, labels)
-    if output is not None:
-        write_csv(_beside(output), pd.concat(values))
-        write_table(tidy(rows), output)
-    return tidy(rows)
+        found[language] = pd.DataFrame(each)
+    return found
+
+
+def _loss_row(each: pd.DataFrame) -> dict:
+    "The mean loss of one language's sentences with its interval, and how many tokens they have."
+    value, low, high = bootstrap_mean(each.value.to_numpy())
+    row = dict(metric="sentence_loss", value=value, low=low, high=high)
+    return row | dict(n=int(np.isfinite(each.value).sum()), tokens=int(each.tokens.sum()))
 
 # %% ../nbs/lib/fluency.ipynb #f022
 def fluency_changes(before, after, **labels) -> list[dict]:

@@ -10,6 +10,7 @@ import os
 import time
 import torch
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Iterator, NamedTuple
@@ -202,36 +203,78 @@ def generate(
     adapter=None,
     **engine,
 ) -> dict:
-    """Continue every prompt of every file `n` times (defaults: paper section 3.1): {language: path}.
+    """Continue every prompt of every file `n` times (paper section 3.1): {language: path}.
 
-    Writes `output_dir/name/output-rtp_lx_{lang}.json`, JSON Lines, and manifest.json. Temperature 0 is
-    greedy, one per prompt. A finished file is left alone, an unfinished one completed; the model is
-    loaded once, after all prompts are read, if there is something to do. `adapter`: a LoRA folder, as
-    `model` may be one. `engine`: device, batch_rows, tensor_parallel_size. Raises `InputError`."""
-    check_sampling(n, temperature, top_p, max_tokens, seed)
+    Writes JSON Lines to `output_dir/name/output-rtp_lx_{lang}.json`, and manifest.json. Finished
+    files stay, unfinished ones are completed. Temperature 0: greedy, one per prompt. `adapter`: a LoRA
+    folder, as `model` may be one. `engine`: device, batch_rows, tensor_parallel_size."""
+    sampling = dict(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+    check_sampling(n, **sampling, seed=seed)
     devices_of(engine.get("device"))
-    if name is not None:
-        check_name(name, also="+")
-    model, adapter = split_adapter(model, adapter)
-    backend, n = choose_backend(backend, model), n if temperature else 1
-    folder = check_folder(Path(output_dir) / (name or model_name(adapter or model)))
-    dtype = explicit_dtype(model, dtype, engine.get("device"))
-    settings = dict(model=model_hash(model), adapter=adapter and model_hash(adapter))
-    settings |= dict(backend=backend, n=n, seed=seed, bos=bos, limit=limit, dtype=dtype)
-    settings |= dict(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-    tokenizer = _tokenizer_of(model, adapter) if tokenizer is None else tokenizer
-    tokenizer, room = load_tokenizer(tokenizer), prompt_room(model, max_tokens)
-    files, todo = unfinished_files(prompt_files, folder, settings)
-    read = lambda file, language: read_prompts(tokenizer, file, language, limit, bos, room)
-    todo = [(target, lang, mine, *read(file, lang)) for target, lang, mine, file in todo]
-    if todo:
-        stop_tokens(model, tokenizer, bos)  # what is wrong with them is said before a file is begun
-        said = str(getattr(model, "name_or_path", adapter or model))
-        start = ENGINES[backend](model, tokenizer, settings, adapter=adapter, **engine)
+    work = _Work(*split_adapter(model, adapter), tokenizer, backend, engine)
+    folder = work.folder(output_dir, name)
+    settings = dict(n=n if temperature else 1, seed=seed, bos=bos, limit=limit, dtype=dtype)
+    return work.complete(prompt_files, folder, settings | sampling)
+
+# %% ../nbs/lib/generation.ipynb #kq54000
+@dataclass
+class _Work:
+    "What continues prompts: a model with its adapter and tokenizer, the backend and its options."
+
+    model: object
+    adapter: object
+    tokenizer: object
+    backend: str
+    engine: dict
+
+    def __post_init__(self):
+        self.backend = choose_backend(self.backend, self.model)
+
+    def folder(self, output_dir, name: str | None) -> Path:
+        "The folder of the continuations: called `name`, or after the model."
+        if name is not None:
+            check_name(name, also="+")
+        return check_folder(Path(output_dir) / (name or model_name(self.adapter or self.model)))
+
+    def complete(self, prompt_files: dict, folder: Path, settings: dict) -> dict:
+        """{language: file}: every file finished.
+
+        The model is loaded once, after all prompts are read, if there is something to do."""
+        settings = self.identified(settings)
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            tokenizer = _tokenizer_of(self.model, self.adapter)
+        self.tokenizer = load_tokenizer(tokenizer)
+        room = prompt_room(self.model, settings["max_tokens"])
+        files, todo = unfinished_files(prompt_files, folder, settings)
+        todo = [self.read(*unfinished, room) for unfinished in todo]
+        if todo:
+            self.make(todo, folder, settings)
+        return files
+
+    def identified(self, settings: dict) -> dict:
+        "The settings with what tells one run from another: hashes of the weights, backend and type."
+        whose = dict(
+            model=model_hash(self.model), adapter=self.adapter and model_hash(self.adapter)
+        )
+        dtype = explicit_dtype(self.model, settings["dtype"], self.engine.get("device"))
+        return whose | dict(backend=self.backend) | settings | dict(dtype=dtype)
+
+    def read(self, target, language: str, settings: dict, file, room) -> tuple:
+        "An unfinished file, with its prompts and what was special about them."
+        how = (settings["limit"], settings["bos"], room)
+        return target, language, settings, *read_prompts(self.tokenizer, file, language, *how)
+
+    def make(self, todo: list, folder: Path, settings: dict):
+        "Complete the files in `todo` with one start of the backend."
+        # what is wrong with the end tokens is said before a file is begun
+        stop_tokens(self.model, self.tokenizer, settings["bos"])
+        said = str(getattr(self.model, "name_or_path", self.adapter or self.model))
+        start = ENGINES[self.backend]
+        start = start(self.model, self.tokenizer, settings, adapter=self.adapter, **self.engine)
         with writing_to(folder), start as run:
             for target, language, mine, prompts, remarks in todo:
                 complete(target, run, language, prompts, mine, remarks, said)
-    return files
 
 # %% ../nbs/lib/generation.ipynb #c0g1
 def unfinished_files(prompt_files: dict, folder: Path, settings: dict) -> tuple[dict, list[tuple]]:

@@ -107,19 +107,22 @@ def count_texts(grid: dict, job: Job) -> Counts:
     limit = own_texts["limit"] if judged else settings.get("limit")
     rows = _count_prompts(model["data"]["prompts"])
     rows = min(rows, limit or rows) * languages
-    embedded = model["data"]["labelled"] in ("world", "world-control")
-    comments = 2400 if embedded else PAPER["comments"]
     return Counts(
         settings=settings,
         parameters=p,
         languages=languages,
         rows=rows,
         texts=rows * settings.get("n", own_texts["n"]),
-        comments=min(settings.get("limit") or PAPER["comments"], comments),
+        comments=min(settings.get("limit") or PAPER["comments"], _count_comments(model["data"])),
         pairs=_count_pairs(p) if job.stage == "train" else 0,
         new=settings.get("max_tokens", settings.get("n_tokens", 20)),
         scorer=_judge_size(str(p.get("scorer", ""))) / size_of(grid, job),
     )
+
+
+def _count_comments(data: dict) -> int:
+    "Labelled comments of a model's data: those of the embedded worlds, else as many as in the paper."
+    return 2400 if data["labelled"] in ("world", "world-control") else PAPER["comments"]
 
 # %% ../../nbs/lib/grid_costs.ipynb #e11ce41e
 def _judge_size(scorer: str) -> float:

@@ -83,20 +83,10 @@ def snakemake_command(
 ) -> list[str]:
     "The words of the Snakemake call for a grid whose resolved form lies in the run's folder as grid.json."
     root = project_root()
-    profiles = root / "experiments" / "profiles"
-    chosen = (
-        Path(profile) if profile and Path(profile).is_dir() else profiles / (profile or "default")
-    )
-    if not (chosen / "config.yaml").is_file():
-        raise InputError(
-            f"no profile {profile!r}",
-            chosen,
-            remedy="shipped are " + ", ".join(sorted(p.name for p in profiles.iterdir())),
-        )
-    devices = (
-        "slurm" if "slurm" in (chosen / "config.yaml").read_text() else len(visible_devices(grid))
-    )
-    if devices == "slurm":
+    chosen = _profile_of(profile, root)
+    slurm = "slurm" in (chosen / "config.yaml").read_text()
+    devices = "slurm" if slurm else len(visible_devices(grid))
+    if slurm:
         _check_for_slurm(run, root)
     return [
         sys.executable,
@@ -110,10 +100,20 @@ def snakemake_command(
         str(chosen.absolute()),
         "--cores",
         str(cores),
-        *(["--resources", f"gpu={devices}"] if devices != "slurm" else []),
+        *([] if slurm else ["--resources", f"gpu={devices}"]),
         "--config",
         f"devices={devices}",
     ]
+
+
+def _profile_of(name: str | None, root: Path) -> Path:
+    "The folder of a Snakemake profile: a path, or the name of one in experiments/profiles."
+    profiles = root / "experiments" / "profiles"
+    chosen = Path(name) if name and Path(name).is_dir() else profiles / (name or "default")
+    if not (chosen / "config.yaml").is_file():
+        shipped = ", ".join(sorted(p.name for p in profiles.iterdir()))
+        raise InputError(f"no profile {name!r}", chosen, remedy=f"shipped are {shipped}")
+    return chosen
 
 # %% ../../nbs/lib/grid_runner.ipynb #e062ddda
 def _check_for_slurm(*places: Path):
