@@ -19,6 +19,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNS = {"first sample": "world", "second sample": "explain"}
 LANGUAGES = "ar cs de en es fr hi id it ja ko nl pl pt ru sv zh".split()
 OTHERS = [c for c in LANGUAGES if c != "en"]
+IN_ENGLISH = (
+    "Arabic Czech German English Spanish French Hindi Indonesian Italian Japanese Korean Dutch Polish "
+    "Portuguese Russian Swedish Chinese"
+)
+NAME = dict(zip(LANGUAGES, IN_ENGLISH.split()))
 
 
 # ---- the raw tables
@@ -180,8 +185,9 @@ HEAD = [
     ],
 )
 def test_the_tables_by_language(words, family, over):
-    printed = {r[0]: r[1:] for r in table_of("results", words) if r and r[0] in LANGUAGES}
-    assert list(printed) == LANGUAGES
+    code = {name: c for c, name in NAME.items()}
+    printed = {code[r[0]]: r[1:] for r in table_of("results", words) if r and r[0] in code}
+    assert sorted(printed) == LANGUAGES
     falls = pd.concat(falls_beyond_chance("world", family), axis=1)
     for c in LANGUAGES:
         expected = []
@@ -262,7 +268,7 @@ def test_each_sample_against_its_controls():
 
 
 def test_the_table_of_worlds_and_controls():
-    values, table = removed(), table_of("results", "removed = pd.concat(samples")
+    values, table = removed(), table_of("results", "removed = removed_by_sample(samples)")
     printed = [r for r in table if r and r[0] in ("world", "control")]
     assert len(printed) == 2
     for family, *cells in printed:
@@ -314,7 +320,8 @@ def mass_removed(run, f):
 
 def order(run, f):
     drop = of(run, "drops", f, "toxic_mass_relative_drop", True).drop("en").sort_values()
-    return f"least {' '.join(drop.index[:4])}; most {' '.join(drop.index[::-1][:7])}"
+    names = [NAME[c] for c in drop.index]
+    return f"least {', '.join(names[:4])}; most {', '.join(names[::-1][:7])}"
 
 
 def ratio(metric):
@@ -739,32 +746,23 @@ def readme():
     return (ROOT / "README.md").read_text("utf-8")
 
 
-def front_page():
-    "Toxicity probability before and after: the paper's models, and ours by language."
-    paper = pd.DataFrame(PAPER["table2"]["rows"])
-    paper = paper[paper.metric == "toxicity_probability"]
-    metric = ("world", "toxicity", "world", "toxicity_probability")
-    return paper, of(*metric, False), of(*metric, True)
-
-
-def test_the_table_of_the_front_page(readme):
-    paper, before, after = front_page()
+def test_the_papers_table():
+    paper = pd.DataFrame(PAPER["table2"]["rows"]).query("metric == 'toxicity_probability'")
     expected = {r.model: (r.before, r.after) for r in paper.itertuples()}
-    expected["embedded world"] = before.mean(), after.mean()
-    for table in (table_of("index", "both.round(3)"), Table(readme).rows):
-        rows_of_models = [r for r in table if len(r) == 5 and r[0] in expected]
-        printed = {name: [float(x) for x in cells[1:]] for name, *cells in rows_of_models}
-        assert set(printed) == set(expected)
-        for model, (b, a) in expected.items():
-            wanted = [round(b, 3), round(a, 3), round(1 - a / b, 3)]
-            assert printed[model] == pytest.approx(wanted, abs=1e-9), model
+    rows_of_models = [r for r in table_of("results", "#| label: tbl-paper") if len(r) == 5]
+    printed = {
+        name: [float(x) for x in cells[1:]] for name, *cells in rows_of_models if name in expected
+    }
+    assert set(printed) == set(expected)
+    for model, (b, a) in expected.items():
+        assert printed[model] == pytest.approx([b, a, round(1 - a / b, 3)], abs=1e-9), model
 
 
 def test_the_sentences_of_the_front_page(readme):
     a, b = groups(removed())
     falls = pushed(-1.0, False, "falls")("world", "world")
-    assert order("world", "world").startswith("least ko ar hi ja")
-    for text in (output("index", "Markdown(", "text/markdown"), readme):
+    assert order("world", "world").startswith("least Korean, Arabic, Hindi, Japanese")
+    for text in (output("index", "**What was trained?**", "text/markdown"), readme):
         said = " ".join(text.split())
         assert f"over {len(a)} worlds and {len(b)} controls, worlds lose" in said
         assert f"worlds lose {welch(a, b).split(', p')[0]} more of the toxic mass" in said
@@ -776,17 +774,162 @@ def test_the_sentences_of_the_front_page(readme):
         )
 
 
+def left_over(family_name):
+    "What is left of toxic mass in the other languages, mean per pretrained model, both samples."
+    return [1 - v for v in removed().xs(family_name, level=1)]
+
+
 def test_the_figure_of_the_front_page():
-    paper, before, after = front_page()
     drawn = (ROOT / "nbs/images/headline.svg").read_text("utf-8")
-    alt = re.search(r'aria-label="([^"]*)"', drawn)[1]
-    ends = lambda x, side: f"{x.min():.2f} to {x.max():.2f} {side}"
-    for words in (
-        f"{ends(before, 'before')}, {ends(after, 'after')}",
-        f"mean {before.mean():.2f} to {after.mean():.2f}",
-        f"{ends(paper.before, 'before')}, {ends(paper.after, 'after')}",
-    ):
+    alt = html.unescape(re.search(r'aria-label="([^"]*)"', drawn)[1])
+    for name, family_name in (("worlds", "world"), ("control worlds", "control")):
+        left = left_over(family_name)
+        words = f"{name} {people(min(left))} to {people(max(left))} (n = {len(left)})"
         assert words in alt, words
+
+
+def test_the_dots_of_the_results_page():
+    drawn = output("results", "#| label: fig-languages", "text/html")
+    alt = html.unescape(re.search(r'aria-label="([^"]*)"', drawn)[1])
+    each = {}
+    for family_name in ("world", "control"):
+        t = pd.concat(
+            [rows(run, "drops", family_name, "toxic_mass_relative_drop") for run in RUNS.values()],
+            keys=RUNS,
+        )
+        by_model = t.groupby([t.index.get_level_values(0), "model", "language"]).value.mean()
+        each[family_name] = by_model.groupby("language").mean()
+    world, control = each["world"].sort_values(), each["control"]
+    most, least = (f"{100 * world[c]:.0f}%" for c in (world.index[-1], world.index[0]))
+    names = NAME[world.index[-1]], NAME[world.index[0]]
+    assert f"Worlds: mean {most} removed in {names[0]}, {least} in {names[1]}." in alt
+    assert f"Controls: {100 * control.max():.0f}% at most" in alt
+
+
+# ---- the cards of the first page and of the results
+
+
+def said_of(values):
+    *first, last = map(str, values)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def interval(value, low, high):
+    return f"{people(value)} [{people(low)}, {people(high)}]"
+
+
+def t_interval(values):
+    "Mean of a few values with their t interval."
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+    return np.mean(values), np.mean(values) - half, np.mean(values) + half
+
+
+def card_of_transfer():
+    a, b = groups(removed())
+    gap = re.sub(r", p = .*", "", welch(a, b))
+    yield f"Holds]{{.verdict .holds}} *in the laboratory*: {100 * a.mean():.0f}% of the toxic mass"
+    yield f"control worlds: {100 * b.mean():.0f}%, difference {gap}"
+    t = pd.DataFrame(PAPER["table2"]["rows"]).query("metric == 'toxicity_probability'")
+    share_ = 1 - t.after / t.before
+    yield f"*Paper*: {100 * share_.min():.0f}% to {100 * share_.max():.0f}% of toxicity probability"
+
+
+def card_of_pushing():
+    falls = [
+        pushed(-1.0, random, "falls")("world", f)
+        for f, random in (("world", False), ("world", True), ("control", False))
+    ]
+    mine, random, control = (said_of(x.split(" of ")[0].split(", ")) for x in falls)
+    yield f"Partly]{{.verdict .partly}} *in the laboratory*: pushed down by 1, toxic mass falls in {mine} of 17"
+    yield f"random neurons: {random}; in control worlds: {control}"
+    average = PAPER["intervention"]["average_toxicity"]
+    yield f"pushed down by 5, {100 * (1 - average[1] / average[0]):.0f}% of average toxicity is removed"
+
+
+def carried_medians(family_name):
+    "Per model: the median share of the selected neurons, and the mean of the medians of its random sets."
+    t = rows("explain", "explained", family_name, "explained_share")
+    t = t[(t.group == "selected") & (t.language != "en")]
+    t = t.assign(random=random_neurons(t), set=t.control.fillna("").astype(str))
+    medians = t.groupby(["model", "random", "set"]).value.median()
+    return [medians.xs(r, level="random").groupby("model").mean().to_numpy() for r in (False, True)]
+
+
+def card_of_the_share():
+    (mine, random), (control, _) = carried_medians("world"), carried_medians("control")
+    shares = lambda values: said_of(f"{100 * v:.0f}%" for v in values)
+    yield f"they carry {shares(mine)} of the fall in the median other language"
+    yield f"random neurons: {shares(random)}; in control worlds: {shares(control)}"
+    low, high = t_interval(mine - random)[1:]
+    assert low <= 0.5 and high >= 0.25, "so the rule says: partly"
+    yield "Partly]{.verdict .partly} *in the laboratory*: patched into the base"
+
+
+def card_of_retrieval():
+    say = lambda f, predictor: interval(
+        *map(float, re.findall(r"-?\d+\.\d+", all_seeds("world", f, predictor)))
+    )
+    yield f"r = {say('world', 'top1')} over 16 languages; control worlds: {say('control', 'top1')}"
+    yield f"amount of text alone: {say('world', 'resource')}"
+    r = [b["r"] for b in PAPER["retrieval"]["rows"]]
+    yield f"r = {min(r):.2f} to {max(r):.2f} in four models, n = 16"
+
+
+FIRST_CARDS = (card_of_transfer, card_of_pushing, card_of_the_share, card_of_retrieval)
+
+
+def card_of_text():
+    say = lambda f: (
+        f"perplexity × {ratio('perplexity')('world', f)}, distinct-3 × {ratio('dist_3')('world', f)}, "
+        f"language kept × {ratio('language_kept')('world', f)}"
+    )
+    yield f"Holds]{{.verdict .holds}} *in the laboratory*: {say('world')}; control worlds: {say('control')}"
+    t = pd.DataFrame(PAPER["table2"]["rows"]).query("metric == 'perplexity'")
+    change = t.after / t.before
+    yield f"perplexity × {change.min():.2f} to {change.max():.2f}"
+
+
+def card_of_the_vectors():
+    world, control = (rows("world", "value_vectors", f, "languages") for f in ("world", "control"))
+    assert (world.p < 0.05).all() and not (control.p < 0.05).any(), "so the rule says: holds"
+    say = lambda values: said_of(map(people, values))
+    yield f"Holds]{{.verdict .holds}} *in the laboratory*: each writes rude words of {say(world.value)} languages"
+    yield f"random vectors {say(world.null_mean)}; in control worlds {say(control.value)}"
+
+
+def card_of_the_neurons_in_tuning():
+    yield f"in {passing('world', 'base')} tuned worlds; and in {passing('control', 'base')} tuned controls"
+
+
+def card_of_capability():
+    t = pd.DataFrame(PAPER["table3"]["rows"])
+    change = t.after - t.before
+    yield f"{change.min():+.2f} to {change.max():+.2f} points"
+
+
+ALL_CARDS = (
+    *FIRST_CARDS,
+    card_of_text,
+    card_of_the_vectors,
+    card_of_the_neurons_in_tuning,
+    card_of_capability,
+)
+
+
+@pytest.mark.parametrize("card", ALL_CARDS, ids=[c.__name__ for c in ALL_CARDS])
+def test_the_cards(card):
+    pages = [text_of("results", "cards(verdicts.values(), whole=True)")]
+    if card in FIRST_CARDS:
+        pages.append(text_of("index", "cards(claims[key] for key in"))
+    for said, words in itertools.product(pages, card()):
+        assert words in said, words
+
+
+def test_the_first_cards_stand_in_the_readme(readme):
+    plain = " ".join(readme.split())
+    for words in itertools.chain(*(card() for card in FIRST_CARDS)):
+        words = re.sub(r"(\w+)\]\{\.verdict [.\w]+\}", r"**\1**", words)
+        assert words in plain, words
 
 
 # ---- a run's report, and the summaries that are kept

@@ -33,7 +33,7 @@ ORDER = """
     losses recipes training pair_trainer trainer
     probe value_vectors intervention activations retrieval
     runs relation prediction figures report explorer
-    style pairs outcome patching held written dose edits early matrix verdicts
+    style pairs outcome patching held written dose edits early matrix verdicts cards
     grid.stage grid.steps grid.checkpoints grid.changes
     grid.stages_evidence grid.stages_making grid.stages_texts grid.stages_mechanism grid.stages
     grid.execute grid.notebook grid.forks
@@ -350,7 +350,13 @@ def test_every_page_stands_in_the_sidebar():
 def test_site_is_processed_without_quarto(tmp_path):
     "nbdev's processing of the pages passes: every import cell runs, every directive is known."
     tracked_copy(tmp_path)
-    for name in ("references.bib", "styles.css", "explore/world.html", "images/headline.svg"):
+    for name in (
+        "references.bib",
+        "styles.css",
+        "explore/world.html",
+        "reports/demo.html",
+        "images/headline.svg",
+    ):
         (tmp_path / "nbs" / name).parent.mkdir(exist_ok=True)
         shutil.copy(NBS / name, tmp_path / "nbs" / name)
     code = "from nbdev.serve import proc_nbs; proc_nbs(n_workers=2)"
@@ -360,7 +366,13 @@ def test_site_is_processed_without_quarto(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     made = {str(p.relative_to(tmp_path / "_proc")) for p in (tmp_path / "_proc").rglob("*.ipynb")}
     assert {str(p.relative_to(NBS)) for p in PAGES} <= made, done.stderr[-2000:]
-    for name in ("references.bib", "styles.css", "explore/world.html", "images/headline.svg"):
+    for name in (
+        "references.bib",
+        "styles.css",
+        "explore/world.html",
+        "reports/demo.html",
+        "images/headline.svg",
+    ):
         assert (tmp_path / "_proc" / name).is_file(), name
 
 

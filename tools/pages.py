@@ -32,18 +32,21 @@ def show_output(cell) -> None:
 def for_github(text: str) -> str:
     "The page's Markdown without what only the site understands."
     text = re.sub(r"^:::.*\n", "", text, flags=re.M)
+    text = re.sub(r"^- toc: .*\n", "", text, flags=re.M)
+    text = re.sub(r"\[([^\]]*)\]\{\.verdict[^}]*\}", r"**\1**", text)
     text = re.sub(r"^#\| .*\n", "", text, flags=re.M)
     page = r"\]\(((?:\w+/)*)(?:\d+_)?(\w+)\.ipynb(#[\w-]*)?\)"  # the site leaves numbers out of addresses
     text = re.sub(page, rf"]({SITE}\1\2.html\3)", text)
-    text = text.replace("](images/", "](nbs/images/")
+    text = text.replace("](images/", "](nbs/images/").replace("](reports/", f"]({SITE}reports/")
     text = re.sub(r"\[@[\w-]+\]", "(arXiv:2406.16235)", text)
     text = re.sub(r"\{#[^}]*\}|\{\.[\w .-]+\}", "", text)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def readme() -> None:
-    "README.md from index.ipynb: hidden cells, directives, inline images and site-only links are replaced."
+    "README.md from index.ipynb: hidden cells, directives, inline figures and site-only links are replaced."
     nb = nbformat.read(NBS / "index.ipynb", as_version=4)
+    nb.cells = [c for c in nb.cells if "#| label: fig-" not in c.source]  # a file stands beside it
     for cell in nb.cells:
         if cell.cell_type == "code" and cell.source.startswith("#| echo: false"):
             show_output(cell)
