@@ -6,10 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_models import config, prompt_files
-from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from tiny_models import CHAT_FAMILIES, chat_model as tiny_chat_model, chat_tokenizer, prompt_files
 
 from xgdetox.anatomy import pooled_states
 from xgdetox.chat import (
@@ -36,65 +33,14 @@ from xgdetox.sampling import prepare_prompts, stop_tokens
 from xgdetox.tokens import load_tokenizer, token_ids
 from xgdetox.training import encode_pair
 
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-LLAMA3 = (
-    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
-    "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
-    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
-)
-GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
-    "{% endif %}{% for m in messages %}<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
-    "{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
-    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
-)
-FAMILIES = {  # template, begin of text, end of turn, other marks
-    "chatml": (CHATML, None, "<|im_end|>", ["<|im_start|>"]),
-    "llama3": (
-        LLAMA3,
-        "<|begin_of_text|>",
-        "<|eot_id|>",
-        ["<|start_header_id|>", "<|end_header_id|>"],
-    ),
-    "gemma": (GEMMA, "<bos>", "<end_of_turn>", ["<start_of_turn>"]),
-}
 
-
-def byte_tokenizer(family=None, adds_begin=True):
-    "A tokenizer of single bytes with a family's marks and template; it begins plain texts itself."
-    from tokenizers.processors import TemplateProcessing
-
-    core = Tokenizer(
-        BPE(
-            vocab={c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))},
-            merges=[],
-        )
-    )
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    template, begin, end, marks = FAMILIES[family] if family else (None, None, "<eos>", [])
-    named = dict(eos_token="<eos>", pad_token="<pad>") | (dict(bos_token=begin) if begin else {})
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **named)
-    tokenizer.add_special_tokens({"additional_special_tokens": [end, *marks]})
-    if begin and adds_begin:
-        single = TemplateProcessing(
-            single=f"{begin} $A", special_tokens=[(begin, tokenizer.convert_tokens_to_ids(begin))]
-        )
-        tokenizer.backend_tokenizer.post_processor = single
-    tokenizer.chat_template = template
-    return tokenizer
-
-
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=CHAT_FAMILIES)
 def family(request):
     return request.param
 
 
 def test_a_prompt_is_what_the_template_makes_of_it(family):
-    tokenizer = byte_tokenizer(family)
+    tokenizer = chat_tokenizer(family)
     messages = [dict(role="user", content=CONTINUE.replace("{text}", "Er sagte, dass"))]
     theirs = tokenizer.apply_chat_template(
         messages, tokenize=True, add_generation_prompt=True, return_dict=False
@@ -110,8 +56,8 @@ def test_a_prompt_is_what_the_template_makes_of_it(family):
 
 
 def test_there_is_one_begin_of_text_token(family):
-    tokenizer = byte_tokenizer(family)
-    begin = FAMILIES[family][1]
+    tokenizer = chat_tokenizer(family)
+    begin = CHAT_FAMILIES[family][1]
     ids = chat_ids(tokenizer, ["He said"])[0]
     assert ids.count(tokenizer.bos_token_id) == (1 if begin else 0)
     if begin:  # a template that writes the token twice
@@ -120,7 +66,7 @@ def test_there_is_one_begin_of_text_token(family):
 
 
 def test_a_reply_ends_at_its_turn(family):
-    tokenizer, end = byte_tokenizer(family), FAMILIES[family][2]
+    tokenizer, end = chat_tokenizer(family), CHAT_FAMILIES[family][2]
     messages = [dict(role="user", content="Hello")]
     head, reply = reply_ids(tokenizer, messages, "Good day")
     assert tokenizer.decode(reply) == f"Good day{end}"
@@ -132,7 +78,7 @@ def test_a_reply_ends_at_its_turn(family):
 
 
 def test_a_system_text_goes_first_or_is_refused(family):
-    tokenizer, chat = byte_tokenizer(family), Chat(system="Be kind.")
+    tokenizer, chat = chat_tokenizer(family), Chat(system="Be kind.")
     if family == "gemma":
         with pytest.raises(InputError, match="System role not supported"):
             chat_ids(tokenizer, ["He said"], chat)
@@ -148,7 +94,7 @@ def test_a_system_text_goes_first_or_is_refused(family):
 
 
 def test_auto_asks_for_a_template_and_a_name():
-    with_template, without = byte_tokenizer("chatml"), byte_tokenizer()
+    with_template, without = chat_tokenizer("chatml"), chat_tokenizer()
     for name in (
         "meta-llama/Llama-3.1-8B-Instruct",
         "gemma-3-270m-it",
@@ -291,17 +237,7 @@ def test_the_list_is_plain_json(root):
 @pytest.fixture
 def chat_model(family, tmp_path):
     "The folder of a tiny random model with a family's template, and its tokenizer."
-    tokenizer, folder = byte_tokenizer(family), tmp_path / f"{family}-tiny-instruct"
-    kind = {"chatml": "qwen2", "llama3": "llama", "gemma": "gemma3"}[family]
-    torch.manual_seed(0)
-    made = AutoModelForCausalLM.from_config(config(kind, len(tokenizer))).eval()
-    with torch.no_grad():
-        for p in made.parameters():
-            if p.ndim > 1:
-                p.mul_(3)
-    made.generation_config.eos_token_id = tokenizer.eos_token_id
-    made.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    folder = tiny_chat_model(family, tmp_path / f"{family}-tiny-instruct")
     return folder, load_tokenizer(folder)
 
 
@@ -341,7 +277,7 @@ def test_mass_is_read_where_the_reply_begins(chat_model):
 
 def test_generation_stops_at_the_end_of_the_turn(chat_model, family):
     folder, tokenizer = chat_model
-    end = tokenizer.convert_tokens_to_ids(FAMILIES[family][2])
+    end = tokenizer.convert_tokens_to_ids(CHAT_FAMILIES[family][2])
     assert end in stop_tokens(str(folder), tokenizer, "chat")
     assert end not in stop_tokens(str(folder), tokenizer)
 
@@ -380,7 +316,7 @@ def test_message_lists_are_preference_data(tmp_path, ending):
         file.write_text("".join(json.dumps(r) + "\n" for r in rows))
     loaded = load_pairs(file).rows
     assert json.loads(loaded["prompt"][0]) == first and loaded["chosen"][0] == "Yes"
-    tokenizer = byte_tokenizer("chatml")
+    tokenizer = chat_tokenizer("chatml")
     pair = encode_pair(tokenizer, loaded["prompt"][0], "Yes", "Go away.", "chat", max_length=1000)
     theirs = tokenizer.apply_chat_template(
         first, tokenize=True, add_generation_prompt=True, return_dict=False

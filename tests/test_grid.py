@@ -567,6 +567,7 @@ OTHER = dict(
     seed=5,
     metrics=["length"],
     lm="world-tuned",
+    refusal_judge="lexicon:world",
     top_k=13,
     n_tokens=9,
     offsets=[-3.5],

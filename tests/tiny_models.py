@@ -172,6 +172,84 @@ def seq2seq(folder=None, seed: int = 0):
     return made, words
 
 
+# chat models -----------------------------------------------------------------------------------------
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+    "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}{% for m in messages %}<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
+    "{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+CHAT_FAMILIES = {  # template, begin of text, end of turn, other marks
+    "chatml": (CHATML, None, "<|im_end|>", ["<|im_start|>"]),
+    "llama3": (
+        LLAMA3,
+        "<|begin_of_text|>",
+        "<|eot_id|>",
+        ["<|start_header_id|>", "<|end_header_id|>"],
+    ),
+    "gemma": (GEMMA, "<bos>", "<end_of_turn>", ["<start_of_turn>"]),
+}
+
+
+def chat_tokenizer(family=None, adds_begin=True):
+    "A tokenizer of single bytes with a family's marks and template; it begins plain texts itself."
+    from transformers import PreTrainedTokenizerFast
+
+    template, begin, end, marks = CHAT_FAMILIES[family] if family else (None, None, "<eos>", [])
+    named = dict(eos_token="<eos>", pad_token="<pad>") | (dict(bos_token=begin) if begin else {})
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_single_bytes(), **named)
+    tokenizer.add_special_tokens({"additional_special_tokens": [end, *marks]})
+    if begin and adds_begin:
+        _begin_with(tokenizer, begin)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def _single_bytes():
+    "A core whose tokens are the single bytes."
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    bytes_ = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    core = Tokenizer(models.BPE(vocab=bytes_, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return core
+
+
+def _begin_with(tokenizer, begin: str) -> None:
+    "Let a tokenizer put `begin` before every text."
+    from tokenizers.processors import TemplateProcessing
+
+    marks = [(begin, tokenizer.convert_tokens_to_ids(begin))]
+    single = TemplateProcessing(single=f"{begin} $A", special_tokens=marks)
+    tokenizer.backend_tokenizer.post_processor = single
+
+
+def chat_model(family: str, folder, seed: int = 0, **changes):
+    "The folder of a tiny random model with a family's chat template and a tokenizer of bytes."
+    words = chat_tokenizer(family)
+    kind = {"chatml": "qwen2", "llama3": "llama", "gemma": "gemma3"}[family]
+    made = random_model(config(kind, len(words), **changes), seed)
+    with torch.no_grad():
+        for p in made.parameters():
+            if p.ndim > 1:
+                p.mul_(3)
+    made.generation_config.eos_token_id = words.eos_token_id
+    made.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return Path(folder)
+
+
 # prompts ---------------------------------------------------------------------------------------------
 
 

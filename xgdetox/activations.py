@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 from types import SimpleNamespace
+from .chat import FROM_REPLY, REPLY_BEGINS, read_at
 from .files import InputError
 from .mass import rude_words, toxic_mass
 from .anatomy import anatomy, neuron_hooks
@@ -20,8 +21,8 @@ from xgdetox.stats import (
     paired_difference,
     permutation_test,
     relative_drop,
+    table_of,
     tidy,
-    write_table,
 )
 from xgdetox.value_vectors import (
     all_activations,
@@ -132,15 +133,12 @@ def compare_activations(
     Metrics: mean_activation (also of each neuron), activation_drop (before - after, paired over
     prompts) and, over all languages, activation_drop with p against `sets` sets of matched neurons."""
     (base, tokenizer), tuned = load(base, tokenizer), load(tuned, tokenizer)[0]
-    labels = model_columns(base, label, tuning, seed)
+    labels = model_columns(base, label, tuning, seed) | read_at(bos, FROM_REPLY)
     falls = _Falls(neurons, same_shape(base, tuned), control, labels)
     for language, prompts in language_prompts(prompt_files, limit):
         how = (tokenizer, prompts, falls.wanted, readings, n_tokens, bos)
         falls.add(language, read_activations(base, tuned, *how))
-    table = tidy(falls.rows + falls.tests(sets))
-    if output:
-        write_table(table, output)
-    return table
+    return table_of(falls.rows + falls.tests(sets), output)
 
 # %% ../nbs/08_activations.ipynb #c014
 class _Falls:
@@ -348,15 +346,12 @@ def explained_drop(
     layers and size. `how`: options of `mass_bounds`."""
     (base, tokenizer), tuned = load(base, tokenizer), load(tuned, tokenizer)[0]
     runs = _patched_runs(base, tuned, groups, random, seed)
-    labels, rows = model_columns(base, label, tuning, seed), []
+    labels, rows = model_columns(base, label, tuning, seed) | read_at(bos, REPLY_BEGINS), []
     for language, prompts in language_prompts(prompt_files, limit):
         words = rude_words(lexicon, language)
         mass = _mass_of_runs(runs, tokenizer, prompts, words, bos=bos, **how)
         rows += _share_rows(mass, groups, labels | dict(language=language))
-    table = tidy(rows)
-    if output:
-        write_table(table, output)
-    return table
+    return table_of(rows, output)
 
 
 def _mass_of_runs(runs: dict, tokenizer, prompts, words, **how) -> dict:

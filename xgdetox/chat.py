@@ -14,10 +14,10 @@ from .files import InputError
 from .languages import LANGUAGES
 
 # %% auto #0
-__all__ = ['CONTINUE', 'ROLES', 'Chat', 'parse_chat', 'is_question', 'user_message', 'read_messages', 'conversation_pair',
-           'hh_messages', 'has_template', 'check_template', 'named_for_chat', 'chat_setting', 'template_ids',
-           'conversation_text', 'messages_in', 'dialogue_in', 'conversation', 'chat_ids', 'reply_ids', 'end_of_turn',
-           'refusal_phrases', 'refusal']
+__all__ = ['CONTINUE', 'ROLES', 'REPLY_BEGINS', 'WHOLE_TEMPLATE', 'FROM_REPLY', 'THE_REPLY', 'Chat', 'parse_chat', 'is_question',
+           'user_message', 'read_messages', 'conversation_pair', 'hh_messages', 'has_template', 'check_template',
+           'named_for_chat', 'chat_setting', 'template_ids', 'conversation_text', 'messages_in', 'dialogue_in',
+           'conversation', 'chat_ids', 'reply_ids', 'end_of_turn', 'read_at', 'refusal_phrases', 'refusal']
 
 # %% ../nbs/lib/chat.ipynb #k307ea4
 CONTINUE = "Continue this text in its own language. Write nothing but the continuation.\n\n{text}"
@@ -297,6 +297,17 @@ def end_of_turn(tokenizer) -> int | None:
         return None
     last = reply_ids(tokenizer, [dict(role="user", content="a")], "b")[1][-1]
     return last if last in _special_ids(tokenizer) else None
+
+# %% ../nbs/lib/chat.ipynb #kr4d2
+REPLY_BEGINS = "where the reply begins"  # the last token of the mark that asks for a reply
+WHOLE_TEMPLATE = "mean over the whole template"
+FROM_REPLY = "where the reply begins and on"  # that token and those of the reply
+THE_REPLY = "the reply"  # its tokens, the end of the turn among them
+
+
+def read_at(bos, position: str) -> dict:
+    "The column that says which `position` of the chat template a table reads; none without chat."
+    return {"read_at": position} if parse_chat(bos) else {}
 
 # %% ../nbs/lib/chat.ipynb #k1457b4
 @lru_cache

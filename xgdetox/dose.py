@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from dataclasses import dataclass
 from scipy.optimize import linear_sum_assignment
+from .chat import REPLY_BEGINS, read_at
 from .activations import same_layers
 from .anatomy import anatomy
 from .files import InputError, check_seed
@@ -24,7 +25,7 @@ from xgdetox.patching import (
     share_rows,
     words_in,
 )
-from .stats import tidy, write_table
+from .stats import table_of
 from .value_vectors import promoted_tokens, rank_value_vectors
 from .written import written
 
@@ -113,14 +114,12 @@ def dose_curve(
     activation = english_activations(pair, prompts)
     ranked = rank_active(pair.base, probe, activation, parts)
     sizes = dose_sizes(doses, parts.n_layers * parts.n_neurons, len(ranked))
-    options, rows = dict(sets=sets, seed=seed, n_resamples=n_resamples), []
-    options["labels"] = dict(model=label, tuning=tuning)
-    for one in [dict(dose=d, n_neurons=n) for d, n in sizes.items()]:
-        rows += dose_rows(pair, ranked, activation, prompts, lexicon, one, options)
-    table = tidy(rows)
-    if output:
-        write_table(table, output)
-    return table
+    labels = dict(model=label, tuning=tuning) | read_at(bos, REPLY_BEGINS)
+    options = dict(sets=sets, seed=seed, n_resamples=n_resamples, labels=labels)
+    rows, known = [], (pair, ranked, activation, prompts, lexicon)
+    for share, n in sizes.items():
+        rows += dose_rows(*known, dict(dose=share, n_neurons=n), options)
+    return table_of(rows, output)
 
 # %% ../nbs/lib/dose.ipynb #v013
 def language_kind(languages: list[str], least: int = 2) -> str:
@@ -234,7 +233,5 @@ def compare_kinds(
     masses = masses_by_language(pair, [many, english], prompts, lexicon)
     labels = dict(model=label, tuning=tuning, seed=seed, n_neurons=len(many))
     labels |= {f"apart_{what}": apart[what].mean() for what in apart}
-    table = tidy(kind_rows(masses, labels, n_resamples, seed))
-    if output:
-        write_table(table, output)
-    return table
+    labels |= read_at(bos, REPLY_BEGINS)
+    return table_of(kind_rows(masses, labels, n_resamples, seed), output)

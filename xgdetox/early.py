@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from pathlib import Path
 from scipy.stats import rankdata
+from .chat import THE_REPLY, read_at
 from .anatomy import batch_tokens
 from .data import load_pairs
 from .files import InputError, check_seed, write_csv
@@ -17,7 +18,7 @@ from .languages import LANGUAGES, normalise_language
 from .models import load
 from .outcome import values_path
 from .sampling import accepts, forward_at
-from .stats import bootstrap_mean, bootstrap_share, tidy, write_table
+from .stats import bootstrap_mean, bootstrap_share, table_of, tidy
 from .tokens import encode, length_batches
 from .training import encode_pair
 
@@ -117,17 +118,16 @@ def early_margins(
     `beta`: Table 6. `output`: FILE.csv; each pair's margin goes beside it."""
     files = pairs_by_language(pairs, languages)
     (base, tokenizer), tuned = load(base, tokenizer), load(tuned, tokenizer)[0]
-    labels, rows, values = dict(model=label, tuning=tuning, seed=seed), [], []
+    labels = dict(model=label, tuning=tuning, seed=seed) | read_at(bos, THE_REPLY)
+    rows, values = [], []
     for language, path in files.items():
         some = encoded(tokenizer, path, limit, bos)
         margins = reward_margins(base, tuned, tokenizer, some, beta, max_tokens)
         rows += margin_rows(margins, language, labels)
         values.append(pd.DataFrame(dict(language=language, pair=range(len(some)), value=margins)))
-    table = tidy(rows)
     if output:
         write_csv(values_path(output), pd.concat(values))
-        write_table(table, output)
-    return table
+    return table_of(rows, output)
 
 # %% ../nbs/lib/early.ipynb #v012
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from itertools import islice
 from pathlib import Path
+from .chat import parse_chat
 from .checkpoints import context_length
 from .files import InputError, read_csv, read_lines, write_csv
 from .languages import LANGUAGES, Language
@@ -223,8 +224,10 @@ def fluency_table(
 
 
 def _sentence_losses(model, tokenizer, files: dict, limit, bos) -> dict[str, pd.DataFrame]:
-    "{language: the loss (value) and tokens of each of its sentences}."
-    found = {}
+    """{language: the loss (value) and tokens of each of its sentences}.
+
+    A chat model reads them as plain texts: they are nobody's replies."""
+    bos, found = "tokenizer" if parse_chat(bos) else bos, {}
     for language, file in files.items():
         texts = read_sentences(file, limit)
         loss, tokens = continuation_loss(model, tokenizer, [""] * len(texts), texts, bos=bos)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import numpy as np
 import pandas as pd
+from .chat import REPLY_BEGINS, read_at
 from .activations import Patched
 from .files import InputError, check_seed
 from .models import load
@@ -16,7 +17,7 @@ from xgdetox.patching import (
     read_prompt_files,
     words_in,
 )
-from .stats import tidy, write_table
+from .stats import table_of
 
 # %% auto #0
 __all__ = ['READINGS', 'arm_masses', 'held_masses', 'with_ids', 'check_arms', 'held_rows', 'held_shares']
@@ -112,7 +113,5 @@ def held_shares(
     found = held_masses(base, tuned, held, random, measure)
     masses = {c: with_ids(columns, prompts[c]) for c, columns in found.items()}
     labels = dict(model=label, tuning="held", seed=seed, n_neurons=len(held[0][1]), arms=len(held))
-    table = tidy(held_rows(masses, labels, n_resamples, seed))
-    if output:
-        write_table(table, output)
-    return table
+    labels |= read_at(bos, REPLY_BEGINS)
+    return table_of(held_rows(masses, labels, n_resamples, seed), output)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from dataclasses import dataclass
 from pathlib import Path
+from .chat import REPLY_BEGINS, read_at
 from .data import load_prompts
 from .engines import prompt_room
 from .files import InputError, check_folder, check_seed, write_json
@@ -181,6 +182,7 @@ class _Runs:
             mass = toxic_mass(self.model, self.tokenizer, prompts, words, bos=bos)
             value, low, high = bootstrap_mean(mass)
             row = dict(language=code, metric="toxic_mass", value=value, low=low, high=high)
+            row |= read_at(bos, REPLY_BEGINS)
             rows.append(labels | row | dict(n=int(np.isfinite(mass).sum())))
         return rows
 

@@ -13,7 +13,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable
-from .chat import parse_chat
+from .chat import REPLY_BEGINS, parse_chat, read_at
 from .data import load_lexicon, load_prompts
 from .checkpoints import context_length
 from .models import load
@@ -299,7 +299,8 @@ def _language_mass(model, tokenizer, prompts, words, threshold: float, bos) -> t
     values = dict(prompt_id=prompts["prompt_id"], value=mass)
     if bounded:
         values["bound"] = upper
-    return _mass_row(mass, upper, bounded), pd.DataFrame(values)
+    row = _mass_row(mass, upper, bounded) | read_at(bos, REPLY_BEGINS)
+    return row, pd.DataFrame(values)
 
 
 def _mass_row(mass, upper, bounded: bool) -> dict:

@@ -7,11 +7,12 @@ from __future__ import annotations
 import math
 import numpy as np
 import pandas as pd
+from .chat import WHOLE_TEMPLATE, read_at
 from .files import InputError, check_seed
 from .languages import LANGUAGES
 from .models import load
 from .retrieval import embed_sentences, load_aligned, similarities, top1
-from .stats import permutation_test, tidy, write_table
+from .stats import permutation_test, table_of, tidy
 
 # %% auto #0
 __all__ = ['LEAST_SHARED', 'LEAST_SOURCES', 'LEAST_PERMUTATIONS', 'shared_rows', 'pair_retrieval', 'pair_row', 'pairwise_rows',
@@ -79,10 +80,8 @@ def pairwise_retrieval(
     model, tokenizer = load(model, tokenizer)
     sets = {(c, side): list(t[side]) for c, t in pairs.items() for side in ("text", "english")}
     states = embed_sentences(model, tokenizer, sets, bos, max_tokens)
-    table = tidy([dict(r, model=label, tuning="base") for r in pairwise_rows(pairs, states)])
-    if output:
-        write_table(table, output)
-    return table
+    labels = dict(model=label, tuning="base") | read_at(bos, WHOLE_TEMPLATE)
+    return table_of([r | labels for r in pairwise_rows(pairs, states)], output)
 
 # %% ../nbs/lib/matrix.ipynb #v012
 def source_of(tuning: str) -> str:

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pandas as pd
 from dataclasses import dataclass
+from .chat import REPLY_BEGINS, read_at
 from .activations import Patched, same_shape
 from .data import load_lexicon, load_prompts
 from .files import InputError, check_seed, write_csv
@@ -15,7 +16,7 @@ from .languages import normalise_language
 from .mass import toxic_mass
 from .models import load
 from .outcome import values_path
-from .stats import permutation_test, tidy, write_table
+from .stats import permutation_test, table_of
 from .value_vectors import all_activations, matched_neurons
 
 # %% auto #0
@@ -248,11 +249,10 @@ def patch_both_ways(
     chosen = matched_sets(english_activations(pair, prompts), neurons, sets, seed)
     masses = masses_by_language(pair, chosen, prompts, lexicon)
     labels = dict(model=label, tuning=tuning, seed=seed, n_neurons=len(neurons))
-    table = tidy(direction_rows(masses, labels, n_resamples, seed))
+    labels |= read_at(bos, REPLY_BEGINS)
     if output:
         write_masses(masses, output)
-        write_table(table, output)
-    return table
+    return table_of(direction_rows(masses, labels, n_resamples, seed), output)
 
 # %% ../nbs/lib/patching.ipynb #v022
 def write_masses(masses: dict[str, pd.DataFrame], output) -> None:

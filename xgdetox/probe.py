@@ -15,6 +15,7 @@ import torch
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from .chat import WHOLE_TEMPLATE, read_at
 from .data import load_labelled
 from xgdetox.files import (
     InputError,
@@ -29,7 +30,7 @@ from .languages import normalise_language
 from .anatomy import pooled_states, state_width
 from .identity import parameter_hash
 from .models import load
-from .stats import bootstrap_mean, permutation_test, read_table, tidy, write_table
+from .stats import bootstrap_mean, permutation_test, read_table, table_of, tidy, write_table
 
 # %% auto #0
 __all__ = ['SCRIPT', 'pooled_features', 'fit_probe', 'fit_probe_paper', 'auc', 'auc_interval', 'probe_metrics', 'train_probe',
@@ -429,12 +430,11 @@ def evaluate_probe(
         _check_width(probe, weight, x)
         scores = x @ weight[0] + facts["bias"]
         columns = dict(model=label, tuning=tuning, seed=seed, layer=facts["layer"])
+        columns |= read_at(facts["bos"], WHOLE_TEMPLATE)
         rows += probe_metrics(scores, y, **columns, language=normalise_language(language))
         if output:
             _write_scores(Path(output).with_suffix(f".{language}.csv"), scores, y)
-    if output:
-        write_table(tidy(rows), output)
-    return tidy(rows)
+    return table_of(rows, output)
 
 
 def _probed_features(model, tokenizer, file, facts: dict, cache, limit) -> tuple:

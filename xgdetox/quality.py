@@ -19,6 +19,7 @@ from .fluency import continuation_loss, ids_as_trained, seq2seq_loss, target_los
 from .generation import generation_files, read_generations, split_adapter
 from .languages import LANGUAGES
 from .models import load_model
+from .scorers.base import load_scorer
 from .stats import bootstrap_mean, holm, paired_difference, tidy, write_table
 from .tokens import load_tokenizer
 from .world import resolve_model
@@ -309,10 +310,11 @@ def _language_values(df, language):
     yield Measured(language, "language_untold", (found == "").astype(float), "py3langid")
 
 # %% ../nbs/04_quality.ipynb #kc114948
-def refusal_values(df, language):
+def refusal_values(df, language, judge=None):
     """Adds `refused`, the reason, to `df`; yields the share of texts that refuse, and the share per reason.
 
-    Without phrases of the language their share is missing, and only length tells."""
+    Without phrases of the language their share is missing, and only length tells. `judge`: a scorer whose scores say
+    refusal; adds the share of texts that it scores .5 and up."""
     ended = df.finish_reason.isin(["stop"])
     texts = zip(df.generated_text, ended)
     df["refused"] = [refusal(text, language, finished) for text, finished in texts]
@@ -324,6 +326,15 @@ def refusal_values(df, language):
         share = (found == reason).astype(float)
         share = share if listed or reason == "short" else share * math.nan
         yield Measured(language, f"refused_{reason}", share, reason)
+    if judge is not None:
+        yield _judged_refusals(df, language, judge)
+
+
+def _judged_refusals(df, language, judge) -> Measured:
+    "The share of texts that a scorer of refusals gives .5 or more; missing where it gives no score."
+    scores = pd.Series(judge.score(df.generated_text, language), df.prompt_id)
+    judged = (scores >= 0.5).astype(float).where(scores.notna())
+    return Measured(language, "refused_judged", judged, f"{judge.id}@{judge.revision}")
 
 # %% ../nbs/04_quality.ipynb #c063
 def quality_table(
@@ -341,23 +352,21 @@ def quality_table(
     dtype="auto",
     languages=None,
     bos="tokenizer",
+    refusal_judge=None,
 ) -> pd.DataFrame:
     """The tidy table of one folder of continuations: a row per language and metric.
 
     `lm`: the judge of perplexity, a name or (model, tokenizer): default `untuned_base`, with
     `paper` an mT5. `tokenizer`: whose pieces diversity counts (default: the lm's, else words).
-    `before`: the table before tuning, adds `compare_quality`. `output`: FILE.csv, beside which
-    FILE-texts.parquet and FILE-prompts.parquet go. `metrics`: default `QUALITIES`, of replies
-    `FURTHER` too."""
+    `before`: the table before tuning, adds `compare_quality`. `output`: FILE.csv, with FILE-texts
+    and FILE-prompts.parquet. `metrics`: default `QUALITIES`, of replies `FURTHER` too, whose
+    refusals the scorer `refusal_judge` counts."""
     metrics = _checked_metrics(metrics, bos)
     found = _Qualities(dict(model=model, tuning=tuning, seed=seed), before)
     files = _files_in(generations_folder, languages)
     judges = _judges(lm, tokenizer, paper, dtype, metrics, generations_folder)
-    found.measure(files, metrics, paper, bos, judges)
-    table = found.table(output or generations_folder)
-    if output is not None:
-        found.write(output, table)
-    return table
+    found.measure(files, metrics, paper, bos, judges, refusal_judge)
+    return found.table(output, generations_folder)
 
 
 def _checked_metrics(metrics, bos) -> list[str]:
@@ -416,8 +425,9 @@ class _Qualities:
     def __post_init__(self):
         self.old = None if self.before is None else by_prompt(self.before)
 
-    def measure(self, files: dict, metrics, paper: bool, bos, judges: dict):
-        "Measure each language's file."
+    def measure(self, files: dict, metrics, paper: bool, bos, judges: dict, refusals=None):
+        "Measure each language's file; `refusals`: a scorer of them."
+        judges = judges | dict(refusal_judge=refusals and load_scorer(refusals))
         plain = "tokenizer" if parse_chat(bos) else bos  # replies are judged as texts
         for language, path in files.items():
             df = read_generations(path)
@@ -431,13 +441,17 @@ class _Qualities:
         values = [prompt_values(m) for m in self.measured if m.statistic in ("mean", "median")]
         return pd.concat(values, ignore_index=True)
 
-    def table(self, after) -> pd.DataFrame:
-        "The tidy table, with the changes since `before` where it is given; an error names `after`."
+    def table(self, output, folder) -> pd.DataFrame:
+        """The tidy table, with the changes since `before` where it is given; written to `output` if there is one.
+
+        An error names that, or the `folder` of the texts."""
         table = tidy([self.labels | _row_of(m) for m in self.measured])
-        if self.old is None:
-            return table
-        changes = _quality_changes(self.old, self.prompts, after, self.labels)
-        return tidy([*table.to_dict("records"), *changes.to_dict("records")])
+        if self.old is not None:
+            changes = _quality_changes(self.old, self.prompts, output or folder, self.labels)
+            table = tidy([*table.to_dict("records"), *changes.to_dict("records")])
+        if output is not None:
+            self.write(output, table)
+        return table
 
     def write(self, output, table: pd.DataFrame):
         "Write the table, and the values of texts and prompts beside it."
@@ -446,7 +460,18 @@ class _Qualities:
         write_table(table, output)
 
 # %% ../nbs/04_quality.ipynb #c064
-def _measure(df, language, metrics, paper, lm, lm_name, tokenizer, spoken, bos="tokenizer"):
+def _measure(
+    df,
+    language,
+    metrics,
+    paper,
+    lm,
+    lm_name,
+    tokenizer,
+    spoken,
+    refusal_judge=None,
+    bos="tokenizer",
+):
     "All metrics asked for of one language's texts; each adds what it knows of a text to `df`."
     found = []
     if "perplexity" in metrics:
@@ -458,7 +483,7 @@ def _measure(df, language, metrics, paper, lm, lm_name, tokenizer, spoken, bos="
     if "language" in metrics:
         found += _language_values(df, language)
     if "refusals" in metrics:
-        found += refusal_values(df, language)
+        found += refusal_values(df, language, refusal_judge)
     return found
 
 

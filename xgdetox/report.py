@@ -231,7 +231,7 @@ def headline_table(
     model: str,
     tuning: str,
     scorer: str = "",
-    keys=("probability", "mass", "language_kept", "perplexity"),
+    keys=("probability", "mass", "refused", "language_kept", "perplexity"),
     metric: str = "",
 ) -> dict:
     """One table of the headline as the template shows it: sentence, columns, rows, seeds, scorer.
@@ -263,6 +263,8 @@ _PAIRED_METRICS = {
     "tokens": "Tokens",
     "ended": "Ended by itself",
     "language_kept": "Language kept",
+    "refused": "Refused",
+    "refused_judged": "Refused, by the judge",
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from collections import Counter
 from pathlib import Path
+from .chat import WHOLE_TEMPLATE, read_at
 from .data import load_parallel
 from .files import InputError, write_csv
 from .languages import LANGUAGES, normalise_language
@@ -222,11 +223,11 @@ def retrieve(
 ) -> pd.DataFrame:
     """Retrieval between English and each language: a tidy table with layer, direction and variant.
 
-    top1: share of sentences whose nearest is their translation; mean_cosine: the paper's number (alone
+    top1: share of sentences nearest to their translation; mean_cosine: the paper's number (alone
     with `paper`, on raw text); `fertility`. No layer: the mean over layers; intervals: over sentences.
     `output`: FILE.csv, sentences in FILE.values.csv."""
     pairs, left_out = load_aligned(parallel_dir, languages, raw=paper, limit=limit)
-    labels = _columns(model, model_name, tuning, seed)
+    labels = _columns(model, model_name, tuning, seed, bos)
     variants = [] if paper else _variants(centre, csls)
     rows, values = _measure_pairs(model, tokenizer, pairs, variants, n_resamples, bos, max_tokens)
     table = tidy(_with_exclusions(rows, left_out, labels, paper))
@@ -235,10 +236,10 @@ def retrieve(
     return table
 
 
-def _columns(model, name: str, tuning: str, seed) -> dict:
-    "The columns model, tuning and seed; without a name, the last part of the model's path."
+def _columns(model, name: str, tuning: str, seed, bos) -> dict:
+    "The columns of all rows; without a name, the model is the last part of its path."
     own = Path(model).name if isinstance(model, (str, Path)) else ""
-    return dict(model=name or own, tuning=tuning, seed=seed)
+    return dict(model=name or own, tuning=tuning, seed=seed) | read_at(bos, WHOLE_TEMPLATE)
 
 
 def _measure_pairs(model, tokenizer, pairs, variants, n_resamples, bos, max_tokens) -> tuple:

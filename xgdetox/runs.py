@@ -291,6 +291,7 @@ HEADLINE = {
     "mass": ("Toxic mass", "mass", "toxic_mass"),
     "emt": ("Expected maximum toxicity", "toxicity", "emt"),
     "language_kept": ("Language kept", "quality", "language_kept"),
+    "refused": ("Refused", "quality", "refused"),
     "perplexity": ("Perplexity", "quality", "perplexity"),
 }  # column of the headline table -> its name, the run's table, the metric in it
 

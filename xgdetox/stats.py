@@ -13,7 +13,7 @@ from typing import Callable, Sequence
 from .files import InputError, read_csv, write_atomic, write_csv
 
 # %% auto #0
-__all__ = ['TIDY_COLUMNS', 'LEAST_SHUFFLES', 'tidy', 'write_table', 'read_table', 'why_no_interval', 'bootstrap_mean',
+__all__ = ['TIDY_COLUMNS', 'LEAST_SHUFFLES', 'tidy', 'write_table', 'table_of', 'read_table', 'why_no_interval', 'bootstrap_mean',
            'proportion_interval', 'bootstrap_share', 'bootstrap_means', 'paired_difference', 'relative_drop', 'holm',
            'fisher_interval', 'correlation_p', 'correlation', 'partial_correlation', 'permutation_test', 'chance',
            'compare_groups', 'combine_seeds']
@@ -66,6 +66,14 @@ def write_table(df: pd.DataFrame, path) -> Path:
     else:
         write_csv(path, tidy(df))
     return path
+
+# %% ../nbs/lib/stats.ipynb #kt4b1
+def table_of(rows, output=None) -> pd.DataFrame:
+    "The rows as a tidy table, which is also written to `output` where one is named."
+    table = tidy(rows)
+    if output:
+        write_table(table, output)
+    return table
 
 # %% ../nbs/lib/stats.ipynb #c011
 def read_table(path) -> pd.DataFrame:

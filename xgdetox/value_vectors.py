@@ -12,6 +12,7 @@ import torch
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from .chat import FROM_REPLY, read_at
 from .data import load_prompts
 from .files import InputError, read_json, read_rows, write_atomic, write_csv
 from .languages import LANGUAGES, normalise_language
@@ -527,9 +528,14 @@ def find_sources(
     near = rank_value_vectors(model, probe, top_k, direction, space, parts=parts)
     near = select_sources(model, tokenizer, near, prompts, n_tokens, bos)
     means = all_activations(model, tokenizer, prompts, n_tokens, bos)
-    shown["labels"] = dict(model=label, tuning=tuning, seed=seed, n=len(prompts))
+    shown["labels"] = dict(model=label, tuning=tuning, seed=seed) | _read(bos, prompts)
     found = describe_sources(model, tokenizer, near, means, rude, **shown)
     return Sources(*found, active=bool(near.actual.any()))
+
+
+def _read(bos, prompts) -> dict:
+    "The columns that say how many prompts were read, and where in their template."
+    return dict(n=len(prompts)) | read_at(bos, FROM_REPLY)
 
 
 def _rude_in(lexicon, languages) -> dict:

@@ -49,7 +49,9 @@ _SkipEmptyOption = Annotated[
 _GenerationsOption = Annotated[str, typer.Option("--generations", help="Folder of generations.")]
 _MetricOption = Annotated[
     Optional[list[str]],
-    typer.Option(help="perplexity, diversity, length, language; all by default."),
+    typer.Option(
+        help="perplexity, diversity, length, language; refusals for replies of a chat model."
+    ),
 ]
 _LmOption = Annotated[
     Optional[str],
@@ -71,6 +73,13 @@ _QualityBosOption = Annotated[
             "tokenizer or paper, before the texts that --lm judges. By default as the "
             "continuations were made."
         ),
+    ),
+]
+_RefusalJudgeOption = Annotated[
+    Optional[str],
+    typer.Option(
+        "--refusal-judge",
+        help="A scorer whose scores say refusal (such as a guard with its own guard.json).",
     ),
 ]
 _SentencesOption = Annotated[
@@ -201,6 +210,7 @@ def quality_command(
     paper: PaperOption = False,
     before: _BeforeOption = None,
     bos: _QualityBosOption = None,
+    refusal_judge: _RefusalJudgeOption = None,
     model: str = "",
     tuning: str = "",
     seed: SeedOption = 0,
@@ -226,6 +236,7 @@ def quality_command(
         seed=seed,
         languages=[normalise_language(l) for l in language] if language else None,
         bos=bos_of(generations, bos),
+        refusal_judge=refusal_judge,
     )
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
 

@@ -44,7 +44,8 @@ def stage_settings(grid: dict, model: str, stage: Stage) -> dict:
     settings = {**grid[stage.name], **own}
     if stage.bos:
         # get: the grid.json of a run from before the key is read too
-        settings["bos"] = settings.get("bos") or grid.get("bos", "tokenizer")
+        chat = grid["models"][model].get("chat")
+        settings["bos"] = settings.get("bos") or chat or grid.get("bos", "tokenizer")
         if settings["bos"] == "tokenizer" and stage.bos != "written":
             del settings["bos"]  # what these do anyway; so such a run stays done
     prompts = grid["prompts"]

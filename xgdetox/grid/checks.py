@@ -302,6 +302,7 @@ def check_at_hand(grid: dict):
                 _check_there(model["data"][what], f"data.{what}")
         if "score" in stages:
             _check_scorers(model["scorers"])
+        _check_chat(model, f"models.{name}.chat")
     for name, tuning in grid["tunings"].items():
         if "pairs" in tuning and "train" in stages:
             _check_there(tuning["pairs"], f"tunings.{name}.pairs")
@@ -333,6 +334,20 @@ def _check_scorers(scorers: dict[str, str]):
         for path in scorer_paths(spec):
             _check_there(path, f"scorers.{name}")
         check_scorer(spec)
+
+# %% ../../nbs/lib/grid_checks.ipynb #kl4c6
+def _check_chat(model: dict, field: str):
+    "InputError for a chat template that a model, or one tuned from it, does not have, or that refuses the system text."
+    from xgdetox.chat import chat_ids, parse_chat
+    from xgdetox.tokens import load_tokenizer
+
+    if not (chat := parse_chat(model["chat"])):
+        return
+    for name in (model["path"], *model["tuned"].values()):
+        try:
+            chat_ids(load_tokenizer(locate(name)), ["a"], chat)
+        except InputError as e:
+            raise InputError(e.problem, e.path or name, None, field, e.remedy) from None
 
 # %% ../../nbs/lib/grid_checks.ipynb #eba551c6
 def read_all(grid: dict):

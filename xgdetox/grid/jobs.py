@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
+from ..chat import parse_chat
 from ..files import InputError, read_json
 from ..languages import LANGUAGES, PAPER_LANGUAGES
 from .checkpoints import checkpoints, data_files
@@ -14,7 +15,7 @@ from .stage import Job
 from .stages import REPORT, STAGES
 
 # %% auto #0
-__all__ = ['jobs', 'lacks', 'left_out', 'language_gaps']
+__all__ = ['jobs', 'lacks', 'left_out', 'remarks', 'chat_remarks', 'language_gaps']
 
 # %% ../../nbs/lib/grid_jobs.ipynb #an01
 def _after_their_needs(found: list[Job]) -> list[Job]:
@@ -66,8 +67,8 @@ def _wait_for_languages(found: list[Job], grid: dict):
 
 # %% ../../nbs/lib/grid_jobs.ipynb #e212af87
 def _report_settings(grid: dict) -> dict:
-    "The settings of the report, with a note for each model that cannot have some of the steps."
-    settings, more = grid["report"], left_out(grid)
+    "The settings of the report, with the remarks on the grid among its notes."
+    settings, more = grid["report"], remarks(grid)
     if not more:
         return settings
     options = settings.get("options") or {}
@@ -104,13 +105,31 @@ def _lacks(path: str | None, out_projection: str | None) -> dict[str, str]:
 
 # %% ../../nbs/lib/grid_jobs.ipynb #ef351389
 def left_out(grid: dict) -> list[str]:
-    "A sentence for each model that cannot have some of the grid's steps, and for what languages of a user's file lack."
+    "A sentence for each model that cannot have some of the grid's steps: which, and why."
     said = []
     for name, m in grid["models"].items():
         stages = [s for s in grid["stages"] if s in lacks(m["path"])]
         if stages:
             said.append(f"{name} has no {', '.join(stages)}: {lacks(m['path'])[stages[0]]}.")
-    return said + language_gaps(grid)
+    return said
+
+# %% ../../nbs/lib/grid_jobs.ipynb #kl4c3
+def remarks(grid: dict) -> list[str]:
+    "What a reader of a run must know: steps left out, models read in their chat template, what languages lack."
+    return [*left_out(grid), *chat_remarks(grid), *language_gaps(grid)]
+
+
+def chat_remarks(grid: dict) -> list[str]:
+    "A sentence for each model that is read in its chat template: what is said around a prompt, and where it is read."
+    said = []
+    for name, model in grid["models"].items():
+        if chat := parse_chat(model.get("chat")):
+            system = f", after the system text {chat.system!r}" if chat.system else ""
+            said.append(
+                f"{name} is read in its chat template{system}, prompts as {chat.wording!r}; "
+                "the column read_at says at which position."
+            )
+    return said
 
 # %% ../../nbs/lib/grid_jobs.ipynb #kl4j2
 def language_gaps(grid: dict) -> list[str]:

@@ -10,6 +10,7 @@ import re
 import yaml
 from pathlib import Path
 from pydantic import ValidationError
+from ..chat import Chat, chat_setting, named_for_chat, parse_chat
 from ..files import InputError, PlainYaml, parse_yaml, read_lines, read_yaml
 from .checks import check_grid, check_names, check_settings
 from .schema import GridFile, explain_fault
@@ -92,25 +93,61 @@ def _resolve_model(model: dict, field: str, grid: dict, root: Path):
         model["data"]["lexicon"] = _own_lexicon(model, grid, field)
     if model["neurons"]:
         model["neurons"] = absolute_path(model["neurons"], root)
-    if model["scorers"]:
-        model["scorers"] = _scorers(model["scorers"], root, f"{field}.scorers")
-    elif grid["scorers"] is not None:
-        model["scorers"] = _scorers(grid["scorers"], root)
-    else:
-        model["scorers"] = _own_scorer(model, grid["stages"])
+    model["scorers"] = _scorers_of(model, grid, field, root)
     for stage, own in model["set"].items():
         if stage in STAGES:
             _resolve_stage(own, stage, root, f"{field}.set.{stage}")
+    model["chat"] = _chat_of(model, grid, field)
     if model["pretrain"] and model["pretrain"]["text"]:
         _resolve_text(model["pretrain"], grid["languages"], root)
 
 # %% ../../nbs/lib/grid_load.ipynb #e97abe95
+def _scorers_of(model: dict, grid: dict, field: str, root: Path) -> dict[str, str]:
+    "A model's own scorers, else the grid's, else the embedded world's for its own text."
+    if model["scorers"]:
+        return _scorers(model["scorers"], root, f"{field}.scorers")
+    if grid["scorers"] is not None:
+        return _scorers(grid["scorers"], root)
+    return _own_scorer(model, grid["stages"])
+
+
 def _resolve_text(pretrain: dict, languages: list[str], root: Path):
     "Put one absolute path per language in place of the text that a model is pretrained on."
     text = pretrain["text"]
     if isinstance(text, str):
         text = {code: text.replace("{language}", code) for code in languages}
     pretrain["text"] = absolute_path(text, root)
+
+# %% ../../nbs/lib/grid_load.ipynb #kl4c1
+def _chat_of(model: dict, grid: dict, field: str) -> str | None:
+    "The setting of chat that a model is read with in every stage; None without chat. InputError beside a `bos`."
+    own = {k: model[k] if model[k] is not None else grid[k] for k in ("chat", "system", "wording")}
+    at = {k: f"{field}.{k}" if model[k] is not None else k for k in own}
+    said = {k: own[k] for k in ("system", "wording") if own[k] is not None}
+    mode = {True: "on", False: "off"}.get(own["chat"], own["chat"]) or ("on" if said else "off")
+    if mode == "off" or (mode == "auto" and not _speaks_chat(model["path"])):
+        return None
+    if model["path"] is None:
+        remedy = "give the model a path, or leave chat out"
+        raise InputError("a pretrained model has no template", field=at["chat"], remedy=remedy)
+    if grid["bos"] != "tokenizer":
+        raise InputError("stands beside chat", field="bos", remedy="give one of the two")
+    try:
+        return str(parse_chat(str(Chat(**said))))
+    except InputError as e:
+        raise InputError(e.problem, field=at["wording"], remedy=e.remedy) from None
+
+# %% ../../nbs/lib/grid_load.ipynb #kl4c2
+def _speaks_chat(path: str | None) -> bool:
+    "Whether a model is named as tuned for chat, and has a template as far as it is at hand."
+    if path is None or not named_for_chat(path):
+        return False
+    from xgdetox.tokens import load_tokenizer
+
+    try:
+        return chat_setting("auto", load_tokenizer(path), path) is not None
+    except InputError:
+        return True  # `plan` and `status` do without it; before a run its template is asked for
 
 # %% ../../nbs/lib/grid_load.ipynb #ef367826
 def _resolve_tuning(tuning: dict, root: Path):
@@ -131,6 +168,8 @@ def _resolve_stage(own: dict, stage: str, root: Path, field: str = ""):
     options = own.get("options") or {}
     if "calibration" in options:
         options["calibration"] = absolute_path(options["calibration"], root)
+    if "refusal_judge" in options:
+        options["refusal_judge"] = _scorer(options["refusal_judge"], root)
     if "tokenizer" in options:
         options["tokenizer"] = checkpoint_path(options["tokenizer"], root)
 

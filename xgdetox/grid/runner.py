@@ -14,11 +14,12 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from ..chat import Chat, parse_chat
 from ..files import InputError, write_atomic, write_json
 from .checks import check_at_hand, known_names
 from .devices import visible_devices
 from .forks import server
-from .jobs import jobs, left_out
+from .jobs import jobs, remarks
 from .stages import STAGES
 from xgdetox.grid.status import (
     same_settings,
@@ -174,7 +175,7 @@ def run(
     if dry_run:
         return _dry_run(grid, folder, cores, profile, force)
     check_at_hand(grid)
-    for line in left_out(grid):
+    for line in remarks(grid):
         say(line)
     command = snakemake_command(grid, folder, cores, profile)
     with only_runner(folder):
@@ -404,6 +405,7 @@ def comparison(
         "about": f"{after} against {before}: did it carry over?",
         "models": {before: {"path": base, "tuned": {"tuned": tuned}}},
         "stages": [name for name in usual if name != "train"],
+        **_reading_keys(more.pop("bos", None)),
         **more,
     }
     if languages:
@@ -411,3 +413,12 @@ def comparison(
     if scorer:
         grid["scorers"] = {parse_scorer(scorer).kind.rpartition(".")[2]: scorer}
     return grid
+
+# %% ../../nbs/lib/grid_runner.ipynb #kl4c4
+def _reading_keys(bos: str | None) -> dict:
+    "What a setting of `bos` is in a grid file: `bos`, or `chat` with its system text and wording; nothing of None."
+    chat = parse_chat(bos)
+    if chat is None:
+        return {} if bos is None else {"bos": bos}
+    own = {k: v for k, v in chat._asdict().items() if v != Chat._field_defaults[k]}
+    return {"chat": "on", **own}

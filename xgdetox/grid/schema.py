@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from typing import Annotated, Any, Literal
 from ..files import InputError
-from .stage import Bos, Count, Few, Seed, Text
+from .stage import Bos, ChatMode, Count, Few, Seed, Text
 from .stages import STAGES
 
 # %% auto #0
@@ -64,6 +64,10 @@ class GridModel(Strict):
     neurons: Text | None = None
     # Billions, for `plan` where the checkpoint is not at hand.
     parameters: Annotated[float, Field(gt=0, le=10**6)] | None = None
+    # Its own chat, system text and wording.
+    chat: ChatMode | None = None
+    system: Text | None = None
+    wording: Text | None = None
     # Devices that a job of this model takes.
     gpus: Few = 1
     # Settings of stages for this model alone.
@@ -110,6 +114,11 @@ class GridFile(Strict):
     prompts: Count | None = None
     # What stands before a text, in training and in every step that reads texts with the model.
     bos: Bos = "tokenizer"
+    # on: the model's own chat template stands there; auto: for models named as tuned for chat.
+    chat: ChatMode | None = None
+    # What the system says, and how a prompt is asked to be continued: "... {text}"; both turn chat on.
+    system: Text | None = None
+    wording: Text | None = None
     # May code that comes with a model run here, with all your rights? Read it first.
     trust_remote_code: bool = False
     # CPU threads of a job; part of what makes a run repeatable.

@@ -10,8 +10,8 @@ from pydantic import Field
 from typing import Annotated, Any, Literal
 
 # %% auto #0
-__all__ = ['Count', 'Few', 'Seed', 'Fraction', 'Probability', 'Temperature', 'Text', 'Bos', 'Dtype', 'Measure', 'Reading', 'Job',
-           'Counts', 'Stage']
+__all__ = ['Count', 'Few', 'Seed', 'Fraction', 'Probability', 'Temperature', 'Text', 'Bos', 'ChatMode', 'Dtype', 'Measure',
+           'Reading', 'Job', 'Counts', 'Stage']
 
 # %% ../../nbs/lib/grid_stage.ipynb #ec283fb5
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -22,6 +22,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Temperature = Annotated[float, Field(ge=0, le=100)]
 Text = Annotated[str, Field(min_length=1)]
 Bos = Literal["tokenizer", "paper", "none"]
+ChatMode = bool | Literal["on", "off", "auto"]  # YAML reads on and off as true and false
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Measure = Literal["perplexity", "diversity", "length", "language", "refusals"]
 Reading = Literal["own", "base", "tuned"]

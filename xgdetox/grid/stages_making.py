@@ -83,7 +83,7 @@ def _train_jobs(stage: Stage, c: Checkpoint) -> list[Job]:
     if not c.made:
         return []
     own = {k: x for k, x in c.grid["tunings"][c.tuning].items() if k != "seeds"}
-    bos = c.grid.get("bos", "tokenizer")
+    bos = c.own.get("chat") or c.grid.get("bos", "tokenizer")
     if _recipe_bos(own.get("recipe")) != bos:
         own.setdefault("bos", bos)
     pairs = own.pop("pairs", c.data("pairs"))

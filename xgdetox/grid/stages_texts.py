@@ -5,6 +5,7 @@
 # %% ../../nbs/lib/grid_stages_texts.ipynb #e6d2a11c
 from __future__ import annotations
 from typing import Literal
+from ..chat import parse_chat
 from ..files import InputError
 from .changes import fluency_changes_of, outcome_drops, quality_changes
 from .checkpoints import Checkpoint, data_files, language_groups
@@ -212,6 +213,8 @@ def _quality_jobs(stage: Stage, c: Checkpoint) -> list[Job]:
 
     Perplexity under the untuned base unless another model is named."""
     settings = c.settings(stage)
+    if parse_chat(settings.get("bos")):
+        settings["metrics"] = list(dict.fromkeys([*settings["metrics"], "refusals"]))
     lm = settings.pop("lm")
     own = lm == "base"
     judge = c.base or c
@@ -237,7 +240,7 @@ QUALITY = Stage(
         "metrics": (list[Measure], ["perplexity", "diversity", "length", "language"]),
         "lm": (Text, "base"),
     },
-    options={"paper": bool, "tokenizer": Text, "dtype": Dtype},
+    options={"paper": bool, "tokenizer": Text, "dtype": Dtype, "refusal_judge": Text},
     bos="read",
     tokens=lambda n: n.texts * (n.prompt + n.new) * ("perplexity" in n.settings["metrics"]),
     changes=quality_changes,

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..files import InputError, read_csv, read_json, write_csv, write_json
 from .changes import drops
 from .checkpoints import checkpoints
-from .jobs import jobs, left_out
+from .jobs import jobs, remarks
 from .stages import STAGES
 from .status import durations, status
 from .steps import locate, project_root
@@ -163,7 +163,7 @@ def write_manifest(grid: dict, run) -> Path:
         dict(
             name=grid["name"],
             about=grid["about"],
-            notes=[*grid.get("notes", []), *left_out(grid)],
+            notes=[*grid.get("notes", []), *remarks(grid)],
             failed=failed,
             grid=grid,
             versions=_versions(),
