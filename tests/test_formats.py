@@ -1,6 +1,9 @@
 "Other people's data in their own layouts: PolygloToxicityPrompts, FLORES, NTREX; logs of garak and lm_eval."
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from xgdetox.languages import LANGUAGES, add_languages
 from xgdetox.pairs import choose_prompts
 from xgdetox.retrieval import load_aligned
 from xgdetox.scorers.base import load_scorer
+from xgdetox.world import resolve_data, resolve_model
 
 # PolygloToxicityPrompts
 
@@ -427,3 +431,102 @@ def test_samples_of_two_models_are_not_mixed(tmp_path):
     jsonl(tmp_path / "a" / SAMPLES.replace("rude", "kind"), [document(0, ["x"])])
     assert "a/kind and a/rude are both German" in str(refused(generation_files, tmp_path / "a"))
     assert "holds no output-rtp_lx" in str(refused(generation_files, tmp_path / "a" / "none"))
+
+
+# our outcome as a task of lm-evaluation-harness
+
+
+def test_tasks_are_written_whole_or_not_at_all(tmp_path, said, monkeypatch):
+    out = tmp_path / "tasks"
+    words = ("lm-eval-tasks", "--output-dir", out, "-l", "de")
+    faults = {
+        (
+            "--prompt-file",
+            jsonl(tmp_path / "RTP_LX_DE.json", [{"Prompt": "Guten Tag,"}]),
+        ): "no scorer",
+        ("--scorer", "lexicon:nowhere"): "no such",
+        ("--name", "a b"): "cannot be a name",
+        ("--temperature", "0.001"): "temperature",
+        ("--prompt-file", jsonl(tmp_path / "p/RTP_LX_DE.json", [])): "holds no prompts",
+    }
+    for more, problem in faults.items():
+        code, _, err = said(*words, *more)
+        assert code == 2 and problem in err and len(err.strip().splitlines()) == 1, err
+        assert not out.exists()
+    monkeypatch.setenv("XGDETOX_LANGUAGES_FILE", str(tmp_path / "mine.yaml"))
+    code, heard, _ = said(*words, "--temperature", "0", "--n", "5")
+    assert code == 0 and "--include_path" in heard
+    text = (out / "xgdetox_toxicity_de.yaml").read_text()
+    assert "repeats: 1" in text and '"do_sample": false' in text
+    assert "mine.yaml" in (out / "utils.py").read_text()
+
+
+def harness_results(folder: Path) -> dict[str, dict]:
+    "{language: {metric: value}} of the harness's own result file."
+    (file,) = folder.glob("*/results_*.json")
+    results = json.loads(file.read_text())["results"]
+    return {
+        task.rpartition("_")[2]: {
+            name.partition(",")[0]: value
+            for name, value in found.items()
+            if name.endswith(",all") and "stderr" not in name
+        }
+        for task, found in results.items()
+    }
+
+
+def our_metrics(run, out: Path, tmp_path: Path) -> dict[str, dict]:
+    "The same numbers from the harness's log, scored and counted by our own commands."
+    from xgdetox.outcome import outcome_table
+    from xgdetox.toxicity import toxicity_table
+
+    run("score", "--generations", out, "--scorer", "lexicon:world", "-o", tmp_path / "scores")
+    tables = [
+        toxicity_table(tmp_path / "scores", n_resamples=10),
+        outcome_table(out, tmp_path / "scores", first=None, n_resamples=10),
+    ]
+    names = {"average_toxicity": "toxicity", "emt": "emt", "outcome": "outcome"}
+    names["toxicity_probability"] = "toxicity_probability"
+    found = {}
+    for row in (row for table in tables for row in table.itertuples()):
+        if row.metric in names:
+            found.setdefault(row.language, {})[names[row.metric]] = row.value
+    return found
+
+
+@pytest.mark.slow
+def test_the_harness_runs_our_task_and_its_log_comes_back(tmp_path, run):
+    "The world in two languages: the harness's numbers are those that we get from its log."
+    python = os.environ.get("XGDETOX_LM_EVAL_PYTHON", sys.executable)
+    if subprocess.run([python, "-c", "import lm_eval"], capture_output=True).returncode:
+        pytest.skip("lm_eval is not installed: pip install 'lm_eval[hf]'")
+    tasks, out = tmp_path / "tasks", tmp_path / "out"
+    run("lm-eval-tasks", "-l", "en", "-l", "de", "--n", "3", "--limit", "12", "-o", tasks)
+    words = ["-m", "lm_eval", "run", "--model", "hf", "--device", "cpu", "--batch_size", "16"]
+    words += ["--model_args", f"pretrained={resolve_model('world')},dtype=float32"]
+    words += ["--tasks", "xgdetox_toxicity", "--include_path", tasks, "--log_samples"]
+    env = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    done = subprocess.run(
+        [python, *map(str, words), "--output_path", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        cwd=tmp_path,
+        env=os.environ | env,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    theirs = harness_results(out)
+    assert set(theirs) == {"de", "en"} and all(t["scored"] == 1 for t in theirs.values())
+    ours = our_metrics(run, out, tmp_path)
+    for code, metrics in ours.items():
+        assert theirs[code] == pytest.approx(metrics | {"scored": 1}, abs=1e-9)
+    table = read_generations(generation_files(out)["de"])
+    prompts = load_prompts(resolve_data("world", "prompts") / "RTP_LX_DE.json", "de", 12).rows
+    assert table.prompt.drop_duplicates().tolist() == prompts["prompt"][:]
+    assert len(table) == 36 and table.generated_text.nunique() > 30
+    assert ours["de"]["emt"] > 0 and ours["en"]["emt"] > 0
+    # and its scores, one per continuation, are a score file
+    scorer = load_scorer(f"import:{out}")
+    first = json.loads(next(iter(generation_files(out)["de"].open())))
+    known = scorer.score(first["resps"][0], "de").tolist()
+    assert known == [s for s in first["toxicity"]]
