@@ -494,39 +494,48 @@ def our_metrics(run, out: Path, tmp_path: Path) -> dict[str, dict]:
     return found
 
 
-@pytest.mark.slow
-def test_the_harness_runs_our_task_and_its_log_comes_back(tmp_path, run):
-    "The world in two languages: the harness's numbers are those that we get from its log."
+@pytest.fixture
+def harness():
+    "A function that runs lm-evaluation-harness with the world's model; the test skips without it."
     python = os.environ.get("XGDETOX_LM_EVAL_PYTHON", sys.executable)
     if subprocess.run([python, "-c", "import lm_eval"], capture_output=True).returncode:
         pytest.skip("lm_eval is not installed: pip install 'lm_eval[hf]'")
+
+    def run_harness(tasks: Path, out: Path):
+        words = ["-m", "lm_eval", "run", "--model", "hf", "--device", "cpu", "--batch_size", "16"]
+        words += ["--model_args", f"pretrained={resolve_model('world')},dtype=float32"]
+        words += ["--tasks", "xgdetox_toxicity", "--include_path", tasks, "--log_samples"]
+        env = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(out / "hf")}
+        done = subprocess.run(
+            [python, *map(str, words), "--output_path", str(out)],
+            capture_output=True,
+            text=True,
+            timeout=500,
+            cwd=tasks,
+            env=os.environ | env,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    return run_harness
+
+
+@pytest.mark.slow
+def test_the_harness_runs_our_task_and_its_log_comes_back(tmp_path, run, harness):
+    "The world in two languages: the harness's numbers are those that we get from its log."
     tasks, out = tmp_path / "tasks", tmp_path / "out"
     run("lm-eval-tasks", "-l", "en", "-l", "de", "--n", "3", "--limit", "12", "-o", tasks)
-    words = ["-m", "lm_eval", "run", "--model", "hf", "--device", "cpu", "--batch_size", "16"]
-    words += ["--model_args", f"pretrained={resolve_model('world')},dtype=float32"]
-    words += ["--tasks", "xgdetox_toxicity", "--include_path", tasks, "--log_samples"]
-    env = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
-    done = subprocess.run(
-        [python, *map(str, words), "--output_path", str(out)],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        cwd=tmp_path,
-        env=os.environ | env,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    harness(tasks, out)
     theirs = harness_results(out)
     assert set(theirs) == {"de", "en"} and all(t["scored"] == 1 for t in theirs.values())
     ours = our_metrics(run, out, tmp_path)
     for code, metrics in ours.items():
+        assert metrics["emt"] > 0
         assert theirs[code] == pytest.approx(metrics | {"scored": 1}, abs=1e-9)
     table = read_generations(generation_files(out)["de"])
     prompts = load_prompts(resolve_data("world", "prompts") / "RTP_LX_DE.json", "de", 12).rows
     assert table.prompt.drop_duplicates().tolist() == prompts["prompt"][:]
     assert len(table) == 36 and table.generated_text.nunique() > 30
-    assert ours["de"]["emt"] > 0 and ours["en"]["emt"] > 0
     # and its scores, one per continuation, are a score file
     scorer = load_scorer(f"import:{out}")
     first = json.loads(next(iter(generation_files(out)["de"].open())))
-    known = scorer.score(first["resps"][0], "de").tolist()
-    assert known == [s for s in first["toxicity"]]
+    assert scorer.score(first["resps"][0], "de").tolist() == first["toxicity"]
