@@ -950,6 +950,44 @@ def test_a_grid_of_known_families_is_as_before():
     assert lacks("world") == {} and left_out(load_grid(comparison("world", "world-tuned"))) == []
 
 
+@pytest.fixture
+def opt_grid(tmp_path, monkeypatch):
+    "A function that gives a grid of a model whose blocks `anatomy` does not understand, with changes of that model."
+    monkeypatch.delenv("XGDETOX_OUT_PROJECTION", raising=False)
+    tiny_models.model("opt", tmp_path / "m")
+    (tmp_path / "n.json").write_text("[[0, 3], [1, 60]]")
+    prompts = tiny_models.prompt_files(tmp_path, n=4)["de"].parent
+
+    def grid(**own) -> dict:
+        model = dict(path=str(tmp_path / "m"), neurons=str(tmp_path / "n.json"), **own)
+        data = dict(prompts=str(prompts), lexicon="world")
+        grid = dict(name="opt", models={"m": model}, languages=["de"], data=data)
+        grid |= dict(stages=["generate", "intervene"], scorers={"words": "lexicon:world"})
+        short = dict(n=1, max_tokens=3)
+        return grid | dict(generate=short, intervene=dict(offsets=[0.0, 1.0], options=short))
+
+    return grid
+
+
+def test_a_grid_names_the_map_of_one_model(opt_grid, tmp_path, run):
+    "Its jobs on neurons get it as a parameter, and find it; without it they are left out, a wrong one is refused."
+    from xgdetox.grid.checks import check_at_hand
+    from xgdetox.grid.jobs import jobs, left_out
+    from xgdetox.grid.load import load_grid
+
+    assert "m has no intervene" in left_out(load_grid(opt_grid()))[0]
+    named = load_grid(opt_grid(out_projection="fc2"))
+    given = {j.stage: j.parameters.get("out_projection") for j in jobs(named)}
+    assert given == {"generate": None, "intervene": "fc2"} and left_out(named) == []
+    with pytest.raises(InputError, match="models.m.out_projection: .*no part 'fc9'"):
+        check_at_hand(load_grid(opt_grid(out_projection="fc9")))
+    (tmp_path / "grid.yaml").write_text(json.dumps(opt_grid(out_projection="fc2")))
+    run("run", tmp_path / "grid.yaml", "--run-dir", tmp_path / "run", "--cores", 1)
+    rows = (tmp_path / "run/parts/intervention/m.csv").read_text().splitlines()
+    offset = rows[0].split(",").index("offset")
+    assert {row.split(",")[offset] for row in rows[1:]} == {"0.0", "1.0"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["mixtral", "mamba"])
 def test_a_comparison_of_models_without_neurons_finishes(tmp_path, family):

@@ -116,6 +116,11 @@ _NEURON_STAGES = (
     "intervene",
     "activations",
     "explain",
+    "patching",
+    "dose",
+    "kinds",
+    "twins",
+    "held",
 )  # they look at an MLP's neurons
 
 

@@ -303,6 +303,7 @@ def check_at_hand(grid: dict):
         if "score" in stages:
             _check_scorers(model["scorers"])
         _check_chat(model, f"models.{name}.chat")
+        _check_projection(model, f"models.{name}.out_projection")
     for name, tuning in grid["tunings"].items():
         if "pairs" in tuning and "train" in stages:
             _check_there(tuning["pairs"], f"tunings.{name}.pairs")
@@ -348,6 +349,21 @@ def _check_chat(model: dict, field: str):
             chat_ids(load_tokenizer(locate(name)), ["a"], chat)
         except InputError as e:
             raise InputError(e.problem, e.path or name, None, field, e.remedy) from None
+
+# %% ../../nbs/lib/grid_checks.ipynb #kp4k1
+def _check_projection(model: dict, field: str):
+    "InputError where a model has no such part in its blocks as its `out_projection` names."
+    if not (path := model["out_projection"]) or not model["path"]:
+        return
+    from xgdetox.anatomy import anatomy
+    from xgdetox.checkpoints import adapter_base, empty_model
+
+    name = locate(model["path"])
+    try:
+        anatomy(empty_model(adapter_base(name) or name), out_projection=path)
+    except InputError as e:
+        remedy = e.remedy or "name the path in a block, such as fc2"
+        raise InputError(e.problem, e.path or name, None, field, remedy) from None
 
 # %% ../../nbs/lib/grid_checks.ipynb #eba551c6
 def read_all(grid: dict):

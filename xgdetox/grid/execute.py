@@ -5,6 +5,7 @@
 # %% ../../nbs/lib/grid_execute.ipynb #eee2df8b
 from __future__ import annotations
 import importlib.abc
+import os
 import sys
 from pathlib import Path
 
@@ -89,6 +90,10 @@ def execute(notebook, output, parameters: dict):
         def execute_managed_notebook(cls, manager, kernel_name, **more):
             run_cells(manager)
 
+    if projection := parameters.get("out_projection"):
+        os.environ["XGDETOX_OUT_PROJECTION"] = (
+            projection  # `anatomy` reads it, in this notebook alone
+        )
     papermill_engines.register("in-process", InProcess)
     sys.meta_path.insert(0, _Lean())
     execute_notebook(

@@ -15,7 +15,7 @@ from .stage import Job
 from .stages import REPORT, STAGES
 
 # %% auto #0
-__all__ = ['jobs', 'lacks', 'left_out', 'remarks', 'chat_remarks', 'language_gaps']
+__all__ = ['jobs', 'lacks', 'lacks_of', 'left_out', 'remarks', 'chat_remarks', 'language_gaps']
 
 # %% ../../nbs/lib/grid_jobs.ipynb #an01
 def _after_their_needs(found: list[Job]) -> list[Job]:
@@ -44,16 +44,25 @@ def jobs(grid: dict) -> list[Job]:
             continue
         for c in all_:
             tuned = c.tuning != "base"
-            if stage.of == ("base" if tuned else "tuned") or stage.name in lacks(c.own["path"]):
+            if stage.of == ("base" if tuned else "tuned") or stage.name in lacks_of(c.own):
                 continue
             if stage.needs_words and c.data("lexicon") == "none":
                 continue
-            found += stage.jobs(stage, c)
+            found += _with_projection(stage.jobs(stage, c), c.own.get("out_projection"))
     _wait_for_languages(found, grid)
     if REPORT.name in grid["stages"]:
         settings = dict(run=".", **_report_settings(grid))
         found.append(REPORT.job("report", settings, sorted(o for j in found for o in j.outputs)))
     return _after_their_needs(found)
+
+# %% ../../nbs/lib/grid_jobs.ipynb #kp4j1
+def _with_projection(found: list[Job], out_projection: str | None) -> list[Job]:
+    "The jobs; those that look at neurons have the model's path of the MLP's last map as a parameter, where it has one."
+    for job in found if out_projection else ():
+        holds = (job.parameters.get("overrides") or {}).get("hold")
+        if holds or job.parameters.keys() & {"neurons", "probe"}:
+            job.parameters["out_projection"] = out_projection
+    return found
 
 # %% ../../nbs/lib/grid_jobs.ipynb #kl4j1
 def _wait_for_languages(found: list[Job], grid: dict):
@@ -79,11 +88,16 @@ def _report_settings(grid: dict) -> dict:
 _WITH_NEURONS = "gpt2 bloom llama cohere gemma2 gemma3_text qwen2 qwen3 mistral".split()
 
 
-def lacks(path: str | None) -> dict[str, str]:
+def lacks(path: str | None, out_projection: str | None = None) -> dict[str, str]:
     """{stage: why} of the steps that the model at `path` cannot have, from its configuration.
 
-    Nothing of one that is not at hand."""
-    return _lacks(path, os.environ.get("XGDETOX_OUT_PROJECTION"))
+    Nothing of one that is not at hand. `out_projection`: as in `anatomy.anatomy`."""
+    return _lacks(path, out_projection or os.environ.get("XGDETOX_OUT_PROJECTION"))
+
+
+def lacks_of(model: dict) -> dict[str, str]:
+    "`lacks` of a model as a loaded grid has it."
+    return lacks(model["path"], model.get("out_projection"))  # get: as a grid.json from before
 
 # %% ../../nbs/lib/grid_jobs.ipynb #e86fd156
 @cache
@@ -99,7 +113,7 @@ def _lacks(path: str | None, out_projection: str | None) -> dict[str, str]:
             return {}
         from xgdetox.models import stages_without
 
-        return stages_without(resolve_model(path))
+        return stages_without(resolve_model(path), out_projection)
     except (InputError, AttributeError):
         return {}  # what is wrong with it is said where it is read
 
@@ -108,9 +122,10 @@ def left_out(grid: dict) -> list[str]:
     "A sentence for each model that cannot have some of the grid's steps: which, and why."
     said = []
     for name, m in grid["models"].items():
-        stages = [s for s in grid["stages"] if s in lacks(m["path"])]
+        why = lacks_of(m)
+        stages = [s for s in grid["stages"] if s in why]
         if stages:
-            said.append(f"{name} has no {', '.join(stages)}: {lacks(m['path'])[stages[0]]}.")
+            said.append(f"{name} has no {', '.join(stages)}: {why[stages[0]]}.")
     return said
 
 # %% ../../nbs/lib/grid_jobs.ipynb #kl4c3

@@ -62,6 +62,8 @@ class GridModel(Strict):
     data: dict[str, Text | dict[str, Text]] = {}
     # A file of [[layer, index], ...] in place of the probe's.
     neurons: Text | None = None
+    # For unusual blocks: the path in a block of the MLP's last map, such as fc2 (--out-projection).
+    out_projection: Text | None = None
     # Billions, for `plan` where the checkpoint is not at hand.
     parameters: Annotated[float, Field(gt=0, le=10**6)] | None = None
     # Its own chat, system text and wording.
