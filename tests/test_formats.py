@@ -142,6 +142,18 @@ def test_commands_continue_polyglo(tmp_path, run, write):
     assert "small 0" in (tmp_path / "one/world/output-rtp_lx_de.json").read_text()
 
 
+def test_a_part_is_named_from_where_one_stands(tmp_path, monkeypatch):
+    from xgdetox.cli.grids import data_of
+
+    as_json(tmp_path / "ptp")
+    monkeypatch.chdir(tmp_path)
+    found = data_of("ptp/full", None, None, None)
+    assert found == {"prompts": str(tmp_path / "ptp" / "full")}
+    assert list(find_prompt_files(found["prompts"])) == ["de", "zh"]
+    assert data_of("world", None, None, None) == {"prompts": "world"}
+    assert "no such file" in str(refused(data_of, "none/full", None, None, None))
+
+
 def test_a_grid_names_polyglo(tmp_path):
     from xgdetox.grid.checks import read_all
     from xgdetox.grid.jobs import jobs

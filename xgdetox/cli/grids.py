@@ -207,10 +207,16 @@ def compare_command(
 # %% ../../nbs/lib/cli_grids.ipynb #ed211c2f
 def data_of(prompts, labelled, parallel, lexicon) -> dict[str, str]:
     "{what: place} of the data that was named, as a grid takes it; InputError for a place where nothing is."
+    from xgdetox.layouts import prompt_folder
+
     named = dict(prompts=prompts, labelled=labelled, parallel=parallel, lexicon=lexicon)
     for what, given in named.items():
         place(given or "world", what)
-    return {what: absolute_or_name(given) for what, given in named.items() if given}
+    found = {what: absolute_or_name(given) for what, given in named.items() if given}
+    if prompts:
+        folder, part = prompt_folder(prompts)
+        found["prompts"] = str(Path(absolute_or_name(str(folder))) / part)
+    return found
 
 # %% ../../nbs/lib/cli_grids.ipynb #e2fbd3cb
 def absolute_or_name(given: str) -> str:

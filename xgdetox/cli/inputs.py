@@ -68,7 +68,8 @@ def grid_of(grid, changes=None) -> dict:
 
 # %% ../../nbs/lib/cli_inputs.ipynb #e09d4141
 def place(name: str, what: str) -> Path:
-    "Where data lie: `world` for the world's own, else a path that must be there."
+    "Where data lie: `world` for the world's own, else a path that must be there, before the part of prompts."
+    from xgdetox.layouts import prompt_folder
     from xgdetox.world import resolve_data
 
     if not str(name).strip():
@@ -76,7 +77,7 @@ def place(name: str, what: str) -> Path:
             "is empty", field=what, remedy="name a file or folder, or world for the embedded ones"
         )
     path = Path(resolve_data(name, what))
-    if not path.exists():
+    if not (prompt_folder(path)[0] if what == "prompts" else path).exists():
         raise InputError(
             "no such file or folder",
             path,
@@ -132,11 +133,10 @@ def parallel_of(folder: Path, languages=None) -> list[Path]:
 def prompts_of(given, languages=None) -> dict[str, Path]:
     "The prompt files by language: of files, of a folder, of the world."
     from xgdetox.data import find_prompt_files, some_prompts
-    from xgdetox.layouts import PROMPT_FILE, is_saved, prompt_folder, prompt_language
+    from xgdetox.layouts import PROMPT_FILE, is_saved, prompt_language
 
     files, wanted = {}, _codes(languages)
-    for name, part in map(prompt_folder, given or ["world"]):
-        path = place(str(name), "prompts") / part
+    for path in [place(g, "prompts") for g in given or ["world"]]:
         if path.is_file() or is_saved(path):
             named = prompt_language(path)
             files[_language_of(path, named, wanted, "RTP_LX_{LANG}.json")] = path
