@@ -827,7 +827,7 @@ def t_interval(values):
 def card_of_transfer():
     a, b = groups(removed())
     gap = re.sub(r", p = .*", "", welch(a, b))
-    yield f"Holds]{{.verdict .holds}} *in the laboratory*: {100 * a.mean():.0f}% of the toxic mass"
+    yield f"Holds]{{.verdict .holds}} *in the laboratory*: {100 * a.mean():.0f}% of toxic mass in 16 other languages"
     yield f"control worlds: {100 * b.mean():.0f}%, difference {gap}"
     t = pd.DataFrame(PAPER["table2"]["rows"]).query("metric == 'toxicity_probability'")
     share_ = 1 - t.after / t.before
@@ -843,7 +843,7 @@ def card_of_pushing():
     yield f"Partly]{{.verdict .partly}} *in the laboratory*: pushed down by 1, toxic mass falls in {mine} of 17"
     yield f"random neurons: {random}; in control worlds: {control}"
     average = PAPER["intervention"]["average_toxicity"]
-    yield f"pushed down by 5, {100 * (1 - average[1] / average[0]):.0f}% of average toxicity is removed"
+    yield f"pushed down by 5, {100 * (1 - average[1] / average[0]):.0f}% of average toxicity removed"
 
 
 def carried_medians(family_name):

@@ -32,7 +32,7 @@ def show_output(cell) -> None:
 def for_github(text: str) -> str:
     "The page's Markdown without what only the site understands."
     text = re.sub(r"^:::.*\n", "", text, flags=re.M)
-    text = re.sub(r"^- toc: .*\n", "", text, flags=re.M)
+    text = re.sub(r"^- (toc|page-layout): .*\n", "", text, flags=re.M)
     text = re.sub(r"\[([^\]]*)\]\{\.verdict[^}]*\}", r"**\1**", text)
     text = re.sub(r"^#\| .*\n", "", text, flags=re.M)
     page = r"\]\(((?:\w+/)*)(?:\d+_)?(\w+)\.ipynb(#[\w-]*)?\)"  # the site leaves numbers out of addresses

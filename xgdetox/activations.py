@@ -35,8 +35,8 @@ from xgdetox.value_vectors import (
 )
 
 # %% auto #0
-__all__ = ['forced_activations', 'read_activations', 'same_shape', 'compare_activations', 'Patched', 'neuron_groups',
-           'patch_groups', 'explained_drop', 'same_layers', 'explain_neurons', 'summarise_explained']
+__all__ = ['forced_activations', 'read_activations', 'compare_activations', 'Patched', 'neuron_groups', 'patch_groups',
+           'explained_drop', 'explain_neurons']
 
 # %% ../nbs/08_activations.ipynb #c007
 @torch.inference_mode()

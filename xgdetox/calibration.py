@@ -33,7 +33,7 @@ def annotated_prompts(path, at_least: float = 3.0) -> tuple[list[str], list[int]
 
 # %% ../nbs/lib/calibration.ipynb #c199
 def labelled_texts(source) -> tuple[list[str], list[int], list[str]]:
-    """(texts, labels, groups) from such lists, RTP-LX's annotated prompts, or any labelled file that page 00 reads.
+    """(texts, labels, groups) from such lists, RTP-LX's annotated prompts, or any labelled file that page Data reads.
 
     HateCheck's texts are grouped by template; those with altered spelling belong to the template that they were
     altered from. Any other text is its own group."""
@@ -257,7 +257,7 @@ def thresholds(calibration, names: dict[str, str]) -> dict[str, float]:
     is_file = isinstance(calibration, (str, Path))
     facts = (read_json(calibration) if is_file else calibration).get("languages")
     if not isinstance(facts, dict):
-        remedy = "make it with `calibrate` (page 03)"
+        remedy = "make it with `calibrate` (page Toxicity)"
         raise InputError("is no calibration", calibration if is_file else None, remedy=remedy)
     for c, f in facts.items():
         known = f"{f.get('scorer', '')}@{f.get('revision', '')}"

@@ -100,7 +100,7 @@ def carries_over(runs: dict[str, Run]) -> Finding:
     gap, mean = worlds_against_controls(removed), removed.groupby(level="kind").mean()
     verdict = "holds" if gap["low"] > 0 else "undecided"
     verdict = "fails" if gap["high"] < LEAST_FALL else verdict
-    ours = f"{format_percent(mean['world'])} of the toxic mass of the 16 other languages is removed"
+    ours = f"{format_percent(mean['world'])} of toxic mass in 16 other languages removed"
     difference = interval_text(gap["value"], gap["low"], gap["high"])
     beside = f"control worlds: {format_percent(mean['control'])}, difference {difference}"
     why = f"{gap['n_a']} worlds and {gap['n_b']} controls"
@@ -396,7 +396,7 @@ def _mechanism_sides(pushed: str, r: str) -> dict[str, tuple[str, str, str]]:
         ),
         "cause": (
             "Neurons that write rude words cause toxicity",
-            f"pushed down by 5, {pushed} of average toxicity is removed (Figure 2)",
+            f"pushed down by 5, {pushed} of average toxicity removed (Figure 2)",
             "07_intervention.ipynb",
         ),
         "lower": (

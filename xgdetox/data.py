@@ -25,8 +25,7 @@ from xgdetox.layouts import (
 from .rows import Loaded, LoadReport, PackedRows, Row, check_text, finish_load, until_kept
 
 # %% auto #0
-__all__ = ['ENTITY', 'row_files', 'cut_prompt', 'load_pairs', 'split_rows', 'find_prompt_files', 'load_prompts', 'some_prompts',
-           'source_keys', 'scoring_files', 'align_rtp_lx', 'unescape', 'find_parallel_files', 'load_parallel',
+__all__ = ['cut_prompt', 'load_pairs', 'split_rows', 'find_prompt_files', 'load_prompts', 'align_rtp_lx', 'load_parallel',
            'load_labelled', 'lexicon_file', 'load_lexicon', 'mask', 'summarise_prompts']
 
 # %% ../nbs/00_data.ipynb #c060

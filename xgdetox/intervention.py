@@ -40,7 +40,7 @@ from xgdetox.value_vectors import (
 )
 
 # %% auto #0
-__all__ = ['GREEDY', 'intervention', 'intervene', 'check_offsets', 'mass_curve', 'summarise_offsets']
+__all__ = ['GREEDY', 'intervention', 'intervene', 'mass_curve']
 
 # %% ../nbs/07_intervention.ipynb #c007
 def intervention(neurons, offset: float) -> list[dict]:

@@ -266,7 +266,7 @@ def _judge_note(scorer, language: str) -> dict:
 
 # %% ../nbs/lib/pairs.ipynb #c026
 def _write_prompts(path: Path, prompts: pd.DataFrame, language: str) -> Path:
-    "Write the chosen prompts in the form that page 00 reads; returns the file."
+    "Write the chosen prompts in the form that page Data reads; returns the file."
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomic(path) as out:
         for r in prompts.itertuples():

@@ -62,7 +62,7 @@ def write_placebo(path, output, kind: str, seed: int = 0) -> int:
 
 
 def read_pairs(path) -> list[dict]:
-    "Rows `prompt, chosen, rejected` of a file or folder of pairs in any format that page 00 reads."
+    "Rows `prompt, chosen, rejected` of a file or folder of pairs in any format that page Data reads."
     rows = load_pairs(path).rows
     return [
         dict(prompt=p, chosen=c, rejected=r)

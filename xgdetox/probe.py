@@ -33,8 +33,8 @@ from .models import load
 from .stats import bootstrap_mean, permutation_test, read_table, table_of, tidy, write_table
 
 # %% auto #0
-__all__ = ['SCRIPT', 'pooled_features', 'fit_probe', 'fit_probe_paper', 'auc', 'auc_interval', 'probe_metrics', 'train_probe',
-           'script_settings', 'save_probe', 'load_probe', 'evaluate_probe', 'probe_languages', 'shuffled_control']
+__all__ = ['SCRIPT', 'pooled_features', 'fit_probe', 'fit_probe_paper', 'auc', 'probe_metrics', 'train_probe', 'save_probe',
+           'load_probe', 'evaluate_probe', 'probe_languages', 'shuffled_control']
 
 # %% ../nbs/05_probe.ipynb #c007
 def pooled_features(

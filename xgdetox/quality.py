@@ -25,10 +25,8 @@ from .tokens import load_tokenizer
 from .world import resolve_model
 
 # %% auto #0
-__all__ = ['QUALITIES', 'FURTHER', 'Measured', 'PANELS', 'paper_perplexity', 'text_pieces', 'distinct_n', 'distinct_n_fixed',
-           'self_bleu', 'can_identify', 'identify_language', 'language_accuracy', 'median_interval', 'prompt_values',
-           'refusal_values', 'quality_table', 'untuned_base', 'texts_path', 'compare_quality', 'by_prompt',
-           'draw_quality', 'confusion', 'draw_confusion']
+__all__ = ['QUALITIES', 'FURTHER', 'Measured', 'PANELS', 'paper_perplexity', 'distinct_n', 'distinct_n_fixed', 'self_bleu',
+           'can_identify', 'identify_language', 'language_accuracy', 'quality_table', 'compare_quality']
 
 # %% ../nbs/04_quality.ipynb #c025
 @torch.inference_mode()

@@ -19,8 +19,7 @@ from .tokens import token_ids
 from .stats import bootstrap_means, tidy, write_table
 
 # %% auto #0
-__all__ = ['SIMILARITIES', 'load_aligned', 'embed_sentences', 'similarities', 'top1', 'aligned_cosines', 'retrieve', 'fertility',
-           'pick']
+__all__ = ['SIMILARITIES', 'load_aligned', 'embed_sentences', 'similarities', 'top1', 'aligned_cosines', 'retrieve']
 
 # %% ../nbs/09_retrieval.ipynb #c010
 def load_aligned(

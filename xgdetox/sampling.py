@@ -17,10 +17,8 @@ from .checkpoints import read_config
 from .tokens import encode, last_tokens, length_batches, reads_padding, token_ids
 
 # %% auto #0
-__all__ = ['row_seed', 'uniforms', 'nucleus_floor', 'likeliest_nucleus', 'draw', 'forward_at', 'repeat_cache', 'select_cache',
-           'sample', 'accepts', 'stop_tokens', 'model_config', 'cut', 'to_text', 'Prompt', 'prepare_prompts',
-           'shorten_prompt', 'read_prompts', 'cache_positions', 'plan_batches', 'continue_batch', 'continue_prompts',
-           'as_rows']
+__all__ = ['row_seed', 'uniforms', 'nucleus_floor', 'draw', 'repeat_cache', 'select_cache', 'sample', 'continue_batch',
+           'continue_prompts']
 
 # %% ../nbs/02_generation.ipynb #c011
 def row_seed(seed: int, language: str, prompt_id: str, sample: int = 0) -> int:

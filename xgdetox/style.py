@@ -115,7 +115,7 @@ def _interval_over_groups(
 
 # %% ../nbs/lib/style.ipynb #c048
 def check_pairs(path, normalise: bool = False, seed: int = 0) -> dict:
-    """The style check of a file or folder of pairs in any format that page 00 reads.
+    """The style check of a file or folder of pairs in any format that page Data reads.
 
     `normalise`: of the pairs in one style. InputError if there are too few."""
     pairs = read_pairs(path)

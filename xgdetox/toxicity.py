@@ -22,8 +22,7 @@ from xgdetox.stats import (
 )
 
 # %% auto #0
-__all__ = ['TOXICITY_METRICS', 'per_prompt', 'paper_metrics', 'toxicity_table', 'metric_rows', 'unscored_blanks', 'scorer_names',
-           'compare_toxicity', 'with_holm']
+__all__ = ['TOXICITY_METRICS', 'per_prompt', 'paper_metrics', 'toxicity_table', 'compare_toxicity']
 
 # %% ../nbs/03_toxicity.ipynb #c087
 def per_prompt(scores: pd.DataFrame, threshold: float = 0.5) -> pd.DataFrame:

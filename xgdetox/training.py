@@ -15,8 +15,7 @@ from .tokens import last_tokens, token_ids
 from .placebos import relabel
 
 # %% auto #0
-__all__ = ['dpo_loss', 'encode_pair', 'encode_pairs', 'read_training_pairs', 'split_pairs', 'training_order', 'pair_length',
-           'evaluation_interval', 'plan_run', 'ReferenceKL']
+__all__ = ['dpo_loss', 'encode_pair', 'encode_pairs', 'read_training_pairs', 'evaluation_interval', 'plan_run', 'ReferenceKL']
 
 # %% ../nbs/01_training.ipynb #c007
 def dpo_loss(

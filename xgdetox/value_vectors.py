@@ -26,11 +26,10 @@ from .sampling import sample
 from .stats import bootstrap_mean, permutation_test, tidy, write_table
 
 # %% auto #0
-__all__ = ['rank_value_vectors', 'probe_direction', 'norm_gain', 'continuation_activations', 'prompt_rows', 'select_sources',
-           'all_activations', 'matched_neurons', 'read_neurons', 'write_neurons', 'script', 'toxic_tokens',
-           'promoted_tokens', 'multilinguality', 'effective_number', 'multilinguality_test', 'token_table', 'masked',
-           'describe_sources', 'Sources', 'find_sources', 'language_prompts', 'english_prompts', 'recorded_projections',
-           'script_makeup']
+__all__ = ['rank_value_vectors', 'continuation_activations', 'prompt_rows', 'select_sources', 'all_activations',
+           'matched_neurons', 'read_neurons', 'write_neurons', 'toxic_tokens', 'promoted_tokens', 'multilinguality',
+           'effective_number', 'multilinguality_test', 'describe_sources', 'Sources', 'find_sources',
+           'language_prompts', 'english_prompts']
 
 # %% ../nbs/06_value_vectors.ipynb #c007
 @torch.inference_mode()
