@@ -255,7 +255,7 @@ def _check_seeds(tuning: dict, path, field: str):
 # %% ../../nbs/lib/grid_checks.ipynb #e78fb8b3
 def check_recipe(recipe: dict, text: bool, path, field: str):
     """InputError for a setting of pretraining that nobody reads, or a value of another kind than
-    the recipe of page 00b has.
+    the recipe of page Recipes has.
 
     `text`: on real text rather than on a world."""
     from xgdetox.world import OF_CORPUS, RECIPE

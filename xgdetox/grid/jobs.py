@@ -84,7 +84,7 @@ def _report_settings(grid: dict) -> dict:
     return {**settings, "options": {**options, "notes": [*(options.get("notes") or []), *more]}}
 
 # %% ../../nbs/lib/grid_jobs.ipynb #c0k1
-# Kinds of models whose neurons page 00a finds; any other is looked at.
+# Kinds of models whose neurons page Models finds; any other is looked at.
 _WITH_NEURONS = "gpt2 bloom llama cohere gemma2 gemma3_text qwen2 qwen3 mistral".split()
 
 

@@ -28,7 +28,7 @@ class Pretrain(Strict):
     text: Text | dict[str, Text] | None = None  # instead of a world
     minutes: Annotated[float, Field(gt=0, le=10**6)] = 3  # on text, if the recipe has no steps
     seed: Seed = 0  # pretraining seed
-    recipe: dict[str, Any] = {}  # what differs from page 00b's recipe
+    recipe: dict[str, Any] = {}  # what differs from page Recipes's recipe
 
     @model_validator(mode="after")
     def _all_is_read(self):
