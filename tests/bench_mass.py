@@ -67,6 +67,17 @@ def setting():
     return model, tokenizer, list(rows["prompt"]), words
 
 
+def ratio_row(what: str, ours: float, slow: float, wanted="") -> dict:
+    "How many times as fast as the direct way, from seconds per prompt."
+    row = dict(what=f"a row for each word / {what}", value=round(slow / ours, 2), wanted=wanted)
+    return row | dict(ours=round(ours, 3), other=round(slow, 3))
+
+
+def mean_row(what: str, values) -> dict:
+    "The mean of some masses, two digits of it."
+    return dict(what=what, value=float(f"{values.mean():.2g}"), wanted="")
+
+
 def measure(model, tokenizer, prompts, words) -> list[dict]:
     "The table: CPU seconds per prompt, how many times as fast, and how far apart the bounds are."
     sequences, few = rude_sequences(tokenizer, words)[0], prompts[:FEW]
@@ -79,19 +90,11 @@ def measure(model, tokenizer, prompts, words) -> list[dict]:
     assert np.allclose(masses[0], by_word, rtol=0.5)  # 16-bit logits of 20 are rounded by .06
     assert np.allclose(lower[:FEW], masses[0], rtol=0.5, atol=1e-4)
     slow, exact, quick = slow / FEW, exact / FEW, quick / len(prompts)
-    ratio = lambda what, ours, wanted="": dict(
-        what=f"a row for each word / {what}",
-        value=round(slow / ours, 2),
-        wanted=wanted,
-        ours=round(ours, 3),
-        other=round(slow, 3),
-    )
-    mean = lambda what, x: dict(what=what, value=float(f"{x.mean():.2g}"), wanted="")
     return [
-        ratio("the tree, exact", exact),
-        ratio(f"the tree, threshold {THRESHOLD:g}", quick, WANTED),
-        mean(f"mean mass, lower bound, threshold {THRESHOLD:g}", lower),
-        mean(f"mean of upper - lower bound, threshold {THRESHOLD:g}", upper - lower),
+        ratio_row("the tree, exact", exact, slow),
+        ratio_row(f"the tree, threshold {THRESHOLD:g}", quick, slow, WANTED),
+        mean_row(f"mean mass, lower bound, threshold {THRESHOLD:g}", lower),
+        mean_row(f"mean of upper - lower bound, threshold {THRESHOLD:g}", upper - lower),
     ]
 
 

@@ -326,27 +326,32 @@ def test_message_lists_are_preference_data(tmp_path, ending):
         encode_pair(tokenizer, loaded["prompt"][0], "Yes", "Go away.")
 
 
-def test_commands_speak_chat(chat_model, family, said, fails, tmp_path):
-    folder, tokenizer = chat_model
-    files = prompt_files(tmp_path, n=3)
-    how = ("--prompt-file", files["de"], "--n", 2, "--max-tokens", 4, "--output-dir")
-    code, _, err = said("generate", "--model", folder, "--chat", *how, tmp_path / "a")
+@pytest.fixture
+def few_replies(tmp_path):
+    "The words of a command that writes two short replies to each of three prompts into a folder."
+    prompts = prompt_files(tmp_path, n=3)["de"]
+    return "--prompt-file", prompts, "--n", 2, "--max-tokens", 4, "--output-dir"
+
+
+def test_commands_speak_chat(chat_model, few_replies, said, tmp_path):
+    folder, _ = chat_model
+    words = ("generate", "--model", folder, "--chat")
+    code, _, err = said(*words, *few_replies, tmp_path / "a")
     assert code == 0, err
     manifest = next((tmp_path / "a").rglob("manifest.json"))
     assert '"bos": "chat"' in manifest.read_text()
-    auto = said("generate", "--model", folder, "--chat", "auto", *how, tmp_path / "b")
-    assert auto[0] == 0
-    outputs = [next((tmp_path / d).rglob("output-*.json")).read_text() for d in "ab"]
-    assert (
-        outputs[0] == outputs[1]
-        and "assistant" not in json.loads(outputs[0].splitlines()[0])["prompt"]
-    )
+    assert said(*words, "auto", *few_replies, tmp_path / "b")[0] == 0
+    chat, auto = (next((tmp_path / d).rglob("output-*.json")).read_text() for d in "ab")
+    assert chat == auto
+    assert "assistant" not in json.loads(chat.splitlines()[0])["prompt"]
+
+
+def test_commands_refuse_what_no_chat_can_be(chat_model, family, few_replies, fails, tmp_path):
+    folder, _ = chat_model
     if family == "gemma":
-        refused = fails("generate", "--model", folder, "--system", "Be kind", *how, tmp_path / "c")
-        assert "System role not supported" in refused
-    assert "no chat template" in fails(
-        "generate", "--model", "world", "--chat", *how, tmp_path / "d"
-    )
-    assert "beside --chat" in fails(
-        "generate", "--model", folder, "--chat", "--bos", "paper", *how, tmp_path / "e"
-    )
+        words = ("generate", "--model", folder, "--system", "Be kind")
+        assert "System role not supported" in fails(*words, *few_replies, tmp_path / "c")
+    words = ("generate", "--model", "world", "--chat")
+    assert "no chat template" in fails(*words, *few_replies, tmp_path / "d")
+    words = ("generate", "--model", folder, "--chat", "--bos", "paper")
+    assert "beside --chat" in fails(*words, *few_replies, tmp_path / "e")

@@ -258,36 +258,42 @@ def test_a_model_of_few_positions_loads(tmp_path):
     assert load_model(tmp_path).config.n_positions == 4
 
 
-def test_an_encoder_is_no_causal_language_model(tmp_path):
-    import transformers as tf
+SMALL_BERT = dict(vocab_size=60, hidden_size=32, num_hidden_layers=1)
+SMALL_BERT |= dict(num_attention_heads=2, intermediate_size=32)
+ENCODERS = dict(bert="encoder", roberta="encoder", distilbert="encoder", mt5="encoder-decoder")
 
-    small = dict(
-        vocab_size=60,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-    )
-    tf.BertForMaskedLM(tf.BertConfig(**small)).save_pretrained(tmp_path / "bert")
-    tf.RobertaForMaskedLM(tf.RobertaConfig(**small)).save_pretrained(tmp_path / "roberta")
-    tf.DistilBertForMaskedLM(
-        tf.DistilBertConfig(vocab_size=60, dim=32, n_layers=1, n_heads=2, hidden_dim=32)
-    ).save_pretrained(tmp_path / "distilbert")
-    tiny_models.seq2seq(tmp_path / "mt5")
-    for name, said in dict(
-        bert="encoder", roberta="encoder", distilbert="encoder", mt5="encoder-decoder"
-    ).items():
-        for look in (load_model, check_checkpoint):
-            with pytest.raises(InputError, match=said):
-                look(tmp_path / name)
-    said = json.loads((tmp_path / "bert" / "config.json").read_text())
-    (tmp_path / "bert" / "config.json").write_text(
-        json.dumps(said | dict(is_decoder=True))
-    )  # its weights are still those of a masked LM
+
+def save_encoder(family, folder):
+    "A tiny model of a family that cannot continue a text."
+    tf = transformers
+    if family == "mt5":
+        return tiny_models.seq2seq(folder)
+    small = dict(vocab_size=60, dim=32, n_layers=1, n_heads=2, hidden_dim=32)
+    model = {
+        "bert": lambda: tf.BertForMaskedLM(tf.BertConfig(**SMALL_BERT)),
+        "roberta": lambda: tf.RobertaForMaskedLM(tf.RobertaConfig(**SMALL_BERT)),
+        "distilbert": lambda: tf.DistilBertForMaskedLM(tf.DistilBertConfig(**small)),
+    }[family]()
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("family, said", ENCODERS.items())
+def test_an_encoder_is_no_causal_language_model(tmp_path, family, said):
+    save_encoder(family, tmp_path / family)
+    for look in (load_model, check_checkpoint):
+        with pytest.raises(InputError, match=said):
+            look(tmp_path / family)
+
+
+def test_a_masked_model_that_says_it_decodes_is_refused(tmp_path):
+    "Its weights are still those of a masked model; a model that was made as a decoder loads."
+    save_encoder("bert", tmp_path / "bert")
+    settings = tmp_path / "bert" / "config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | dict(is_decoder=True)))
     with pytest.raises(InputError, match="encoder"):
         load_model(tmp_path / "bert")
-    decoder = tf.BertConfig(**small, is_decoder=True)
-    tf.BertLMHeadModel(decoder).save_pretrained(tmp_path / "decoder")
+    decoder = transformers.BertConfig(**SMALL_BERT, is_decoder=True)
+    transformers.BertLMHeadModel(decoder).save_pretrained(tmp_path / "decoder")
     assert load_model(tmp_path / "decoder").config.is_decoder
 
 
@@ -688,6 +694,30 @@ def test_an_adapter_whose_settings_break_the_numbers_is_refused(adapter, fails, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "base"]
 
 
+def wrapped(model, **settings):
+    "The model with a LoRA adapter of rank 2."
+    import peft
+
+    return peft.get_peft_model(model, peft.LoraConfig(r=2, task_type="CAUSAL_LM", **settings))
+
+
+def shake(tuned, part=None):
+    "Move what is trained by a seeded random amount, and what has `part` in its name."
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, p in tuned.named_parameters():
+            if p.requires_grad or (part and part in name):
+                p.add_(torch.randn(p.shape) * 0.1)
+
+
+def assert_same_model(place, tuned):
+    "The model in a folder has the rows of `tuned` and says what it says."
+    model = load_model(place)
+    rows = [m.get_input_embeddings().weight.shape[0] for m in (model, tuned)]
+    assert rows[0] == rows[1]
+    assert torch.allclose(says(model), says(tuned), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "settings, lost",
     [
@@ -701,43 +731,27 @@ def test_embeddings_that_grew_and_were_tuned_are_merged(copy, tmp_path, settings
     """PEFT writes such embeddings under several names; the merged model is the one that it ran.
 
     Where it leaves out the head's new rows, nobody knows them."""
-    import peft
     from xgdetox.merging import merge_adapter
 
     base, folder = copy("llama", "base"), tmp_path / "adapter"
     model = load_model(base)
     model.resize_token_embeddings(model.config.vocab_size + 3)
-    given = dict(
-        target_modules=settings.get("targets", ["q_proj"]),
-        modules_to_save=settings.get("modules_to_save"),
-    )
-    tuned = peft.get_peft_model(model, peft.LoraConfig(r=2, task_type="CAUSAL_LM", **given))
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for p in tuned.parameters():
-            if p.requires_grad:
-                p.add_(torch.randn(p.shape) * 0.1)
+    given = dict(target_modules=settings.get("targets", ["q_proj"]))
+    tuned = wrapped(model, **given, modules_to_save=settings.get("modules_to_save"))
+    shake(tuned)
     tuned.save_pretrained(folder)
+    merge = lambda: merge_adapter(base, folder, tmp_path / "merged")
     if lost:
-        for look in (
-            lambda: load_model(folder),
-            lambda: merge_adapter(base, folder, tmp_path / "merged"),
-        ):
+        for look in (lambda: load_model(folder), merge):
             with pytest.raises(InputError, match=f"not the rows that {lost} needs"):
                 look()
         return
-    for place in (merge_adapter(base, folder, tmp_path / "merged"), folder):
-        model = load_model(place)
-        assert (
-            model.get_input_embeddings().weight.shape[0]
-            == tuned.get_input_embeddings().weight.shape[0]
-        )
-        assert torch.allclose(says(model), says(tuned), atol=1e-4)
+    for place in (merge(), folder):
+        assert_same_model(place, tuned)
 
 
 def test_a_merge_keeps_the_adapters_tokenizer_template_and_embeddings(copy, tmp_path):
     "Two tokens more, a chat template, and embeddings that were trained for them."
-    import peft
     from xgdetox.merging import merge_adapter
 
     base, folder = copy("llama", "base"), tmp_path / "adapter"
@@ -745,27 +759,17 @@ def test_a_merge_keeps_the_adapters_tokenizer_template_and_embeddings(copy, tmp_
     words.add_tokens(["<one>", "<two>"])
     words.chat_template = "{% for m in messages %}<one>{{ m['content'] }}<two>{% endfor %}"
     model.resize_token_embeddings(len(words))
-    tuned = peft.get_peft_model(
-        model, peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    )
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, p in tuned.named_parameters():
-            if p.requires_grad or "embed" in name:
-                p.add_(torch.randn(p.shape) * 0.1)
+    tuned = wrapped(model, target_modules=["q_proj"])
+    shake(tuned, part="embed")
     tuned.save_pretrained(folder, save_embedding_layers=True)
     words.save_pretrained(folder)
     merged = merge_adapter(base, folder, tmp_path / "merged")
     back = load_tokenizer(merged)
-    assert (
-        len(back) == len(words)
-        and back.chat_template == words.chat_template
-        and back.encode("<two>") == words.encode("<two>")
-    )
+    assert len(back) == len(words) and back.chat_template == words.chat_template
+    assert back.encode("<two>") == words.encode("<two>")
+    assert tuned.get_input_embeddings().weight.shape[0] == len(words)
     for place in (merged, folder):
-        model = load_model(place)
-        assert model.get_input_embeddings().weight.shape[0] == len(words)
-        assert torch.allclose(says(model), says(tuned), atol=1e-4)
+        assert_same_model(place, tuned)
 
 
 def test_an_adapters_tokenizer_that_is_larger_than_the_model_is_refused(adapter, tmp_path):
@@ -873,73 +877,80 @@ def test_hidden_states_need_no_known_blocks(unusual):
 
 
 @torch.no_grad()
-def test_generation_and_mass_of_other_blocks_are_those_of_each_text_alone(unusual):
-    "In a padded batch: the likeliest tokens, and the mass of words of several pieces, by passes over unpadded text."
+def test_generation_of_other_blocks_is_that_of_each_text_alone(unusual):
+    "In a padded batch: the likeliest tokens, by passes over unpadded text."
     from xgdetox.sampling import plan_batches, prepare_prompts, sample
     from xgdetox.tokens import encode
-    from xgdetox.mass import rude_sequences, toxic_mass
 
     model, words = load_model(unusual), load_tokenizer(unusual)
-    bad = ["river", "nobody knows", "x"]
-    mass, together = toxic_mass(model, words, SENTENCES, bad), {}
+    greedy, together = dict(n=2, max_tokens=5, temperature=0, stop=[]), {}
     for batch in plan_batches(model, prepare_prompts(words, range(3), SENTENCES)[0], 2, 5):
-        rows = sample(
-            model, encode(words, [p.ids for p in batch]), n=2, max_tokens=5, temperature=0, stop=[]
-        )
+        rows = sample(model, encode(words, [p.ids for p in batch]), **greedy)
         together |= {p.text: rows[2 * i : 2 * i + 2].tolist() for i, p in enumerate(batch)}
-    for i, text in enumerate(SENTENCES):
+    for text in SENTENCES:
         ids = words(text)["input_ids"]
-        total = 0
-        for sequence in rude_sequences(words, bad)[0]:
-            logs = model(torch.tensor([ids + list(sequence)])).logits[0].log_softmax(-1)
-            total += sum(logs[len(ids) - 1 + k, t] for k, t in enumerate(sequence)).exp().item()
-        assert mass[i] == pytest.approx(total, rel=1e-3)
         for _ in range(5):
             ids = [*ids, int(model(torch.tensor([ids])).logits[0, -1].argmax())]
         assert together[text] == [ids[-5:]] * 2
 
 
+@torch.no_grad()
+def test_mass_of_other_blocks_is_that_of_each_text_alone(unusual):
+    "In a padded batch: the mass of words of several pieces, by passes over unpadded text."
+    from xgdetox.mass import rude_sequences, toxic_mass
+
+    model, words = load_model(unusual), load_tokenizer(unusual)
+    bad = ["river", "nobody knows", "x"]
+    for mass, text in zip(toxic_mass(model, words, SENTENCES, bad), SENTENCES):
+        ids = words(text)["input_ids"]
+        total = 0
+        for sequence in rude_sequences(words, bad)[0]:
+            logs = model(torch.tensor([ids + list(sequence)])).logits[0].log_softmax(-1)
+            total += sum(logs[len(ids) - 1 + k, t] for k, t in enumerate(sequence)).exp().item()
+        assert mass == pytest.approx(total, rel=1e-3)
+
+
 # ---- steps that a model cannot have
+
+
+def grid_of(family, folder):
+    "The grid that compares a tiny model of a family with itself."
+    from xgdetox.grid.load import load_grid
+    from xgdetox.grid.runner import comparison
+
+    tiny_models.model(family, folder)
+    how = dict(languages=["en", "de"], scorer="lexicon:world")
+    return load_grid(comparison(str(folder), str(folder), **how))
+
+
+def stages_of(grid) -> set:
+    from xgdetox.grid.jobs import jobs
+
+    return {job.stage for job in jobs(grid)}
+
+
+def notes_of(grid):
+    "What the report of a grid will say of what was left out; None if nothing."
+    from xgdetox.grid.jobs import jobs
+
+    report = next(job for job in jobs(grid) if job.stage == "report")
+    return (report.parameters.get("options") or {}).get("notes")
 
 
 @pytest.mark.parametrize("family", ["mixtral", "mamba", "opt"])
 def test_a_grid_leaves_out_what_a_model_cannot_have_and_says_so(tmp_path, family, monkeypatch):
     "The steps on neurons, and no other; with the map named, where there is one, none."
-    from xgdetox.grid.jobs import jobs
-    from xgdetox.grid.load import load_grid
-    from xgdetox.grid.runner import comparison
-
     monkeypatch.delenv("XGDETOX_OUT_PROJECTION", raising=False)
-    tiny_models.model(family, tmp_path / "m")
-    tiny_models.model("gpt2", tmp_path / "known")
-    loaded, other = (
-        load_grid(
-            comparison(
-                str(tmp_path / m), str(tmp_path / m), languages=["en", "de"], scorer="lexicon:world"
-            )
-        )
-        for m in ("m", "known")
-    )
-    neurons, there, all_ = (
-        {"value_vectors", "intervene", "activations", "explain"},
-        {j.stage for j in jobs(loaded)},
-        {j.stage for j in jobs(other)},
-    )
-    assert (
-        there == all_ - neurons and "probe" in there and "retrieve" in there and "intervene" in all_
-    )
-    report = next(j for j in jobs(loaded) if j.stage == "report")
-    assert (
-        len(report.parameters["options"]["notes"]) == 1
-        and "m has no value_vectors, intervene, activations:"
-        in report.parameters["options"]["notes"][0]
-    )
+    own, known = (grid_of(name, tmp_path / name) for name in (family, "gpt2"))
+    neurons = {"value_vectors", "intervene", "activations", "explain"}
+    there, all_ = stages_of(own), stages_of(known)
+    assert there == all_ - neurons
+    assert {"probe", "retrieve"} <= there and "intervene" in all_
+    (note,) = notes_of(own)
+    assert f"{family} has no value_vectors, intervene, activations:" in note
     if family == "opt":
         monkeypatch.setenv("XGDETOX_OUT_PROJECTION", "fc2")
-        assert {j.stage for j in jobs(loaded)} == all_
-        assert "notes" not in (
-            next(j for j in jobs(loaded) if j.stage == "report").parameters.get("options") or {}
-        )
+        assert stages_of(own) == all_ and notes_of(own) is None
 
 
 def test_a_grid_of_known_families_is_as_before():
@@ -988,49 +999,25 @@ def test_a_grid_names_the_map_of_one_model(opt_grid, tmp_path, run):
     assert {row.split(",")[offset] for row in rows[1:]} == {"0.0", "1.0"}
 
 
+SMALL_COMPARISON = (
+    "--languages en,de --prompts 3 --scorer lexicon:world --lexicon world "
+    "--set generate.n=2 --set probe.limit=60 --cores 1"
+).split()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["mixtral", "mamba"])
 def test_a_comparison_of_models_without_neurons_finishes(tmp_path, family):
     tiny_models.model(family, tmp_path / "a")
     tiny_models.model(family, tmp_path / "b", seed=1)
-    words = [
-        "compare",
-        "--base",
-        tmp_path / "a",
-        "--tuned",
-        tmp_path / "b",
-        "--languages",
-        "en,de",
-        "--prompts",
-        3,
-        "--scorer",
-        "lexicon:world",
-        "--lexicon",
-        "world",
-        "--run-dir",
-        tmp_path / "run",
-        "--set",
-        "generate.n=2",
-        "--set",
-        "probe.limit=60",
-        "--cores",
-        1,
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "xgdetox.cli", *map(str, words)], capture_output=True, text=True
-    )
+    words = ["--base", tmp_path / "a", "--tuned", tmp_path / "b", "--run-dir", tmp_path / "run"]
+    words = [sys.executable, "-m", "xgdetox.cli", "compare", *map(str, words), *SMALL_COMPARISON]
+    done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (
-        "has no value_vectors" in done.stdout
-        and "has no value_vectors" in (tmp_path / "run/report.html").read_text()
-    )
-    assert {p.name for p in (tmp_path / "run/parts").iterdir()} >= {
-        "toxicity",
-        "mass",
-        "probe",
-        "retrieval",
-        "quality",
-    }
+    assert "has no value_vectors" in done.stdout
+    assert "has no value_vectors" in (tmp_path / "run/report.html").read_text()
+    made = {p.name for p in (tmp_path / "run/parts").iterdir()}
+    assert made >= {"toxicity", "mass", "probe", "retrieval", "quality"}
 
 
 def test_a_map_that_is_named_serves_the_commands_on_neurons(tmp_path, run, fails):
@@ -1059,41 +1046,53 @@ def test_a_map_that_is_named_serves_the_commands_on_neurons(tmp_path, run, fails
     assert "no part 'fc9'" in fails(*words, "--out-projection", "fc9")
 
 
-@torch.no_grad()
-def test_hooks_on_a_map_that_sees_flattened_batches(tmp_path, monkeypatch):
-    "OPT: the neurons of each token, read in a padded batch and changed, by hand from a pass over one text alone."
-    from xgdetox.anatomy import anatomy, neuron_hooks
-    from xgdetox.tokens import encode
+@pytest.fixture
+def opt(tmp_path, monkeypatch):
+    "A tiny OPT, its tokenizer, and its anatomy with the map named."
+    from xgdetox.anatomy import anatomy
 
     model, words = tiny_models.model("opt", tmp_path)
-    parts = anatomy(model, out_projection="fc2")
+    return model, words, anatomy(model, out_projection="fc2")
+
+
+@torch.no_grad()
+def test_neurons_are_read_from_a_map_that_sees_flattened_batches(opt):
+    "OPT: the neurons of each token in a padded batch, by hand from a pass over one text alone."
+    from xgdetox.anatomy import neuron_hooks
+    from xgdetox.tokens import encode
+
+    model, words, parts = opt
     with neuron_hooks(model, read=[(1, 7), (0, 9)], parts=parts, reduce=lambda a: a) as seen:
         model(**encode(words, SENTENCES))
     read = seen.values()[0]  # text, position, neuron
+    inner = []
+    down = model.model.decoder.layers[1].fc2
+    down.register_forward_pre_hook(lambda module, arguments: inner.append(arguments[0]))
     for i, text in enumerate(SENTENCES):
-        inner = []
-        handle = model.model.decoder.layers[1].fc2.register_forward_pre_hook(
-            lambda m, args: inner.append(args[0])
-        )
+        ids = words(text, return_tensors="pt")["input_ids"]
+        model(ids)
+        n = ids.shape[1]
+        assert torch.allclose(read[i, -n:, 0], inner[i].reshape(n, -1)[:, 7], atol=1e-5)
+
+
+@torch.no_grad()
+def test_neurons_of_a_map_that_sees_flattened_batches_are_changed(opt):
+    "OPT: an offset to a neuron does what its column, added to the map's bias, does."
+    from xgdetox.anatomy import neuron_hooks
+
+    model, words, parts = opt
+    down = model.model.decoder.layers[1].fc2
+    for text in SENTENCES:
         ids = words(text, return_tensors="pt")["input_ids"]
         plain = model(ids).logits
-        handle.remove()
-        assert torch.allclose(
-            read[i, -ids.shape[1] :, 0], inner[0].reshape(ids.shape[1], -1)[:, 7], atol=1e-5
-        )
         with neuron_hooks(model, add=[(1, 7, 3.0)], parts=parts):
             moved = model(ids).logits
         with torch.no_grad():
-            model.model.decoder.layers[1].fc2.bias.add_(
-                3 * model.model.decoder.layers[1].fc2.weight[:, 7]
-            )
-        by_hand = model(ids).logits
-        model.model.decoder.layers[1].fc2.bias.sub_(
-            3 * model.model.decoder.layers[1].fc2.weight[:, 7]
-        )
-        assert torch.allclose(moved, by_hand, atol=1e-4) and not torch.allclose(
-            moved, plain, atol=1e-3
-        )
+            down.bias.add_(3 * down.weight[:, 7])
+            by_hand = model(ids).logits
+            down.bias.sub_(3 * down.weight[:, 7])
+        assert torch.allclose(moved, by_hand, atol=1e-4)
+        assert not torch.allclose(moved, plain, atol=1e-3)
 
 
 def test_a_context_is_read_from_whichever_field_holds_it():

@@ -436,102 +436,81 @@ def test_capability_reads_the_harness(tmp_path):
         capability_table(tmp_path / "x.json")
 
 
-@pytest.mark.slow
-def test_capability_end_to_end(tmp_path):
-    "lm-evaluation-harness itself, a tiny model and a task that lies on disk."
+@pytest.fixture
+def lm_eval() -> str:
+    "A Python that has lm-evaluation-harness."
     python = os.environ.get("XGDETOX_LM_EVAL_PYTHON", sys.executable)
     if subprocess.run([python, "-c", "import lm_eval"], capture_output=True).returncode:
-        pytest.skip(
-            "lm_eval is not installed: pip install 'lm_eval[hf]', or set XGDETOX_LM_EVAL_PYTHON"
-        )
-    model("gpt2", tmp_path / "m")
-    rows = [
-        {"question": t, "choices": ["yes", "no"], "answer": i % 2} for i, t in enumerate(TEXTS[:8])
-    ]
-    (tmp_path / "local.jsonl").write_text(
-        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
-    )
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "local.yaml").write_text(f"""
+        remedy = "pip install 'lm_eval[hf]', or set XGDETOX_LM_EVAL_PYTHON"
+        pytest.skip(f"lm_eval is not installed: {remedy}")
+    return python
+
+
+LOCAL_TASK = """
 task: local_vi
 dataset_path: json
-dataset_kwargs: {{data_files: {{test: {tmp_path}/local.jsonl}}}}
+dataset_kwargs: {{data_files: {{test: {file}}}}}
 output_type: multiple_choice
 test_split: test
 doc_to_text: "{{{{question}}}}"
 doc_to_choice: "{{{{choices}}}}"
 doc_to_target: answer
 metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
-""")
-    p = subprocess.run(
-        [
-            python,
-            "-m",
-            "lm_eval",
-            "run",
-            "--model",
-            "hf",
-            "--model_args",
-            f"pretrained={tmp_path}/m,dtype=float32",
-            "--tasks",
-            "local_vi",
-            "--include_path",
-            str(tmp_path / "tasks"),
-            "--device",
-            "cpu",
-            "--batch_size",
-            "4",
-            "--output_path",
-            str(tmp_path / "out"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env=os.environ
-        | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")},
-    )
+"""
+
+
+@pytest.fixture
+def local_task(tmp_path) -> Path:
+    "A folder of tasks with one, local_vi: eight questions with two choices."
+    choices = ["yes", "no"]
+    rows = [dict(question=t, choices=choices, answer=i % 2) for i, t in enumerate(TEXTS[:8])]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    (tmp_path / "local.jsonl").write_text("".join(lines), encoding="utf-8")
+    (tmp_path / "tasks").mkdir()
+    task = LOCAL_TASK.format(file=tmp_path / "local.jsonl")
+    (tmp_path / "tasks" / "local.yaml").write_text(task)
+    return tmp_path / "tasks"
+
+
+@pytest.mark.slow
+def test_capability_end_to_end(lm_eval, local_task, tmp_path):
+    "lm-evaluation-harness itself, a tiny model and a task that lies on disk."
+    model("gpt2", tmp_path / "m")
+    words = ["--model", "hf", "--model_args", f"pretrained={tmp_path}/m,dtype=float32"]
+    words += ["--tasks", "local_vi", "--include_path", str(local_task)]
+    words += ["--device", "cpu", "--batch_size", "4", "--output_path", str(tmp_path / "out")]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    how = dict(capture_output=True, text=True, timeout=500, env=os.environ | offline)
+    p = subprocess.run([lm_eval, "-m", "lm_eval", "run", *words], **how)
     assert p.returncode == 0, p.stderr[-2000:]
-    row = (
-        capability_table(tmp_path / "out", model="tiny", tuning="base")
-        .set_index("metric")
-        .loc["local_acc"]
-    )
-    assert (
-        row.language == "vi"
-        and 0 <= row.value <= 1
-        and row.n == 8
-        and row.low < row.value < row.high
-        or row.value in (0, 1)
-    )
+    table = capability_table(tmp_path / "out", model="tiny", tuning="base")
+    row = table.set_index("metric").loc["local_acc"]
+    assert row.language == "vi" and row.n == 8 and 0 <= row.value <= 1
+    assert row.low < row.value < row.high or row.value in (0, 1)
+
+
+def mean_qualities(lm, judge, folder) -> pd.Series:
+    "What `quality_table` says of a model's texts in three languages, each metric's mean."
+    from xgdetox.data import find_prompt_files
+    from xgdetox.generation import generate
+    from xgdetox.world import resolve_data
+
+    files = find_prompt_files(resolve_data("world", "prompts"), ["en", "de", "ru"])
+    generate(lm, files, folder.parent, name=folder.name, limit=15, n=10)
+    return q.quality_table(folder, lm=judge).groupby("metric").value.mean()
 
 
 @pytest.mark.slow
 def test_an_overtuned_model_is_exposed(tmp_path):
     "The world tuned with a rate thirty times too high: toxicity alone calls it a success, quality does not."
-    from xgdetox.data import find_prompt_files
-    from xgdetox.generation import generate
     from xgdetox.trainer import train
     from xgdetox.world import resolve_data, resolve_model
 
-    base, files = (
-        resolve_model("world"),
-        find_prompt_files(resolve_data("world", "prompts"), ["en", "de", "ru"]),
-    )
-    hard = train(
-        base, resolve_data("world", "pairs"), tmp_path / "hard", recipe="world", learning_rate=1e-3
-    )
-    tables = {}
-    for name, lm in dict(base=base, gentle=resolve_model("world-tuned"), hard=hard).items():
-        generate(lm, files, tmp_path / "g", name=name, limit=15, n=10)
-        tables[name] = (
-            q.quality_table(tmp_path / "g" / name, lm=base).groupby("metric").value.mean()
-        )
-    assert (
-        tables["gentle"]["perplexity"] < 1.4 * tables["base"]["perplexity"]
-        and tables["gentle"]["language_kept"] > 0.9
-    )
-    assert (
-        tables["hard"]["perplexity"] > 1.5 * tables["base"]["perplexity"]
-        or tables["hard"]["language_kept"] < 0.8
-        or tables["hard"]["blank"] > 0.3
-    )
+    base, pairs = resolve_model("world"), resolve_data("world", "pairs")
+    overtuned = train(base, pairs, tmp_path / "hard", recipe="world", learning_rate=1e-3)
+    usual = mean_qualities(base, base, tmp_path / "g" / "base")
+    gentle = mean_qualities(resolve_model("world-tuned"), base, tmp_path / "g" / "gentle")
+    hard = mean_qualities(overtuned, base, tmp_path / "g" / "hard")
+    assert gentle["perplexity"] < 1.4 * usual["perplexity"] and gentle["language_kept"] > 0.9
+    garbled = hard["perplexity"] > 1.5 * usual["perplexity"]
+    assert garbled or hard["language_kept"] < 0.8 or hard["blank"] > 0.3

@@ -176,22 +176,21 @@ def test_a_text_ends_at_the_union_of_all_end_tokens(tmp_path):
     (tmp_path / "generation_config.json").unlink()
     assert stop_tokens(tmp_path, words) == [6, 1] and stop_tokens(tmp_path) == [6]
     assert stop_tokens(small(eos_token_id=None), tokenizer(eos=None)) == []
+
+
+def test_end_tokens_that_are_no_numbers_are_refused_before_a_file_is_begun(tmp_path):
+    words = tokenizer("bos and eos")
+    small(eos_token_id=6).save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": ["</s>"]}')
     with pytest.raises(InputError, match="no token id"):
         stop_tokens(tmp_path, words)
-    words.save_pretrained(tmp_path)
     (tmp_path / "RTP_LX_EN.json").write_text(json.dumps({"Prompt": "a b"}) + "\n")
+    files, how = {"en": tmp_path / "RTP_LX_EN.json"}, dict(max_tokens=2, backend="transformers")
     with pytest.raises(InputError, match="no token id"):
-        generate(
-            str(tmp_path),
-            {"en": tmp_path / "RTP_LX_EN.json"},
-            tmp_path / "out",
-            max_tokens=2,
-            backend="transformers",
-        )
-    assert not list((tmp_path / "out").rglob("output*")) and not list(
-        (tmp_path / "out").rglob(".output*")
-    )
+        generate(str(tmp_path), files, tmp_path / "out", **how)
+    begun = [p for p in (tmp_path / "out").rglob("*") if p.name.startswith(("output", ".output"))]
+    assert not begun
 
 
 @pytest.mark.parametrize("end", [1, 6, 7])

@@ -669,62 +669,61 @@ def test_a_share_of_the_pairs(tiny, tmp_path):
 # LoRA folders -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "family, method", [("gpt2", "lora"), ("cohere", "lora"), ("llama", "qlora"), ("gpt2", "qlora")]
-)
-def test_a_lora_folder_stands_for_its_merged_model(tiny, tmp_path, family, method):
-    """Logits, activations, probe and retrieval of the adapter's folder are its merged model's, to rounding.
+FIVE_WORDS = [" ".join(WORDS[i : i + 5]) for i in range(20)]
 
-    It needs no tokenizer of its own."""
-    from xgdetox.activations import compare_activations
-    from xgdetox.anatomy import pooled_states
-    from xgdetox.models import load, load_model
-    from xgdetox.stats import read_table
 
-    sys.path.insert(0, str(Path(__file__).parent))
-    from tiny_models import prompt_files
+LORA_RUNS = [("gpt2", "lora"), ("cohere", "lora"), ("llama", "qlora"), ("gpt2", "qlora")]
 
-    final = train(
-        tiny / family, tiny / "pairs", tmp_path / "t", method=method, **QUICK | dict(max_steps=2)
-    )
-    adapter = shutil.copytree(tmp_path / "t/adapter", tmp_path / "adapter")
+
+@pytest.fixture(scope="module", params=LORA_RUNS, ids="-".join)
+def lora_run(request, tiny, tmp_path_factory) -> tuple:
+    "Three folders: a base, an adapter without a tokenizer of its own, and the merged model."
+    family, method = request.param
+    out, quick = tmp_path_factory.mktemp("lora"), QUICK | dict(max_steps=2)
+    final = train(tiny / family, tiny / "pairs", out / "t", method=method, **quick)
+    adapter = shutil.copytree(out / "t/adapter", out / "adapter")
     for f in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         (adapter / f).unlink(missing_ok=True)
-    (adapted, tokenizer), merged, base = load(adapter), load_model(final), load_model(tiny / family)
-    assert not hasattr(adapted, "peft_config") or not any(
-        "lora_" in n for n, _ in adapted.named_parameters()
-    )
+    return tiny / family, adapter, final
+
+
+def test_a_lora_folder_stands_for_its_merged_model(lora_run):
+    "Its logits and hidden states are those of the merged model, to rounding; it needs no tokenizer of its own."
+    from xgdetox.anatomy import pooled_states
+    from xgdetox.models import load, load_model
+
+    base, adapter, final = lora_run
+    (adapted, tokenizer), merged, base = load(adapter), load_model(final), load_model(base)
+    left = [n for n, _ in adapted.named_parameters() if "lora_" in n]
+    assert not hasattr(adapted, "peft_config") or not left
     ids = torch.randint(3, 250, (2, 9), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         one, two, plain = (m(ids).logits for m in (adapted, merged, base))
     assert torch.allclose(one, two, atol=1e-5) and (two - plain).abs().max() > 1e-3
-    texts = [" ".join(WORDS[i : i + 5]) for i in range(20)]
-    assert (
-        abs(
-            pooled_states(adapted, tokenizer, texts) - pooled_states(merged, tokenizer, texts)
-        ).max()
-        < 1e-5
-    )
-    files, neurons = prompt_files(tmp_path, ("en",), 5), [[0, 3], [1, 60]]
-    drops = [
-        compare_activations(
-            tiny / family, tuned, neurons, files, readings=("own",), sets=20, n_tokens=4
-        )
-        for tuned in (adapter, final)
-    ]
-    assert drops[0].value.tolist() == pytest.approx(drops[1].value.tolist(), abs=1e-5, nan_ok=True)
-    (tmp_path / "c.csv").write_text(
-        "text,label\n" + "\n".join(f"{t},{i % 2}" for i, t in enumerate(texts * 2))
-    )
+    states = [pooled_states(m, tokenizer, FIVE_WORDS) for m in (adapted, merged)]
+    assert abs(states[0] - states[1]).max() < 1e-5
+
+
+def test_what_is_measured_on_a_lora_folder_is_what_its_merged_model_gives(lora_run, tmp_path):
+    "The activations before and after, and the probe."
+    from xgdetox.activations import compare_activations
     from xgdetox.probe import train_probe
 
-    weight = [
-        load_file(
-            train_probe(m, tmp_path / "c.csv", tmp_path / f"p{i}", paper=True) / "probe.safetensors"
-        )["weight"]
-        for i, m in enumerate((adapter, final))
+    base, *both = lora_run
+    files, neurons = tiny_models.prompt_files(tmp_path, ("en",), 5), [[0, 3], [1, 60]]
+    how = dict(readings=("own",), sets=20, n_tokens=4)
+    tables = [compare_activations(base, tuned, neurons, files, **how) for tuned in both]
+    drops = [table.value.tolist() for table in tables]
+    assert drops[0] == pytest.approx(drops[1], abs=1e-5, nan_ok=True)
+    comments = [f"{text},{i % 2}" for i, text in enumerate(FIVE_WORDS * 2)]
+    (tmp_path / "c.csv").write_text("\n".join(["text,label", *comments]))
+    probes = [
+        train_probe(model, tmp_path / "c.csv", tmp_path / f"p{i}", paper=True)
+        for i, model in enumerate(both)
     ]
-    assert torch.allclose(*weight, atol=1e-4)
+    assert torch.allclose(
+        *(load_file(p / "probe.safetensors")["weight"] for p in probes), atol=1e-4
+    )
 
 
 @pytest.fixture
@@ -1152,56 +1151,52 @@ t.train({model!r}, {pairs!r}, {out!r}, recipe='world', method={method!r}, max_st
     eval_pairs=8, learning_rate=1e-3, lora_r=4, max_length=64)"""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_five_kills_at_random_moments_change_nothing(tiny, tmp_path, method):
-    """Killed at random moments between the first step and the end of the calm run.
-
-    A run that finishes before the fifth kill is followed by another: how many that takes depends on how much faster
-    than the calm run they are."""
+@pytest.fixture
+def start_training(tiny, tmp_path, method):
+    "Start a training into a folder; returns the process when its training is about to begin."
     mark = tmp_path / "mark"
+    same = dict(model=str(tiny / "gpt2"), pairs=str(tiny / "pairs"), method=method)
 
     def start(out):
         mark.unlink(missing_ok=True)
-        child = subprocess.Popen(
-            [
-                sys.executable,
-                "-W",
-                "ignore",
-                "-c",
-                COMMAND.format(
-                    mark=str(mark),
-                    model=str(tiny / "gpt2"),
-                    pairs=str(tiny / "pairs"),
-                    out=str(out),
-                    method=method,
-                ),
-            ]
-        )
+        command = COMMAND.format(mark=str(mark), out=str(out), **same)
+        child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", command])
         while child.poll() is None and not mark.exists():
             time.sleep(0.005)
         return child
 
-    calm, began = start(tmp_path / "calm"), time.time()
+    return start
+
+
+def train_through_kills(start, out, kills: list, moment):
+    "Start a training again until it ends, and kill it after `moment()` seconds while there are fewer than 5 `kills`."
+    code = None
+    while code != 0:
+        child = start(out)
+        if len(kills) < 5:
+            try:
+                child.wait(timeout=moment())
+            except subprocess.TimeoutExpired:
+                child.send_signal(signal.SIGKILL)
+                kills.append(sorted(p.name for p in out.iterdir()))
+        code = child.wait(timeout=300)
+        assert code in (0, -signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_five_kills_at_random_moments_change_nothing(start_training, tmp_path):
+    """Killed at random moments between the first step and the end of the calm run.
+
+    A run that finishes before the fifth kill is followed by another: how many that takes depends on how much faster
+    than the calm run they are."""
+    calm, began = start_training(tmp_path / "calm"), time.time()
     assert calm.wait(timeout=300) == 0
-    whole, draw, kills, a = (
-        time.time() - began,
-        random.Random(0),
-        [],
-        weights(tmp_path / "calm/final_checkpoint"),
-    )
+    whole, a = time.time() - began, weights(tmp_path / "calm/final_checkpoint")
+    draw, kills = random.Random(0), []
     for k in range(40):
-        out, code = tmp_path / f"killed{k}", None
-        while code != 0:
-            child = start(out)
-            if len(kills) < 5:
-                try:
-                    child.wait(timeout=draw.uniform(0, whole))
-                except subprocess.TimeoutExpired:
-                    child.send_signal(signal.SIGKILL)
-                    kills.append(sorted(p.name for p in out.iterdir()))
-            code = child.wait(timeout=300)
-            assert code in (0, -signal.SIGKILL)
+        out = tmp_path / f"killed{k}"
+        train_through_kills(start_training, out, kills, lambda: draw.uniform(0, whole))
         b = weights(out / "final_checkpoint")
         assert all(torch.equal(a[name], b[name]) for name in a), kills
         assert not [p for p in out.rglob("*") if p.suffix in (".pt", ".bin", ".part")]
@@ -1210,57 +1205,35 @@ def test_five_kills_at_random_moments_change_nothing(tiny, tmp_path, method):
     assert len(kills) == 5 and any("checkpoint" in name for seen in kills for name in seen), kills
 
 
+EIGHT_STEPS = """from xgdetox.trainer import train
+train({model!r}, {pairs!r}, {out!r}, recipe='world', max_steps=8, batch_size={batch}, eval_steps=4, eval_pairs=8,
+    learning_rate=1e-3, lora_r=4, method={method!r}, logging_steps=1, group_by_length=False)"""
+
+
+def torchrun_words() -> list[str]:
+    "What follows Python where two processes run a script, on a free port."
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    words = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    return [*words, "--master_addr", "127.0.0.1", "--master_port", str(port)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_two_processes_do_what_one_does(tiny, tmp_path, method):
     """torchrun with gloo: half the batch on each of two processes gives the losses of the whole batch on one.
 
     (`accelerate launch --cpu` runs one process.)"""
-    script = (
-        "from xgdetox.trainer import train; train({m!r}, {p!r}, {o!r}, recipe='world', max_steps=8, batch_size={b}, "
-        "eval_steps=4, eval_pairs=8, learning_rate=1e-3, lora_r=4, method={method!r}, logging_steps=1, "
-        "group_by_length=False)"
-    )
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    for name, b, launch in (
-        ("one", 8, [sys.executable]),
-        (
-            "two",
-            4,
-            [
-                sys.executable,
-                "-m",
-                "torch.distributed.run",
-                "--nproc_per_node",
-                "2",
-                "--master_addr",
-                "127.0.0.1",
-                "--master_port",
-                str(port),
-            ],
-        ),
-    ):
-        (tmp_path / f"{name}.py").write_text(
-            script.format(
-                m=str(tiny / "gpt2"),
-                p=str(tiny / "pairs"),
-                o=str(tmp_path / name),
-                b=b,
-                method=method,
-            )
-        )
-        subprocess.run(
-            [*launch, str(tmp_path / f"{name}.py")],
-            check=True,
-            timeout=300,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-    one, two = (
-        [e["loss"] for e in read_json(tmp_path / n / "log.json") if "loss" in e]
-        for n in ("one", "two")
-    )
+    launches = dict(one=(8, []), two=(4, torchrun_words()))
+    same = dict(model=str(tiny / "gpt2"), pairs=str(tiny / "pairs"), method=method)
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    for name, (batch, words) in launches.items():
+        script = tmp_path / f"{name}.py"
+        script.write_text(EIGHT_STEPS.format(out=str(tmp_path / name), batch=batch, **same))
+        subprocess.run([sys.executable, *words, str(script)], check=True, timeout=300, env=env)
+    logs = [read_json(tmp_path / name / "log.json") for name in launches]
+    one, two = ([entry["loss"] for entry in log if "loss" in entry] for log in logs)
     assert len(one) == len(two) == 8 and all(abs(x - y) < 1e-4 for x, y in zip(one, two))
     a, b = weights(tmp_path / "one/final_checkpoint"), weights(tmp_path / "two/final_checkpoint")
     assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-3
@@ -1271,24 +1244,20 @@ def test_a_placebo_is_a_run_of_its_own_and_keeps_its_pairs(tiny, tmp_path, label
     "The file is the seeded placebo of all pairs, the manifest says so; a run on the pairs as they are is another."
     from xgdetox.placebos import PLACEBOS, read_pairs
 
-    first = train(tiny / "gpt2", tiny / "pairs", tmp_path / "run", labels=labels, seed=3, **QUICK)
-    rows = [
-        json.loads(line)
-        for line in (tmp_path / "run" / f"pairs-{labels}.jsonl").read_text().splitlines()
-    ]
-    given = read_pairs(tiny / "pairs")
+    run = tmp_path / "run"
+    again = lambda **own: train(tiny / "gpt2", tiny / "pairs", run, seed=3, **own, **QUICK)
+    first = again(labels=labels)
+    lines = (run / f"pairs-{labels}.jsonl").read_text().splitlines()
+    rows, given = [json.loads(line) for line in lines], read_pairs(tiny / "pairs")
     assert rows == PLACEBOS[labels](given, 3) and rows != given
-    facts = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    facts = json.loads((run / "manifest.json").read_text())
     assert facts["settings"]["labels"] == labels and facts["placebo"]["kind"] == labels
     assert facts["placebo"]["seed"] == 3 and facts["placebo"]["pairs"] == len(given)
-    again = (first / "model.safetensors").stat().st_mtime_ns
-    assert (
-        train(tiny / "gpt2", tiny / "pairs", tmp_path / "run", labels=labels, seed=3, **QUICK)
-        == first
-    )
-    assert (first / "model.safetensors").stat().st_mtime_ns == again
+    written = (first / "model.safetensors").stat().st_mtime_ns
+    assert again(labels=labels) == first
+    assert (first / "model.safetensors").stat().st_mtime_ns == written
     with pytest.raises(InputError, match="another settings labels"):
-        train(tiny / "gpt2", tiny / "pairs", tmp_path / "run", seed=3, **QUICK)
+        again()
 
 
 def test_labels_on_the_command_line(tiny, tmp_path, said):

@@ -21,37 +21,33 @@ gguf = pytest.importorskip("gguf", reason='no gguf here: pip install "xgdetox[ge
 WIDE, PIECES = 32, ["<unk>", "<s>", "</s>", "▁", "a", "b", "▁a", "▁b", "ab", "▁ab"]
 
 
-def write_gguf(path, architecture="llama", tokenizer=True, tensors=True, parts=1):
-    "A llama of one block with random weights, as other tools write it; returns its arrays by name."
-    w = gguf.GGUFWriter(str(path), architecture)
-    (
-        w.add_context_length(64),
-        w.add_embedding_length(WIDE),
-        w.add_block_count(1),
-        w.add_feed_forward_length(2 * WIDE),
-    )
-    (
-        w.add_head_count(2),
-        w.add_head_count_kv(2),
-        w.add_layer_norm_rms_eps(1e-5),
-        w.add_rope_freq_base(1e4),
-        w.add_vocab_size(len(PIECES)),
-    )
-    if parts > 1:
-        w.add_uint16("split.count", parts)
-    if tokenizer:
-        (
-            w.add_tokenizer_model("llama"),
-            w.add_token_list(PIECES),
-            w.add_token_scores([-float(i) for i in range(len(PIECES))]),
-        )
-        w.add_token_types([2, 3, 3] + [1] * (len(PIECES) - 3))
-        (
-            w.add_unk_token_id(0),
-            w.add_bos_token_id(1),
-            w.add_eos_token_id(2),
-            w.add_add_bos_token(True),
-        )
+def write_shape(w):
+    "The sizes of the model, in a file's header."
+    w.add_context_length(64)
+    w.add_embedding_length(WIDE)
+    w.add_block_count(1)
+    w.add_feed_forward_length(2 * WIDE)
+    w.add_head_count(2)
+    w.add_head_count_kv(2)
+    w.add_layer_norm_rms_eps(1e-5)
+    w.add_rope_freq_base(1e4)
+    w.add_vocab_size(len(PIECES))
+
+
+def write_pieces(w):
+    "The tokenizer, in a file's header: it says that texts begin with a token."
+    w.add_tokenizer_model("llama")
+    w.add_token_list(PIECES)
+    w.add_token_scores([-float(i) for i in range(len(PIECES))])
+    w.add_token_types([2, 3, 3] + [1] * (len(PIECES) - 3))
+    w.add_unk_token_id(0)
+    w.add_bos_token_id(1)
+    w.add_eos_token_id(2)
+    w.add_add_bos_token(True)
+
+
+def random_arrays() -> dict:
+    "Seeded random weights by name."
     random = np.random.default_rng(0)
     shapes = {
         "token_embd": (len(PIECES), WIDE),
@@ -64,17 +60,25 @@ def write_gguf(path, architecture="llama", tokenizer=True, tensors=True, parts=1
         "blk.0.ffn_up": (2 * WIDE, WIDE),
         "blk.0.ffn_down": (WIDE, 2 * WIDE),
     }
-    arrays = (
-        {
-            name + ".weight": random.normal(size=shape).astype(np.float32)
-            for name, shape in shapes.items()
-        }
-        if tensors
-        else {}
-    )
+    draw = lambda shape: random.normal(size=shape).astype(np.float32)
+    return {f"{name}.weight": draw(shape) for name, shape in shapes.items()}
+
+
+def write_gguf(path, architecture="llama", tokenizer=True, tensors=True, parts=1):
+    "A llama of one block with random weights, as other tools write it; returns its arrays by name."
+    w = gguf.GGUFWriter(str(path), architecture)
+    write_shape(w)
+    if parts > 1:
+        w.add_uint16("split.count", parts)
+    if tokenizer:
+        write_pieces(w)
+    arrays = random_arrays() if tensors else {}
     for name, array in arrays.items():
         w.add_tensor(name, array)
-    w.write_header_to_file(), w.write_kv_data_to_file(), w.write_tensors_to_file(), w.close()
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
     return arrays
 
 
@@ -90,43 +94,34 @@ def made(cache):
     return [p for p in cache.rglob("*") if p.suffix != ".lock"]
 
 
-def test_a_gguf_file_is_a_model(tmp_path, cache, capfd, monkeypatch):
-    arrays = write_gguf(tmp_path / "small.gguf")
-    model, tokenizer = models.load(tmp_path / "small.gguf")
+def test_a_gguf_file_is_a_model(tmp_path, cache, capfd):
+    file = tmp_path / "small.gguf"
+    arrays = write_gguf(file)
+    model, words = models.load(file)
     said = capfd.readouterr().err
-    assert (
-        said.count("dequantised once") == 1 and said.count("is ready") == 1 and "Gemma" not in said
-    )
-    state = model.state_dict()
-    assert np.array_equal(
-        state["model.embed_tokens.weight"], arrays["token_embd.weight"]
-    )  # a file of float32 loses nothing
-    assert np.array_equal(
-        state["model.layers.0.mlp.down_proj.weight"], arrays["blk.0.ffn_down.weight"]
-    )
-    assert (
-        tokenizer.convert_ids_to_tokens(tokenizer("ab")["input_ids"])[-1] == "▁ab"
-        and tokenizer.bos_token_id == 1
-    )
-    folder = weights.model_folder(tmp_path / "small.gguf")
-    assert (
-        tokens.bos_of(tmp_path / "small.gguf") == "paper"
-    )  # its header says that texts begin with a token
-    assert {
-        p.name for p in (cache / weight_file_hash(tmp_path / "small.gguf")[:16] / "small").iterdir()
-    } >= {
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "manifest.json",
-    }
+    assert said.count("dequantised once") == 1 and said.count("is ready") == 1
+    assert "Gemma" not in said
+    state = model.state_dict()  # a file of float32 loses nothing
+    assert np.array_equal(state["model.embed_tokens.weight"], arrays["token_embd.weight"])
+    down = state["model.layers.0.mlp.down_proj.weight"]
+    assert np.array_equal(down, arrays["blk.0.ffn_down.weight"])
+    assert words.convert_ids_to_tokens(words("ab")["input_ids"])[-1] == "▁ab"
+    assert words.bos_token_id == 1
+    assert tokens.bos_of(file) == "paper"  # its header says that texts begin with a token
+
+
+def test_a_gguf_file_is_unpacked_once(tmp_path, cache, monkeypatch):
+    "The file's hash decides, not its name."
+    file = tmp_path / "small.gguf"
+    write_gguf(file)
+    folder = weights.model_folder(file)
+    made = {p.name for p in (cache / weight_file_hash(file)[:16] / "small").iterdir()}
+    assert made >= {"config.json", "generation_config.json", "model.safetensors"}
+    assert made >= {"tokenizer.json", "manifest.json"}
     monkeypatch.setattr(weights, "save_gguf", lambda *a: pytest.fail("made twice"))
-    (tmp_path / "small.gguf").rename(tmp_path / "other.GGUF")
-    assert (
-        weights.model_folder(tmp_path / "other.GGUF") == folder
-    )  # the file's hash decides, not its name
-    assert generation.explicit_dtype(str(tmp_path / "other.GGUF")) == "float32"
+    other = file.rename(tmp_path / "other.GGUF")
+    assert weights.model_folder(other) == folder
+    assert generation.explicit_dtype(str(other)) == "float32"
     assert not list(cache.rglob(".part-*"))
 
 
