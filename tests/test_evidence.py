@@ -14,7 +14,8 @@ import tiny_models
 import torch
 import yaml
 
-from xgdetox.anatomy import anatomy
+from xgdetox.activations import patch_groups
+from xgdetox.anatomy import anatomy, value_vector_matrix
 from xgdetox.data import find_prompt_files, load_lexicon, load_pairs, load_prompts
 from xgdetox.dose import control_sets, dose_curve, match_kinds, rank_active
 from xgdetox.early import compare_predictors, log_probabilities, pairs_by_language
@@ -36,6 +37,7 @@ from xgdetox.patching import (
 from xgdetox.prediction import left_out_errors, points_of
 from xgdetox.stats import read_table, tidy, write_table
 from xgdetox.training import encode_pair
+from xgdetox.value_vectors import describe_sources, promoted_tokens
 from xgdetox.verdicts import verdicts
 from xgdetox.world import resolve_data, resolve_model
 
@@ -218,25 +220,59 @@ def test_what_held_arms_kept_of_the_fall(world, files, lexicon):
 # ---- doses and kinds
 
 
-def test_the_order_of_a_normed_model_is_that_of_what_arrives():
-    "Gemma 3: cosines of gain times value vector, computed from the weights alone."
-    model, _ = tiny_models.model("gemma3", wide=32)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for block in model.model.layers:
-            block.post_feedforward_layernorm.weight.normal_(0, 0.5, generator=generator)
-    probe = np.random.default_rng(0).normal(size=32).astype(np.float32)
-    activation = np.random.default_rng(1).normal(size=(2, 64))
-    ranked = rank_active(model, probe, activation)
-    cosines = []
+@pytest.fixture
+def normed():
+    "A tiny Gemma 3 whose norms after the MLP have gains of their own, its tokenizer, and what its neurons write."
+    model, tokenizer = tiny_models.model("gemma3", wide=32)
+    generator, arrives = torch.Generator().manual_seed(0), []
     for block in model.model.layers:
-        gain = 1 + block.post_feedforward_layernorm.weight.detach().numpy()
-        arrives = block.mlp.down_proj.weight.detach().numpy().T * gain  # neuron, d
-        cosines.append(arrives @ probe / np.linalg.norm(arrives, axis=1) / np.linalg.norm(probe))
-    flat = np.where(activation > 0, np.array(cosines), -np.inf).ravel()
+        gain = block.post_feedforward_layernorm.weight.data.normal_(0, 0.5, generator=generator)
+        arrives.append(block.mlp.down_proj.weight.detach().numpy().T * (1 + gain.numpy()))
+    return model, tokenizer, np.array(arrives)  # layer, neuron, d
+
+
+def cosines_with(arrives, probe):
+    "Cosine of each neuron's vector (layer, neuron, d) with a probe (d,)."
+    return arrives @ probe / np.linalg.norm(arrives, axis=-1) / np.linalg.norm(probe)
+
+
+PROBE = np.random.default_rng(0).normal(size=32).astype(np.float32)
+
+
+def test_the_order_of_a_normed_model_is_that_of_what_arrives(normed):
+    "Gemma 3: cosines of gain times value vector, computed from the weights alone."
+    model, _, arrives = normed
+    activation = np.random.default_rng(1).normal(size=(2, 64))
+    ranked = rank_active(model, PROBE, activation)
+    flat = np.where(activation > 0, cosines_with(arrives, PROBE), -np.inf).ravel()
     order = np.argsort(-flat)[: (activation > 0).sum()]
     assert (ranked.layer * 64 + ranked.neuron).tolist() == order.tolist()
     assert np.allclose(ranked.cosine, flat[order], atol=1e-5)
+
+
+def test_groups_of_a_normed_model_are_by_what_arrives(normed):
+    "Gemma 3: toxic is who writes along the probe behind the norm, which some do not in front of it."
+    model, tokenizer, arrives = normed
+    groups = patch_groups(model, tokenizer, PROBE, [[0, 1]], tiny_models.TEXTS[:2])
+    toxic = {tuple(n) for name in ("toxic, active", "toxic, negative") for n in groups[name]}
+    assert toxic == set(map(tuple, np.argwhere(cosines_with(arrives, PROBE) > 0).tolist()))
+    plain = [value_vector_matrix(model, layer).detach().numpy() for layer in range(2)]
+    assert toxic != set(map(tuple, np.argwhere(cosines_with(np.array(plain), PROBE) > 0).tolist()))
+
+
+def test_tokens_of_a_normed_model_are_those_that_what_arrives_promotes(normed):
+    "Gemma 3: the unembedding's rows times what arrives, from the weights alone; also in a table of sources."
+    model, tokenizer, arrives = normed
+    some = [[0, 3], [1, 7], [1, 20]]
+    found = promoted_tokens(model, tokenizer, some, k=4)
+    logits = arrives @ model.get_output_embeddings().weight.detach().numpy().T
+    first = [np.argsort(-logits[layer, neuron])[:4].tolist() for layer, neuron in some]
+    assert found.token_id.tolist() == sum(first, [])
+    near = pd.DataFrame(some, columns=["layer", "neuron"])
+    near = near.assign(actual=True, cosine=0.0, mean_activation=1.0)
+    activation = np.random.default_rng(1).normal(size=(2, 64))
+    _, _, tokens = describe_sources(model, tokenizer, near, activation, {"en": ["the"]}, k=4)
+    assert tokens[tokens.control == ""].token_id.tolist() == sum(first, [])
 
 
 def test_controls_of_a_dose_that_fills_a_layer(world):

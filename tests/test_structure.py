@@ -31,9 +31,9 @@ ORDER = """
     scorers.judge scorers.judge_sources scorers.judge_fit
     scoring toxicity mass fluency quality capability
     losses recipes training pair_trainer trainer
-    probe value_vectors intervention activations retrieval
+    written probe value_vectors intervention activations retrieval
     runs relation prediction figures report explorer
-    style pairs outcome harness patching held written dose edits early matrix verdicts cards paper_figures
+    style pairs outcome harness patching held dose edits early matrix verdicts cards paper_figures
     grid.stage grid.steps grid.checkpoints grid.changes
     grid.stages_evidence grid.stages_making grid.stages_texts grid.stages_mechanism grid.stages
     grid.execute grid.notebook grid.forks

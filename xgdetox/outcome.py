@@ -28,7 +28,8 @@ from .toxicity import scorer_names, with_holm
 
 # %% auto #0
 __all__ = ['LEAST_RATE', 'COMPARED', 'NO_AUC', 'judged_texts', 'prompt_outcomes', 'first_tokens', 'prompt_table', 'outcome_rows',
-           'outcome_table', 'auc_low', 'values_path', 'read_values', 'why_not_tested', 'compare_arms', 'untested_note']
+           'outcome_table', 'auc_low', 'values_path', 'read_values', 'why_not_tested', 'compare_arms', 'untested_note',
+           'with_drops']
 
 # %% ../nbs/lib/outcome.ipynb #c006
 def judged_texts(texts, scores, reasons, language: str, threshold: float = 0.5) -> pd.DataFrame:
@@ -406,3 +407,18 @@ def _pooled_row(metric: str, draws: np.ndarray) -> dict:
     if len(rest) > len(draws) / 2:
         low, high = np.quantile(rest, [0.025, 0.975])
     return dict(metric=metric, value=float(draws[0]), low=float(low), high=float(high))
+
+# %% ../nbs/lib/outcome.ipynb #kq56001
+def with_drops(table: pd.DataFrame, before, output, placebo=()) -> pd.DataFrame:
+    """A table of `outcome_table` and its drops against the base by every metric in `COMPARED`, written to `output`.
+
+    `before`, `placebo`: the tables of the base, and of a placebo arm per seed. Values of single prompts have to lie
+    beside all of them and beside `output`; `InputError` where they do not."""
+    base, arm = read_values(before), read_values(output)
+    others, rows = [read_values(p) for p in placebo], table.to_dict("records")
+    labels = table.iloc[0][["model", "tuning", "seed", "scorer"]].to_dict()
+    for metric in [m for m in COMPARED if m in base and m in arm]:
+        rows += compare_arms(base, [arm], others, metric, **labels).to_dict("records")
+    found = tidy(rows)
+    write_table(found, output)
+    return found

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['score_command', 'generations_to_score', 'say_what_is_missing', 'say_upstream', 'say_counts', 'toxicity_command',
-           'calibrate_command', 'mass_command', 'outcome_command', 'with_outcome_drops', 'scores_export',
-           'scores_import', 'scores_show']
+           'calibrate_command', 'mass_command', 'outcome_command', 'scores_export', 'scores_import', 'scores_show']
 
 # %% ../../nbs/lib/cli_scores.ipynb #ef42e080
 import typer
@@ -405,7 +404,7 @@ def outcome_command(
     from xgdetox.generation import generation_files
     from xgdetox.grid.steps import locate_scorer
     from xgdetox.tokens import load_tokenizer
-    from xgdetox.outcome import outcome_table, read_values, untested_note
+    from xgdetox.outcome import outcome_table, read_values, untested_note, with_drops
     from xgdetox.scoring import scorer_of_generations
 
     if placebo and not before:
@@ -444,31 +443,10 @@ def outcome_command(
         **how,
     )
     if before:
-        table = with_outcome_drops(table, before, output, placebo or [])
+        table = with_drops(table, before, output, placebo or [])
         if note := untested_note(table):
             print(note)
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output)
-
-# %% ../../nbs/lib/cli_scores.ipynb #ea372503
-def with_outcome_drops(table, before, output, placebo: list):
-    "The table with the paired drops against the base's table, written to `output` again."
-    from xgdetox.outcome import COMPARED, compare_arms, read_values
-    from xgdetox.stats import tidy, write_table
-
-    base, arm, others = (
-        read_values(before),
-        [read_values(output)],
-        [read_values(p) for p in placebo],
-    )
-    labels = table.iloc[0][["model", "tuning", "seed", "scorer"]].to_dict()
-    rows = [
-        r
-        for m in COMPARED
-        if m in base and m in arm[0]
-        for r in compare_arms(base, arm, others, m, **labels).to_dict("records")
-    ]
-    write_table(found := tidy([*table.to_dict("records"), *rows]), output)
-    return found
 
 # %% ../../nbs/lib/cli_scores.ipynb #c023
 @scores_app.command("export")
