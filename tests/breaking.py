@@ -87,6 +87,39 @@ def write_models(folder: Path):
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(note))
 
 
+OF_THE_MODEL = {  # words that are tokens of the tiny models
+    "en": ["house", "river", "bridge", "nobody"],
+    "de": ["Hause", "alte", "nach", "geht"],
+}
+
+
+def write_evidence(folder: Path):
+    "Pairs and words per language."
+    (folder / "by-language").mkdir()
+    for code in LANGUAGES:
+        shutil.copy(folder / "pairs" / "pairs.jsonl", folder / "by-language" / f"{code}.jsonl")
+    (folder / "words").mkdir()
+    for code, words in OF_THE_MODEL.items():
+        (folder / "words" / f"{code}.txt").write_text("\n".join(words) + "\n")
+
+
+def write_matrix(folder: Path):
+    "Drops after tuning in three languages, and retrieval between five."
+    chance, codes = random.Random(0), ("en", "de", "es", "fr", "it")
+    same = dict(model="m", seed=0, metric="toxic_mass_relative_drop", low=0, high=1, n=9, scorer="")
+    drops = [
+        dict(same, tuning=tuning, language=code, value=chance.random())
+        for tuning in ("dpo", "dpo-de", "dpo-es")
+        for code in codes
+    ]
+    pairs = [(source, code) for source, code in itertools.product(codes, codes) if source != code]
+    same = dict(model="m", tuning="base", seed=0, metric="top1", low=0, high=1, n=20, scorer="")
+    found = [dict(same, source=a, language=b, value=chance.random()) for a, b in pairs]
+    (folder / "tables").mkdir()
+    pd.DataFrame(drops).to_csv(folder / "tables" / "drops.csv", index=False)
+    pd.DataFrame(found).to_csv(folder / "retrieval.csv", index=False)
+
+
 RECIPE = "loss: sigmoid\nmethod: full\nmax_steps: 2\nbatch_size: 2\neval_pairs: 2\nmax_length: 32\n"
 GRID = """about: a small one
 models:
@@ -104,6 +137,8 @@ def make_workplace(folder: Path) -> Path:
     folder.mkdir(parents=True)
     copy_world(folder)
     write_models(folder)
+    write_evidence(folder)
+    write_matrix(folder)
     (folder / "recipe.yaml").write_text(RECIPE)
     (folder / "grid.yaml").write_text(GRID.replace("HERE", str(folder)))
     (folder / "neurons.json").write_text("[[0, 1], [1, 5], [1, 30]]\n")
@@ -241,6 +276,62 @@ COMMANDS = {
     "run-dry": Command(
         "run HERE/grid.yaml --run-dir OUT --dry-run", ("grid.yaml", "model", "prompts"), ("cores",)
     ),
+}
+
+
+PAIR = "--model HERE/model --tuned-model HERE/tuned " + FEW + "--lexicon HERE/lexicon --limit 2 "
+PAIR_READS = ("model", "tuned", "prompts", "lexicon")
+COMMANDS |= {
+    "patching": Command(
+        "patching " + PAIR + "--neurons HERE/neurons.json --sets 2 --output OUT/table.csv",
+        (*PAIR_READS, "neurons.json"),
+        ("sets", "seed", "limit"),
+    ),
+    "twins": Command(
+        "twins --model HERE/model --neurons HERE/neurons.json "
+        + FEW
+        + "--limit 2 --output OUT/twins.json",
+        ("model", "neurons.json", "prompts"),
+        ("seed", "limit"),
+    ),
+    "held": Command(
+        "held " + PAIR + "--held-model HERE/tuned --held-neurons HERE/neurons.json "
+        "--random-model HERE/tuned --random-neurons HERE/neurons.json --output OUT/table.csv",
+        (*PAIR_READS, "neurons.json"),
+        ("seed", "limit"),
+    ),
+    "dose": Command(
+        "dose " + PAIR + "--probe HERE/probe --dose .1 --sets 2 --output OUT/table.csv",
+        (*PAIR_READS, "probe"),
+        ("dose", "sets", "seed", "limit"),
+    ),
+    "kinds": Command(
+        "kinds --model HERE/model --tuned-model HERE/tuned "
+        + FEW
+        + "--lexicon HERE/words --limit 2 "
+        "--probe HERE/probe --top 100 --k 20 --least 1 --caliper 100 --output OUT/table.csv",
+        ("model", "tuned", "prompts", "words", "probe"),
+        ("top", "k", "least", "caliper", "seed", "limit"),
+    ),
+    "pairwise": Command(
+        "pairwise --model HERE/model --parallel-dir HERE/parallel --language de "
+        "--output OUT/table.csv",
+        ("model", "parallel"),
+        ("limit",),
+    ),
+    "matrix": Command(
+        "matrix --drops HERE/tables/drops.csv --retrieval HERE/retrieval.csv --permutations 20 "
+        "--output OUT/table.csv",
+        ("tables", "retrieval.csv"),
+        ("permutations", "seed"),
+    ),
+    "early": Command(
+        "early --model HERE/model --tuned-model HERE/tuned --pairs HERE/by-language --limit 4 "
+        "--output OUT/table.csv",
+        ("model", "tuned", "by-language"),
+        ("beta", "limit"),
+    ),
+    "verdicts": Command("verdicts HERE/tables --output OUT/table.csv", ("tables",)),
 }
 
 

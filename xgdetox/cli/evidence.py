@@ -27,6 +27,7 @@ from xgdetox.cli.options import (
     TrustOption,
     TunedOption,
     file_to_write,
+    finite,
 )
 from .root import app
 from ..files import InputError
@@ -43,10 +44,17 @@ DosesOption = Annotated[
     Optional[list[float]],
     typer.Option("--dose", help="Shares of all neurons; .0002 to .1 by default."),
 ]
-TopOption = Annotated[int, typer.Option(min=2, help="Active neurons that are looked at.")]
-TokensLooked = Annotated[int, typer.Option(min=1, help="Promoted tokens of each.")]
-LeastOption = Annotated[int, typer.Option(min=1, help="Languages that make one multilingual.")]
-CaliperOption = Annotated[float, typer.Option(min=0, help="The most a pair may differ, in sd.")]
+TopOption = Annotated[
+    int, typer.Option(min=2, max=10**7, help="Active neurons that are looked at.")
+]
+TokensLooked = Annotated[int, typer.Option(min=1, max=10_000, help="Promoted tokens of each.")]
+LeastOption = Annotated[
+    int, typer.Option(min=1, max=100, help="Languages that make one multilingual.")
+]
+CaliperOption = Annotated[
+    float,
+    typer.Option(min=0, max=1000, callback=finite, help="The most a pair may differ, in sd."),
+]
 SetsOption = Annotated[
     int, typer.Option("--sets", min=1, max=10_000, help="Random sets of neurons.")
 ]
@@ -292,7 +300,7 @@ def early_command(
     pairs: Annotated[Path, typer.Option("--pairs", help="Folder with de.jsonl or de/ and so on.")],
     output: TableFile = Path("early.csv"),
     language: LanguageOption = None,
-    beta: Annotated[float, typer.Option(min=0)] = 0.1,
+    beta: Annotated[float, typer.Option(min=0, max=1000, callback=finite)] = 0.1,
     dtype: DtypeOption = None,
     bos: BosOption = None,
     limit: LimitOption = None,
