@@ -40,6 +40,7 @@ from xgdetox.training import encode_pair
 from xgdetox.value_vectors import describe_sources, promoted_tokens
 from xgdetox.verdicts import verdicts
 from xgdetox.world import resolve_data, resolve_model
+from xgdetox.written import written
 
 PLANTED = [[2, n] for n in range(40, 60)]
 
@@ -264,7 +265,7 @@ def test_tokens_of_a_normed_model_are_those_that_what_arrives_promotes(normed):
     "Gemma 3: the unembedding's rows times what arrives, from the weights alone; also in a table of sources."
     model, tokenizer, arrives = normed
     some = [[0, 3], [1, 7], [1, 20]]
-    found = promoted_tokens(model, tokenizer, some, k=4)
+    found = promoted_tokens(model, tokenizer, some, k=4, parts=written(model))
     logits = arrives @ model.get_output_embeddings().weight.detach().numpy().T
     first = [np.argsort(-logits[layer, neuron])[:4].tolist() for layer, neuron in some]
     assert found.token_id.tolist() == sum(first, [])

@@ -28,8 +28,8 @@ def post_norm_gain(block) -> torch.Tensor | None:
 def written(model, parts=None):
     """The model's `Anatomy` with every value vector as it arrives in the residual stream, (d,) times the gain.
 
-    For whatever only reads value vectors (`rank_value_vectors` and `promoted_tokens` take it where they are given no
-    `parts`), not for hooks. Without such a norm it is the plain anatomy."""
+    For whatever only reads value vectors (`parts=` of `rank_value_vectors`, `promoted_tokens`), not for hooks.
+    Without such a norm it is the plain anatomy."""
     parts = parts or anatomy(model)
     gains = [post_norm_gain(block) for block in parts.blocks]
     if all(g is None for g in gains):
