@@ -33,6 +33,7 @@ from xgdetox.value_vectors import (
     prompt_rows,
     rank_value_vectors,
 )
+from .written import written
 
 # %% auto #0
 __all__ = ['forced_activations', 'read_activations', 'compare_activations', 'Patched', 'neuron_groups', 'patch_groups',
@@ -315,9 +316,11 @@ def neuron_groups(cosine, activation) -> dict[str, list]:
 def patch_groups(base, tokenizer, probe, neurons, prompts, bos="tokenizer") -> dict:
     """What `explained_drop` patches: the selected `neurons`, the four groups, and all neurons.
 
-    The groups follow `probe` and the mean activation on `prompts`."""
+    The groups follow `probe`, compared with value vectors as `written`, and the mean activation on
+    `prompts`."""
     activation = all_activations(base, tokenizer, prompts, bos=bos)  # layer, neuron
-    ranked = rank_value_vectors(base, probe, None).sort_values(["layer", "neuron"])
+    ranked = rank_value_vectors(base, probe, None, parts=written(base))
+    ranked = ranked.sort_values(["layer", "neuron"])
     cosine = ranked.cosine.to_numpy().reshape(activation.shape)
     return {"selected": neurons, **neuron_groups(cosine, activation), "all": "all"}
 

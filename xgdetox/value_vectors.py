@@ -24,6 +24,7 @@ from .tokens import encode, last_tokens, length_batches, token_ids
 from .probe import load_probe
 from .sampling import sample
 from .stats import bootstrap_mean, permutation_test, tidy, write_table
+from .written import written
 
 # %% auto #0
 __all__ = ['rank_value_vectors', 'continuation_activations', 'prompt_rows', 'select_sources', 'all_activations',
@@ -45,8 +46,9 @@ def rank_value_vectors(
     """The `top_k` value vectors nearest to the probe by cosine: rank, layer, neuron, cosine (section 4.2).
 
     `probe`: a path (see `probe_direction`), or a vector (d,). `top_k` None ranks all. `space`: "paper"
-    compares with w as it is, although w lives behind the final norm; "residual" with w times the
-    norm's gain, the same direction as seen from inside the stream. Weights are read chunk by chunk."""
+    compares with w, although w lives behind the final norm; "residual" with w times the norm's gain,
+    the same direction as seen from inside the stream. `parts`: see `written`. Weights are read chunk
+    by chunk."""
     parts = parts or anatomy(model)
     w = _direction_in_stream(probe, direction, space, parts)
     cosines = [  # layer; neuron
@@ -312,15 +314,15 @@ def promoted_tokens(
 ) -> pd.DataFrame:
     """The `k` tokens that each value vector promotes most, one row per token.
 
-    Logits are U v with the unembedding U, as in the paper; `norm` puts the final norm between.
-    `languages` names those in which the token heads a word of `rude` ({language: words})."""
+    Logits: U v with the unembedding U (paper); `norm`: behind the final norm. `languages`: where it
+    heads a word of `rude`, {language: words}. `parts`: see `written`."""
     parts, known = parts or anatomy(model), toxic_tokens(tokenizer, rude or {})
     U, rows = parts.unembedding.weight, []
     for layer, neuron in neurons:
         v = value_vector_matrix(model, layer, parts)[neuron]
         if norm:
             v = parts.final_norm(v.to(next(parts.final_norm.parameters()))[None])[0]
-        logits, ids = (U @ v.to(U)).float().topk(k)
+        logits, ids = (U @ v.to(U)).float().topk(min(k, len(U)))
         for rank, (i, logit) in enumerate(zip(ids.tolist(), logits.tolist()), 1):
             token, languages = tokenizer.decode([i]), " ".join(sorted(known.get(i, ())))
             rows.append((layer, neuron, rank, i, token, logit, script(token), languages))
@@ -368,6 +370,7 @@ def multilinguality_test(
     sets: int = 1000,
     seed: int = 0,
     norm: bool = False,
+    parts=None,
 ) -> pd.DataFrame:
     """The mean of each column of `multilinguality` over `neurons`, against `sets` sets of twins.
 
@@ -375,7 +378,7 @@ def multilinguality_test(
     null_mean, null_low, null_high, p (how often a random set has as much), sets."""
     random = [matched_neurons(activation, neurons, seed + i) for i in range(sets)]
     every = list(dict.fromkeys(tuple(n) for some in [neurons, *random] for n in some))
-    tokens = promoted_tokens(model, tokenizer, every, k, norm, rude)
+    tokens = promoted_tokens(model, tokenizer, every, k, norm, rude, parts)
     table = multilinguality(tokens).set_index(["layer", "neuron"])
     means = lambda some: table.loc[[tuple(n) for n in some]].mean()
     observed, null = means(neurons), pd.DataFrame([means(some) for some in random])
@@ -424,17 +427,20 @@ def describe_sources(
     norm: bool = False,
     show_rude: bool = False,
     labels: dict | None = None,
+    parts=None,
 ) -> tuple:
-    """(neurons, tidy table, tokens): the actual sources in `near`, and what all of `near` promote.
+    """(neurons, table, tokens): the actual sources in `near`, and what all promote.
 
-    `near`: of `select_sources`. The table has a row per value vector (metric cosine; `control`
+    `near`: of `select_sources`. The table has a row per value vector (cosine; `control`
     "random" for twins) and per measure of `multilinguality_test`. Rude tokens are masked unless
-    `show_rude`. `labels`: further columns."""
+    `show_rude`. `labels`: more columns. `parts`: default `written`."""
+    parts = parts or written(model)
     pairs, every = _pairs(_actual_sources(near)), _pairs(near)
-    own = promoted_tokens(model, tokenizer, every, k, norm, rude)
+    own = promoted_tokens(model, tokenizer, every, k, norm, rude, parts)
     twins = matched_neurons(activation, pairs)
-    twins = promoted_tokens(model, tokenizer, twins, k, norm, rude)
-    tests = multilinguality_test(model, tokenizer, pairs, activation, rude, k, norm=norm)
+    twins = promoted_tokens(model, tokenizer, twins, k, norm, rude, parts)
+    how = dict(k=k, norm=norm, parts=parts)
+    tests = multilinguality_test(model, tokenizer, pairs, activation, rude, **how)
     rows = _vector_rows(own, twins, near, show_rude) + _test_rows(tests, len(pairs))
     table = tidy([(labels or {}) | row for row in rows])
     return pairs, table, _all_tokens(own, twins, show_rude)
@@ -519,22 +525,28 @@ def find_sources(
 ) -> Sources:
     """Value vectors near `probe`, what they promote, and which are active in English.
 
-    `lexicon`: a folder or {language: words}, for `languages` (default: all). `parts`: the ranking's
-    anatomy. `shown`: k, norm, show_rude."""
+    `lexicon`: a folder or {language: words}, for `languages`. `parts`: default `written`. `shown`: k,
+    norm, show_rude."""
     prompts = english_prompts(prompt_files, limit)
     rude = _rude_in(lexicon, languages)
     model, tokenizer = load(model, tokenizer)
+    parts = parts or written(model)
     near = rank_value_vectors(model, probe, top_k, direction, space, parts=parts)
-    near = select_sources(model, tokenizer, near, prompts, n_tokens, bos)
-    means = all_activations(model, tokenizer, prompts, n_tokens, bos)
+    near, means = _activity(model, tokenizer, near, prompts, n_tokens, bos)
     shown["labels"] = dict(model=label, tuning=tuning, seed=seed) | _read(bos, prompts)
-    found = describe_sources(model, tokenizer, near, means, rude, **shown)
+    found = describe_sources(model, tokenizer, near, means, rude, parts=parts, **shown)
     return Sources(*found, active=bool(near.actual.any()))
 
 
 def _read(bos, prompts) -> dict:
     "The columns that say how many prompts were read, and where in their template."
     return dict(n=len(prompts)) | read_at(bos, FROM_REPLY)
+
+
+def _activity(model, tokenizer, near, prompts, n_tokens: int, bos) -> tuple:
+    "`select_sources` of `near`, and the mean activation of every neuron on the same prompts."
+    sources = select_sources(model, tokenizer, near, prompts, n_tokens, bos)
+    return sources, all_activations(model, tokenizer, prompts, n_tokens, bos)
 
 
 def _rude_in(lexicon, languages) -> dict:
