@@ -157,6 +157,12 @@ def figure(file: str, told: dict) -> str:
     return f'\n![{cap}]({file}){{#{label} fig-alt="{alt}"}}\n' if label else f"\n![]({file})\n"
 
 
+def drawn(text: str, label: str, told: dict) -> str:
+    "A figure that is not a file, as Markdown: what is drawn, and its caption below."
+    caption = " ".join(str(told.get("fig-cap", "")).split())
+    return f"\n::: {{#{label}}}\n{text}\n\n[{label}: {caption}]{{.figure-caption}}\n:::\n"
+
+
 def output_text(output, told: dict, name: str, folder: Path) -> str:
     "An output of a cell as Markdown: a picture, what is Markdown already, or text in a block."
     data = output.get("data", {})
@@ -164,6 +170,8 @@ def output_text(output, told: dict, name: str, folder: Path) -> str:
         return figure(file, told)
     if "text/markdown" in data:
         text = "".join(data["text/markdown"])
+        if str(label := told.get("label", "")).startswith("fig-"):
+            return drawn(text, label, told)
         caption = told.get("tbl-cap")
         return f"\n{text}\n" + (f"\n[{caption}]{{.table-caption}}\n" if caption else "")
     text = "".join(output.get("text", data.get("text/plain", ""))).rstrip()
@@ -200,6 +208,7 @@ def with_references(text: str) -> str:
     figures = [x for x in labels if x.startswith("fig")]
     for n, label in enumerate(figures, 1):
         text = re.sub(rf"(?<![\w`])@{label}\b(?!-)", f"[Figure {n}](#{label})", text)
+        text = text.replace(f"[{label}: ", f"[Figure {n}: ")
         text = re.sub(
             rf"!\[((?:[^\]]|\](?!\())*)\]\(([^)]*)\)\{{#{label}\b",
             rf"![Figure {n}: \1](\2){{#{label}",
