@@ -160,6 +160,13 @@ def test_layouts_of_preference_data_say_the_same(row):
     assert conversation_pair(row) == ([USER], "Hi.", "Go away.")
 
 
+@pytest.mark.parametrize("prompt", ["Hello", [dict(role="user", content="Hello")], None])
+def test_a_prompt_that_the_sides_repeat_after_a_system_text_is_said_once(prompt):
+    first = [dict(role="system", content="Be kind."), USER]
+    row = dict(prompt=prompt, chosen=[*first, GOOD], rejected=[*first, BAD])
+    assert conversation_pair(row) == (first, "Hi.", "Go away.")
+
+
 def test_earlier_turns_stay():
     first = [USER, GOOD, dict(role="user", content="And now?")]
     row = dict(chosen=[*first, dict(role="assistant", content="Yes")], rejected=[*first, BAD])
@@ -301,6 +308,19 @@ def test_pairs_are_trained_on_in_the_template(chat_model, tmp_path):
     assert tokenizer.decode(pair["chosen_ids"][:-1]) == "sat down"
     assert pair["chosen_ids"][-1] == pair["rejected_ids"][-1] == end_of_turn(tokenizer)
     assert encode_pair(tokenizer, "the old man", " sat", " fell", "chat", max_length=20) is None
+
+
+@pytest.mark.parametrize(
+    "words, fault",
+    [
+        (("generate", "--model", "world", "--chat", "maybe"), "--chat: is 'maybe'; write --chat"),
+        (("generate", "--system", "--model", "world"), "--system: has no value"),
+        (("score", "--generations", "texts", "--chat"), "No such option: --chat (or --bos)"),
+    ],
+)
+def test_flags_that_cannot_be_are_one_line(fails, tmp_path, words, fault):
+    assert fault in fails(*words, "--output-dir", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])

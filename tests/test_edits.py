@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_files import jsonl
+from tiny_models import chat_model
 from tiny_models import model as tiny_model
 
 from xgdetox.anatomy import anatomy, neuron_hooks, pooled_states, value_vector_matrix
 from xgdetox.data import load_pairs
 from xgdetox.edits import (
+    _ids_of_side,
     difference_directions,
     edit_model,
     edit_neurons,
@@ -164,6 +167,23 @@ def test_bad_input_is_one_line_and_leaves_nothing(fails, tmp_path, words, fault)
     method, *rest = words
     assert fault in fails("edit", method, "--model", "world", "--output-dir", out, *rest)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("family", ["chatml", "llama3", "gemma"])
+def test_a_chat_model_is_edited_by_its_replies_in_its_template(fails, run, tmp_path, family):
+    words = load_tokenizer(
+        folder := chat_model(family, tmp_path / "chat", max_position_embeddings=512)
+    )
+    asked = [dict(role="user", content="Say it")]
+    reply = lambda text: [dict(role="assistant", content=text)]
+    rows = [dict(prompt=asked, chosen=reply("Hello"), rejected=reply("Away"))] * 3
+    pairs, out = jsonl(tmp_path / "pairs.jsonl", rows), tmp_path / "edited"
+    (ids, *_) = _ids_of_side(words, load_pairs(pairs).rows, "rejected", "chat")
+    theirs = words.apply_chat_template(asked + reply("Away"), tokenize=True, return_dict=False)
+    assert list(theirs)[: len(ids)] == ids and words.decode(theirs[len(ids) :]).strip() == ""
+    asks = ("edit", "projection", "--model", folder, "--pairs", pairs, "--output-dir", out)
+    assert "prompt: is a conversation; add --chat" in fails(*asks) and not out.exists()
+    assert "read_at: mean over the whole template" in run(*asks, "--chat")
 
 
 def test_the_users_model_is_not_changed(tmp_path):

@@ -72,6 +72,7 @@ WRONG = {
     "de: {name: Alemannic, script: Latin}": "shares the spelling de with German",
     "{name: Turkish, script: Latin}": "name: is not the code of a language",
     "tr: {name: Turkish, script: Latin, scrypt: x}": "scrypt: is unknown; did you mean script?",
+    "tr: {name: Turkish, script: Latin, ldnoobw: }": "ldnoobw: is empty; give a value, or leave it",
 }
 
 

@@ -334,10 +334,13 @@ def pooled_states(
 ) -> np.ndarray:
     """Mean hidden state of each text over its tokens, (text, layer, d_model), float32, for any causal LM.
 
-    `layers`: indices into [embeddings, block 1, ..., last block after the final norm]; None for all. Texts are cut to
-    the context; one without tokens gives NaN. `out`: an array or memory map of any float type to fill."""
+    `texts`: or rows of token ids. `layers`: indices into [embeddings, block 1, ..., last block after the final norm];
+    None for all. Texts are cut to the context; one without tokens gives NaN. `out`: an array or memory map of any
+    float type to fill."""
     room = context_length(model)
-    rows = [row[:room] for row in token_ids(tokenizer, texts, bos)]
+    given = all(isinstance(row, list) for row in texts)
+    rows = texts if given else token_ids(tokenizer, texts, bos)
+    rows = [row[:room] for row in rows]
     filled = [i for i, row in enumerate(rows) if row]
     lengths = [len(rows[i]) for i in filled]
     make = lambda n: np.full((len(rows), n, state_width(model)), np.nan, np.float32)

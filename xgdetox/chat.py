@@ -16,8 +16,9 @@ from .languages import LANGUAGES
 # %% auto #0
 __all__ = ['CONTINUE', 'ROLES', 'REPLY_BEGINS', 'WHOLE_TEMPLATE', 'FROM_REPLY', 'THE_REPLY', 'Chat', 'parse_chat', 'is_question',
            'user_message', 'read_messages', 'conversation_pair', 'hh_messages', 'has_template', 'check_template',
-           'named_for_chat', 'chat_setting', 'template_ids', 'conversation_text', 'messages_in', 'dialogue_in',
-           'conversation', 'chat_ids', 'reply_ids', 'end_of_turn', 'read_at', 'refusal_phrases', 'refusal']
+           'named_for_chat', 'chat_setting', 'template_ids', 'conversation_text', 'messages_in', 'check_plain',
+           'dialogue_in', 'conversation', 'chat_ids', 'reply_ids', 'end_of_turn', 'read_at', 'refusal_phrases',
+           'refusal']
 
 # %% ../nbs/lib/chat.ipynb #k307ea4
 CONTINUE = "Continue this text in its own language. Write nothing but the continuation.\n\n{text}"
@@ -135,7 +136,9 @@ def _with_prompt(prompt, before: list[dict], path, line) -> list[dict]:
         said = [dict(role="user", content=prompt)]
     else:
         said = read_messages(prompt, path, line, "prompt")
-    messages = before if before[: len(said)] == said else [*said, *before]
+    starts = range(len(before) - len(said) + 1)
+    repeated = any(before[i : i + len(said)] == said for i in starts)
+    messages = before if repeated else [*said, *before]
     if not messages or messages[-1]["role"] != "user":
         raise InputError(
             "no user's message stands before the reply", path, line, "prompt", "give the prompt"
@@ -231,6 +234,13 @@ def messages_in(text: str) -> list[dict] | None:
         return read_messages(json.loads(text))
     except ValueError:
         return None
+
+
+def check_plain(text: str) -> None:
+    "Raises `InputError` for a conversation, which only a chat template can turn into text."
+    if messages_in(text):
+        remedy = "add --chat, which puts it into the model's chat template"
+        raise InputError("is a conversation", field="prompt", remedy=remedy)
 
 
 def dialogue_in(text: str) -> list[dict] | None:

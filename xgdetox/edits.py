@@ -12,12 +12,21 @@ import numpy as np
 import torch
 from torch import nn
 from .anatomy import Anatomy, anatomy, check_neurons, pooled_states, value_vector_matrix
+from xgdetox.chat import (
+    FROM_REPLY,
+    WHOLE_TEMPLATE,
+    check_plain,
+    conversation,
+    parse_chat,
+    read_at,
+    reply_ids,
+)
 from .checkpoints import check_model_name
 from .data import load_pairs
 from .files import InputError, check_folder, read_json, write_json
 from .identity import file_hash, file_hashes
 from .models import load_model
-from .tokens import load_tokenizer
+from .tokens import load_tokenizer, token_ids
 from .value_vectors import all_activations, probe_direction, read_neurons
 from .written import post_norm_gain
 
@@ -78,7 +87,7 @@ def edit_projection(
     for i, block in enumerate(blocks):
         found = difference_directions(rejected[:, i], chosen[:, i], rank)
         _project_block(model, parts, block, found)
-    return dict(pairs=len(rows), rank=rank, blocks=blocks)
+    return dict(pairs=len(rows), rank=rank, blocks=blocks) | read_at(bos, WHOLE_TEMPLATE)
 
 
 def _states_of_sides(model, tokenizer, rows, blocks: list[int], bos: str):
@@ -87,8 +96,19 @@ def _states_of_sides(model, tokenizer, rows, blocks: list[int], bos: str):
     The last block's own state is read behind the final norm, so the one before stands in for it."""
     layers = [min(block + 1, anatomy(model).n_layers - 1) for block in blocks]
     for side in ("rejected", "chosen"):
-        texts = [prompt + text for prompt, text in zip(rows["prompt"], rows[side])]
-        yield pooled_states(model, tokenizer, texts, bos, layers)
+        ids = _ids_of_side(tokenizer, rows, side, bos)
+        yield pooled_states(model, tokenizer, ids, bos, layers)
+
+
+def _ids_of_side(tokenizer, rows, side: str, bos: str) -> list[list[int]]:
+    "Token ids of prompt + text of each pair, or of the conversation in which the text is the reply."
+    pairs, chat = list(zip(rows["prompt"], rows[side])), parse_chat(bos)
+    if chat is None:
+        for prompt, _ in pairs:
+            check_plain(prompt)
+        return token_ids(tokenizer, [prompt + text for prompt, text in pairs], bos)
+    parts = [reply_ids(tokenizer, conversation(p, chat), text.strip()) for p, text in pairs]
+    return [head + reply for head, reply in parts]
 
 
 def _project_block(model, parts: Anatomy, block: int, directions: np.ndarray) -> None:
@@ -137,7 +157,8 @@ def edit_neurons(
     for layer in range(parts.n_layers):
         _weaken(model, parts, layer, np.flatnonzero(chosen[layer]), seen[layer], strength)
     groups = Counter(push_groups(along, activation)[chosen].tolist())
-    return dict(neurons=int(chosen.sum()), strength=strength, groups=dict(sorted(groups.items())))
+    done = dict(neurons=int(chosen.sum()), strength=strength, groups=dict(sorted(groups.items())))
+    return done | read_at(bos, FROM_REPLY)
 
 
 def _unit_direction(probe, direction: str, d_model: int) -> torch.Tensor:

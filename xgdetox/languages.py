@@ -164,6 +164,8 @@ def _check_fields(row: dict, refuse) -> None:
         if name not in row:
             refuse("is missing", "every language has a name in English and a script", name)
     for name, value in row.items():
+        if value is None:
+            refuse("is empty", "give a value, or leave it out", name)
         if not _FITS.get(name, _is_text)(value):
             refuse(
                 "is not like the table's",

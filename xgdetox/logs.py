@@ -185,7 +185,7 @@ def sample_files(folder) -> dict[str, Path]:
 def _newest(files: list[Path], code: str, folder: Path) -> Path:
     "The newest file of one model and task; InputError where there are several of either."
     parts = {p: _SAMPLES_FILE.fullmatch(p.name) for p in files}
-    kinds = sorted({f"{p.parent.name}/{named[1]}" for p, named in parts.items()})
+    kinds = sorted({f"{p.resolve().parent.name}/{named[1]}" for p, named in parts.items()})
     if len(kinds) > 1:
         problem = f"{kinds[0]} and {kinds[1]} are both {LANGUAGES[code].name}"
         remedy = "give the folder of one model and task, or a file"

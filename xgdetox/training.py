@@ -8,7 +8,7 @@ import math
 import tempfile
 import torch
 import torch.nn.functional as F
-from .chat import Chat, conversation, messages_in, parse_chat, reply_ids
+from .chat import Chat, check_plain, conversation, parse_chat, reply_ids
 from .data import load_pairs
 from .files import InputError
 from .tokens import last_tokens, token_ids
@@ -45,7 +45,7 @@ def encode_pair(
     `max_prompt_length` tokens keeps its begin token and its end. None where no continuation is left."""
     if chat := parse_chat(bos):
         return _chat_pair(tokenizer, prompt, (chosen, rejected), chat, max_length)
-    _check_plain(prompt)
+    check_plain(prompt)
     head, *wholes = token_ids(tokenizer, [prompt, prompt + chosen, prompt + rejected], bos)
     cut = min(_shared_start(head, whole) for whole in wholes)
     long = max_prompt_length and max(map(len, wholes)) >= max_length
@@ -69,13 +69,6 @@ def _chat_pair(tokenizer, prompt: str, replies: tuple, chat: Chat, max_length: i
     return dict(prompt_ids=head, chosen_ids=chosen, rejected_ids=rejected)
 
 # %% ../nbs/01_training.ipynb #c026
-def _check_plain(prompt: str):
-    "Raises `InputError` for a conversation, which only a chat template can turn into text."
-    if messages_in(prompt):
-        remedy = "tune with --chat, which puts it into the model's chat template"
-        raise InputError("is a conversation", field="prompt", remedy=remedy)
-
-
 def _closed(ids: list[int], end: int | None) -> list[int]:
     "`ids` with the end-of-text token `end` after them once, also where the text itself spells it out."
     if end is None:

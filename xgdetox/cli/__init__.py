@@ -65,7 +65,9 @@ def _usage_fault(error: Exception) -> str:
     "The line of an option that the parser refused, and where its help is."
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "xgdetox"
-    return f"{error.format_message().rstrip('.')}; see {command} --help"
+    said = error.format_message().rstrip(".")
+    said = said.replace("No such option: --bos", "No such option: --chat (or --bos)")
+    return f"{said}; see {command} --help"
 
 # %% ../../nbs/lib/cli_main.ipynb #ea0ee163
 def place_named(words: list[str]) -> str:

@@ -151,8 +151,17 @@ def chat_words(words: list[str]) -> list[str]:
     return [*rest, "--bos", "auto" if mode == "auto" else str(Chat(**said))]
 
 # %% ../../nbs/lib/cli_flags.ipynb #eef01e2f
+def _stands_alone(rest: list[str], words: list[str]) -> bool:
+    "Whether `--chat` has no value: the next of `words` is an option, or the command, which is not yet in `rest`."
+    if not words or words[0].startswith("-"):
+        return True
+    return not rest and words[0] not in ("on", "off", "auto")
+
+
 def _take_flags(words: list[str], flags: tuple) -> tuple[list[str], dict]:
-    "The words without some flags and their values, and {flag without dashes: value}; `--chat` may stand alone."
+    """The words without some flags and their values, and {flag without dashes: value}; `--chat` may stand alone.
+
+    Raises `InputError` for a flag without its value."""
     rest, said, words = [], {}, list(words)
     while words:
         word = words.pop(0)
@@ -163,9 +172,9 @@ def _take_flags(words: list[str], flags: tuple) -> tuple[list[str], dict]:
             rest.append(word)
         elif eq:
             said[flag[2:]] = value
-        elif flag == "--chat" and (not words or words[0] not in ("on", "off", "auto")):
+        elif flag == "--chat" and _stands_alone(rest, words):
             said["chat"] = "on"
-        elif not words:
+        elif not words or words[0].startswith("--"):
             raise InputError("has no value", field=flag, remedy=f"write {flag} TEXT")
         else:
             said[flag[2:]] = words.pop(0)
