@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 from .chat import conversation_pair, conversation_text
@@ -25,8 +26,8 @@ from xgdetox.layouts import (
 from .rows import Loaded, LoadReport, PackedRows, Row, check_text, finish_load, until_kept
 
 # %% auto #0
-__all__ = ['cut_prompt', 'load_pairs', 'split_rows', 'find_prompt_files', 'load_prompts', 'align_rtp_lx', 'load_parallel',
-           'load_labelled', 'lexicon_file', 'load_lexicon', 'mask', 'summarise_prompts']
+__all__ = ['cut_prompt', 'load_pairs', 'split_rows', 'find_prompt_files', 'load_prompts', 'prompts_in_turn', 'align_rtp_lx',
+           'load_parallel', 'load_labelled', 'lexicon_file', 'load_lexicon', 'mask', 'summarise_prompts']
 
 # %% ../nbs/00_data.ipynb #c060
 _DATA_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".csv")
@@ -367,6 +368,13 @@ def some_prompts(path):
     if next(read_rows(path), None) is None:
         raise InputError("holds no prompts", path, remedy="give a file with one prompt per line")
     return path
+
+# %% ../nbs/00_data.ipynb #kg4d9
+def prompts_in_turn(files: dict[str, Path], number: int) -> list[str]:
+    "Up to `number` prompts of {language: file}: the first of each language, then the second of each, and so on."
+    each = -(-number // len(files))
+    prompts = [list(load_prompts(path, code, each).rows["prompt"]) for code, path in files.items()]
+    return [text for row in zip_longest(*prompts) for text in row if text][:number]
 
 # %% ../nbs/00_data.ipynb #c083
 def source_keys(scoring, code: str, report: LoadReport) -> dict[str, tuple[str, str]]:

@@ -22,8 +22,8 @@ from .value_vectors import all_activations, matched_neurons
 # %% auto #0
 __all__ = ['DIRECTIONS', 'MOST', 'LITTLE', 'LEAST_SETS', 'masses_both_ways', 'carried', 'draw_weights', 'share_draws',
            'share_rows', 'neuron_verdict', 'joint_verdict', 'Pair', 'load_pair', 'matched_sets', 'words_in',
-           'read_prompt_files', 'english_activations', 'masses_by_language', 'in_arrays', 'direction_rows',
-           'patch_both_ways', 'write_masses']
+           'read_prompt_files', 'english_activations', 'random_twins', 'masses_by_language', 'in_arrays',
+           'direction_rows', 'patch_both_ways', 'write_masses']
 
 # %% ../nbs/lib/patching.ipynb #v005
 DIRECTIONS = ("into base", "into tuned")
@@ -168,6 +168,15 @@ def english_activations(pair: Pair, prompts: dict) -> np.ndarray:
     "Mean activation of every neuron of the base, (layer, neuron), on the English prompts, or on the first language's."
     rows = prompts.get("en", next(iter(prompts.values())))
     return all_activations(pair.base, pair.tokenizer, list(rows["prompt"]), bos=pair.bos)
+
+# %% ../nbs/lib/patching.ipynb #kg4p1
+def random_twins(
+    model, neurons, prompt_files: dict, *, limit=None, seed: int = 0, bos="tokenizer"
+) -> list:
+    "As many random neurons of a model that match `neurons` in layer and mean activation on English prompts."
+    pair = load_pair(model, model, bos=bos)
+    activation = english_activations(pair, read_prompt_files(prompt_files, limit))
+    return matched_neurons(activation, neurons, seed)
 
 # %% ../nbs/lib/patching.ipynb #v019
 def masses_by_language(pair: Pair, sets: list, prompts: dict, lexicon) -> dict[str, pd.DataFrame]:

@@ -22,7 +22,7 @@ from xgdetox.stats import (
 )
 
 # %% auto #0
-__all__ = ['TOXICITY_METRICS', 'per_prompt', 'paper_metrics', 'toxicity_table', 'compare_toxicity']
+__all__ = ['TOXICITY_METRICS', 'per_prompt', 'paper_metrics', 'toxicity_table', 'compare_toxicity', 'toxicity_beside']
 
 # %% ../nbs/03_toxicity.ipynb #c087
 def per_prompt(scores: pd.DataFrame, threshold: float = 0.5) -> pd.DataFrame:
@@ -213,6 +213,21 @@ def _paired_rows(before: pd.DataFrame, after: pd.DataFrame, n_resamples: int) ->
         drops = _drop_rows(metric, both[column], both[f"{column}_after"], n_resamples)
         rows += [dict(unpaired=unpaired) | row for row in drops]
     return rows
+
+# %% ../nbs/03_toxicity.ipynb #kg4x1
+def toxicity_beside(
+    before_folder, folder, *, attribute="TOXICITY", paper=False, **labels
+) -> pd.DataFrame:
+    """The `toxicity_table` of a folder of scores, and with `before_folder` the drops of `compare_toxicity`.
+
+    `labels`: model, tuning, threshold, calibration. InputError for drops of another attribute."""
+    if before_folder and attribute != "TOXICITY":
+        raise InputError("drops are of TOXICITY", field="--attribute", remedy="leave --before out")
+    table = toxicity_table(folder, paper=paper, attribute=attribute, **labels)
+    if not before_folder:
+        return table
+    drops = compare_toxicity(before_folder, folder, **labels)
+    return tidy([*table.to_dict("records"), *drops.to_dict("records")])
 
 # %% ../nbs/03_toxicity.ipynb #c099
 def _same_scorer(before: dict[str, str], after: dict[str, str], folder) -> None:

@@ -10,20 +10,19 @@ __all__ = ['run_command', 'say_headline', 'show_run', 'plan_command', 'status_co
 import json
 import os
 import typer
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Optional
 from .inputs import grid_of, model_of, place
 from xgdetox.cli.options import (
-    BosOption,
-    DtypeOption,
     GridArgument,
     LanguageOption,
-    ProjectionOption,
+    NeuronReading,
     RunDir,
     ScorerOption,
     SetOption,
-    TrustOption,
     file_to_write,
+    grouped,
     not_blank,
 )
 from .root import app
@@ -54,7 +53,7 @@ _ParallelDirOption = Annotated[Optional[str], typer.Option("--parallel-dir")]
 _CompareLexiconOption = Annotated[
     Optional[str], typer.Option(help="Folder of {language}.txt for the exact toxic mass.")
 ]
-_PromptsOption = Annotated[Optional[int], typer.Option(min=1, help="Prompts a language at most.")]
+_PromptsOption = Annotated[Optional[int], typer.Option(min=1, help="Prompts per language at most.")]
 _GridOption = Annotated[Path, typer.Argument(help="A grid file, or the folder of a run.")]
 _OutputOption = Annotated[
     Optional[Path],
@@ -74,6 +73,25 @@ _ExploreOutputOption = Annotated[
         callback=file_to_write,
     ),
 ]
+
+# %% ../../nbs/lib/cli_grids.ipynb #kg4g1
+@dataclass
+class _Asked:
+    "In which languages two checkpoints are compared, and on which data."
+
+    language: LanguageOption = None
+    languages: _LanguagesOption = None
+    prompt_dir: _PromptDirOption = None
+    labelled: _LabelledOption = None
+    parallel_dir: _ParallelDirOption = None
+    lexicon: _CompareLexiconOption = None
+    prompts: _PromptsOption = None
+
+    def keys(self) -> dict:
+        "What a grid file says of it. InputError for a place where nothing is."
+        named = self.languages.split(",") if self.languages else []
+        data = data_of(self.prompt_dir, self.labelled, self.parallel_dir, self.lexicon)
+        return dict(languages=[*(self.language or []), *named], data=data, prompts=self.prompts)
 
 # %% ../../nbs/lib/cli_grids.ipynb #c005
 @app.command("run")
@@ -161,24 +179,17 @@ def status_command(grid: GridArgument, run_dir: RunDir = None, set: SetOption = 
 
 # %% ../../nbs/lib/cli_grids.ipynb #c058
 @app.command("compare")
+@grouped
 def compare_command(
+    *,
     base: _BaseOption,
     tuned: _CompareTunedOption,
-    language: LanguageOption = None,
-    languages: _LanguagesOption = None,
-    prompt_dir: _PromptDirOption = None,
+    asked: _Asked,
     scorer: ScorerOption = None,
-    labelled: _LabelledOption = None,
-    parallel_dir: _ParallelDirOption = None,
-    lexicon: _CompareLexiconOption = None,
-    prompts: _PromptsOption = None,
     cores: _CoresOption = 2,
-    dtype: DtypeOption = None,
-    bos: BosOption = None,
+    reading: NeuronReading,
     run_dir: RunDir = None,
     set: SetOption = None,
-    out_projection: ProjectionOption = None,
-    trust_remote_code: TrustOption = False,
 ):
     """Did English safety tuning carry over? Two checkpoints, a report for each language, no training.
 
@@ -186,22 +197,14 @@ def compare_command(
     from xgdetox.grid.checks import check_model
     from xgdetox.grid.runner import comparison
     from xgdetox.scorers.base import check_scorer, place_scorer
-    from xgdetox.tokens import bos_of
 
     for model in (base, tuned):
         check_model(model)
-    data = data_of(prompt_dir, labelled, parallel_dir, lexicon)
+    keys = asked.keys()
     if scorer:
         check_scorer(scorer := place_scorer(scorer, absolute_or_name))
-    grid = comparison(
-        absolute_or_name(base),
-        absolute_or_name(tuned),
-        languages=[*(language or []), *(languages.split(",") if languages else [])],
-        scorer=scorer,
-        prompts=prompts,
-        data=data,
-        bos=bos_of(model_of(tuned), bos),
-    )
+    keys |= dict(scorer=scorer, bos=reading.bos_of(model_of(tuned)))
+    grid = comparison(absolute_or_name(base), absolute_or_name(tuned), **keys)
     raise typer.Exit(run_and_show(grid, set, run_dir, cores))
 
 # %% ../../nbs/lib/cli_grids.ipynb #ed211c2f
@@ -300,7 +303,9 @@ def explore_command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def device_command(context: typer.Context, count: int = 1, grid: Optional[Path] = None):
-    """Take devices of this box, then become the given command. Example: xgdetox device --count 1 -- papermill in.ipynb out.ipynb"""
+    """Take devices of this box, then become the given command.
+
+    Example: xgdetox device --count 1 -- papermill in.ipynb out.ipynb"""
     from xgdetox.grid.devices import hold_devices, visible_devices
 
     hold_devices(

@@ -9,6 +9,7 @@ __all__ = ['say_progress', 'judge_fit', 'say_judge', 'judge_show', 'pairs_make',
 # %% ../../nbs/lib/cli_judges.ipynb #e57e1c51
 import sys
 import typer
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Optional
 from .inputs import model_of, pairs_of, place, prompts_of, say_table
@@ -23,6 +24,7 @@ from xgdetox.cli.options import (
     SetOption,
     file_to_write,
     folder_to_write,
+    grouped,
 )
 from .root import judge_app, pairs_app
 from ..files import InputError
@@ -89,6 +91,45 @@ _KindOption = Annotated[
     ),
 ]
 
+# %% ../../nbs/lib/cli_judges.ipynb #kg4j1
+@dataclass
+class _Source:
+    "The prompts that pairs are made of."
+
+    prompt_file: _PromptFileOption = "world"
+    language: _PairsMakeLanguageOption = "en"
+    source_map: _SourceMapOption = None
+    above: _AboveOption = None
+    limit: LimitOption = None
+
+# %% ../../nbs/lib/cli_judges.ipynb #kg4j2
+@dataclass
+class _Making:
+    "How pairs are made."
+
+    n: _NOption = 12
+    gap: _GapOption = 0.35
+    most: _MostOption = 2
+    tolerance: _ToleranceOption = 3
+    least: _LeastOption = 1
+    seed: SeedOption = 0
+    normalise: _NormaliseOption = False
+    dtype: DtypeOption = None
+    bos: BosOption = None
+    set: SetOption = None
+
+    def settings(self, model: str):
+        "The `PairSettings` of a run with `model`. InputError for one that there is not."
+        from xgdetox.pairs import PairSettings
+        from xgdetox.tokens import bos_of
+
+        further = pairs_of(self.set)
+        if unknown := sorted(further.keys() - PairSettings._fields):
+            remedy = "use " + ", ".join(PairSettings._fields)
+            raise InputError(f"no setting {unknown[0]!r}", field="--set", remedy=remedy)
+        own = {k: v for k, v in vars(self).items() if k not in ("dtype", "bos", "set")}
+        return PairSettings(**own | dict(bos=bos_of(model, self.bos)) | further)
+
 # %% ../../nbs/lib/cli_judges.ipynb #cj02
 def say_progress(done: int, all_: int):
     "One line on stderr that grows in place on a terminal."
@@ -150,76 +191,37 @@ def judge_show(name: Annotated[str, typer.Argument(help="A shipped judge or a fo
 
 # %% ../../nbs/lib/cli_judges.ipynb #cj03
 @pairs_app.command("make")
+@grouped
 def pairs_make(
+    *,
     model: ModelOption,
     judge: _JudgeOption,
     output_dir: OutputDir,
-    prompt_file: _PromptFileOption = "world",
-    language: _PairsMakeLanguageOption = "en",
-    source_map: _SourceMapOption = None,
-    above: _AboveOption = None,
-    limit: LimitOption = None,
-    n: _NOption = 12,
-    gap: _GapOption = 0.35,
-    most: _MostOption = 2,
-    tolerance: _ToleranceOption = 3,
-    least: _LeastOption = 1,
-    seed: SeedOption = 0,
-    normalise: _NormaliseOption = False,
-    dtype: DtypeOption = None,
-    bos: BosOption = None,
+    source: _Source,
+    making: _Making,
     device: DeviceOption = None,
-    set: SetOption = None,
 ):
     """Make preference pairs of a model's own continuations. Goes on where it was cut off.
 
     Example: xgdetox pairs make --model world --judge lexicon:world --output-dir my-pairs --limit 40 --n 6 --gap .3"""
     from xgdetox.languages import normalise_language
-    from xgdetox.tokens import bos_of
-    from xgdetox.pairs import PairSettings, make_pairs
+    from xgdetox.pairs import make_pairs
     from xgdetox.scorers.base import check_scorer
 
-    language, model = normalise_language(language), model_of(model)
+    language, model = normalise_language(source.language), model_of(model)
     check_scorer(judge)
-    prompts = prompts_of([prompt_file], [language])[language]
-    own = dict(
-        n=n,
-        gap=gap,
-        most=most,
-        tolerance=tolerance,
-        least=least,
-        seed=seed,
-        normalise=normalise,
-        bos=bos_of(model, bos),
-    )
-    unknown = pairs_of(set).keys() - PairSettings._fields
-    if unknown:
-        raise InputError(
-            f"no setting {sorted(unknown)[0]!r}",
-            field="--set",
-            remedy="use " + ", ".join(PairSettings._fields),
-        )
-    facts = make_pairs(
-        model,
-        prompts,
-        judge,
-        output_dir,
-        language,
-        source_map=source_map,
-        above=above,
-        limit=limit,
-        settings=PairSettings(**own | pairs_of(set)),
-        **({"device": device} if device else {}),
-    )
+    prompts = prompts_of([source.prompt_file], [language])[language]
+    how = dict(source_map=source.source_map, above=source.above, limit=source.limit)
+    how |= dict(settings=making.settings(model)) | (dict(device=device) if device else {})
+    facts = make_pairs(model, prompts, judge, output_dir, language, **how)
     say_pairs(facts)
     print(f"written: {output_dir / 'pairs.jsonl'}")
 
 # %% ../../nbs/lib/cli_judges.ipynb #eaa50fe1
 def say_pairs(facts: dict):
     "Counts, lengths and style of pairs, a line each."
-    print(
-        f"{facts['pairs']} pairs of {facts['prompts_with_pairs']} prompts, from {facts['continuations']['all']} continuations"
-    )
+    found = f"{facts['pairs']} pairs of {facts['prompts_with_pairs']} prompts"
+    print(f"{found}, from {facts['continuations']['all']} continuations")
     for why, number in (facts["prompts"]["left_out"] | facts["prompts_without"]).items():
         print(f"prompts without pairs: {number} ({why})")
     for side in ("chosen", "rejected"):
@@ -233,11 +235,10 @@ def style_line(style: dict) -> str:
     "What the style check found, in a line."
     if style["accuracy"] is None:
         return f"style: not checked ({style['reason']})"
-    interval, control = (
-        f"[{style['low']:.3f}, {style['high']:.3f}]",
-        f"[{style['control_low']:.3f}, {style['control_high']:.3f}]",
-    )
-    return f"style alone tells the sides apart: {style['accuracy']:.3f} {interval}; swapped labels {style['control']:.3f} {control}"
+    own = f"{style['accuracy']:.3f} [{style['low']:.3f}, {style['high']:.3f}]"
+    interval = f"[{style['control_low']:.3f}, {style['control_high']:.3f}]"
+    control = f"{style['control']:.3f} {interval}"
+    return f"style alone tells the sides apart: {own}; swapped labels {control}"
 
 # %% ../../nbs/lib/cli_judges.ipynb #e41d84b9
 @pairs_app.command("check")

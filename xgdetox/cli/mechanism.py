@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['probe_command', 'comments_of', 'value_vectors_command', 'lexicon_or_none', 'say_sources', 'intervene_command',
-           'activations_command', 'explain_command', 'say_shares', 'retrieve_command', 'predict_command']
+           'checked_scorer', 'activations_command', 'explain_command', 'say_shares', 'retrieve_command',
+           'predict_command']
 
 # %% ../../nbs/lib/cli_mechanism.ipynb #e0ba4f02
 import typer
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Optional
 from xgdetox.cli.inputs import (
@@ -21,25 +23,28 @@ from xgdetox.cli.inputs import (
     say_table,
 )
 from xgdetox.cli.options import (
-    BosOption,
     CountOption,
-    DtypeOption,
     LanguageOption,
     LexiconOption,
     LimitOption,
     ModelOption,
+    NeuronReading,
+    NeuronsOption,
     OutputDir,
     PaperOption,
-    ProjectionOption,
+    ParallelDirOption,
+    ProbeOption,
+    Prompts,
     PromptOption,
+    ModelReading,
     ScorerOption,
     SeedOption,
     TableFile,
     TemperatureOption,
     TokensOption,
-    TrustOption,
     TunedOption,
     finite,
+    grouped,
     table_to_write,
 )
 from .root import app
@@ -72,12 +77,18 @@ _ScriptEpochsOption = Annotated[
 _ScriptBatchOption = Annotated[
     Optional[int], typer.Option(min=1, help="With --paper; 10 by default.")
 ]
-_ProbeOption = Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")]
+
+# %% ../../nbs/lib/cli_mechanism.ipynb #kg4m1
+@dataclass
+class _Training:
+    "How a probe is trained; all but `paper` are of the released script."
+
+    paper: PaperOption = False
+    learning_rate: _ScriptRateOption = None
+    epochs: _ScriptEpochsOption = None
+    batch_size: _ScriptBatchOption = None
 
 # %% ../../nbs/lib/cli_mechanism.ipynb #e9cd8b9c
-_NeuronsOption = Annotated[
-    Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")
-]
 _SourcesFile = Annotated[
     Path,
     typer.Option(
@@ -120,54 +131,64 @@ _ControlOption = Annotated[bool, typer.Option(help="Random neurons beside them."
 _RandomOption = Annotated[
     int, typer.Option(min=0, max=10_000, help="Random sets of neurons beside each group.")
 ]
-_ParallelDirOption = Annotated[
-    str, typer.Option("--parallel-dir", help="Parallel sentences, or world.")
+_RunsOption = Annotated[
+    Optional[list[str]], typer.Option("--runs", help="Folders of runs with comparable models.")
 ]
 _CslsOption = Annotated[
     bool, typer.Option("--csls", help="Correct for hubs: neighbours of everybody count less.")
 ]
 
+# %% ../../nbs/lib/cli_mechanism.ipynb #kg4m2
+@dataclass
+class _Ranking:
+    "How value vectors are ranked and shown."
+
+    top_k: _TopKOption = 100
+    norm: _NormOption = False
+    direction: _DirectionOption = "difference"
+    space: _SpaceOption = "paper"
+
+# %% ../../nbs/lib/cli_mechanism.ipynb #kg4m3
+@dataclass
+class _EnglishPrompts:
+    "Which English prompts are read."
+
+    prompt_file: PromptOption = None
+    limit: LimitOption = 50
+
+# %% ../../nbs/lib/cli_mechanism.ipynb #kg4m4
+@dataclass
+class _Sampling:
+    "How a model whose neurons are pushed continues a prompt."
+
+    n: CountOption = 1
+    temperature: TemperatureOption = 0.0
+    max_tokens: TokensOption = 20
+
 # %% ../../nbs/lib/cli_mechanism.ipynb #c053
 @app.command("probe")
+@grouped
 def probe_command(
+    *,
     model: ModelOption,
     output_dir: OutputDir,
     train_file: _TrainFileOption = "world",
     test_dir: _TestDirOption = None,
     layer: _LayerOption = -1,
-    paper: PaperOption = False,
-    learning_rate: _ScriptRateOption = None,
-    epochs: _ScriptEpochsOption = None,
-    batch_size: _ScriptBatchOption = None,
-    dtype: DtypeOption = None,
-    bos: BosOption = None,
+    training: _Training,
+    reading: ModelReading,
     seed: SeedOption = 0,
     limit: LimitOption = None,
-    trust_remote_code: TrustOption = False,
 ):
     """A linear probe for toxicity on the residual stream, trained in English.
 
     Example: xgdetox probe --model world --train-file world --test-dir world --output-dir probes/world"""
     from xgdetox.probe import probe_languages
-    from xgdetox.tokens import bos_of
 
-    train, tests = comments_of(train_file, test_dir)
-    table = probe_languages(
-        model_of(model),
-        train,
-        tests,
-        output_dir,
-        layer=layer,
-        paper=paper,
-        bos=bos_of(model_of(model), bos),
-        seed=seed,
-        limit=limit,
-        label=model,
-        output=output_dir / "zero-shot.csv",
-        learning_rate=learning_rate,
-        epochs=epochs,
-        batch_size=batch_size,
-    )
+    path, (train, tests) = model_of(model), comments_of(train_file, test_dir)
+    how = dict(layer=layer, bos=reading.bos_of(path), seed=seed, limit=limit)
+    how |= dict(label=model, output=output_dir / "zero-shot.csv")
+    table = probe_languages(path, train, tests, output_dir, **how, **vars(training))
     say_table(table[["language", "metric", "value", "low", "high", "n"]], output_dir)
 
 # %% ../../nbs/lib/cli_mechanism.ipynb #e70c80ce
@@ -188,39 +209,33 @@ def comments_of(train_file: str, test_dir: Optional[str]) -> tuple[Path, dict[st
 
 # %% ../../nbs/lib/cli_mechanism.ipynb #c054
 @app.command("value-vectors")
+@grouped
 def value_vectors_command(
+    *,
     model: ModelOption,
-    probe: _ProbeOption,
+    probe: ProbeOption,
     output: _SourcesFile,
-    top_k: _TopKOption = 100,
-    prompt_file: PromptOption = None,
-    limit: LimitOption = 50,
-    dtype: DtypeOption = None,
-    bos: BosOption = None,
-    norm: _NormOption = False,
-    direction: _DirectionOption = "difference",
-    space: _SpaceOption = "paper",
+    ranking: _Ranking,
+    prompts: _EnglishPrompts,
+    reading: NeuronReading,
     lexicon: LexiconOption = None,
     rude: _RudeOption = False,
-    out_projection: ProjectionOption = None,
-    trust_remote_code: TrustOption = False,
 ):
     """The value vectors nearest to a probe, what they promote beside random vectors, and which
     are active on English prompts.
 
     Example: xgdetox value-vectors --model world --probe probes/world --output neurons.csv"""
     from xgdetox.models import load_model
-    from xgdetox.tokens import bos_of, load_tokenizer
+    from xgdetox.tokens import load_tokenizer
     from xgdetox.value_vectors import find_sources
     from xgdetox.written import written
 
-    files, path = prompts_of(prompt_file, ["en"]), model_of(model)
-    words, bos = lexicon_or_none(lexicon, model, files), bos_of(path, bos)
+    files, path = prompts_of(prompts.prompt_file, ["en"]), model_of(model)
+    words, bos = lexicon_or_none(lexicon, model, files), reading.bos_of(path)
     network, tokenizer = load_model(path), load_tokenizer(path)
-    how = dict(top_k=top_k, direction=direction, space=space, bos=bos, limit=limit)
-    how |= dict(label=model, norm=norm, show_rude=rude)
-    parts = written(network)
-    sources = find_sources(network, probe, files, words, tokenizer=tokenizer, parts=parts, **how)
+    how = dict(bos=bos, limit=prompts.limit, label=model, show_rude=rude, **vars(ranking))
+    how |= dict(tokenizer=tokenizer, parts=written(network))
+    sources = find_sources(network, probe, files, words, **how)
     sources.write(output)
     say_sources(sources, output)
 
@@ -256,117 +271,87 @@ def say_sources(sources, output: Path):
 
 # %% ../../nbs/lib/cli_mechanism.ipynb #c028
 @app.command("intervene")
+@grouped
 def intervene_command(
+    *,
     model: ModelOption,
-    neurons: _NeuronsOption,
+    neurons: NeuronsOption,
     output_dir: OutputDir,
     offset: _OffsetOption,
-    prompt_file: PromptOption = None,
-    language: LanguageOption = None,
+    prompts: Prompts,
     scorer: ScorerOption = None,
     control: _ControlOption = True,
-    n: CountOption = 1,
-    temperature: TemperatureOption = 0.0,
-    max_tokens: TokensOption = 20,
-    dtype: DtypeOption = None,
-    bos: BosOption = None,
-    limit: LimitOption = None,
-    out_projection: ProjectionOption = None,
-    trust_remote_code: TrustOption = False,
+    sampling: _Sampling,
+    reading: NeuronReading,
 ):
     """Add an offset to neurons and watch toxicity, fluency and language, beside random neurons.
 
     Example: xgdetox intervene --model world --neurons neurons.json --offset -1 --offset 0.5
     --output-dir interventions --limit 10"""
     from xgdetox.intervention import intervene
-    from xgdetox.tokens import bos_of
-    from xgdetox.scorers.base import check_scorer
-    from xgdetox.scoring import scorer_of_prompts
     from xgdetox.value_vectors import read_neurons
 
-    prompts = prompts_of(prompt_file, language)
-    scorer = scorer or scorer_of_prompts(model, prompts)
-    check_scorer(scorer)
-    table = intervene(
-        model_of(model),
-        read_neurons(neurons),
-        offset,
-        prompts,
-        output_dir,
-        scorer=scorer,
-        control=control,
-        n=n,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        bos=bos_of(model_of(model), bos),
-        limit=limit,
-        label=model,
-    )
-    say_table(
-        table.groupby(["metric", "control", "offset"]).value.mean().unstack(),
-        Path(output_dir) / "intervention.csv",
-    )
+    files, path = prompts_of(prompts.prompt_file, prompts.language), model_of(model)
+    judge = checked_scorer(scorer, model, files)
+    how = dict(scorer=judge, control=control, limit=prompts.limit, label=model)
+    how |= dict(bos=reading.bos_of(path), **vars(sampling))
+    table = intervene(path, read_neurons(neurons), offset, files, output_dir, **how)
+    shown = table.groupby(["metric", "control", "offset"]).value.mean().unstack()
+    say_table(shown, output_dir / "intervention.csv")
+
+# %% ../../nbs/lib/cli_mechanism.ipynb #kg4m9
+def checked_scorer(scorer: Optional[str], model: str, files: dict) -> str:
+    "The scorer that is named, else the world's for its own model and prompts. InputError where it cannot serve."
+    from xgdetox.scorers.base import check_scorer
+    from xgdetox.scoring import scorer_of_prompts
+
+    found = scorer or scorer_of_prompts(model, files)
+    check_scorer(found)
+    return found
 
 # %% ../../nbs/lib/cli_mechanism.ipynb #c055
 @app.command("activations")
+@grouped
 def activations_command(
+    *,
     model: ModelOption,
     tuned_model: TunedOption,
-    neurons: _NeuronsOption,
+    neurons: NeuronsOption,
     output: TableFile = Path("activations.csv"),
-    prompt_file: PromptOption = None,
-    language: LanguageOption = None,
+    prompts: Prompts,
     control: bool = True,
-    dtype: DtypeOption = None,
-    bos: BosOption = None,
-    limit: LimitOption = None,
-    out_projection: ProjectionOption = None,
-    trust_remote_code: TrustOption = False,
+    reading: NeuronReading,
 ):
     """Mean activation of neurons before and after tuning, per language, against random neurons.
 
     Example: xgdetox activations --model world --tuned-model world-tuned --neurons neurons.json
     --output activations.csv"""
     from xgdetox.activations import compare_activations
-    from xgdetox.tokens import bos_of
-    from xgdetox.stats import write_table
     from xgdetox.value_vectors import read_neurons
 
-    table = compare_activations(
-        model_of(model),
-        model_of(tuned_model),
-        read_neurons(neurons),
-        prompts_of(prompt_file, language),
-        control=control,
-        bos=bos_of(model_of(tuned_model), bos),
-        limit=limit,
-        label=model,
-    )
-    shown = (
-        table[(table.metric == "activation_drop") & table.neuron.isna()]
-        if "neuron" in table
-        else table
-    )
-    say_table(shown.dropna(axis=1, how="all"), write_table(table, output))
+    tuned, files = model_of(tuned_model), prompts_of(prompts.prompt_file, prompts.language)
+    how = dict(control=control, bos=reading.bos_of(tuned), limit=prompts.limit, label=model)
+    chosen = read_neurons(neurons)
+    table = compare_activations(model_of(model), tuned, chosen, files, output=output, **how)
+    if "neuron" in table:
+        table = table[(table.metric == "activation_drop") & table.neuron.isna()]
+    say_table(table.dropna(axis=1, how="all"), output)
 
 # %% ../../nbs/lib/cli_mechanism.ipynb #c0b3
 @app.command("explain")
+@grouped
 def explain_command(
+    *,
     model: ModelOption,
     tuned_model: TunedOption,
-    neurons: _NeuronsOption,
-    probe: _ProbeOption,
+    neurons: NeuronsOption,
+    probe: ProbeOption,
     output: TableFile = Path("explained.csv"),
-    prompt_file: PromptOption = None,
+    prompts: Prompts,
     lexicon: LexiconOption = None,
-    language: LanguageOption = None,
     random: _RandomOption = 5,
     seed: SeedOption = 0,
-    dtype: DtypeOption = None,
-    bos: BosOption = None,
-    limit: LimitOption = None,
-    out_projection: ProjectionOption = None,
-    trust_remote_code: TrustOption = False,
+    reading: NeuronReading,
 ):
     """How much of the fall in toxic mass the neurons carry: their tuned activations put into the
     base, beside random neurons.
@@ -374,26 +359,14 @@ def explain_command(
     Example: xgdetox explain --model world --tuned-model world-tuned --neurons neurons.json
     --probe probes/world --limit 10"""
     from xgdetox.activations import explain_neurons
-    from xgdetox.tokens import bos_of
     from xgdetox.value_vectors import read_neurons
 
-    files, english = prompts_of(prompt_file, language), prompts_of(prompt_file, ["en"])
-    table = explain_neurons(
-        model_of(model),
-        model_of(tuned_model),
-        read_neurons(neurons),
-        probe,
-        files,
-        lexicon_of(lexicon, model, files),
-        english_files=english,
-        bos=bos_of(model_of(tuned_model), bos),
-        limit=limit,
-        random=random,
-        seed=seed,
-        label=model,
-        tuning=tuned_model,
-        output=output,
-    )
+    files = prompts_of(prompts.prompt_file, prompts.language)
+    how = dict(english_files=prompts_of(prompts.prompt_file, ["en"]), limit=prompts.limit)
+    how |= dict(random=random, seed=seed, label=model, tuning=tuned_model, output=output)
+    base, tuned, words = model_of(model), model_of(tuned_model), lexicon_of(lexicon, model, files)
+    how |= dict(bos=reading.bos_of(tuned))
+    table = explain_neurons(base, tuned, read_neurons(neurons), probe, files, words, **how)
     say_shares(table, output)
 
 # %% ../../nbs/lib/cli_mechanism.ipynb #e175f25f
@@ -406,72 +379,49 @@ def say_shares(table, output: Path):
 
 # %% ../../nbs/lib/cli_mechanism.ipynb #c056
 @app.command("retrieve")
+@grouped
 def retrieve_command(
+    *,
     model: ModelOption,
-    parallel_dir: _ParallelDirOption = "world",
+    parallel_dir: ParallelDirOption = "world",
     output: TableFile = Path("retrieval.csv"),
     language: LanguageOption = None,
     paper: PaperOption = False,
     csls: _CslsOption = False,
-    dtype: DtypeOption = None,
-    bos: BosOption = None,
-    trust_remote_code: TrustOption = False,
+    reading: ModelReading,
 ):
     """Bilingual sentence retrieval between English and each language, layer by layer.
 
     Example: xgdetox retrieve --model world --parallel-dir world --output retrieval.csv"""
-    from xgdetox.tokens import bos_of
     from xgdetox.retrieval import retrieve
 
-    say_left_out(
-        place(parallel_dir, "parallel"),
-        PARALLEL_FILE,
-        parallel_of(place(parallel_dir, "parallel"), language),
-        language,
-    )
-    table = retrieve(
-        model_of(model),
-        place(parallel_dir, "parallel"),
-        language,
-        paper=paper,
-        csls=csls,
-        bos=bos_of(model_of(model), bos),
-        model_name=model,
-        output=output,
-    )
+    path, folder = model_of(model), place(parallel_dir, "parallel")
+    say_left_out(folder, PARALLEL_FILE, parallel_of(folder, language), language)
+    how = dict(paper=paper, csls=csls, bos=reading.bos_of(path), model_name=model, output=output)
+    table = retrieve(path, folder, language, **how)
     mean = table[table.layer.isna()]
     say_table(mean[["language", "metric", "variant", "direction", "value", "low", "high"]], output)
 
 # %% ../../nbs/lib/cli_mechanism.ipynb #e8ae9408
 @app.command("predict")
+@grouped
 def predict_command(
+    *,
     model: ModelOption,
-    parallel_dir: Annotated[str, typer.Option("--parallel-dir")] = "world",
-    runs: Annotated[
-        Optional[list[str]], typer.Option("--runs", help="Folders of runs with comparable models.")
-    ] = None,
+    parallel_dir: ParallelDirOption = "world",
+    runs: _RunsOption = None,
     output: TableFile = Path("prediction.csv"),
     language: LanguageOption = None,
-    dtype: DtypeOption = None,
-    bos: BosOption = None,
-    trust_remote_code: TrustOption = False,
+    reading: ModelReading,
 ):
     """Before any tuning: which languages will English tuning reach? A number only where
     comparable runs give a basis.
 
     Example: xgdetox predict --model world --runs runs/world"""
-    from xgdetox.tokens import bos_of
     from xgdetox.relation import predict_drops
     from xgdetox.stats import write_table
 
-    table = predict_drops(
-        model_of(model),
-        place(parallel_dir, "parallel"),
-        runs,
-        languages=language,
-        bos=bos_of(model_of(model), bos),
-    )
-    say_table(
-        table[["language", "rank", "retrieval", "value", "low", "high", "reason"]],
-        write_table(table, output),
-    )
+    path, folder = model_of(model), place(parallel_dir, "parallel")
+    table = predict_drops(path, folder, runs, languages=language, bos=reading.bos_of(path))
+    shown = table[["language", "rank", "retrieval", "value", "low", "high", "reason"]]
+    say_table(shown, write_table(table, output))

@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['ModelOption', 'TunedOption', 'PromptOption', 'LanguageOption', 'LanguagesFileOption', 'ScorerOption', 'LexiconOption',
-           'LimitOption', 'OutputDir', 'TableFile', 'GridArgument', 'RunDir', 'SetOption', 'PaperOption', 'SeedOption',
-           'CountOption', 'TokensOption', 'TemperatureOption', 'TopPOption', 'DeviceOption', 'BackendOption',
-           'BosOption', 'DtypeOption', 'TrustOption', 'ProjectionOption', 'folder_to_write', 'file_to_write',
-           'table_to_write', 'not_blank', 'finite', 'device_to_use', 'backend_to_use', 'read_in', 'for_this_command',
-           'trust_code', 'name_projection', 'know_languages']
+           'LimitOption', 'NeuronsOption', 'ProbeOption', 'ParallelDirOption', 'GenerationsOption', 'OutputDir',
+           'TableFile', 'GridArgument', 'RunDir', 'FileOption', 'SetOption', 'PaperOption', 'SeedOption', 'CountOption',
+           'TokensOption', 'TemperatureOption', 'TopPOption', 'DeviceOption', 'BackendOption', 'BosOption',
+           'DtypeOption', 'TrustOption', 'ProjectionOption', 'folder_to_write', 'file_to_write', 'table_to_write',
+           'not_blank', 'finite', 'device_to_use', 'backend_to_use', 'read_in', 'for_this_command', 'trust_code',
+           'name_projection', 'know_languages', 'grouped', 'ModelReading', 'NeuronReading', 'Prompts', 'Labels']
 
 # %% ../../nbs/lib/cli_options.ipynb #ed945ad0
 import math
 import os
 import re
 import typer
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Optional
 from ..files import InputError, check_folder
@@ -218,6 +222,14 @@ LimitOption = Annotated[
     Optional[int],
     typer.Option("--limit", min=1, max=10**9, help="Prompts (or rows) at most, for a trial."),
 ]
+NeuronsOption = Annotated[
+    Path, typer.Option("--neurons", help="JSON [[layer, index], ...] or a table.")
+]
+ProbeOption = Annotated[Path, typer.Option("--probe", help="Folder or file of a probe.")]
+ParallelDirOption = Annotated[
+    str, typer.Option("--parallel-dir", help="Parallel sentences, or world.")
+]
+GenerationsOption = Annotated[str, typer.Option("--generations", help="Folder of generations.")]
 
 # %% ../../nbs/lib/cli_options.ipynb #e09953c0
 OutputDir = Annotated[
@@ -238,6 +250,9 @@ RunDir = Annotated[
         help="Folder of the run; by default runs/NAME of the project.",
         callback=folder_to_write,
     ),
+]
+FileOption = Annotated[
+    Path, typer.Option("--output", "-o", help="The file to write.", callback=file_to_write)
 ]
 SetOption = Annotated[
     Optional[list[str]], typer.Option("--set", help="KEY=VALUE: any further setting.")
@@ -317,3 +332,67 @@ ProjectionOption = Annotated[
         help="For unusual blocks: the path in a block of the MLP's last map, such as fc2.",
     ),
 ]
+
+# %% ../../nbs/lib/cli_options.ipynb #kg4o2
+def grouped(command):
+    "The command with each parameter whose type is a group of options (a dataclass) replaced by the group's options."
+    own = signature(command).parameters.values()
+    groups = {p.name: p.annotation for p in own if is_dataclass(p.annotation)}
+    options = [o for p in own for o in (_options_of(groups[p.name]) if p.name in groups else [p])]
+    options = [o.replace(kind=Parameter.KEYWORD_ONLY) for o in options]
+
+    @wraps(command)
+    def run(**given):
+        for name, group in groups.items():
+            given[name] = group(**{f.name: given.pop(f.name) for f in fields(group)})
+        return command(**given)
+
+    run.__signature__ = Signature(options)
+    run.__annotations__ = {o.name: o.annotation for o in options}
+    return run
+
+
+def _options_of(group) -> list[Parameter]:
+    "The options of a group as parameters of a command."
+    default = lambda f: Parameter.empty if f.default is MISSING else f.default
+    how = lambda f: dict(kind=Parameter.KEYWORD_ONLY, default=default(f), annotation=f.type)
+    return [Parameter(f.name, **how(f)) for f in fields(group)]
+
+# %% ../../nbs/lib/cli_options.ipynb #kg4o3
+@dataclass
+class ModelReading:
+    "How a command reads a model."
+
+    dtype: DtypeOption = None
+    bos: BosOption = None
+    trust_remote_code: TrustOption = False
+
+    def bos_of(self, model) -> str:
+        "What stands before a text that `model` reads: what is asked for, else what it was trained with."
+        from xgdetox.tokens import bos_of
+
+        return bos_of(model, self.bos)
+
+# %% ../../nbs/lib/cli_options.ipynb #kg4o4
+@dataclass
+class NeuronReading(ModelReading):
+    "How a command reads a model's neurons."
+
+    out_projection: ProjectionOption = None
+
+# %% ../../nbs/lib/cli_options.ipynb #kg4o5
+@dataclass
+class Prompts:
+    "Which prompts a command takes, of those in `prompt_file`."
+
+    prompt_file: PromptOption = None
+    language: LanguageOption = None
+    limit: LimitOption = None
+
+# %% ../../nbs/lib/cli_options.ipynb #kg4o6
+@dataclass
+class Labels:
+    "What a table calls a tuned model."
+
+    tuning: str = ""
+    seed: SeedOption = 0

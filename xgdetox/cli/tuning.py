@@ -9,7 +9,7 @@ __all__ = ['train_command', 'say_launch', 'merge_command']
 import os
 import sys
 import typer
-from itertools import zip_longest
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Optional
 from ..files import InputError
@@ -21,6 +21,7 @@ from xgdetox.cli.options import (
     SeedOption,
     SetOption,
     TrustOption,
+    grouped,
     not_blank,
 )
 from .root import app
@@ -102,51 +103,74 @@ _PromptFileOption = Annotated[
     ),
 ]
 
+# %% ../../nbs/lib/cli_tuning.ipynb #kg4u1
+@dataclass
+class _Settings:
+    "Settings of a run that have an option of their own; None leaves them to the recipe."
+
+    use_lora: _UseLoraOption = False
+    qlora: _QloraOption = False
+    learning_rate: Optional[float] = None
+    batch_size: _BatchSizeOption = None
+    gradient_accumulation: _GradientAccumulationOption = None
+    epochs: _EpochsOption = None
+    max_steps: _MaxStepsOption = None
+    beta: _BetaOption = None
+    limit: LimitOption = None
+    set: SetOption = None
+
+    def all(self, further: list[str]) -> dict:
+        "The settings of a run, with `further` words of the command. InputError for what is no setting."
+        said = dict(vars(self), method=_method_of(self))
+        own = {k: v for k, v in said.items() if v is not None and k not in _IN_OTHER_WORDS}
+        own |= settings_of(further) | pairs_of(self.set)
+        for key in own.keys() & {"model", "published", "name"}:
+            remedy = "give the model as --model"
+            raise InputError("is no setting of a run", field=key, remedy=remedy)
+        return own
+
+
+_IN_OTHER_WORDS = ("use_lora", "qlora", "set")
+
+
+def _method_of(settings) -> Optional[str]:
+    "How weights are tuned, as far as the options say."
+    return "qlora" if settings.qlora else "lora" if settings.use_lora else None
+
+# %% ../../nbs/lib/cli_tuning.ipynb #kg4u2
+@dataclass
+class _Merging:
+    "How an adapter is merged."
+
+    base: _BaseOption = "dequantised"
+    quantisation: _QuantisationOption = None
+    dtype: _MergeDtypeOption = "auto"
+    untie: _UntieOption = False
+
 # %% ../../nbs/lib/cli_tuning.ipynb #c050
 @app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@grouped
 def train_command(
+    *,
     context: typer.Context,
     model: ModelOption,
     output_dir: OutputDir,
     data_dir: _DataDirOption = "world",
     recipe: _RecipeOption = None,
-    use_lora: _UseLoraOption = False,
-    qlora: _QloraOption = False,
     seed: SeedOption = 0,
-    learning_rate: Optional[float] = None,
-    batch_size: _BatchSizeOption = None,
-    gradient_accumulation: _GradientAccumulationOption = None,
-    epochs: _EpochsOption = None,
-    max_steps: _MaxStepsOption = None,
-    beta: _BetaOption = None,
-    limit: LimitOption = None,
-    set: SetOption = None,
+    settings: _Settings,
     trust_remote_code: TrustOption = False,
 ):
     """Tune a model on English preference pairs (DPO and its kin). Goes on where it was cut off.
 
-    Any further setting of a recipe is given by its name as well: --loss ipo --lora-r 16 --report-to tensorboard. --labels shuffled (or benign)
-    tunes on a placebo of the pairs.
+    Any further setting of a recipe is given by its name as well: --loss ipo --lora-r 16
+    --report-to tensorboard. --labels shuffled (or benign) tunes on a placebo of the pairs.
 
     Example: xgdetox train --model world --data-dir world --output-dir runs/mine --seed 1"""
     from xgdetox.recipes import load_recipe, recipe_for
     from xgdetox.trainer import summarise_run, train
 
-    own = dict(
-        method="qlora" if qlora else "lora" if use_lora else None,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        gradient_accumulation=gradient_accumulation,
-        epochs=epochs,
-        max_steps=max_steps,
-        beta=beta,
-        limit=limit,
-    )
-    own = (
-        {k: v for k, v in own.items() if v is not None} | settings_of(context.args) | pairs_of(set)
-    )
-    for key in own.keys() & {"model", "published", "name"}:
-        raise InputError("is no setting of a run", field=key, remedy="give the model as --model")
+    own = settings.all(context.args)
     told = (model_of(model), place(data_dir, "pairs"), output_dir, recipe, seed, own)
     if os.environ.get("WORLD_SIZE", "1") == "1":
         say_launch(load_recipe(recipe or recipe_for(told[0]), **own)["accelerate"], told)
@@ -165,42 +189,35 @@ def say_launch(configuration: str, told: tuple):
     from importlib.util import find_spec
     from xgdetox.grid.devices import launch_words, visible_devices
 
-    first = (
-        " (first: pip install 'xgdetox[deepspeed]')"
-        if configuration.startswith("zero") and not find_spec("deepspeed")
-        else ""
-    )
-    words = launch_words(configuration, max(2, len(visible_devices())), *told)
-    print(
-        f"xgdetox: {configuration} is for several devices and this is one process; on several: {join(words)}{first}",
-        file=sys.stderr,
-    )
+    lacking = configuration.startswith("zero") and not find_spec("deepspeed")
+    first = " (first: pip install 'xgdetox[deepspeed]')" if lacking else ""
+    words = join(launch_words(configuration, max(2, len(visible_devices())), *told))
+    problem = f"{configuration} is for several devices and this is one process"
+    print(f"xgdetox: {problem}; on several: {words}{first}", file=sys.stderr)
 
 # %% ../../nbs/lib/cli_tuning.ipynb #c051
 @app.command("merge")
+@grouped
 def merge_command(
+    *,
     base_model: _BaseModelOption,
     lora_adapter: _LoraAdapterOption,
     output_dir: OutputDir,
-    base: _BaseOption = "dequantised",
-    quantisation: _QuantisationOption = None,
-    dtype: _MergeDtypeOption = "auto",
+    merging: _Merging,
     paper: _MergePaperOption = False,
-    untie: _UntieOption = False,
     prompt_file: _PromptFileOption = None,
     trust_remote_code: TrustOption = False,
 ):
     """Merge a LoRA adapter into its base; the result is checked by its logits.
 
     Example: xgdetox merge --base-model M --lora-adapter out/adapter --output-dir out/merged"""
-    from xgdetox.data import load_prompts
+    from xgdetox.data import prompts_in_turn
     from xgdetox.merging import merge_adapter, paper_merge
 
+    how = vars(merging)
     if paper:
-        output_dir, base, dtype = paper_merge(output_dir, base_model, lora_adapter, base, dtype)
-    files = prompts_of(prompt_file) if prompt_file else {}
-    each = [list(load_prompts(p, l, -(-16 // len(files))).rows["prompt"]) for l, p in files.items()]
-    texts = [t for row in zip_longest(*each) for t in row if t][:16]  # one of each language first
-    print(
-        f"written: {merge_adapter(model_of(base_model), lora_adapter, output_dir, base=base, texts=texts, quantisation=quantisation, dtype=dtype, untie=untie)}"
-    )
+        given = output_dir, base_model, lora_adapter, how["base"], how["dtype"]
+        output_dir, how["base"], how["dtype"] = paper_merge(*given)
+    texts = prompts_in_turn(prompts_of(prompt_file), 16) if prompt_file else []
+    merged = merge_adapter(model_of(base_model), lora_adapter, output_dir, texts=texts, **how)
+    print(f"written: {merged}")
