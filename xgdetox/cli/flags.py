@@ -43,7 +43,8 @@ SWITCHES = {
 }  # what each stands for; the original follows them with True or False, or not
 WITHOUT_EFFECT = {  # flags of the original's that change nothing here, and why
     "--save-steps": "a checkpoint is written at each evaluation, and the best and the last are kept",
-    "--model-dtype": "full tuning keeps float32 weights, LoRA takes 16 bits where the device has them; --precision says how it computes",
+    "--model-dtype": "full tuning keeps float32 weights, LoRA takes 16 bits where the device has them; "
+    "--precision says how it computes",
     "--log-freq": "the original does not read it either; --logging-steps does it",
     "--ignore-bias-buffers": "the masks that it hid from DDP are no longer part of the models",
     "--gradient-checkpointing-use-reentrant": "checkpointing is never reentrant, as by the original's default",
@@ -70,7 +71,7 @@ SHORT = {"-o", "-m", "-R", "-h"}  # end a list of values; -1 does not, it is an 
 
 # %% ../../nbs/lib/cli_flags.ipynb #e74b05b7
 def translate(words: list[str]) -> list[str]:
-    """The command's words with the original's flags as ours: underscores as dashes, several values of one option one by one.
+    """The command's words with the original's flags as ours: dashes for underscores, an option before each value.
 
     What has no effect is said on stderr. InputError for a key, and for a switch that is neither on nor off."""
     out, left, option = [], list(words), None
