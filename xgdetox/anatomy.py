@@ -337,10 +337,7 @@ def pooled_states(
     `texts`: or rows of token ids. `layers`: indices into [embeddings, block 1, ..., last block after the final norm];
     None for all. Texts are cut to the context; one without tokens gives NaN. `out`: an array or memory map of any
     float type to fill."""
-    room = context_length(model)
-    given = all(isinstance(row, list) for row in texts)
-    rows = texts if given else token_ids(tokenizer, texts, bos)
-    rows = [row[:room] for row in rows]
+    rows = _rows_of_ids(model, tokenizer, texts, bos)
     filled = [i for i, row in enumerate(rows) if row]
     lengths = [len(rows[i]) for i in filled]
     make = lambda n: np.full((len(rows), n, state_width(model)), np.nan, np.float32)
@@ -356,6 +353,13 @@ def pooled_states(
     return make(len(layers or [0])) if out is None else out
 
 # %% ../nbs/lib/anatomy.ipynb #c0w15
+def _rows_of_ids(model, tokenizer, texts, bos) -> list[list[int]]:
+    "Token ids of texts, or rows of them as they are, cut to the context."
+    given = all(isinstance(row, list) for row in texts)
+    room = context_length(model)
+    return [row[:room] for row in (texts if given else token_ids(tokenizer, texts, bos))]
+
+
 def _mean_states(model, tokenizer, rows, layers=None) -> list[np.ndarray]:
     """Mean hidden states of rows of token ids, one array (text, d_model) per layer.
 

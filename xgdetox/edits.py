@@ -156,9 +156,16 @@ def edit_neurons(
     chosen = _strongest(along * activation, share)
     for layer in range(parts.n_layers):
         _weaken(model, parts, layer, np.flatnonzero(chosen[layer]), seen[layer], strength)
-    groups = Counter(push_groups(along, activation)[chosen].tolist())
-    done = dict(neurons=int(chosen.sum()), strength=strength, groups=dict(sorted(groups.items())))
-    return done | read_at(bos, FROM_REPLY)
+    groups = _count_groups(along, activation, chosen)
+    return dict(neurons=int(chosen.sum()), strength=strength, groups=groups) | read_at(
+        bos, FROM_REPLY
+    )
+
+
+def _count_groups(along, activation, chosen) -> dict[str, int]:
+    "How many of the chosen neurons, (layer, neuron), are in each group."
+    counts = Counter(push_groups(along, activation)[chosen].tolist())
+    return dict(sorted(counts.items()))
 
 
 def _unit_direction(probe, direction: str, d_model: int) -> torch.Tensor:
