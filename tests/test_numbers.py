@@ -916,9 +916,22 @@ ALL_CARDS = (
 )
 
 
+PAGE_OF = {
+    card_of_transfer: "03_toxicity",
+    card_of_text: "04_quality",
+    card_of_capability: "04_quality",
+    card_of_the_vectors: "06_value_vectors",
+    card_of_pushing: "07_intervention",
+    card_of_the_neurons_in_tuning: "08_activations",
+    card_of_the_share: "08_activations",
+    card_of_retrieval: "09_retrieval",
+}
+
+
 @pytest.mark.parametrize("card", ALL_CARDS, ids=[c.__name__ for c in ALL_CARDS])
 def test_the_cards(card):
     pages = [text_of("results", "cards(verdicts.values(), whole=True)")]
+    pages.append(text_of(PAGE_OF[card], "Markdown(cards(["))
     if card in FIRST_CARDS:
         pages.append(text_of("index", "cards(claims[key] for key in"))
     for said, words in itertools.product(pages, card()):

@@ -174,6 +174,7 @@ def test_a_finished_page_is_finished_once():
 def test_the_readme_links_to_pages_that_the_site_has(root):
     config = yaml.safe_load((root / "_quarto.yml").read_text("utf-8"))
     known = {page.name for page in site_pages(Path())} | {p.as_posix() for p in site_pages(Path())}
+    known |= set(config["project"]["resources"])
     base = re.escape(config["website"]["site-url"])
     linked = re.findall(rf"{base}/([\w/]+\.html)", (root / "README.md").read_text("utf-8"))
     assert linked and not set(linked) - known

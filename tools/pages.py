@@ -1,7 +1,9 @@
 """Keep the committed pages fresh.
 
 `pages.py readme` makes README.md from index.ipynb; `pages.py refill [NAME ...]` runs pages and keeps their outputs;
-`pages.py compare [NAME ...]` runs pages in a copy and compares the tables behind their figures with those committed."""
+`pages.py answers [NAME ...]` runs only what pages open with, the cells with ids `ans...`: cards, and the figure beside
+the paper's; they read committed tables and take seconds; `pages.py compare [NAME ...]` runs pages in a copy and
+compares the tables behind their figures with those committed."""
 
 import re
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 import nbformat
 from nbconvert import MarkdownExporter
 from nbdev.clean import nbdev_clean
-from refills import NBS, ROOT, changed_tables, execute, has_figures, keep_hash
+from refills import NBS, ROOT, changed_tables, execute, has_figures, keep_hash, run_cells
 from traitlets.config import Config
 
 SITE = "https://xgdetox.github.io/xgdetox/"
@@ -90,12 +92,33 @@ def refill(names: list[str]) -> None:
         print("done", flush=True)
 
 
+def opening(nb):
+    "A notebook of the cells alone that a page opens with."
+    small = nbformat.v4.new_notebook(metadata=nb.metadata)
+    small.cells = [c for c in nb.cells if c.id.startswith("ans") and c.cell_type == "code"]
+    return small
+
+
+def answers(names: list[str]) -> None:
+    "Run what the named pages (default: all that have it) open with, and keep those outputs."
+    for page in pages(names):
+        nb = nbformat.read(page, as_version=4)
+        if not (small := opening(nb)).cells:
+            continue
+        run_cells(small, page.parent)
+        nbformat.write(nb, page)
+        nbdev_clean(str(page))
+        print(page.name, flush=True)
+
+
 if __name__ == "__main__":
     what, *names = sys.argv[1:] or ["help"]
     if what == "readme":
         readme()
     elif what == "refill":
         refill(names)
+    elif what == "answers":
+        answers(names)
     elif what == "compare":
         compare(names)
     else:

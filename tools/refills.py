@@ -149,9 +149,12 @@ def has_figures(page: Path) -> bool:
 
 def execute(page: Path):
     "The notebook `page` run where it stands, with the outputs that a reader sees: nothing from stderr."
-    nb = nbformat.read(page, as_version=4)
-    where = {"metadata": {"path": str(page.parent)}}
-    NotebookClient(nb, timeout=900, resources=where).execute()
+    return run_cells(nbformat.read(page, as_version=4), page.parent)
+
+
+def run_cells(nb, folder: Path):
+    "The notebook `nb` run in `folder`, its outputs without what went to stderr."
+    NotebookClient(nb, timeout=900, resources={"metadata": {"path": str(folder)}}).execute()
     for cell in nb.cells:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
