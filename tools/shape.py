@@ -1,7 +1,4 @@
-"""Code that does not fit the layout.
-
-`shape.py` lists long functions, what ruff says, and names that mean two things; `shape.py write` keeps that list in
-tests/long_functions.txt."""
+"""Code that does not fit the layout: long functions, what ruff says, and names that mean two things."""
 
 import ast
 import json
@@ -11,7 +8,6 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LISTED = ROOT / "tests" / "long_functions.txt"  # what does not fit yet; the list only shrinks
 MOST_LINES, MOST_CHARACTERS = 40, 1200  # of one function, with its docstring
 
 
@@ -103,14 +99,5 @@ def unfit() -> list[str]:
     return sorted(f"{file}: {what}" for file, what in long | lint()) + twice
 
 
-def listed() -> list[str]:
-    "The lines of tests/long_functions.txt; none where it is gone."
-    return LISTED.read_text(encoding="utf-8").splitlines() if LISTED.exists() else []
-
-
 if __name__ == "__main__":
-    lines = unfit()
-    if sys.argv[1:] == ["write"]:
-        LISTED.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    else:
-        print(*lines, sep="\n")
+    print(*unfit(), sep="\n")
