@@ -152,6 +152,18 @@ def test_a_table_is_made_fit_for_people():
     assert "<style" not in made and "<th></th>" not in made and "text-align" not in made
 
 
+def test_a_figure_takes_the_ink_of_its_page():
+    drawn = '<?xml version="1.0"?><svg width="9"><path stroke="#767676"/><g fill="#0072B2"/></svg>'
+    made = site.themed(drawn)
+    assert 'stroke="currentColor"' in made and 'fill="#0072B2"' in made
+    assert "prefers-color-scheme:dark" in made and site.themed(made) == made
+
+
+def test_words_in_mathematics_are_words():
+    made = site.fit_mathematics(r"$\mathrm{EMT} = \mathbb{1}[x] + \mathrm{d}$")
+    assert made == r"$\text{EMT} = 𝟙[x] + \mathrm{d}$"
+
+
 def test_the_name_of_an_index_stands_in_the_one_head():
     import pandas as pd
 

@@ -8,6 +8,7 @@ import ast
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -147,6 +148,12 @@ def has_figures(page: Path) -> bool:
     return any(FIGURE.search(source(c)) for c in code_cells(page))
 
 
+FOR_READERS = (
+    "--InlineBackend.figure_formats=svg",
+    "--IPKernelApp.exec_lines=import pandas; pandas.options.display.max_colwidth = None; del pandas",
+)  # figures that stay sharp and follow light and dark, table cells that are not cut
+
+
 def execute(page: Path):
     "The notebook `page` run where it stands, with the outputs that a reader sees: nothing from stderr."
     return run_cells(nbformat.read(page, as_version=4), page.parent)
@@ -154,7 +161,9 @@ def execute(page: Path):
 
 def run_cells(nb, folder: Path):
     "The notebook `nb` run in `folder`, its outputs without what went to stderr."
-    NotebookClient(nb, timeout=900, resources={"metadata": {"path": str(folder)}}).execute()
+    where = {"metadata": {"path": str(folder)}}
+    client = NotebookClient(nb, timeout=900, resources=where, extra_arguments=list(FOR_READERS))
+    client.execute(env={**os.environ, "MATPLOTLIBRC": str(ROOT / "tools" / "matplotlibrc")})
     for cell in nb.cells:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]

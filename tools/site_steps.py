@@ -24,6 +24,19 @@ QUARTO = "1.7.32"  # the Quarto that _quarto.yml is for; the workflow installs t
 SKIP = '<a class="skip-link" href="#quarto-document-content">Skip to the content</a>'
 
 
+# ---- figures that follow light and dark
+
+INK = "#767676"  # the ink of tools/matplotlibrc and of the headline; read on white and on black
+THEMED = "<style>svg{color:#23272b}@media (prefers-color-scheme:dark){svg{color:#e4e6e9}}</style>"
+
+
+def themed(text: str) -> str:
+    "An SVG whose ink is that of the page: a browser gives a picture the colour scheme of where it stands."
+    if INK not in text:
+        return text
+    return re.sub(r"(<svg\b[^>]*>)", rf"\1{THEMED}", text.replace(INK, "currentColor"), count=1)
+
+
 # ---- tables for people
 
 
@@ -64,6 +77,14 @@ def with_scope(text: str) -> str:
     return scoped(head, "row")
 
 
+def fit_mathematics(text: str) -> str:
+    "Markdown whose mathematics is upright where it is words: browsers draw MathML's letters one by one."
+    text = re.sub(r"\\mathrm\{(\w\w+)\}", r"\\text{\1}", text)
+    for name, letter in ((r"\mathbb{1}", "𝟙"), (r"\mathbb{E}", "𝔼"), (r"\mathcal{L}", "ℒ")):
+        text = text.replace(name, letter)
+    return text
+
+
 def last_level(text: str, level: int) -> int:
     "The level of the last heading of some Markdown, or `level` where it has none."
     heads = re.findall(r"^(#+) ", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
@@ -74,6 +95,8 @@ def fit_output(data: dict, level: int) -> None:
     """An output's HTML as raw HTML inside Markdown; a documented name as a heading below `level`.
 
     Quarto loads require.js and jQuery from another host for any output of type text/html."""
+    if "image/svg+xml" in data:
+        data["image/svg+xml"] = themed("".join(data["image/svg+xml"]))
     if "text/html" in data:
         text = fit_table("".join(data.pop("text/html")))
         data["text/markdown"] = f"\n```{{=html}}\n{text}\n```\n"
@@ -88,6 +111,7 @@ def fit_outputs(page: Path) -> None:
     for cell in nb["cells"]:
         if cell["cell_type"] == "markdown":
             level = last_level("".join(cell["source"]), level)
+            cell["source"] = fit_mathematics("".join(cell["source"]))
         for output in cell.get("outputs", []):
             fit_output(output.get("data", {}), level)
     nb["metadata"]["fitted"] = True
@@ -102,6 +126,8 @@ def prepare() -> None:
     for page in sorted(PROC.rglob("*.ipynb")):
         if '"fitted": true' not in page.read_text("utf-8")[-300:]:
             fit_outputs(page)
+    for drawn in (PROC / "images").glob("*.svg"):
+        drawn.write_text(themed(drawn.read_text("utf-8")), "utf-8")
 
 
 # ---- what Quarto leaves out of a rendered page

@@ -27,8 +27,9 @@ from xgdetox.runs import (
 from .stats import chance, correlation, tidy
 
 # %% auto #0
-__all__ = ['BLUE', 'ORANGE', 'GREY', 'svg', 'Figure', 'figure_languages', 'retrieval_points', 'label_shifts', 'figure_retrieval',
-           'is_control', 'with_control', 'figure_intervention', 'figure_activations', 'figure_probe']
+__all__ = ['BLUE', 'ORANGE', 'GREY', 'svg', 'ReaderTable', 'reader_table', 'Figure', 'figure_languages', 'retrieval_points',
+           'label_shifts', 'figure_retrieval', 'is_control', 'with_control', 'figure_intervention',
+           'figure_activations', 'figure_probe']
 
 # %% ../nbs/lib/figures.ipynb #c024
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8a8a8a"
@@ -79,6 +80,56 @@ def _own_ids(text: str, alt: str) -> str:
     renamed = lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else ""
     text = re.sub(r' id="([^"]+)"', renamed, text)
     return text.replace('href="#', f'href="#{prefix}').replace("url(#", f"url(#{prefix}")
+
+# %% ../nbs/lib/figures.ipynb #t002
+def _reader_cell(x, digits: int) -> str:
+    "A value in words: a whole number as it is, others with `digits`, a truth value as yes or no, a dash where missing."
+    if isinstance(x, (bool, np.bool_)):
+        return "yes" if x else "no"
+    if isinstance(x, (int, np.integer)):
+        return f"{x:,}"
+    if isinstance(x, (float, np.floating)):
+        return "\u2013" if not np.isfinite(x) else f"{x:,.{digits}f}"
+    return "\u2013" if x is None or x is pd.NA else str(x)
+
+# %% ../nbs/lib/figures.ipynb #t003
+@dataclass
+class ReaderTable:
+    "A table as a page shows it: cells in words under labels; HTML in a notebook, aligned text elsewhere."
+
+    cells: pd.DataFrame
+    caption: str = ""
+
+    def _repr_html_(self) -> str:
+        head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in self.cells)
+        rows = ""
+        for first, *others in self.cells.itertuples(index=False):
+            named = f'<th scope="row">{html.escape(first)}</th>'
+            rows += f"<tr>{named}{''.join(f'<td>{html.escape(x)}</td>' for x in others)}</tr>\n"
+        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        return f"<table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>"
+
+    def __repr__(self) -> str:
+        return self.cells.to_string(index=False)
+
+# %% ../nbs/lib/figures.ipynb #t004
+def reader_table(
+    t: pd.DataFrame,
+    labels: dict[str, str] | None = None,
+    digits: int = 2,
+    caption: str = "",
+) -> ReaderTable:
+    """`t` as a page shows it: a column per entry of `labels` ({column: what its head says}), in their order.
+
+    Without `labels`, every column under its own name. An index with a name, or with words, is the first column,
+    unless `labels` leaves it out."""
+    if t.index.name or t.index.dtype == object:
+        t = t.rename_axis(index=t.index.name or "").reset_index()
+        if labels and t.columns[0] not in labels and t.columns[0] == "":
+            labels = {"": ""} | labels
+    labels = labels or {c: str(c) for c in t.columns}
+    shown = {label: [_reader_cell(x, digits) for x in t[c]] for c, label in labels.items()}
+    return ReaderTable(pd.DataFrame(shown, dtype=object), caption)
 
 # %% ../nbs/lib/figures.ipynb #c026
 @dataclass
