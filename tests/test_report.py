@@ -567,7 +567,7 @@ def test_the_explorer_is_one_file_with_every_text_masked(explored):
     ]
     assert (
         "default-src 'none'" in page
-        and page.count("</script>") == 3
+        and page.count("</script>") == 4  # theme, Vega, data, ours
         and "onerror=alert(1)>" in page
         and "<img src=x" not in page
     )

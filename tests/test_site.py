@@ -190,3 +190,45 @@ def test_the_readme_links_to_pages_that_the_site_has(root):
     base = re.escape(config["website"]["site-url"])
     linked = re.findall(rf"{base}/([\w/]+\.html)", (root / "README.md").read_text("utf-8"))
     assert linked and not set(linked) - known
+
+
+CHOSEN = "['model', 'tuning', 'language', 'offset'].map(i => document.getElementById(i).value).slice(0, 3)"
+CHANGE = """
+ const e = document.getElementById('language');
+ e.value = 'fr';
+ e.dispatchEvent(new Event('change'));
+ location.hash"""
+THEME = "getComputedStyle(document.body).backgroundColor"
+
+
+@pytest.fixture
+def browser(tmp_path):
+    browser = Browser(tmp_path / "profile")
+    yield browser
+    browser.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_the_explorer_keeps_its_state_in_the_address(browser, root):
+    page = (root / "nbs" / "explore" / "world.html").as_uri()
+    browser.window(1280)
+    browser.open(f"{page}#model=world-1&language=ja&tuning=dpo%2C+seed+1&offset=-2")
+    assert browser.run(CHOSEN) == ["world-1", "dpo, seed 1", "ja"]
+    assert browser.run("document.getElementById('says').textContent") == "-2"
+    assert browser.run(CHANGE) == "#model=world-1&tuning=dpo%2C+seed+1&language=fr&offset=-2"
+    assert browser.run("document.querySelectorAll('#model optgroup').length") >= 2
+    browser.open(page + "?again#model=nonsense&language=xx")
+    assert browser.run(CHOSEN)[2] == "de" and not browser.errors()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_the_explorer_takes_the_theme_that_was_chosen_in_the_site(browser, root):
+    page = (root / "nbs" / "explore" / "world.html").as_uri()
+    browser.window(1280)
+    browser.open(page)
+    assert browser.run(THEME) == "rgb(255, 255, 255)"
+    browser.run("localStorage.setItem('quarto-color-scheme', 'alternate')")
+    browser.open(page + "?again")
+    assert browser.run(THEME) == "rgb(22, 25, 29)"

@@ -311,15 +311,47 @@ def _vega() -> dict:
         licence=asset("vega-licence.txt"),
     )
 
+# %% ../nbs/explorer.ipynb #c004h
+def _name_of(run: Run) -> str:
+    "What a run is called: by its manifest, or by its folder."
+    return run.manifest.get("name", run.folder.name)
+
+
+def _together(runs: list[Run]) -> tuple[pd.DataFrame, list]:
+    "The rows of several runs, and the models of each as [name, models]; a model's numbers are those of its first run."
+    rows, groups, known = [], [], set()
+    for run in runs:
+        found = explorer_rows(run)
+        found = found[~found.model.isin(known)]
+        groups.append([_name_of(run), sorted(found.model.unique())])
+        known |= set(found.model)
+        rows.append(found)
+    return pd.concat(rows, ignore_index=True), groups
+
+
+def _drawn(rows: pd.DataFrame, toxicity: str) -> pd.DataFrame:
+    "The rows without those of random neurons that no picture shows."
+    return rows[(rows.control == 0) | rows.metric.isin([toxicity, "mean_activation"])]
+
+
+def _all_texts(runs: list[Run], groups: list, words, prompts: int, samples: int) -> dict:
+    "The texts of all runs by model, each model's from the run that its numbers come from."
+    out = {}
+    for run, (_, models) in zip(runs, groups):
+        found = explorer_texts(run, words, prompts, samples)
+        out |= {model: found[model] for model in models if model in found}
+    return out
+
 # %% ../nbs/explorer.ipynb #c004a
-def _page_parts(run: Run, words, prompts: int, samples: int) -> dict:
-    "Everything of the run that the template shows, by the name it has there."
-    rows, manifest = explorer_rows(run), run.manifest
+def _page_parts(runs: list[Run], words, prompts: int, samples: int) -> dict:
+    "Everything of the runs that the template shows, by the name it has there."
+    rows, groups = _together(runs)
     toxicity = next((k for k in METRIC_TITLES if k in set(rows.metric)), "toxic_mass")
     charts = _charts(toxicity)
     data = dict(
-        rows=_table(rows),
-        texts=explorer_texts(run, words, prompts, samples),
+        rows=_table(_drawn(rows, toxicity)),
+        texts=_all_texts(runs, groups, words, prompts, samples),
+        groups=groups,
         languages=[[code, language.name] for code, language in LANGUAGES.items()],
         metrics=METRIC_TITLES,
         toxicity=toxicity,
@@ -328,12 +360,28 @@ def _page_parts(run: Run, words, prompts: int, samples: int) -> dict:
     )
     first = f"The first {prompts} prompts of the language and up to {samples} continuations of each"
     return dict(
-        name=manifest.get("name", run.folder.name),
-        about=manifest.get("about", ""),
-        measured=_measured_by(run),
+        name=", ".join(map(_name_of, runs)),
+        about=runs[0].manifest.get("about", "") if len(runs) == 1 else "",
+        measured=" ".join(dict.fromkeys(map(_measured_by, runs))),
         charts=charts,
         chosen=f"{first}; nothing is picked.",
         data=_embed(data),
+    )
+
+
+def _render(runs: list[Run], words, site: str, prompts: int, samples: int) -> str:
+    "The page of the runs as HTML."
+    from jinja2 import Environment
+    import xgdetox
+
+    template = Environment(autoescape=True).from_string(asset("explorer.html.j2"))
+    return template.render(
+        style=asset("page.css"),
+        script=asset("explorer.js"),
+        version=getattr(xgdetox, "__version__", ""),
+        site=site,
+        **_page_parts(runs, words, prompts, samples),
+        **_vega(),
     )
 
 # %% ../nbs/explorer.ipynb #c004
@@ -341,30 +389,20 @@ def write_explorer(
     run_dir,
     output=None,
     *,
+    site: str = "",
     rude_words=None,
     prompts: int = 4,
     samples: int = 2,
 ) -> Path:
-    """The path of a run's explorer, one HTML file that opens from disk without a server (default
-    `run_dir`/explorer.html).
+    """The path of a run's explorer, one HTML file that opens from disk (default `run_dir`/explorer.html).
 
-    `rude_words`: those to mask (default: the lexicon in the manifest; without one every word is
-    masked); `prompts`, `samples`: how many texts to keep per language and model. InputError where there
-    is no run, or nothing in it to explore. Needs vl-convert-python, which brings Vega."""
-    from jinja2 import Environment
-    import xgdetox
-
-    run = load_run(run_dir)
-    words = list(rude_words) if rude_words is not None else rude_words_of(run)
-    template = Environment(autoescape=True).from_string(asset("explorer.html.j2"))
-    page = template.render(
-        style=asset("page.css"),
-        script=asset("explorer.js"),
-        version=getattr(xgdetox, "__version__", ""),
-        **_page_parts(run, words, prompts, samples),
-        **_vega(),
-    )
-    output = page_path(run, "explorer.html", output)
-    with write_atomic(output) as f:
+    `run_dir`: one run, or several shown together; `site`: the way to the root of the site around it;
+    `rude_words`: those to mask (default: the manifest's lexicon; without one, every word). InputError
+    where there is no run, or nothing in it to explore. Needs vl-convert-python."""
+    several = run_dir if isinstance(run_dir, (list, tuple)) else [run_dir]
+    runs = [load_run(folder) for folder in several]
+    words = list(rude_words) if rude_words is not None else rude_words_of(runs[0])
+    page = _render(runs, words, site, prompts, samples)
+    with write_atomic(output := page_path(runs[0], "explorer.html", output)) as f:
         f.write(page)
     return output

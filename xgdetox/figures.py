@@ -123,7 +123,7 @@ def reader_table(
 
     Without `labels`, every column under its own name. An index with a name, or with words, is the first column,
     unless `labels` leaves it out."""
-    if t.index.name or t.index.dtype == object:
+    if t.index.name or not pd.api.types.is_numeric_dtype(t.index):
         t = t.rename_axis(index=t.index.name or "").reset_index()
         if labels and t.columns[0] not in labels and t.columns[0] == "":
             labels = {"": ""} | labels

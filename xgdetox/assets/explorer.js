@@ -16,6 +16,30 @@ function options(select, pairs) {                                    // keep the
   select.parentElement.hidden = pairs.length < 2;
 }
 
+function models() {                                                  // in groups, where the page holds several runs
+  if (D.groups.length < 2) return options($('model'), unique(rows.map(r => r.model)).map(m => [m, m]));
+  $('model').replaceChildren(...D.groups.map(([label, names]) => {
+    const group = make('optgroup', '', {label}); group.append(...names.map(m => make('option', m, {value: m}))); return group;
+  }));
+}
+
+function remember() {                                                // what is chosen, in the address
+  const said = new URLSearchParams();
+  for (const id of ['model', 'tuning', 'language']) if ($(id).value) said.set(id, $(id).value);
+  if (offsets.length) said.set('offset', offsets[+$('offset').value]);
+  try { history.replaceState(null, '', '#' + said); } catch {}
+}
+
+function recall() {                                                  // what the address says, as far as the page has it
+  const said = new URLSearchParams(location.hash.slice(1));
+  const pick = id => { if ([...$(id).options].some(o => o.value === said.get(id))) $(id).value = said.get(id); };
+  pick('model'); modelChanged();
+  pick('tuning'); pick('language');
+  const at = said.has('offset') ? offsets.indexOf(+said.get('offset')) : -1;
+  if (at >= 0) $('offset').value = at;
+  choose();
+}
+
 function modelChanged() {
   const mine = where({model: $('model').value});
   const tunings = unique(mine.filter(r => r.state === 'tuned').map(r => r.tuning));
@@ -55,7 +79,7 @@ function choose() {
   draw('activations', byLanguage('mean_activation', {base: q.base, tuned: q.tuned, random: random('base'), 'random, tuned': random('tuned')}, language), say('mean_activation', ['base', 'tuned']));
   const curve = where({model, state: 'pushed', metric: D.toxicity, language}).map(r => ({offset: r.offset, value: r.value, state: r.control ? 'random' : 'pushed', chosen: !r.control && r.offset === offset}));
   draw('offsets', curve, `${D.metrics[D.toxicity]} over offsets, ${name}: ` + curve.filter(r => r.state === 'pushed').map(r => `${show(r.value)} at ${r.offset}`).join(', '));
-  numbers(q, language); texts(model, tuning, language, offset);
+  remember(); numbers(q, language); texts(model, tuning, language, offset);
   $('summary').textContent = `${name}: ${say(D.toxicity, ['base', 'tuned', 'pushed']).split(': ')[1]} (${(D.metrics[D.toxicity] ?? '').toLowerCase()}${offset == null ? '' : `, offset ${offset}`}).`;
 }
 
@@ -87,7 +111,7 @@ function texts(model, tuning, language, offset) {
     const grid = make('div', '', {className: 'texts'});
     for (const [title, some] of [['Base, sampled', t.base], [`Tuned (${tuning}), sampled`, t.tuned[tuning]], ['Base, greedy', t.pushed[0]], [`Offset ${offset}, greedy`, offset ? t.pushed[offset] : null]]) {
       if (!some?.length) continue;
-      const cell = make('div', ''); cell.append(make('h4', title), ...some.map(x => passage(x.join('') ? x : ['(nothing)'], 'p', language))); grid.append(cell);
+      const cell = make('div', ''); cell.append(make('h3', title), ...some.map(x => passage(x.join('') ? x : ['(nothing)'], 'p', language))); grid.append(cell);
     }
     return [passage(t.prompt, 'blockquote', language), grid];
   }));
@@ -100,11 +124,13 @@ for (const [name, colour, shape, title] of D.key) {
   path.setAttribute('d', {circle: 'M-.8 0a.8 .8 0 1 0 1.6 0a.8 .8 0 1 0 -1.6 0', square: 'M-.7-.7h1.4v1.4h-1.4z', cross: 'M-.3-.9h.6v.6h.6v.6h-.6v.6h-.6v-.6h-.6v-.6h.6z', 'triangle-down': 'M-.9-.7h1.8l-.9 1.5z', diamond: 'M0-.95l.75 .95l-.75 .95l-.75-.95z', 'triangle-up': 'M-.9 .7h1.8l-.9 -1.5z'}[shape] ?? '');
   path.setAttribute('fill', colour); svg.append(path); item.append(svg, title); $('key').append(item);
 }
-options($('model'), unique(rows.map(r => r.model)).map(m => [m, m]));
+models();
 for (const id of ['tuning', 'language']) $(id).addEventListener('change', choose);
 $('offset').addEventListener('input', choose); $('model').addEventListener('change', modelChanged);
 $('show').addEventListener('change', e => document.body.classList.toggle('shown', e.target.checked));
 document.querySelector('form').addEventListener('submit', e => e.preventDefault());
-modelChanged();
+const asked = location.hash; modelChanged();
 if ([...$('language').options].some(o => o.value === 'de')) { $('language').value = 'de'; choose(); }
+if (asked.length > 1) { history.replaceState(null, '', asked); recall(); }
+addEventListener('hashchange', recall);
 addEventListener('resize', () => Object.values(views).forEach(v => v.then(view => view.resize().runAsync())));
