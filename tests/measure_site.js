@@ -69,9 +69,10 @@ function plainLinks() {                                              // a link i
   return inText.filter(e => !getComputedStyle(e).textDecorationLine.includes('underline')).map(name);
 }
 
-function stops() {                                                   // tab stops before the content; a skip link makes them one
-  const first = all('a[href], button, input, select, summary')[0];
-  return first?.classList.contains('skip-link') ? [] : ['no skip link'];
+function stops() {                                                   // many tab stops before the content need a skip link first
+  const every = all('a[href], button, input, select, summary'), main = document.querySelector('main');
+  const before = every.filter(e => main && main.compareDocumentPosition(e) & Node.DOCUMENT_POSITION_PRECEDING);
+  return before.length < 6 || every[0].classList.contains('skip-link') ? [] : [`${before.length} stops before the content`];
 }
 
 const cells = test => all('main td, main th').filter(e => test(e.textContent.trim())).map(name);
