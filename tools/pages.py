@@ -39,7 +39,8 @@ def for_github(text: str) -> str:
     text = re.sub(r"^#\| .*\n", "", text, flags=re.M)
     page = r"\]\(((?:\w+/)*)(?:\d+_)?(\w+)\.ipynb(#[\w-]*)?\)"  # the site leaves numbers out of addresses
     text = re.sub(page, rf"]({SITE}\1\2.html\3)", text)
-    text = text.replace("](images/", "](nbs/images/").replace("](reports/", f"]({SITE}reports/")
+    text = text.replace("](images/", "](nbs/images/")
+    text = re.sub(r"\]\((?=(?:reports|explore)/)", f"]({SITE}", text)
     text = re.sub(r"\[@[\w-]+\]", "(arXiv:2406.16235)", text)
     text = re.sub(r"\{#[^}]*\}|\{\.[\w .-]+\}", "", text)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
