@@ -48,7 +48,7 @@ function wide() {                                                    // what sti
 const cut = () => all('pre').filter(e => shown(e) && e.scrollWidth > e.clientWidth + 1).map(name);
 
 function headings() {
-  const levels = all('main h1, main h2, main h3, main h4, main h5, main h6').filter(shown).map(e => [+e.tagName[1], name(e)]);
+  const levels = all('h1, h2, h3, h4, h5, h6').filter(e => shown(e) && !e.closest('nav')).map(e => [+e.tagName[1], name(e)]);
   const jumps = levels.filter(([level], i) => i && level > levels[i - 1][0] + 1).map(([, said]) => said);
   const tops = levels.filter(([level]) => level === 1).length;
   return tops === 1 ? jumps : [`${tops} h1`, ...jumps];
