@@ -55,6 +55,12 @@ _CompareLexiconOption = Annotated[
 ]
 _PromptsOption = Annotated[Optional[int], typer.Option(min=1, help="Prompts per language at most.")]
 _GridOption = Annotated[Path, typer.Argument(help="A grid file, or the folder of a run.")]
+_GridsOption = Annotated[
+    list[Path], typer.Argument(help="Grid files, or folders of runs: shown together.")
+]
+_SiteOption = Annotated[
+    str, typer.Option(help="The way to the root of the site that the page stands in, such as ../")
+]
 _OutputOption = Annotated[
     Optional[Path],
     typer.Option(
@@ -281,20 +287,23 @@ def write_report(folder: Path, page: Path):
 # %% ../../nbs/lib/cli_grids.ipynb #e509e63e
 @app.command("explore")
 def explore_command(
-    grid: _GridOption,
+    grids: _GridsOption,
     output: _ExploreOutputOption = None,
     set: SetOption = None,
+    site: _SiteOption = "",
 ):
-    """One HTML file to explore a run: pick language, tuning and offset; it needs no server and no network.
+    """One HTML file to explore a run, or several: pick model, language, tuning and offset; it needs no server
+    and no network.
 
     Example: xgdetox explore experiments/quick.yaml"""
     from xgdetox.grid.status import run_folder
     from xgdetox.explorer import write_explorer
 
-    folder = grid if grid.is_dir() else run_folder(grid_of(grid, set))
-    if not folder.is_dir():
-        raise InputError("no such run", folder, remedy="run the grid first: xgdetox run")
-    print(f"written: {os.path.relpath(write_explorer(folder, output))}")
+    folders = [grid if grid.is_dir() else run_folder(grid_of(grid, set)) for grid in grids]
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError("no such run", folder, remedy="run the grid first: xgdetox run")
+    print(f"written: {os.path.relpath(write_explorer(folders, output, site=site))}")
 
 # %% ../../nbs/lib/cli_grids.ipynb #eb786bfd
 @app.command(
