@@ -203,6 +203,22 @@ def test_faulty_messages_are_one_line(row, said):
         conversation_pair(row, "pairs.jsonl", 3)
 
 
+@pytest.mark.parametrize(
+    "row, side",
+    [
+        (dict(prompt=[USER], chosen=None, rejected=[BAD]), "chosen"),
+        (dict(prompt=[USER], chosen="Hi.", rejected="Go away."), "chosen"),
+        (dict(prompt=[USER], chosen=[GOOD]), "rejected"),
+        (dict(prompt="Hello", chosen="Hi.", rejected=[BAD]), "chosen"),
+    ],
+)
+def test_the_side_that_is_no_list_is_named(tmp_path, row, side):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps(row))
+    with pytest.raises(InputError, match=f"pairs.jsonl:1: {side}: is not a list of messages"):
+        load_pairs(file)
+
+
 def test_parts_of_text_are_one_text():
     parts = [
         dict(role="user", content=[dict(type="text", text="Hel"), dict(type="text", text="lo")])

@@ -104,8 +104,8 @@ def conversation_pair(row: dict, path=None, line=None) -> tuple[list[dict], str,
     `chosen` and `rejected` are lists that end in the assistant's message, or texts in HH-RLHF's layout; `prompt` is
     a list, a text (the user's message), or not there. Raises `InputError` where the two sides answer different
     conversations."""
-    before, chosen = _last_reply(row["chosen"], path, line, "chosen")
-    other, rejected = _last_reply(row["rejected"], path, line, "rejected")
+    before, chosen = _last_reply(row.get("chosen"), path, line, "chosen")
+    other, rejected = _last_reply(row.get("rejected"), path, line, "rejected")
     if before != other:
         raise InputError(
             "answers another conversation than chosen",

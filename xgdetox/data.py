@@ -77,7 +77,8 @@ def _pair(row: Row) -> tuple[str, str, str]:
         return row.text("prompt_text"), text("unpert_gen_text"), text("pert_gen_text")
     if "BenignCompletion" in row.values:
         return _completions(row)
-    if isinstance(row.values.get("chosen"), list):
+    sides = ("prompt", "chosen", "rejected")
+    if any(isinstance(row.values.get(name), list) for name in sides):
         messages, *replies = conversation_pair(row.values, row.path, row.line)
         return conversation_text(messages), *replies
     if "prompt" in row.values:
