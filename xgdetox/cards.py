@@ -266,7 +266,8 @@ def missing_arms(folder) -> str:
     drops = read_tables(folder).get("outcome_drops", tidy([]))
     if not len(drops):
         return "no arm has been compared with the base yet"
-    counted = drops.assign(seeds=drops["seeds"].fillna(0)).groupby("tuning").seeds.max()
+    seeds = drops["seeds"] if "seeds" in drops else pd.Series(0, index=drops.index)
+    counted = drops.assign(seeds=seeds.fillna(0)).groupby("tuning").seeds.max()
     missing = [] if "placebo" in counted else ["placebo missing"]
     for tuning, what in (("dpo", "arm"), ("placebo", "placebo")):
         n = int(counted.get(tuning, 0))
