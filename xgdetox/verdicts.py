@@ -115,7 +115,10 @@ def whole_arm(drops: pd.DataFrame) -> pd.DataFrame:
     return drops[drops.seed.isna()]
 
 
-TRANSFERS = ("English DPO lowers toxicity in other languages", "Table 2, mGPT: 69% of EMT")
+TRANSFERS = (
+    "English DPO lowers toxicity in other languages",
+    "Table 2, mGPT: 92% of toxicity probability",
+)
 
 
 def transfer_row(arm: pd.DataFrame, other: pd.DataFrame, judge: str) -> dict:
