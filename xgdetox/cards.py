@@ -23,7 +23,8 @@ __all__ = ['BADGES', 'REAL', 'LABORATORY', 'OTHERS', 'TEXT_QUALITY', 'REAL_CLAIM
            'causes_toxicity', 'lowered_beyond_chance', 'lowers_neurons', 'shares_carried', 'explains_transfer',
            'pooled_r', 'predicts_transfer', 'card_verdict', 'missing_arms', 'line_of', 'real_finding', 'real_findings',
            'paper_sides', 'laboratory_findings', 'all_claims', 'finding_line', 'card', 'cards', 'three_sentences',
-           'laboratory_falls', 'study_falls', 'figure_falls', 'languages_by_model', 'figure_dots', 'shown']
+           'each_seed', 'laboratory_falls', 'study_falls', 'falls_by_language', 'figure_falls', 'languages_by_model',
+           'figure_dots', 'shown']
 
 # %% ../nbs/lib/cards.ipynb #k005
 # verdict -> what stands on the card
@@ -516,6 +517,12 @@ def three_sentences(claims: dict[str, Claim]) -> str:
     )
 
 # %% ../nbs/lib/cards.ipynb #k061
+def each_seed(drops: pd.DataFrame) -> pd.DataFrame:
+    "The rows of each seed, and those of the whole arm where a tuning has one seed alone."
+    several = drops.groupby("tuning").seed.transform(lambda s: s.notna().any())
+    return drops[drops.seed.notna() | ~several.astype(bool)]
+
+
 def laboratory_falls(runs: dict[str, Run]) -> pd.DataFrame:
     "What is left of toxic mass per pretrained model: columns group, model, english, others, beside (a control)."
     rows = []
@@ -537,15 +544,82 @@ def study_falls(folder) -> pd.DataFrame:
     empty = pd.DataFrame(columns=["group", "model", "beside", "english", "others"])
     folder = Path(folder)
     drops = read_tables(folder).get("outcome_drops", tidy([])) if folder.is_dir() else tidy([])
-    drops = drops[(drops.metric == "outcome_relative_drop") & drops.seed.notna()]
+    drops = each_seed(drops[drops.metric == "outcome_relative_drop"])
     drops = drops[drops.scorer == drops.scorer.iloc[0]] if len(drops) else drops
     names, rows = {"dpo": "Gemma, English pairs", "placebo": "Gemma, labels shuffled"}, []
-    for (tuning, seed), one in drops[drops.tuning.isin(names)].groupby(["tuning", "seed"]):
+    arms = drops[drops.tuning.isin(names)].groupby(["tuning", "seed"], dropna=False)
+    for (tuning, seed), one in arms:
         left = 1 - one.set_index("language").value
-        row = dict(group=names[tuning], model=f"{tuning} {seed:g}", beside=tuning == "placebo")
+        row = dict(
+            group=names[tuning],
+            model=f"{tuning} {seed:g}".removesuffix(" nan"),
+            beside=tuning == "placebo",
+        )
         others = left.get("pooled", left.drop(index="en", errors="ignore").mean())
         rows.append(row | dict(english=left.get("en", math.nan), others=others))
     return pd.DataFrame(rows) if rows else empty
+
+# %% ../nbs/lib/cards.ipynb #k0g1
+def falls_by_language(folder) -> pd.DataFrame:
+    """A study's outcome per language for people: before, after each arm, how much of it fell, and what else changed.
+
+    The outcome is the share of prompts with a toxic continuation in the prompt's language, by the first judge. Beside
+    DPO: p after Holm, rude words by the word lists, the loss on sentences (nats per token), the language kept."""
+    tables = read_tables(Path(folder))
+    drops = tables["outcome_drops"]
+    drops = drops[drops.seed.isna()]
+    first = drops[drops.scorer == drops.scorer.iloc[0]]
+    columns = _arm_columns(first) | _beside(tables, drops[drops.scorer.str.startswith("lexicon")])
+    table = pd.DataFrame(columns).reindex([*LANGUAGES, "pooled"]).dropna(how="all")
+    table.index = [LANGUAGES[c].name if c in LANGUAGES else "pooled" for c in table.index]
+    return table.fillna("–").rename_axis("language")
+
+
+def _arm_columns(drops: pd.DataFrame) -> dict[str, pd.Series]:
+    "The outcome before, and after each tuning with how much of it fell; p of DPO."
+    fell = _of_metric(drops, "outcome_relative_drop")
+    tunings = list(dict.fromkeys(fell.tuning))
+    columns = {"before": _numbers(fell, tunings[0], "before")}
+    for tuning in tunings:
+        columns[f"after {tuning}"] = _numbers(fell, tuning, "after")
+        columns[f"fall, {tuning}"] = _falls(fell, tuning)
+    tested = _of_metric(drops, "outcome_drop")
+    return columns | {"p, Holm": _numbers(tested, "dpo", "p_holm", "{:.3f}")}
+
+
+def _of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    "The rows of one metric, by language."
+    return table[table.metric == metric].set_index("language")
+
+
+def _numbers(table: pd.DataFrame, tuning: str, column: str, form: str = "{:.2f}") -> pd.Series:
+    "A column of one tuning as text; languages without a number are left out."
+    return table[table.tuning == tuning][column].dropna().map(form.format)
+
+
+def _falls(table: pd.DataFrame, tuning: str) -> pd.Series:
+    "The relative falls of one tuning in percent, with their intervals."
+    rows = table[(table.tuning == tuning) & table.value.notna()]
+    each = (f"{r.value:.0%} [{r.low:.0%}, {r.high:.0%}]" for r in rows.itertuples())
+    return pd.Series(list(each), index=rows.index, dtype=object)
+
+
+def _beside(tables: dict, words: pd.DataFrame) -> dict[str, pd.Series]:
+    "Columns beside the outcome of DPO, where a study measured them: word lists, loss, language kept."
+    found = {}
+    if len(words):
+        share = _of_metric(words, "outcome_drop")
+        known = share[(share.tuning == "dpo") & share.before.notna()]
+        said = [f"{r.before:.2f} to {r.after:.2f}" for r in known.itertuples()]
+        found["rude words"] = pd.Series(said, index=known.index, dtype=object)
+    for name, metric, column, form in (
+        ("fluency", "sentence_loss_change", "loss, nats", "{:+.2f}"),
+        ("quality", "language_kept_change", "language kept", "{:+.3f}"),
+    ):
+        if name in tables:
+            mean = _of_metric(tables[name], metric).query("tuning == 'dpo'").value
+            found[column] = mean.groupby(level=0).mean().map(form.format)
+    return found
 
 # %% ../nbs/lib/cards.ipynb #k062
 def _draw_falls(ax, table: pd.DataFrame) -> None:
