@@ -178,6 +178,45 @@ def test_import_direction(path):
     assert not wrong, f"{module} imports {wrong}, which stand at or after it"
 
 
+FUNCTIONS = (ast.FunctionDef, ast.ClassDef, ast.Lambda)
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def assigned(tree):
+    "Names that a cell assigns outside functions, in its `with` and `for` blocks too."
+    found, left = set(), list(tree.body)
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif not isinstance(node, (*FUNCTIONS, *COMPREHENSIONS)):
+            left += ast.iter_child_nodes(node)
+    return found
+
+
+def defined(tree):
+    "Names that the top level of a cell imports or defines."
+    found = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    imports = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
+    return found | {a.asname or a.name for n in imports for a in n.names}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_no_example_takes_a_name_that_the_code_below_needs(page):
+    "A page runs from top to bottom: an example's variable must not hide what a later export calls."
+    known, hidden = set(), set()
+    for cell in cells(page):
+        if "%" in source(cell)[:2] or not source(cell).strip():
+            continue
+        tree = ast.parse(source(cell))
+        if source(cell).startswith("#| export"):
+            known |= defined(tree)
+            called = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+            assert not called & hidden, f"{cell['id']} needs {sorted(called & hidden)}"
+        else:
+            hidden |= assigned(tree) & known
+
+
 HEAVY = {
     "trl",
     "vllm",

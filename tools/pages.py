@@ -42,7 +42,7 @@ def for_github(text: str) -> str:
     text = text.replace("](images/", "](nbs/images/")
     text = re.sub(r"\]\((?=(?:reports|explore)/)", f"]({SITE}", text)
     text = re.sub(r"\[@[\w-]+\]", "(arXiv:2406.16235)", text)
-    text = re.sub(r"\{#[^}]*\}|\{\.[\w .-]+\}", "", text)
+    text = re.sub(r"\{#[^}]*\}|\{\.[\w .-]+\}|\{fig-alt=\"[^\"]*\"\}", "", text)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 

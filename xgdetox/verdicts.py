@@ -183,7 +183,7 @@ def neurons_explain(tables: dict, run) -> list[dict]:
         share_row("DPO needs the neurons: held at the base", held, "held"),
     ]
     verdict = joint_verdict([r["verdict"] for r in rows])
-    why = "the three lines above together"
+    why = "needs both patchings and DPO with the neurons held"
     return [*rows, row("The neurons explain the transfer", YANG, verdict, why)]
 
 
