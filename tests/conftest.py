@@ -1,6 +1,8 @@
 "Shared by all tests: no hub, no global threads, the mark `slow`, where the real data lies."
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,21 @@ def run(said):
         return out
 
     return run
+
+
+@pytest.fixture
+def run_grid():
+    """A command that runs a grid and must succeed, in a process of its own; returns what it printed.
+
+    Snakemake writes to the stream that stood when it was imported, which pytest closes with the test."""
+
+    def run_grid(*words):
+        command = [sys.executable, "-m", "xgdetox.cli", *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run_grid
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def test_a_judge_of_refusals_counts_beside_phrases(tmp_path):
 
 
 @pytest.fixture
-def compared(pair, run, tmp_path):
+def compared(pair, run_grid, tmp_path):
     "The folder of a small comparison of the two, and what it said."
     few = "probe.limit=60 value_vectors.top_k=10 value_vectors.limit=4 activations.limit=3".split()
     few += ["intervene.limit=2", "intervene.offsets=[0, -1]", "generate.n=2"]
@@ -129,7 +129,7 @@ def compared(pair, run, tmp_path):
     words = [word for change in few for word in ("--set", change)]
     words += ["--chat", "auto", "--languages", "en,de", "--prompts", 4]
     words += ["--scorer", "lexicon:world", "--lexicon", "world", "--run-dir", tmp_path / "run"]
-    return tmp_path / "run", run("compare", "--base", pair[0], "--tuned", pair[1], *words)
+    return tmp_path / "run", run_grid("compare", "--base", pair[0], "--tuned", pair[1], *words)
 
 
 @pytest.mark.slow

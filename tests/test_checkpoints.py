@@ -980,7 +980,7 @@ def opt_grid(tmp_path, monkeypatch):
     return grid
 
 
-def test_a_grid_names_the_map_of_one_model(opt_grid, tmp_path, run):
+def test_a_grid_names_the_map_of_one_model(opt_grid, tmp_path, run_grid):
     "Its jobs on neurons get it as a parameter, and find it; without it they are left out, a wrong one is refused."
     from xgdetox.grid.checks import check_at_hand
     from xgdetox.grid.jobs import jobs, left_out
@@ -993,7 +993,7 @@ def test_a_grid_names_the_map_of_one_model(opt_grid, tmp_path, run):
     with pytest.raises(InputError, match="models.m.out_projection: .*no part 'fc9'"):
         check_at_hand(load_grid(opt_grid(out_projection="fc9")))
     (tmp_path / "grid.yaml").write_text(json.dumps(opt_grid(out_projection="fc2")))
-    run("run", tmp_path / "grid.yaml", "--run-dir", tmp_path / "run", "--cores", 1)
+    run_grid("run", tmp_path / "grid.yaml", "--run-dir", tmp_path / "run", "--cores", 1)
     rows = (tmp_path / "run/parts/intervention/m.csv").read_text().splitlines()
     offset = rows[0].split(",").index("offset")
     assert {row.split(",")[offset] for row in rows[1:]} == {"0.0", "1.0"}
