@@ -615,7 +615,9 @@ def fault_of(code, err: str, out: Path, must_fail: bool = False) -> str:
         return "a traceback"
     if len(lines) != 1 or not lines[0].startswith("xgdetox: "):
         return f"{len(lines)} lines on stderr: {err[:600]!r}"
-    if left := left_behind(out):
+    # a run that diverged keeps its last good weights, and says so
+    diverged = "the run diverged" in err and str(out / "diverged") in err
+    if (left := left_behind(out)) and not diverged:
         return f"left behind: {left[:5]}"
     return ""
 
