@@ -142,7 +142,8 @@ def test_one_quarto_is_pinned(root):
 
 
 TABLE = """<style scoped>.x {}</style><table border="1" class="dataframe"><thead><tr style="text-align: right;">
-<th></th><th>fall</th></tr></thead><tbody><tr><th>de</th><td>NaN</td></tr><tr><th>en</th><td>0.5</td></tr></tbody></table>"""
+<th></th><th>fall</th></tr></thead>
+<tbody><tr><th>de</th><td>NaN</td></tr><tr><th>en</th><td>0.5</td></tr></tbody></table>"""
 
 
 def test_a_table_is_made_fit_for_people():

@@ -376,16 +376,19 @@ def test_every_page_stands_in_the_sidebar():
         assert (NBS / name).is_file()
 
 
+RESOURCES = (
+    "references.bib",
+    "styles.css",
+    "explore/world.html",
+    "reports/demo.html",
+    "images/headline.svg",
+)
+
+
 def test_site_is_processed_without_quarto(tmp_path):
     "nbdev's processing of the pages passes: every import cell runs, every directive is known."
     tracked_copy(tmp_path)
-    for name in (
-        "references.bib",
-        "styles.css",
-        "explore/world.html",
-        "reports/demo.html",
-        "images/headline.svg",
-    ):
+    for name in RESOURCES:
         (tmp_path / "nbs" / name).parent.mkdir(exist_ok=True)
         shutil.copy(NBS / name, tmp_path / "nbs" / name)
     code = "from nbdev.serve import proc_nbs; proc_nbs(n_workers=2)"
@@ -395,13 +398,7 @@ def test_site_is_processed_without_quarto(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     made = {str(p.relative_to(tmp_path / "_proc")) for p in (tmp_path / "_proc").rglob("*.ipynb")}
     assert {str(p.relative_to(NBS)) for p in PAGES} <= made, done.stderr[-2000:]
-    for name in (
-        "references.bib",
-        "styles.css",
-        "explore/world.html",
-        "reports/demo.html",
-        "images/headline.svg",
-    ):
+    for name in RESOURCES:
         assert (tmp_path / "_proc" / name).is_file(), name
 
 

@@ -23,8 +23,8 @@ __all__ = ['BADGES', 'REAL', 'LABORATORY', 'OTHERS', 'TEXT_QUALITY', 'REAL_CLAIM
            'causes_toxicity', 'lowered_beyond_chance', 'lowers_neurons', 'shares_carried', 'explains_transfer',
            'pooled_r', 'predicts_transfer', 'card_verdict', 'missing_arms', 'line_of', 'real_finding', 'real_findings',
            'paper_sides', 'laboratory_findings', 'all_claims', 'finding_line', 'card', 'cards', 'three_sentences',
-           'each_seed', 'laboratory_falls', 'study_falls', 'falls_by_language', 'figure_falls', 'languages_by_model',
-           'figure_dots', 'shown']
+           'each_seed', 'laboratory_falls', 'study_falls', 'falls_by_language', 'weights_compared', 'figure_falls',
+           'languages_by_model', 'figure_dots', 'shown']
 
 # %% ../nbs/lib/cards.ipynb #k005
 # verdict -> what stands on the card
@@ -583,8 +583,26 @@ def _arm_columns(drops: pd.DataFrame) -> dict[str, pd.Series]:
     for tuning in tunings:
         columns[f"after {tuning}"] = _numbers(fell, tuning, "after")
         columns[f"fall, {tuning}"] = _falls(fell, tuning)
-    tested = _of_metric(drops, "outcome_drop")
-    return columns | {"p, Holm": _numbers(tested, "dpo", "p_holm", "{:.3f}")}
+    tested = _of_metric(drops, "outcome_beyond_placebo")
+    name, tested = (
+        ("p beyond placebo, Holm", tested)
+        if len(tested)
+        else ("p, Holm", _of_metric(drops, "outcome_drop"))
+    )
+    return columns | {name: _numbers(tested, "dpo", "p_holm", "{:.3f}")}
+
+
+def weights_compared(folder) -> str:
+    "Which step each arm's weights are of, and of how many: training keeps those of the lowest held-back loss."
+    training = read_tables(Path(folder)).get("training", tidy([]))
+    steps = training[training.metric.isin(["best_step", "last_step"])]
+    said = [
+        f"{tuning} {seed:.0f}: step {one.best_step:.0f} of {one.last_step:.0f}"
+        for (tuning, seed), one in steps.pivot_table(
+            index=["tuning", "seed"], columns="metric", values="value"
+        ).iterrows()
+    ]
+    return "; ".join(said)
 
 
 def _of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:

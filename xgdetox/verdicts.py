@@ -102,7 +102,7 @@ def transfer_verdict(drops: pd.DataFrame, seeds: int, placebo_seeds: int) -> tup
     if not tested:
         return "not tested", "no placebo, or no language that can be tested"
     if seeds < SEEDS["arm"] or placebo_seeds < SEEDS["placebo"]:
-        return "undecided", f"{seeds} seeds and {placebo_seeds} of the placebo: too few"
+        return "undecided", f"too few seeds: {seeds}, and {placebo_seeds} of the placebo"
     if pooled.high < LEAST_FALL:
         return "fails", f"the pooled fall is below {LEAST_FALL:.0%}"
     holds = hits >= SHARE * tested and beyond.low > 0 and kept_first(drops) >= KEPT

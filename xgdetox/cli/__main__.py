@@ -11,5 +11,5 @@ from pathlib import Path
 from . import main
 
 # %% ../../nbs/lib/cli_start.ipynb #e12c0cfa
-if Path(sys.argv[0]).name == "__main__.py":
+if Path(sys.argv[0]).parts[-2:] == ("cli", "__main__.py"):
     main()
