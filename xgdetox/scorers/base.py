@@ -102,6 +102,8 @@ class Kind:
     options: tuple[str, ...] | None = None  # None: those of `make`'s signature
     # (argument, options): InputError for what can be refused before it is made
     check: Callable | None = None
+    # argument: InputError for a package that it needs and this machine lacks
+    installed: Callable[[str], None] | None = None
     # (argument, options) -> its languages, where they are known before it is made
     covers: Callable | None = None
     # argument -> the specs of the scorers behind it, where it is made of several
@@ -301,6 +303,8 @@ def check_scorer(spec) -> None:
     for find_key in [k for m in members if (k := scorer_kind(m.kind).key)]:
         find_key()
     for member in members:
+        if installed := scorer_kind(member.kind).installed:
+            installed(member.argument)
         if "device" in member.options:
             _check_device(member.options["device"])
     for member in members:

@@ -18,7 +18,7 @@ from .encoders import check_encoder, encode_texts, load_encoder
 
 # %% auto #0
 __all__ = ['LEAST_AUC', 'KIND', 'Head', 'judged', 'Judge', 'judge_facts', 'shipped_judges', 'judge_folder', 'judge_scorer',
-           'judge_languages', 'check_judge', 'judge_table', 'judges_agree']
+           'judge_languages', 'check_judge', 'check_judge_installed', 'judge_table', 'judges_agree']
 
 # %% ../../nbs/lib/judge.ipynb #c022
 @dataclass(frozen=True)
@@ -131,7 +131,12 @@ def judge_languages(name: str, options=None) -> tuple[str, ...]:
 
 
 def check_judge(name: str, options=None) -> None:
-    "InputError for what can be refused before a judge is made: an unknown name, or an encoder that is not installed."
+    "InputError for a judge that is not there, or whose folder cannot be read."
+    judge_facts(judge_folder(name))
+
+
+def check_judge_installed(name: str) -> None:
+    "InputError for a judge whose encoder is not installed on this machine."
     check_encoder(judge_facts(judge_folder(name))["encoder"]["spec"])
 
 
@@ -142,6 +147,7 @@ KIND = Kind(
     gpu=True,
     operations=2 * 22e6,  # two for each parameter of a small encoder's layers
     check=check_judge,
+    installed=check_judge_installed,
     covers=judge_languages,
     states_auc=True,
 )
