@@ -868,6 +868,34 @@ def test_patience_stops_and_the_best_weights_are_kept(tiny, tmp_path):
     )
 
 
+@pytest.mark.parametrize("final", ["best", "last"])
+def test_the_final_weights_are_those_of_the_best_or_of_the_last_step(tiny, tmp_path, final):
+    noise = [
+        p | dict(pert_gen_text=q["unpert_gen_text"])
+        for p, q in zip(make_pairs(40, 1), make_pairs(40, 2))
+    ]  # nothing to learn: the held-back loss soon rises
+    (tmp_path / "noise.jsonl").write_text("\n".join(map(json.dumps, noise)))
+    settings = QUICK | dict(max_steps=12, eval_steps=3, learning_rate=1e-2, final=final)
+    settings |= dict(kl_texts=0, eval_fraction=0.3, eval_pairs=12, keep_steps=[3, 6, 9, 12])
+    train(tiny / "gpt2", tmp_path / "noise.jsonl", tmp_path / "out", **settings)
+    log, m = (read_json(tmp_path / f"out/{name}.json") for name in ("log", "manifest"))
+    losses = {e["step"]: e["eval_loss"] for e in log if "eval_loss" in e}
+    best = min(losses, key=losses.get)
+    assert best < 12 and m["best_step"] == best and m["last_step"] == 12
+    assert m["final_step"] == {"best": best, "last": 12}[final]
+    same = [
+        step
+        for step in losses
+        if _weights(tmp_path / f"out/kept/step-{step}")
+        == _weights(tmp_path / "out/final_checkpoint")
+    ]
+    assert same == [m["final_step"]]
+
+
+def _weights(folder) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize(
     "what", ["no pairs", "no tokenizer", "no model", "bad line", "optimizer", "schedule", "targets"]
 )

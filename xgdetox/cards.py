@@ -593,14 +593,16 @@ def _arm_columns(drops: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def weights_compared(folder) -> str:
-    "Which step each arm's weights are of, and of how many: training keeps those of the lowest held-back loss."
+    "Which step each arm's weights are of, and of how many. Tables without `final_step` are of runs that kept the best."
     training = read_tables(Path(folder)).get("training", tidy([]))
-    steps = training[training.metric.isin(["best_step", "last_step"])]
+    steps = training[training.metric.isin(["best_step", "last_step", "final_step"])]
+    arms = steps.pivot_table(index=["tuning", "seed"], columns="metric", values="value")
+    if arms.empty:
+        return ""
+    final = arms.get("final_step", arms.best_step).fillna(arms.best_step)
     said = [
-        f"{tuning} {seed:.0f}: step {one.best_step:.0f} of {one.last_step:.0f}"
-        for (tuning, seed), one in steps.pivot_table(
-            index=["tuning", "seed"], columns="metric", values="value"
-        ).iterrows()
+        f"{tuning} {seed:.0f}: step {at:.0f} of {last:.0f}"
+        for (tuning, seed), at, last in zip(arms.index, final, arms.last_step)
     ]
     return "; ".join(said)
 

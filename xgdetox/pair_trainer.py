@@ -174,13 +174,13 @@ def _optimisation(settings: dict) -> dict:
 
 
 def _evaluation(settings: dict, plan: dict) -> dict:
-    "TRL's settings of what is evaluated, saved and logged; the best evaluation's weights are the result."
+    "TRL's settings of what is evaluated, saved and logged, and of which weights are final."
     return dict(
         eval_strategy="steps",
         eval_steps=plan["eval_steps"],
         save_strategy="steps",
         save_steps=plan["eval_steps"],
-        load_best_model_at_end=True,
+        load_best_model_at_end=settings["final"] == "best",
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         logging_steps=settings["logging_steps"],

@@ -52,6 +52,7 @@ DEFAULTS = dict(
     eval_share=0.1,
     eval_batch_size=None,
     patience_steps=None,
+    final="best",
     lora_r=64,
     lora_alpha=16,
     lora_dropout=0.05,
@@ -174,6 +175,7 @@ def _choices() -> dict[str, list]:
         merge=["dequantised", "16bit", "none"],
         quantisation=["nf4", "fp4"],
         precision=["auto", "fp32", "bf16"],
+        final=["best", "last"],
         accelerate=sorted(p.stem for p in ACCELERATE.glob("*.yaml")),
     )
 

@@ -279,7 +279,7 @@ def held_still(network, model, settings: dict):
 
 # %% ../nbs/lib/trainer.ipynb #c077
 def save_final(trainer, tokenizer, model, settings: dict, out: Path) -> Path:
-    """`out`/final_checkpoint with the best weights: always a whole model unless `merge` is none.
+    """`out`/final_checkpoint with the best or the last weights (`final`): always a whole model unless `merge` is none.
 
     Under LoRA the adapter is written too, and merged. Raises `Diverged` for weights that are not finite."""
     whole = settings["method"] == "full"
@@ -321,9 +321,11 @@ def finish(trainer, out: Path, facts: dict):
     log, state = trainer.state.log_history, trainer.state
     spent = sum(e.get("eval_runtime", 0) + e.get("kl_runtime", 0) for e in log)
     whole = next((e["train_runtime"] for e in reversed(log) if "train_runtime" in e), math.nan)
+    best = facts["settings"]["final"] == "best"
     facts = facts | dict(
         best_step=state.best_global_step,
         last_step=state.global_step,
+        final_step=state.best_global_step if best else state.global_step,
         points=kept_points(log, facts["settings"]),
         evaluation_seconds=round(spent, 2),
         training_seconds=round(whole, 2),
