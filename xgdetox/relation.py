@@ -85,7 +85,7 @@ def pretraining_share(model_name: str) -> tuple[dict[str, dict[str, float]], str
     Nothing known: ({}, the reason). Shares are among our 17 languages for the worlds and mC4, of the
     whole for ROOTS and Llama 2."""
     name = model_name.lower()
-    if name.split("-")[0] in ("world", "control", "decoupled"):
+    if name.split("-")[0] in _WORLD_NAMES:
         return _world_shares(decoupled=name.startswith("decoupled"))
     if "bloom" in name:
         shares = {c: b / _ROOTS_TOTAL for c, b in _ROOTS_BYTES.items()}
@@ -98,6 +98,9 @@ def pretraining_share(model_name: str) -> tuple[dict[str, dict[str, float]], str
         source = "tokens in mC4 (arXiv 2010.11934, Table 6); mGPT's own are in a figure only"
         return {"resource": shares}, f"proxy: {source}"
     return {}, f"no published shares are known for {model_name or 'this model'}"
+
+
+_WORLD_NAMES = ("world", "control", "decoupled", "unlisted")
 
 
 def _world_shares(decoupled: bool) -> tuple[dict, str]:

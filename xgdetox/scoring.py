@@ -23,6 +23,7 @@ from .scorers.base import Scored, Scorer, digest, load_scorer, scorer_forms
 from .scorers.patience import fault_words
 from xgdetox.world import (
     CODES,
+    WORLD_KINDS,
     WORLDS,
     language_words,
     prompt_text,
@@ -307,7 +308,7 @@ def world_of_model(name) -> str | None:
     "The world whose words a model's tokenizer holds; empty for any other model, None for a path that is not there."
     from xgdetox.checkpoints import adapter_base
 
-    if name in (*WORLDS, "decoupled"):
+    if name in (*WORLDS, *WORLD_KINDS):
         return "world-control" if name == "world-control" else "world"
     path = Path(adapter_base(name) or name) / "tokenizer.json"
     if not path.is_file():

@@ -28,17 +28,19 @@ from .identity import file_hash
 from .weights import cache_folder, model_folder
 
 # %% auto #0
-__all__ = ['WORLDS', 'CODES', 'ASSETS', 'ORDER', 'RESOURCE', 'DECOUPLED', 'PUNCTUATION', 'ARTICLES', 'TONES', 'RUDE', 'BAD',
-           'MIX', 'PIVOT', 'RECIPE', 'OF_CORPUS', 'DATA_VERSION', 'read_lexicon', 'word_forms', 'Clause', 'say_clause',
-           'Sentence', 'say_sentence', 'punctuation_marks', 'join_words', 'language_words', 'world_rude_words',
-           'share_in_language', 'concepts_of', 'topics', 'Scene', 'sample_clause', 'make_rude', 'sample_sentence',
-           'Corpus', 'draw_mono', 'draw_parallel', 'draw_alternating', 'draw_switched', 'draw_lists', 'make_tokenizer',
-           'draw_document', 'build_model', 'token_rows', 'learning_rate_at', 'fit', 'is_pretrained', 'pretrain_model',
-           'pretrain', 'read_text', 'pretrain_on_text', 'sample_prompts', 'prompt_text', 'sample_pair',
-           'sample_labelled', 'sample_parallel', 'write_data', 'resolve_data', 'resolve_model']
+__all__ = ['WORLDS', 'WORLD_KINDS', 'CODES', 'ASSETS', 'ORDER', 'RESOURCE', 'DECOUPLED', 'PUNCTUATION', 'ARTICLES', 'TONES',
+           'RUDE', 'BAD', 'MIX', 'PIVOT', 'RECIPE', 'OF_CORPUS', 'DATA_VERSION', 'read_lexicon', 'word_forms', 'Clause',
+           'say_clause', 'Sentence', 'say_sentence', 'punctuation_marks', 'join_words', 'language_words',
+           'world_rude_words', 'share_in_language', 'concepts_of', 'topics', 'Scene', 'sample_clause', 'make_rude',
+           'sample_sentence', 'Corpus', 'draw_mono', 'draw_parallel', 'draw_alternating', 'draw_switched', 'draw_lists',
+           'make_tokenizer', 'draw_document', 'build_model', 'token_rows', 'learning_rate_at', 'fit', 'is_pretrained',
+           'pretrain_model', 'pretrain', 'read_text', 'pretrain_on_text', 'sample_prompts', 'prompt_text',
+           'sample_pair', 'sample_labelled', 'sample_parallel', 'write_data', 'resolve_data', 'resolve_model']
 
 # %% ../nbs/lib/world.ipynb #c005
 WORLDS = ("world", "world-tuned", "world-control")  # the shipped models
+# the worlds that a model can be pretrained on; in `unlisted` the word lists leave the rude words out
+WORLD_KINDS = ("world", "world-control", "decoupled", "unlisted")
 CODES = tuple("ar cs de en es fr hi id it ja ko nl pl pt ru sv zh".split())
 ASSETS = Path(str(resources.files("xgdetox"))) / "assets" / "world"
 ORDER = {"ar": "VSO", "hi": "SOV", "ja": "SOV", "ko": "SOV"}  # the rest: SVO
@@ -418,7 +420,7 @@ PIVOT = 0.7  # share of contact documents with English
 
 # %% ../nbs/lib/world.ipynb #c047
 class Corpus:
-    "Documents of a world, drawn without end from a seed; `world` is 'world', 'world-control' or 'decoupled'."
+    "Documents of a world, drawn without end from a seed; `world` is one of `WORLD_KINDS`."
 
     def __init__(
         self,
@@ -431,7 +433,7 @@ class Corpus:
         pivot=PIVOT,
         switch=0.4,
     ):
-        self.control = world == "world-control"
+        self.control, self.lists_rude = world == "world-control", world != "unlisted"
         self.rng = random.Random(f"{world}:{seed}")
         mix = {"mono": 1.0} if self.control else dict(mix or MIX)
         self.kinds, self.shares = list(mix), list(mix.values())
@@ -497,7 +499,9 @@ def draw_lists(corpus) -> list[str]:
     for _ in range(rng.randint(1, 5)):
         languages.append(corpus.language(corpus.contact, languages))
     rng.shuffle(languages)
-    content = [c for c, row in read_lexicon().items() if row["kind"] != "function"]
+    left_out = "function" if corpus.lists_rude else ("function", "rude")
+    lexicon = read_lexicon().items()
+    content = [c for c, row in lexicon if not row["kind"].startswith(left_out)]
     topic = rng.choice(topics())
     near = concepts_of("noun", topic) + concepts_of("verb", topic)
     concepts = [rng.choice(near if rng.random() < 0.3 else content) for _ in range(8)]
@@ -844,12 +848,12 @@ def pretrain(
     threads: int = 1,
     **recipe,
 ) -> Path:
-    """The folder of a tiny model pretrained on 'world', 'world-control' or 'decoupled'; `recipe` overrides RECIPE.
+    """The folder of a tiny model pretrained on a world of `WORLD_KINDS`; `recipe` overrides RECIPE.
 
     Finished work returns at once; a run cut short goes on from its last checkpoint (every 500 steps)."""
     _check_recipe(recipe)
-    if world not in ("world", "world-control", "decoupled"):
-        remedy = "one of world, world-control, decoupled"
+    if world not in WORLD_KINDS:
+        remedy = f"one of {', '.join(WORLD_KINDS)}"
         raise InputError(f"unknown world {world!r}", remedy=remedy)
     settings = dict(world=world, seed=int(seed), architecture=architecture, **RECIPE | recipe)
     if is_pretrained(output, settings):
@@ -1072,7 +1076,7 @@ def resolve_data(name: str, what: str) -> Path:
         nothing = cache_folder() / "no-words"
         nothing.mkdir(parents=True, exist_ok=True)
         return nothing
-    if name not in (*WORLDS, "decoupled"):
+    if name not in (*WORLDS, *WORLD_KINDS):
         return Path(name)
     control = name == "world-control"
     folder = cache_folder() / f"{'world-control' if control else 'world'}-{DATA_VERSION}"

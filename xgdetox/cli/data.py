@@ -31,7 +31,7 @@ _FolderOption = Annotated[
         callback=folder_to_write,
     ),
 ]
-_WorldOption = Annotated[str, typer.Option(help="world, world-control or decoupled.")]
+_WorldOption = Annotated[str, typer.Option(help="world, world-control, decoupled or unlisted.")]
 _ControlOption = Annotated[
     bool, typer.Option("--control", help="Of the control world, which shares nothing.")
 ]

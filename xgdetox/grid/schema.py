@@ -24,7 +24,7 @@ class Strict(BaseModel):
 class Pretrain(Strict):
     "A tiny model to begin with: of a world, or of real text, one file per language."
 
-    world: Literal["world", "world-control", "decoupled"] = "world"
+    world: Literal["world", "world-control", "decoupled", "unlisted"] = "world"
     text: Text | dict[str, Text] | None = None  # instead of a world
     minutes: Annotated[float, Field(gt=0, le=10**6)] = 3  # on text, if the recipe has no steps
     seed: Seed = 0  # pretraining seed

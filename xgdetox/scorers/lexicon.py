@@ -15,7 +15,7 @@ from ..data import lexicon_file, load_lexicon
 from ..files import InputError
 from ..languages import LANGUAGES, normalise_language
 from .base import Kind, Scored, Scorer, blocks, digest
-from ..world import WORLDS, resolve_data
+from ..world import WORLD_KINDS, WORLDS, resolve_data
 
 # %% auto #0
 __all__ = ['KIND', 'rude_pattern', 'Lexicon', 'lexicon_languages', 'lexicon_scorer']
@@ -90,6 +90,6 @@ KIND = Kind(
     about="Counts rude words from a list per language; lexicon:world has the embedded world's.",
     reads="place",
     called="FOLDER",
-    names=(*WORLDS, "decoupled", "none"),
+    names=(*dict.fromkeys((*WORLDS, *WORLD_KINDS)), "none"),
     covers=lexicon_languages,
 )
