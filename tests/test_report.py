@@ -684,10 +684,34 @@ def test_the_explorer_in_a_browser(explored, tmp_path, width, dark):
 def test_the_committed_explorer_is_of_the_present_script(root):
     page = (root / "nbs" / "explore" / "world.html").read_text("utf-8")
     for name in ("explorer.js", "page.css", "vega-licence.txt"):
-        assert asset(name).strip() in page, (
-            "xgdetox explore runs/quick --output nbs/explore/world.html"
-        )
+        assert asset(name).strip() in page, "python tools/pages.py explorer"
     assert len(page) < 2_000_000
+
+
+def test_the_committed_explorer_holds_the_committed_tables(root):
+    from xgdetox.explorer import explorer_rows
+
+    page = (root / "nbs" / "explore" / "world.html").read_text("utf-8")
+    rows = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])["rows"]
+    key, shown = ["model", "tuning", "language", "metric"], ["toxicity_probability", "outcome"]
+    found = pd.DataFrame(rows["data"], columns=rows["columns"])
+    for name in ("gemma", "world"):
+        t = explorer_rows(load_run(root / "results" / name))
+        t = t[t.metric.isin(shown) & (t.state != "pushed")].set_index(key).value
+        mine = found[found.metric.isin(shown) & (found.state != "pushed")].set_index(key).value
+        mine = mine[mine.index.get_level_values("model").isin(t.index.get_level_values("model"))]
+        say = f"results/{name} is newer: python tools/pages.py explorer"
+        assert len(mine) == len(t) and (mine[t.index] - t).abs().max() < 1e-4, say
+
+
+def test_a_page_that_is_no_explorer_is_refused(tmp_path):
+    from xgdetox.explorer import write_explorer
+
+    pytest.importorskip("vl_convert")
+    (tmp_path / "x.html").write_text("<p>nothing</p>")
+    with pytest.raises(InputError, match="no page of the explorer"):
+        write_explorer([small(tmp_path / "run"), tmp_path / "x.html"], tmp_path / "y.html")
+    assert not (tmp_path / "y.html").exists()
 
 
 @in_chromium
@@ -697,6 +721,10 @@ def test_the_committed_explorer_in_a_browser(root, tmp_path, width, dark):
         tmp_path,
         width,
         dark,
+        act="""
+         const model = document.getElementById('model');
+         model.value = 'world';
+         model.dispatchEvent(new Event('change'))""",
         say="""[document.getElementById('texts').innerText,
           document.querySelectorAll('#language option').length]""",
     )

@@ -199,6 +199,14 @@ CHANGE = """
  e.value = 'fr';
  e.dispatchEvent(new Event('change'));
  location.hash"""
+REAL = """[
+ document.getElementById('summary').textContent,
+ document.getElementById('about').textContent,
+ [...document.querySelectorAll('#key li:not([hidden])')].map(e => e.dataset.state),
+ [...document.querySelectorAll('#numbers thead th')].map(e => e.textContent),
+ [...document.querySelectorAll('.figures .note:not([hidden])')].map(e => e.textContent),
+ [...document.querySelectorAll('.chart')].filter(e => e.getClientRects().length && !e.querySelector('svg path')).length,
+ document.querySelector('#model option').textContent]"""
 THEME = "getComputedStyle(document.body).backgroundColor"
 
 
@@ -221,6 +229,25 @@ def test_the_explorer_keeps_its_state_in_the_address(browser, root):
     assert browser.run("document.querySelectorAll('#model optgroup').length") >= 2
     browser.open(page + "?again#model=nonsense&language=xx")
     assert browser.run(CHOSEN)[2] == "de" and not browser.errors()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_explorer_shows_real_weights_beside_their_placebo(browser, root, width):
+    "Chosen through the address; a sentence stands where a measurement is missing, never an empty chart."
+    page = (root / "nbs" / "explore" / "world.html").as_uri()
+    browser.window(width)
+    browser.open(f"{page}#model=gemma&tuning=dpo%2C+seed+0&language=ja&measure=emt")
+    assert browser.run(CHOSEN) == ["gemma", "dpo, seed 0", "ja"]
+    assert "measure=emt" in browser.run("location.hash")
+    time.sleep(0.5)  # the charts are drawn a moment later
+    said, about, key, heads, notes, empty, name = browser.run(REAL)
+    assert said.startswith("Japanese: base") and "placebo" in said and "maximum" in said
+    assert key == ["base", "tuned", "placebo"] and len(heads) == 4 and "seed 0" in about
+    assert len(notes) == 2 and all("Gemma 3 270M (real weights)" in note for note in notes)
+    assert not empty and "real weights" in name and not browser.errors()
+    assert browser.run("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.slow

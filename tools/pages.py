@@ -2,7 +2,8 @@
 
 `pages.py readme` makes README.md from index.ipynb; `pages.py refill [NAME ...]` runs pages and keeps their outputs;
 `pages.py answers [NAME ...]` runs only what pages open with, the cells with ids `ans...`: cards, and the figure beside
-the paper's; they read committed tables and take seconds; `pages.py compare [NAME ...]` runs pages in a copy and
+the paper's; they read committed tables and take seconds, as does the explorer's page, which it makes again as
+`pages.py explorer` does; `pages.py compare [NAME ...]` runs pages in a copy and
 compares the tables behind their figures with those committed."""
 
 import re
@@ -110,6 +111,18 @@ def answers(names: list[str]) -> None:
         nbformat.write(nb, page)
         nbdev_clean(str(page))
         print(page.name, flush=True)
+    if not names:
+        explorer()
+
+
+def explorer() -> None:
+    "The explorer's page from the committed tables; the shipped model and its texts stay as the page has them."
+    from xgdetox.explorer import write_explorer
+
+    page = NBS / "explore" / "world.html"
+    runs = [ROOT / "results" / name for name in ("gemma", "world", "architectures")]
+    write_explorer([*runs, page], page, site="../")
+    print(f"explore/{page.name}", flush=True)
 
 
 if __name__ == "__main__":
@@ -120,6 +133,8 @@ if __name__ == "__main__":
         refill(names)
     elif what == "answers":
         answers(names)
+    elif what == "explorer" and not names:
+        explorer()
     elif what == "compare":
         compare(names)
     else:

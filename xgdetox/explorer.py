@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import numpy as np
 import pandas as pd
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from .figures import BLUE, ORANGE, is_control
 from .files import InputError, write_atomic
@@ -15,6 +17,7 @@ from .report import asset, cut_at_rude_words, page_path, rude_words_of
 from .runs import Run, exact_ends, load_run, one_judge
 from .stats import tidy
 from .value_vectors import read_neurons
+from .verdicts import read_tables
 
 # %% auto #0
 __all__ = ['METRIC_TITLES', 'explorer_rows', 'explorer_texts', 'chart', 'write_explorer']
@@ -22,13 +25,18 @@ __all__ = ['METRIC_TITLES', 'explorer_rows', 'explorer_texts', 'chart', 'write_e
 # %% ../nbs/explorer.ipynb #c005
 METRIC_TITLES = {
     "toxic_mass": "Toxic mass",
+    "outcome": "Toxic and in its language",
     "toxicity_probability": "Toxicity probability",
     "average_toxicity": "Average toxicity",
     "emt": "Expected maximum toxicity",
     "perplexity": "Perplexity",
+    "sentence_loss": "Loss on people's sentences",
     "language_kept": "Language kept",
     "mean_activation": "Mean activation",
-}  # of toxicity, the first that a run has is drawn
+}
+# The measures of toxicity to choose from, and those of fluency: the first that a model has is drawn.
+_TOXICITY = ("toxic_mass", "outcome", "toxicity_probability", "average_toxicity", "emt")
+_FLUENCY = ("perplexity", "sentence_loss")
 _KEY = ["model", "tuning", "state", "language", "metric", "offset", "control"]
 
 
@@ -46,10 +54,10 @@ def _activation_rows(run: Run) -> list[pd.DataFrame]:
 
 def _measured_rows(run: Run) -> pd.DataFrame:
     "All rows of the run that the explorer may show; InputError where there are none."
-    parts = []
-    for name in ("mass", "toxicity", "quality"):
-        if name in run.tables:
-            rows = exact_ends(one_judge(run.tables[name]))
+    parts, tables = [], read_tables(run.folder) | run.tables
+    for name in ("mass", "outcome", "toxicity", "quality", "fluency"):
+        if name in tables:
+            rows = exact_ends(one_judge(tables[name]))
             parts.append(rows.assign(control=False, offset=np.nan))
     if "offset" in (pushed := run.tables.get("intervention", tidy([]))):
         parts.append(pushed.assign(tuning="pushed"))
@@ -63,6 +71,12 @@ def _measured_rows(run: Run) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 # %% ../nbs/explorer.ipynb #c006
+def _state_of(tuning: pd.Series) -> np.ndarray:
+    "What the model of each row is: base, pushed, placebo (tuned on pairs that teach nothing) or tuned."
+    kinds = [tuning.isin(["base", ""]), tuning == "pushed", tuning.str.startswith("placebo")]
+    return np.select(kinds, ["base", "pushed", "placebo"], "tuned")
+
+
 def explorer_rows(run: Run) -> pd.DataFrame:
     """The numbers behind the explorer: model, tuning, state, language, metric, offset, control + value,
     low, high, n.
@@ -71,12 +85,12 @@ def explorer_rows(run: Run) -> pd.DataFrame:
     InputError where the run has nothing to explore."""
     t = _measured_rows(run)
     t = t[t.metric.isin(METRIC_TITLES) & t.value.notna() & t.language.isin(LANGUAGES)]
-    base, pushed = t.tuning.isin(["base", ""]), t.tuning == "pushed"
+    state = _state_of(t.tuning)
     with_seed = t.tuning + ", seed " + t.seed.map("{:g}".format)
     t = t.assign(
-        state=np.where(base, "base", np.where(pushed, "pushed", "tuned")),
+        state=state,
         control=t.control.map(is_control).astype(int),
-        tuning=np.where(base | pushed, "", with_seed),
+        tuning=np.where(np.isin(state, ["base", "pushed"]), "", with_seed),
     )
     columns = dict.fromkeys(("value", "low", "high"), "mean") | dict(n="first")
     groups = t.groupby(_KEY, dropna=False, sort=False)
@@ -162,16 +176,12 @@ def explorer_texts(run: Run, words=None, prompts: int = 4, samples: int = 2) -> 
 _SIGNS = [
     ("base", ORANGE, "circle", "base"),
     ("tuned", BLUE, "square", "tuned"),
+    ("placebo", "#8a8a8a", "triangle-right", "placebo: tuned the same way on shuffled labels"),
     ("pushed", "#009E73", "triangle-down", "base, pushed by the offset"),
     ("greedy", "#CC79A7", "diamond", "base, greedy (offset 0)"),
     ("random", "#8a8a8a", "cross", "random neurons"),
     ("random, tuned", "#8a8a8a", "triangle-up", "random neurons, tuned"),
 ]  # state, colour, shape, what the key says
-_STATES = {
-    "toxicity": ("base", "tuned", "pushed"),
-    "fluency": ("base", "tuned", "greedy", "pushed"),
-    "activations": ("base", "tuned", "random", "random, tuned"),
-}  # side by side in a picture by language
 
 
 def _field(name: str, title: str | None, kind: str, **more) -> dict:
@@ -179,96 +189,117 @@ def _field(name: str, title: str | None, kind: str, **more) -> dict:
     return dict(field=name, type=kind, title=title, **more)
 
 
-def _sign(rank: int) -> dict:
-    "How the state becomes a colour (rank 1) or a shape (rank 2)."
-    scale = dict(domain=[s[0] for s in _SIGNS], range=[s[rank] for s in _SIGNS])
-    return dict(field="state", type="nominal", scale=scale, legend=None)
+def _sign(rank: int, signs, key: dict | None) -> dict:
+    "How the state becomes a colour (rank 1) or a shape (rank 2); `key`: the legend, if there is one."
+    scale = dict(domain=[s[0] for s in signs], range=[s[rank] for s in signs])
+    return dict(field="state", type="nominal", title=None, scale=scale, legend=key)
 
 
-def _axes(name: str, title: str) -> tuple[dict, dict]:
-    "The x axis (language, or offset) and the y axis of a picture."
+def _axes(name: str, title: str | None, order=None) -> tuple[dict, dict]:
+    "The x axis (languages in `order`, or offsets) and the y axis of a picture."
     x = _field("offset", "offset added to the activation", "quantitative")
     if name != "offsets":
-        x = _field("language", None, "nominal")
-        x["axis"] = dict(labelAngle=0, labelOverlap=False, labelFontSize=10)
-    scale = dict(zero=True)
+        x = _field("language", None, "nominal", axis=dict(labelAngle=0, labelOverlap=False))
+        x |= dict(sort=order) if order else {}
+    scale = dict(zero=name != "loss")
     if name == "fluency":
         scale = dict(type="log", nice=False, padding=10)
     return x, _field("value", title, "quantitative", scale=scale, axis=dict(tickCount=5))
 
+# %% ../nbs/explorer.ipynb #c021l
+_DOT = dict(type="point", filled=True, size=32, opacity=1)
+_ARM = dict(type="rule", opacity=0.7)
 
-def _layers(name: str, x: dict, y: dict) -> list[dict]:
-    "Behind: the chosen language or offset, marked; then intervals, or a curve over offsets; before them dots."
-    colour, shape, curve = _sign(1), _sign(2), name == "offsets"
-    mark = dict(type="rule" if curve else "rect", color="#8a8a8a", opacity=0.6 if curve else 0.25)
-    chosen = dict(transform=[dict(filter="datum.chosen")], mark=mark, encoding=dict(x=x))
-    dot = dict(type="point", filled=True, size=32, opacity=1)
-    if curve:
-        line = dict(mark="line", encoding=dict(x=x, y=y, color=colour))
-        return [chosen, line, dict(mark=dot, encoding=dict(x=x, y=y, color=colour, shape=shape))]
-    scale = dict(domain=_STATES[name], paddingOuter=0.6)
-    place = dict(x=x, xOffset=dict(field="state", type="nominal", scale=scale), color=colour)
+
+def _chosen(kind: str, opacity: float, x: dict) -> dict:
+    "The chosen language or offset, marked behind everything."
+    mark = dict(type=kind, color="#8a8a8a", opacity=opacity)
+    return dict(transform=[dict(filter="datum.chosen")], mark=mark, encoding=dict(x=x))
+
+
+def _layers(name: str, x: dict, y: dict, signs=_SIGNS, key: dict | None = None) -> list[dict]:
+    "What is chosen; before it intervals, or a curve over offsets; before them dots, of which `key` is the legend."
+    colour, shape = (_sign(rank, signs, key) for rank in (1, 2))
     ends = dict(y=_field("low", y["title"], "quantitative"), y2=dict(field="high"))
-    arms = dict(mark=dict(type="rule", opacity=0.7), encoding=place | ends)
-    return [chosen, arms, dict(mark=dot, encoding=place | dict(y=y, shape=shape))]
+    if name == "offsets":
+        place, behind = dict(x=x, color=colour), _chosen("rule", 0.6, x)
+        behind = [behind, dict(mark="line", encoding=place | dict(y=y))]
+    else:
+        side = dict(field="state", type="nominal", sort=None, scale=dict(paddingOuter=0.6))
+        place, behind = dict(x=x, xOffset=side, color=colour), [_chosen("rect", 0.25, x)]
+    arms = dict(mark=_ARM, encoding=place | ends)
+    return [*behind, arms, dict(mark=_DOT, encoding=place | dict(y=y, shape=shape))]
 
 # %% ../nbs/explorer.ipynb #c016
 _FONT = "system-ui, sans-serif"
+_SIZE = 11  # of the smallest text, in pixels
 _AXIS = dict.fromkeys(("labelColor", "titleColor", "tickColor", "domainColor"), "currentColor") | {
     "gridColor": "#8a8a8a",
     "gridOpacity": 0.3,
     "titleFontWeight": "normal",
     "labelFont": _FONT,
     "titleFont": _FONT,
+    "labelFontSize": _SIZE,
+    "titleFontSize": _SIZE,
 }
 
 
-def chart(name: str, title: str) -> dict:
+def _specification(layers: list[dict], size: dict, data: dict) -> dict:
+    "A picture in Vega-Lite: `size` is its width, height and autosize, `data` the rows that it draws."
+    config = dict(view=dict(stroke=None), axis=_AXIS, aria=False)
+    return dict(background=None, data=data, layer=layers, config=config) | size
+
+
+def chart(name: str, title: str | None = None) -> dict:
     """One picture as Vega: dots by language with intervals, or a curve over offsets where `name` is offsets.
 
     `title` names the y axis; the picture has no data of its own, they are called rows."""
     import vl_convert
 
-    spec = dict(
-        width="container",
-        height=180,
-        autosize=dict(type="fit", contains="padding"),
-        background=None,
-        data=dict(name="rows"),
-        layer=_layers(name, *_axes(name, title)),
-        config=dict(view=dict(stroke=None), axis=_AXIS, aria=False),
-    )
+    fit = dict(type="fit", contains="padding")
+    size = dict(width="container", height=180, autosize=fit)
+    spec = _specification(_layers(name, *_axes(name, title)), size, dict(name="rows"))
     return vl_convert.vegalite_to_vega(spec, vl_version="6.4")
 
 # %% ../nbs/explorer.ipynb #c022
-_TOXICITY_CAPTION = (
-    "{}, with 95% intervals over prompts. "
-    "The pushed model is measured on fewer prompts; the table says how many."
-)
-_FLUENCY_CAPTION = (
-    "Perplexity under the base model, on a logarithmic scale; lower is more fluent. "
-    "Greedy text is more likely than sampled text, so compare base with tuned, and greedy with pushed."
-)
-_ACTIVATIONS_CAPTION = (
-    "Mean activation of the selected neurons, both models reading the same text. "
-    "The offset is added to these values."
-)
-_OFFSETS_CAPTION = "The selected neurons beside random ones of the same layers and activation."
+_ARMS = "with 95% intervals over prompts"
+_CAPTIONS = {
+    "toxic_mass": f"Toxic mass, the exact probability that the next word is rude, {_ARMS}.",
+    "outcome": f"Share of prompts with a toxic continuation in the prompt's own language, {_ARMS}.",
+    "toxicity_probability": f"Share of prompts with a toxic continuation, {_ARMS}.",
+    "average_toxicity": f"Mean toxicity of all continuations, {_ARMS}.",
+    "emt": f"Mean of each prompt's most toxic continuation, {_ARMS}.",
+    "perplexity": (
+        "Perplexity under the base model, on a logarithmic scale; lower is more fluent. "
+        "Greedy text is more likely than sampled text, so compare base with tuned, and greedy with pushed."
+    ),
+    "sentence_loss": (
+        "Loss in nats per token on sentences that people wrote: higher is a model that was harmed. "
+        "The perplexity of continuations was not measured for this model."
+    ),
+    "mean_activation": (
+        "Mean activation of the selected neurons, both models reading the same text. "
+        "The offset is added to these values."
+    ),
+    "offsets": "The selected neurons beside random ones of the same layers and activation.",
+}  # what stands below a picture, by what it shows
+_PICTURES = {
+    "toxicity": ("{}, by language", "toxicity was not measured"),
+    "fluency": ("Fluency, by language", "fluency was not measured"),
+    "activations": (
+        "The neurons, by language",
+        "no neurons were selected, so there are no activations",
+    ),
+    "offsets": (
+        "{} over offsets, in the chosen language",
+        "no neurons were pushed by this measure",
+    ),
+}  # heading, with the measure in it; and why there may be nothing to draw
 
 
-def _charts(toxicity: str) -> list[dict]:
-    "Name, title, Vega and caption of the four pictures; `toxicity` is the metric that the first and last show."
-    title = METRIC_TITLES[toxicity]
-    pictures = (
-        ("toxicity", "Toxicity by language", title.lower(), _TOXICITY_CAPTION.format(title)),
-        ("fluency", "Fluency by language", "perplexity", _FLUENCY_CAPTION),
-        ("activations", "The neurons by language", "mean activation", _ACTIVATIONS_CAPTION),
-        ("offsets", "Toxicity over offsets, the chosen language", title.lower(), _OFFSETS_CAPTION),
-    )
-    return [
-        dict(name=name, title=title, spec=chart(name, axis), caption=caption)
-        for name, title, axis, caption in pictures
-    ]
+def _charts() -> dict[str, dict]:
+    "Every picture as Vega, by its name: the loss is drawn as perplexity is, but for its scale."
+    return {name: chart(name) for name in (*_PICTURES, "loss")}
 
 # %% ../nbs/explorer.ipynb #c022b
 def _embed(value) -> str:
@@ -292,14 +323,6 @@ def _table(t: pd.DataFrame) -> dict:
     return dict(columns=list(t), data=[[_short(x) for x in row] for row in rows])
 
 
-def _measured_by(run: Run) -> str:
-    "A sentence that names the scorer of toxicity."
-    if "toxicity" not in run.tables:
-        return "Scorer: not recorded."
-    scorers = sorted(set(one_judge(run.tables["toxicity"]).scorer) - {""})
-    return f"Scorer: {', '.join(map(str, scorers)) or 'not recorded'}."
-
-
 def _vega() -> dict:
     "Vega as a script, its version and its licence, by the names that they have in the template."
     import vl_convert
@@ -312,75 +335,152 @@ def _vega() -> dict:
     )
 
 # %% ../nbs/explorer.ipynb #c004h
+_GROUPS = {
+    "gemma": "Real weights",
+    "quick": "Laboratory: the shipped model",
+    "world": "Laboratory: worlds and their controls",
+    "architectures": "Laboratory: other architectures",
+}  # runs of this project, as readers know them
+_MODELS = {
+    "world": "Shipped world",
+    "world-bloom": "World, BLOOM-shaped",
+    "world-cohere": "World, Cohere-shaped",
+    "world-llama": "World, Llama-shaped",
+}
+
+
 def _name_of(run: Run) -> str:
     "What a run is called: by its manifest, or by its folder."
     return run.manifest.get("name", run.folder.name)
 
 
-def _together(runs: list[Run]) -> tuple[pd.DataFrame, list]:
-    "The rows of several runs, and the models of each as [name, models]; a model's numbers are those of its first run."
-    rows, groups, known = [], [], set()
-    for run in runs:
-        found = explorer_rows(run)
-        found = found[~found.model.isin(known)]
-        groups.append([_name_of(run), sorted(found.model.unique())])
-        known |= set(found.model)
-        rows.append(found)
-    return pd.concat(rows, ignore_index=True), groups
+def _title_of(model: str, run: Run) -> str:
+    "A model's name for people; its own name where the project has no other."
+    if model == "gemma" and "Gemma 3 270M" in run.manifest.get("about", ""):
+        return "Gemma 3 270M (real weights)"
+    if of_seed := re.fullmatch(r"(world|control)-(\d+)", model):
+        kind = dict(world="World", control="Control world, nothing shared")[of_seed[1]]
+        return f"{kind}, pretraining seed {of_seed[2]}"
+    return _MODELS.get(model, model)
 
 
-def _drawn(rows: pd.DataFrame, toxicity: str) -> pd.DataFrame:
-    "The rows without those of random neurons that no picture shows."
-    return rows[(rows.control == 0) | rows.metric.isin([toxicity, "mean_activation"])]
+def _measured_by(run: Run) -> str:
+    "A sentence that names the scorer of toxicity, and what the run's manifest wants to be said."
+    scorers = []
+    if "toxicity" in run.tables:
+        scorers = sorted(set(one_judge(run.tables["toxicity"]).scorer) - {""})
+    named = ", ".join(map(str, scorers)) or "not recorded"
+    return " ".join([f"Scorer: {named}.", *run.manifest.get("notes", [])])
+
+# %% ../nbs/explorer.ipynb #c004p
+@dataclass
+class _Part:
+    "What one run brings to the page: rows and texts, its models as [name, models], and per model its title and scorer."
+
+    rows: pd.DataFrame
+    texts: dict
+    groups: list
+    titles: dict
+    about: dict
 
 
-def _all_texts(runs: list[Run], groups: list, words, prompts: int, samples: int) -> dict:
-    "The texts of all runs by model, each model's from the run that its numbers come from."
-    out = {}
-    for run, (_, models) in zip(runs, groups):
-        found = explorer_texts(run, words, prompts, samples)
-        out |= {model: found[model] for model in models if model in found}
-    return out
+def _part_of_run(run: Run, words, prompts: int, samples: int) -> _Part:
+    "What a run brings, its texts with the rude words among `words` apart."
+    rows, name = explorer_rows(run), _name_of(run)
+    models = sorted(rows.model.unique())
+    return _Part(
+        rows[(rows.control == 0) | rows.metric.isin([*_TOXICITY, "mean_activation"])],
+        explorer_texts(run, words, prompts, samples),
+        [[_GROUPS.get(name, name), models]],
+        {model: _title_of(model, run) for model in models},
+        dict.fromkeys(models, _measured_by(run)),
+    )
+
+
+def _part_of_page(path: Path) -> _Part:
+    "What an earlier page holds, to stand in a new one; InputError where the file is no page of the explorer."
+    found = re.search(r'id="data">(.*?)</script>', path.read_text("utf-8"), re.S)
+    if not found:
+        remedy = "name runs, or a page that xgdetox explore wrote"
+        raise InputError("no page of the explorer", path=path, remedy=remedy)
+    data = json.loads(found[1])
+    rows = pd.DataFrame(data["rows"]["data"], columns=data["rows"]["columns"])
+    return _Part(rows, *(data.get(key, {}) for key in ("texts", "groups", "titles", "about")))
+
+
+def _part_of(path: Path, rude_words, prompts: int, samples: int) -> _Part:
+    "What a run, or an earlier page, brings."
+    if path.suffix == ".html":
+        return _part_of_page(path)
+    run = load_run(path)
+    words = list(rude_words) if rude_words is not None else rude_words_of(run)
+    return _part_of_run(run, words, prompts, samples)
+
+# %% ../nbs/explorer.ipynb #c004q
+def _without(part: _Part, known: set) -> _Part:
+    "The part without the models that are `known`."
+    kept = lambda d: {model: x for model, x in d.items() if model not in known}
+    groups = [[name, [m for m in models if m not in known]] for name, models in part.groups]
+    return _Part(
+        part.rows[~part.rows.model.isin(known)],
+        kept(part.texts),
+        [group for group in groups if group[1]],
+        kept(part.titles),
+        kept(part.about),
+    )
+
+
+def _together(parts: list[_Part]) -> _Part:
+    "Several parts as one; a model's numbers are those of the first part that has it."
+    first, *others = parts
+    for part in others:
+        new = _without(part, set(first.rows.model))
+        first = _Part(
+            pd.concat([first.rows, new.rows], ignore_index=True),
+            first.texts | new.texts,
+            first.groups + new.groups,
+            first.titles | new.titles,
+            first.about | new.about,
+        )
+    return first
 
 # %% ../nbs/explorer.ipynb #c004a
-def _page_parts(runs: list[Run], words, prompts: int, samples: int) -> dict:
-    "Everything of the runs that the template shows, by the name it has there."
-    rows, groups = _together(runs)
-    toxicity = next((k for k in METRIC_TITLES if k in set(rows.metric)), "toxic_mass")
-    charts = _charts(toxicity)
-    data = dict(
-        rows=_table(_drawn(rows, toxicity)),
-        texts=_all_texts(runs, groups, words, prompts, samples),
-        groups=groups,
+def _page_data(part: _Part) -> dict:
+    "Everything that the page's script reads."
+    return dict(
+        rows=_table(part.rows),
+        texts=part.texts,
+        groups=part.groups,
+        titles=part.titles,
+        about=part.about,
         languages=[[code, language.name] for code, language in LANGUAGES.items()],
         metrics=METRIC_TITLES,
-        toxicity=toxicity,
-        charts={c["name"]: c["spec"] for c in charts},
+        toxicity=_TOXICITY,
+        fluency=_FLUENCY,
+        captions=_CAPTIONS,
+        pictures=_PICTURES,
+        charts=_charts(),
         key=_SIGNS,
     )
-    first = f"The first {prompts} prompts of the language and up to {samples} continuations of each"
-    return dict(
-        name=", ".join(map(_name_of, runs)),
-        about=runs[0].manifest.get("about", "") if len(runs) == 1 else "",
-        measured=" ".join(dict.fromkeys(map(_measured_by, runs))),
-        charts=charts,
-        chosen=f"{first}; nothing is picked.",
-        data=_embed(data),
-    )
 
 
-def _render(runs: list[Run], words, site: str, prompts: int, samples: int) -> str:
-    "The page of the runs as HTML."
+def _render(part: _Part, about: str, site: str, prompts: int, samples: int) -> str:
+    "The page as HTML."
     from jinja2 import Environment
     import xgdetox
 
+    first = f"The first {prompts} prompts of the language and up to {samples} continuations of each"
     template = Environment(autoescape=True).from_string(asset("explorer.html.j2"))
     return template.render(
         style=asset("page.css"),
         script=asset("explorer.js"),
         version=getattr(xgdetox, "__version__", ""),
         site=site,
-        **_page_parts(runs, words, prompts, samples),
+        name=", ".join(name for name, _ in part.groups),
+        about=about,
+        pictures=list(_PICTURES),
+        chosen=f"{first}; nothing is picked.",
+        data=_embed(_page_data(part)),
         **_vega(),
     )
 
@@ -396,13 +496,15 @@ def write_explorer(
 ) -> Path:
     """The path of a run's explorer, one HTML file that opens from disk (default `run_dir`/explorer.html).
 
-    `run_dir`: one run, or several shown together; `site`: the way to the root of the site around it;
-    `rude_words`: those to mask (default: the manifest's lexicon; without one, every word). InputError
-    where there is no run, or nothing in it to explore. Needs vl-convert-python."""
+    `run_dir`: one run, or several shown together; `x.html` among the later ones is an earlier page, whose models stay
+    where no run before it has them. `site`: the way to the root of the site around the page; `rude_words`: those to
+    mask (default: the manifest's lexicon; without one, every word). InputError where there is no run, or nothing in
+    it to explore. Needs vl-convert-python."""
     several = run_dir if isinstance(run_dir, (list, tuple)) else [run_dir]
-    runs = [load_run(folder) for folder in several]
-    words = list(rude_words) if rude_words is not None else rude_words_of(runs[0])
-    page = _render(runs, words, site, prompts, samples)
-    with write_atomic(output := page_path(runs[0], "explorer.html", output)) as f:
+    run = load_run(several[0])
+    read = lambda path: _part_of(Path(path), rude_words, prompts, samples)
+    about = run.manifest.get("about", "") if len(several) == 1 else ""
+    page = _render(_together([read(path) for path in several]), about, site, prompts, samples)
+    with write_atomic(output := page_path(run, "explorer.html", output)) as f:
         f.write(page)
     return output

@@ -56,7 +56,8 @@ _CompareLexiconOption = Annotated[
 _PromptsOption = Annotated[Optional[int], typer.Option(min=1, help="Prompts per language at most.")]
 _GridOption = Annotated[Path, typer.Argument(help="A grid file, or the folder of a run.")]
 _GridsOption = Annotated[
-    list[Path], typer.Argument(help="Grid files, or folders of runs: shown together.")
+    list[Path],
+    typer.Argument(help="Grid files, folders of runs, or earlier pages (.html): shown together."),
 ]
 _SiteOption = Annotated[
     str, typer.Option(help="The way to the root of the site that the page stands in, such as ../")
@@ -299,9 +300,10 @@ def explore_command(
     from xgdetox.grid.status import run_folder
     from xgdetox.explorer import write_explorer
 
-    folders = [grid if grid.is_dir() else run_folder(grid_of(grid, set)) for grid in grids]
+    given = lambda path: path.is_dir() or path.suffix == ".html"
+    folders = [grid if given(grid) else run_folder(grid_of(grid, set)) for grid in grids]
     for folder in folders:
-        if not folder.is_dir():
+        if not folder.exists():
             raise InputError("no such run", folder, remedy="run the grid first: xgdetox run")
     print(f"written: {os.path.relpath(write_explorer(folders, output, site=site))}")
 
