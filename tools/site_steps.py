@@ -1,7 +1,7 @@
 """The site's steps around Quarto, and a check that needs no Quarto.
 
-`site_steps.py prepare` processes the pages into _proc and makes their tables fit for people;
-`site_steps.py finish FOLDER` adds to rendered pages what Quarto leaves out (skip link, scope of headers);
+`site_steps.py prepare` processes the pages into _proc, makes tables fit for people and folds long code (folding.py);
+`site_steps.py finish FOLDER` adds to rendered pages what Quarto leaves out (skip link, scope of headers, folds.js);
 `site_steps.py preview` renders _proc with pandoc into _preview, between those two steps. It is a check, not a second
 site: it carries what the browser tests look at (text, code, tables, figures, callouts, our styles) and no more.
 `site_steps.py quarto` says which Quarto the site is for, and fails where another is on the path."""
@@ -16,10 +16,12 @@ import sys
 from pathlib import Path
 
 import yaml
+from folding import fold_page, options_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PROC, PREVIEW, DOCS = ROOT / "_proc", ROOT / "_preview", ROOT / "_docs"
-TEMPLATE = Path(__file__).parent / "preview"
+TOOLS = Path(__file__).parent
+TEMPLATE = TOOLS / "preview"
 QUARTO = "1.7.32"  # the Quarto that _quarto.yml is for; the workflow installs the same
 SKIP = '<a class="skip-link" href="#quarto-document-content">Skip to the content</a>'
 
@@ -105,8 +107,8 @@ def fit_output(data: dict, level: int) -> None:
         data["text/markdown"] = re.sub(r"(?<=^---\n\n)###(?= )", "#" * (level + 1), text)
 
 
-def fit_outputs(page: Path) -> None:
-    "Fit every output of a processed page for people."
+def fit_page(page: Path) -> None:
+    "Fit every output of a processed page for people; fold the long code of a story page."
     nb, level = json.loads(page.read_text("utf-8")), 1
     for cell in nb["cells"]:
         if cell["cell_type"] == "markdown":
@@ -114,6 +116,8 @@ def fit_outputs(page: Path) -> None:
             cell["source"] = fit_mathematics("".join(cell["source"]))
         for output in cell.get("outputs", []):
             fit_output(output.get("data", {}), level)
+    if page.parent == PROC:  # those of lib/ are read for their code
+        fold_page(nb)
     nb["metadata"]["fitted"] = True
     page.write_text(json.dumps(nb, ensure_ascii=False, indent=1), "utf-8")
 
@@ -122,15 +126,22 @@ def prepare() -> None:
     "Pages processed by nbdev into _proc (those that changed), their tables fit for people."
     from nbdev.serve import proc_nbs
 
+    steps = max(file.stat().st_mtime for file in (Path(__file__), TOOLS / "folding.py"))
+    for page in PROC.rglob("*.ipynb"):
+        if page.stat().st_mtime < steps:
+            page.unlink()
     proc_nbs(n_workers=1)
     for page in sorted(PROC.rglob("*.ipynb")):
         if '"fitted": true' not in page.read_text("utf-8")[-300:]:
-            fit_outputs(page)
+            fit_page(page)
     for drawn in (PROC / "images").glob("*.svg"):
         drawn.write_text(themed(drawn.read_text("utf-8")), "utf-8")
 
 
 # ---- what Quarto leaves out of a rendered page
+
+
+FOLDS = (TOOLS / "folds.js").read_text("utf-8")
 
 
 def finish_page(text: str) -> str:
@@ -143,6 +154,8 @@ def finish_page(text: str) -> str:
     if 'class="scroll-table"' not in text:
         text = re.sub(r"<table\b", '<div class="scroll-table"><table', text)
         text = text.replace("</table>", "</table></div>")
+    if 'class="code-fold"' in text and FOLDS not in text:
+        text = text.replace("</body>", f"<script>\n{FOLDS}</script>\n</body>", 1)
     return with_scope(text)
 
 
@@ -155,13 +168,6 @@ def finish(folder: Path) -> None:
 
 
 # ---- the preview
-
-
-def options_of(cell) -> dict:
-    "The directives at the head of a code cell, as YAML reads them."
-    lines = re.match(r"(?:#\|.*\n?)*", "".join(cell["source"]))[0].splitlines()
-    pairs = [line[2:].strip().partition(":") for line in lines]
-    return {key.strip(): yaml.safe_load(value or "true") for key, _, value in pairs}
 
 
 def picture(data: dict, name: str, folder: Path) -> str:
@@ -211,10 +217,9 @@ def code_text(cell, told: dict) -> str:
         return ""
     block = f"\n````{{.python .sourceCode}}\n{code}\n````\n"
     if fold := told.get("code-fold"):
-        start = "<details open>" if fold == "show" else "<details>"
-        return (
-            f"\n{start}<summary>{told.get('code-summary', 'Code')}</summary>\n{block}\n</details>\n"
-        )
+        start = '<details class="code-fold"' + (" open>" if fold == "show" else ">")
+        summary = html.escape(told.get("code-summary", "Code"), quote=False)
+        return f"\n{start}<summary>{summary}</summary>\n{block}\n</details>\n"
     return block
 
 
@@ -321,7 +326,13 @@ def render(page: str, config: dict) -> None:
 def is_old(page: str) -> bool:
     "Whether a page of the preview is older than what it is made from."
     target = PREVIEW / address_of(page)
-    sources = [PROC / page, ROOT / "_quarto.yml", Path(__file__), *TEMPLATE.iterdir()]
+    sources = [
+        PROC / page,
+        ROOT / "_quarto.yml",
+        Path(__file__),
+        TOOLS / "folds.js",
+        *TEMPLATE.iterdir(),
+    ]
     return not target.exists() or target.stat().st_mtime < max(s.stat().st_mtime for s in sources)
 
 
