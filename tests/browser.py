@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import time
@@ -35,7 +36,8 @@ class Browser:
     def read(self, until):
         "The next message of the browser; AssertionError when `until` has passed."
         while b"\0" not in self.left:
-            assert time.time() < until, "the browser does not answer"
+            ready, _, _ = select.select([self.by], [], [], max(0, until - time.time()))
+            assert ready, "the browser does not answer"
             self.left += os.read(self.by, 1 << 20)
         message, _, self.left = self.left.partition(b"\0")
         return json.loads(message)

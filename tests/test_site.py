@@ -19,6 +19,8 @@ from browser import CHROMIUM, Browser
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
+import folding  # noqa: E402
+import reading  # noqa: E402
 import site_steps as site  # noqa: E402
 
 FAULTS = Path(__file__).parent / "site_faults.txt"
@@ -95,12 +97,19 @@ def site_pages(folder):
 
 
 @pytest.fixture(scope="module", params=SITES)
-def faults(request, tmp_path_factory):
-    "{kind: {page: where}} of a rendered site."
+def rendered(request):
+    "The folder of a rendered site."
     folder, make = SITES[request.param]
     if not shutil.which(NEEDS[request.param]):
         pytest.skip(f"no {NEEDS[request.param]} on the path: {WHERE[request.param]}")
     make()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def faults(rendered, tmp_path_factory):
+    "{kind: {page: where}} of a rendered site."
+    folder = rendered
     pages, found = site_pages(folder), defaultdict(dict)
     dead, begun = dead_links(pages), time.time()
     browser = Browser(tmp_path_factory.mktemp("profile"))
@@ -260,3 +269,149 @@ def test_the_explorer_takes_the_theme_that_was_chosen_in_the_site(browser, root)
     browser.run("localStorage.setItem('quarto-color-scheme', 'alternate')")
     browser.open(page + "?again")
     assert browser.run(THEME) == "rgb(22, 25, 29)"
+
+
+# ---- story pages: short, the answer first, long code folded
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_a_story_page_is_short_and_begins_with_its_answer(rendered, browser):
+    found = {page.stem: reading.measure(page, browser) for page in reading.story_pages(rendered)}
+    assert len(found) == 15
+    long = {name: m["words"] for name, m in found.items() if m["words"] > reading.MOST_WORDS}
+    assert not long, "fold long tables and details for the few, or move machinery to nbs/lib"
+    late = {name: m["before"] for name, m in found.items() if not m["before"] < 0.8}
+    assert not late, "an answer begins below the first screen, or is missing"
+    assert sum(m["open"] for m in found.values()) > 1.3 * sum(m["words"] for m in found.values())
+
+
+def press(browser, where):
+    "Put the focus on an element, as the tab key would, and press Enter."
+    browser.run(f"document.querySelector({json.dumps(where)}).focus()")
+    key = dict(key="Enter", code="Enter", text="\r", windowsVirtualKeyCode=13)
+    for kind in ("keyDown", "keyUp"):
+        browser.ask("Input.dispatchKeyEvent", type=kind, **key)
+    time.sleep(0.2)
+
+
+OPEN = "document.querySelectorAll('main details.code-fold[open]').length"
+FOLDS = "document.querySelectorAll('main details.code-fold').length"
+SAYS = "document.querySelector('.fold-all').textContent"
+ARRIVED = """(async id => {
+  await new Promise(done => setTimeout(done, 200));
+  const fold = document.getElementById(id), top = fold.getBoundingClientRect().top;
+  return fold.open && fold.lastElementChild.checkVisibility() && top > -2 && top < innerHeight;
+})"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_a_fold_opens_by_keyboard_one_or_all(rendered, browser):
+    browser.window(1280)
+    browser.open((rendered / "training.html").as_uri())
+    assert browser.run(FOLDS) > 10 and browser.run(OPEN) == 0
+    press(browser, "main details.code-fold > summary")
+    assert browser.run(OPEN) == 1 and browser.run(SAYS) == "Show all code"
+    press(browser, ".fold-all")
+    assert browser.run(OPEN) == browser.run(FOLDS) and browser.run(SAYS) == "Hide all code"
+    press(browser, ".fold-all")
+    assert browser.run(OPEN) == 0 and not browser.errors()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_links_and_searches_lead_into_a_closed_fold(rendered, browser):
+    browser.window(1280)
+    page = (rendered / "training.html").as_uri()
+    browser.open(f"{page}#dpo_loss")
+    assert browser.run(f"{ARRIVED}('dpo_loss')") and browser.run(OPEN) == 1
+    browser.run("location.hash = '#encode_pair'")
+    assert browser.run(f"{ARRIVED}('encode_pair')") and browser.run(OPEN) == 2
+    browser.open((rendered / "value_vectors.html").as_uri() + "#find_sources")  # a fold in a fold
+    assert browser.run(f"{ARRIVED}('find_sources')")
+    browser.open(f"{page}?q=logsigmoid")
+    assert browser.run("document.getElementById('dpo_loss').open") and not browser.errors()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_a_fold_needs_no_script_and_paper_shows_everything(rendered, browser):
+    browser.ask("Emulation.setScriptExecutionDisabled", value=True)
+    browser.open((rendered / "training.html").as_uri())
+    press(browser, "main details.code-fold > summary")
+    assert browser.run(OPEN) == 1 and not browser.run("document.querySelector('.fold-all')")
+    hidden = "[...document.querySelectorAll('main pre')].filter(e => !e.checkVisibility()).length"
+    assert browser.run(hidden) > 10
+    browser.ask("Emulation.setEmulatedMedia", media="print")
+    assert browser.run(hidden) == 0
+
+
+LONG = 'def half(x):\n    """Half of `x` (section 3).\n\n    A number."""\n' + "    x = x\n" * 8
+SHORT = "def third(x):\n    return x / 3"
+SAID = "---\n\n### {0}\n\n```python\ndef {0}(\n    x\n):\n```\n\n*Half of `x`.*\n\nMore of it."
+
+
+def code_cell(source, **output):
+    "A code cell of a processed page, with one output."
+    shown = [dict(output_type="display_data", data=output)] if output else []
+    return dict(cell_type="code", source=source, outputs=shown)
+
+
+def documented(name):
+    "What nbdev puts beside an exported name."
+    said = {"text/markdown": SAID.format(name)}
+    return code_cell(f"#| echo: false\n#| output: asis\nshow_doc({name})", **said)
+
+
+def folded(*cells):
+    "The sources and outputs of cells after the step that folds them."
+    page = dict(cells=list(cells))
+    folding.fold_page(page)
+    out = lambda c: c["outputs"][0]["data"]["text/markdown"] if c["outputs"] else ""
+    return [(cell["source"], out(cell)) for cell in page["cells"]]
+
+
+EXPORTED = '#| code-fold: show\n#| code-summary: "Exported source"\n'
+
+
+def test_a_name_of_the_package_is_one_fold_with_its_source():
+    [(_, said)] = folded(documented("half"), code_cell(EXPORTED + LONG))
+    assert '<details class="code-fold" id="half">' in said and "###" not in said
+    assert "<summary><code>half(...)</code>: Half of <code>x</code></summary>" in said
+    assert said.count("def half") == 1 and "x = x" in said
+    [(_, said)] = folded(documented("third"), code_cell(EXPORTED + SHORT))
+    assert '<div id="third">' in said and "<details" not in said and "return x / 3" in said
+
+
+def test_a_name_without_its_source_folds_with_its_signature():
+    [(_, said)] = folded(documented("quarter"))
+    assert "<code>quarter(...)</code>: Half of <code>x</code></summary>" in said
+    assert "def quarter(" in said and "More of it." in said
+
+
+def test_a_long_cell_folds_and_says_what_is_inside():
+    lines = "\n".join(f"x = {i}" for i in range(8))
+    told = {
+        "path = Path()\ntrain(path)\n": "Code: train(...)",
+        '#| label: fig-x\nplot("x")\n': "Code of the figure",
+        "# By hand, in `steps`\nprint(1)\n": "Code: By hand, in steps",
+        '#| code-summary: "Made by hand"\n#| code-fold: true\nf(1)\n': "Made by hand",
+    }
+    for code, summary in told.items():
+        [(source, said)] = folded(code_cell(code + lines, **{"text/markdown": "shown"}))
+        assert folding.options_of(dict(source=source))["code-fold"] is True
+        assert folding.options_of(dict(source=source))["code-summary"] == summary
+        assert said == "shown" and source.endswith(lines)
+
+
+def test_a_short_cell_and_a_hidden_one_stay_as_they_are():
+    hidden = "#| echo: false\n" + "x = 1\n" * 20
+    assert folded(code_cell("f(1)"), code_cell(hidden)) == [("f(1)", ""), (hidden, "")]
+
+
+def test_a_page_with_folds_gets_their_script_once():
+    page = '<body><main><details class="code-fold"></details></main></body>'
+    once = site.finish_page(page)
+    assert once == site.finish_page(once) and once.count("fold-all") == 1
+    assert "fold-all" not in site.finish_page("<body><main></main></body>")
