@@ -405,6 +405,12 @@ def test_a_long_cell_folds_and_says_what_is_inside():
         assert said == "shown" and source.endswith(lines)
 
 
+def test_a_cell_that_calls_a_name_of_its_page_says_so():
+    code = "train(1)\nhalf(2)\n" + "x = 1\n" * 8
+    source, _ = folded(documented("half"), code_cell(code))[1]
+    assert folding.options_of(dict(source=source))["code-summary"] == "Code: half(...)"
+
+
 def test_a_short_cell_and_a_hidden_one_stay_as_they_are():
     hidden = "#| echo: false\n" + "x = 1\n" * 20
     assert folded(code_cell("f(1)"), code_cell(hidden)) == [("f(1)", ""), (hidden, "")]

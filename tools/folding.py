@@ -54,15 +54,16 @@ def first_sentence(text: str) -> str:
     return re.sub(r" \((?:section|Table|paper|equation)[^()]*\)$", "", sentence).rstrip(",:;")
 
 
-def main_call(code: str) -> str:
-    "The name of the first function of some weight that code calls by a plain name; empty without one."
+def main_call(code: str, own=()) -> str:
+    "The first of its page's `own` names that code calls, else the first of some weight; empty without one."
     calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
     calls.sort(key=lambda node: (node.lineno, node.col_offset))
     names = [call.func.id for call in calls if isinstance(call.func, ast.Name)]
-    return next((n for n in names if n not in PLAIN and not n.startswith(OPENING)), "")
+    names = [n for n in names if n not in PLAIN and not n.startswith(OPENING)]
+    return next((n for n in names if n in own), next(iter(names), ""))
 
 
-def summary_of(code: str, told: dict) -> str:
+def summary_of(code: str, told: dict, own=()) -> str:
     "What is inside a cell, in plain words: a definition, a figure, the first comment or the first call."
     if found := definitions(code):
         sentence = first_sentence(ast.get_docstring(found[0]))
@@ -71,14 +72,14 @@ def summary_of(code: str, told: dict) -> str:
         return "Code of the figure"
     if comment := re.search(r"^\s*# (.+)", code, re.M):
         return f"Code: {comment[1]}"
-    call = main_call(code)
+    call = main_call(code, own)
     return f"Code: {call}(...)" if call else "Code"
 
 
 # ---- folds
 
 
-def fold_code(cell) -> None:
+def fold_code(cell, own=()) -> None:
     "Fold a long cell, and one that its page folds; open any other. A summary that its page wrote is kept."
     head, code = split_cell(cell)
     told = options_of(cell)
@@ -90,7 +91,9 @@ def fold_code(cell) -> None:
         return
     summary = told.get("code-summary", VAGUE[0])
     if summary in VAGUE:
-        summary = re.sub(r'[`"]', "", summary_of(code, told))  # an attribute in Quarto's Markdown
+        summary = re.sub(
+            r'[`"]', "", summary_of(code, told, own)
+        )  # an attribute in Quarto's Markdown
     options = f"#| code-fold: true\n#| code-summary: {json.dumps(summary, ensure_ascii=False)}\n"
     cell["source"] = options + rest + code
 
@@ -156,4 +159,4 @@ def fold_page(nb: dict) -> None:
     nb["cells"] = [cell for cell in nb["cells"] if id(cell) not in moved]
     for cell in nb["cells"]:
         if cell["cell_type"] == "code":
-            fold_code(cell)
+            fold_code(cell, own=shown)

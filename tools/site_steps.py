@@ -126,9 +126,9 @@ def prepare() -> None:
     "Pages processed by nbdev into _proc (those that changed), their tables fit for people."
     from nbdev.serve import proc_nbs
 
-    steps = max(file.stat().st_mtime for file in (Path(__file__), TOOLS / "folding.py"))
-    for page in PROC.rglob("*.ipynb"):
-        if page.stat().st_mtime < steps:
+    folding = (TOOLS / "folding.py").stat().st_mtime
+    for page in PROC.glob("*.ipynb"):
+        if page.stat().st_mtime < folding:
             page.unlink()
     proc_nbs(n_workers=1)
     for page in sorted(PROC.rglob("*.ipynb")):
