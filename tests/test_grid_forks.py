@@ -68,4 +68,4 @@ def test_a_notebook_ends_its_work_after_its_runner_was_killed(folder):
     runner.kill()
     runner.wait()
     assert becomes((folder / "end").exists, 60)
-    assert becomes(lambda: not serving.is_running() or serving.status() == "zombie", 20)
+    assert becomes(lambda: not serving.is_running() or serving.status() == "zombie", 120)
