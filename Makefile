@@ -5,6 +5,9 @@ PYTHON ?= python3
 TORCH ?= cpu
 CORES ?= 2
 GRID ?= experiments/quick.yaml
+# The runs whose reports the site publishes: make reports STUDY=runs/gemma DEMO=runs/quick
+STUDY ?= runs/gemma
+DEMO ?= runs/quick
 
 bin := .venv/bin
 torch_version := $(shell sed -n 's/^torch==//p' constraints.txt)
@@ -17,7 +20,7 @@ pip = $(bin)/python -m pip install -c constraints.txt
 named = awk '/^Collecting / { sub(/[<>=!~\[].*/, "", $$2); printf "%s ", $$2; fflush() } /^Installing collected/ { printf "\ninstalling them\n"; fflush() }'
 SHELL := bash
 
-.PHONY: demo real real-data test slow compare site preview readme refill bench clean vllm
+.PHONY: demo real real-data test slow compare site preview readme refill reports bench clean vllm
 
 demo: .venv/.ready  ## the paper's argument on the embedded world: a table here, a report in runs/quick/report.html
 	@$(bin)/xgdetox run $(GRID) --cores $(CORES)
@@ -70,6 +73,11 @@ readme: .venv/.ready  ## README.md from nbs/index.ipynb; needs no Quarto
 
 refill: .venv/.ready  ## run the pages again on the embedded model and keep their outputs (PAGES="00_data 05_probe" for some)
 	@$(bin)/python tools/pages.py refill $(PAGES)
+
+reports: .venv/.ready  ## the two reports that the site publishes, from the folders of their runs (STUDY, DEMO); a run that is not there leaves its report as it is
+	@test ! -d "$(STUDY)" || $(bin)/xgdetox report "$(STUDY)" --public --output nbs/reports/gemma.html
+	@test ! -d "$(DEMO)" || $(bin)/xgdetox report "$(DEMO)" --output nbs/reports/demo.html
+	@test -d "$(STUDY)" -o -d "$(DEMO)" || { echo "no run in $(STUDY) or $(DEMO): make reports STUDY=runs/gemma DEMO=runs/quick" >&2; exit 2; }
 
 site: readme  ## the rendered companion in _docs
 	@$(bin)/python tools/site_steps.py quarto

@@ -219,6 +219,28 @@ def test_the_side_that_is_no_list_is_named(tmp_path, row, side):
         load_pairs(file)
 
 
+MIXED = dict(prompt="Hello", chosen="Hi.", rejected=[BAD])
+LISTS = dict(prompt=[USER], chosen=[GOOD], rejected=[BAD])
+
+
+@pytest.mark.parametrize(
+    "row, words, fault",
+    [
+        (MIXED, (), "pairs.jsonl:1: chosen: is not a list of messages, and rejected is one; write"),
+        (LISTS, (), "pairs.jsonl:1: prompt: is a conversation; add --chat"),
+        (LISTS, ("--labels", "shuffled"), "pairs.jsonl:1: prompt: is a conversation; add --chat"),
+        (LISTS, ("--chat",), "the tokenizer has no chat template"),
+        (dict(question="a", yes="b", no="c"), (), "chosen: is missing; the row has question, yes"),
+    ],
+)
+def test_train_says_which_file_and_line_it_cannot_read(fails, tmp_path, row, words, fault):
+    file, out = tmp_path / "pairs.jsonl", tmp_path / "out"
+    file.write_text(f"{json.dumps(row)}\n" * 4)
+    told = fails("train", "--model", "world", "--pairs", file, "--output-dir", out, *words)
+    assert fault in told and "did you mean" not in told
+    assert not out.exists()
+
+
 def test_parts_of_text_are_one_text():
     parts = [
         dict(role="user", content=[dict(type="text", text="Hel"), dict(type="text", text="lo")])

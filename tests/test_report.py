@@ -514,6 +514,76 @@ def test_in_a_browser(page, tmp_path, width, dark):
     look(page, tmp_path, width, dark)
 
 
+LONG = "a_name_that_no_space_breaks_" * 4
+STRETCHED = dict(toxicity=0.00503, mass=0.000417, quality=12345.6, drops=12.345)  # times that
+
+
+@pytest.fixture(scope="module")
+def long_page(tmp_path_factory):
+    "The report of a run whose names, numbers, settings and texts are as long as they come."
+    folder = build(tmp_path_factory.mktemp("long"), models=(f"{LONG}-0",))
+    for name, factor in STRETCHED.items():
+        t = pd.read_csv(folder / "tables" / f"{name}.csv")
+        t[["value", "low", "high"]] *= factor
+        t["scorer"] = t.scorer.map(lambda x: f"judge:{LONG}", na_action="ignore")
+        write_table(t, folder / "tables" / f"{name}.csv")
+    t = pd.read_csv(folder / "tables" / "examples.csv").assign(text=LONG * 5, prompt=LONG)
+    write_table(t, folder / "tables" / "examples.csv")
+    said = dict(settings={LONG: LONG * 3}, notes=[LONG * 2], failed=[LONG], git={LONG: LONG})
+    write_json(folder / "manifest.json", dict(name=LONG, about=LONG * 2) | said)
+    return make_report(folder, rude_words=["darn"], n_resamples=50).read_text("utf-8")
+
+
+@in_chromium
+def test_long_content_fits_in_a_browser(long_page, tmp_path, width, dark):
+    intervals = re.findall(r"<small>(.*?)</small>", long_page)
+    assert max(map(len, intervals)) > len("[0.0010, 0.0055] \u2192 [0.0010, 0.0055]")
+    look(long_page, tmp_path, width, dark)
+
+
+# ---- the reports that the site publishes
+
+
+def test_a_public_report_has_no_text_and_no_place(copied):
+    write_json(copied / "manifest.json", dict(settings=dict(data="/home/me/data/pairs")))
+    write_texts(copied / "generations" / "world-base", "base")
+    (copied / "tables" / "examples.csv").unlink()
+    page = make_report(copied, n_resamples=50).read_text("utf-8")
+    assert all(x in page for x in ("/home/me", "Show rude words", "Continuations</h2>"))
+    page = make_report(copied, n_resamples=50, public=True).read_text("utf-8")
+    for gone in ("/home/me", str(copied), "Show rude words", 'class="u"', "Continuations</h2>"):
+        assert gone not in page, gone
+    assert "\u2026/pairs" in page and "prompts, continuations and tokens are left out" in page
+    assert "darn" not in page and "d***" not in page, "tokens of value vectors"
+
+
+PUBLISHED = sorted((Path(__file__).resolve().parents[1] / "nbs" / "reports").glob("*.html"))
+PLACE = r"(?:&#34;|[\s'(:>])/(?:home|root|work|tmp|mnt|Users|var|opt|srv)/"
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
+def test_published_reports_are_of_the_present_layout_and_name_no_place(path):
+    page = path.read_text("utf-8")
+    assert asset("page.css").strip() in page, "make reports"
+    assert not re.findall(PLACE, page)
+    assert len(page.encode()) < 1_000_000
+    shown = re.sub(r'<span class="u">.*?</span>', "", page)
+    assert "Show rude words" in page or shown == page
+
+
+def test_the_published_study_has_the_committed_numbers(root):
+    "Every value before and after, in the section of its tuning; no prompt and no continuation."
+    page = (root / "nbs" / "reports" / "gemma.html").read_text("utf-8")
+    t = pd.read_csv(root / "results" / "gemma" / "summary.csv")
+    sections = dict(re.findall(r"<h2>gemma, (\w+): (.*?)</section>", page, re.S))
+    assert set(sections) == set(t.tuning) and "Continuations</h2>" not in page
+    for r in t.itertuples():
+        value = f"{format_number(r.probability_before)} \u2192 {format_number(r.probability_after)}"
+        name = LANGUAGES[r.language].name
+        row = sections[r.tuning].split(f'<th scope="row">{name}</th>')[1].split("</tr>")[0]
+        assert f"<span>{value} " in row, (r.tuning, r.language)
+
+
 # ---- the explorer
 
 

@@ -381,6 +381,7 @@ RESOURCES = (
     "styles.css",
     "explore/world.html",
     "reports/demo.html",
+    "reports/gemma.html",
     "images/headline.svg",
 )
 

@@ -80,7 +80,8 @@ def read_messages(value, path=None, line=None, field: str = "messages") -> list[
     Raises `InputError` for anything else: an empty list, an unknown role, a content that is no text."""
     fail = lambda problem, remedy: InputError(problem, path, line, field, remedy)
     if not isinstance(value, list) or not value:
-        raise fail("is not a list of messages", 'write [{"role": "user", "content": "..."}, ...]')
+        who = "assistant" if field in ("chosen", "rejected") else "user"
+        raise fail("is not a list of messages", f'write [{{"role": "{who}", "content": "..."}}]')
     return [_message(m, fail) for m in value]
 
 
@@ -104,6 +105,7 @@ def conversation_pair(row: dict, path=None, line=None) -> tuple[list[dict], str,
     `chosen` and `rejected` are lists that end in the assistant's message, or texts in HH-RLHF's layout; `prompt` is
     a list, a text (the user's message), or not there. Raises `InputError` where the two sides answer different
     conversations."""
+    _check_sides(row, path, line)
     before, chosen = _last_reply(row.get("chosen"), path, line, "chosen")
     other, rejected = _last_reply(row.get("rejected"), path, line, "rejected")
     if before != other:
@@ -115,6 +117,18 @@ def conversation_pair(row: dict, path=None, line=None) -> tuple[list[dict], str,
             "let both sides differ in their last message alone",
         )
     return _with_prompt(row.get("prompt"), before, path, line), chosen, rejected
+
+
+def _check_sides(row: dict, path, line) -> None:
+    "Raises `InputError` where one side is a list of messages and the other is not."
+    listed = [isinstance(row.get(side), list) for side in ("chosen", "rejected")]
+    plain, other = ("rejected", "chosen") if listed[0] else ("chosen", "rejected")
+    text = row.get(plain)
+    if all(listed) or not any(listed) or isinstance(text, str) and hh_messages(text):
+        return
+    problem = f"is not a list of messages, and {other} is one"
+    remedy = "write both sides as lists of messages, or both as texts"
+    raise InputError(problem, path, line, plain, remedy)
 
 
 def _last_reply(value, path, line, side: str) -> tuple[list[dict], str]:
@@ -236,11 +250,11 @@ def messages_in(text: str) -> list[dict] | None:
         return None
 
 
-def check_plain(text: str) -> None:
+def check_plain(text: str, path=None, line=None) -> None:
     "Raises `InputError` for a conversation, which only a chat template can turn into text."
     if messages_in(text):
         remedy = "add --chat, which puts it into the model's chat template"
-        raise InputError("is a conversation", field="prompt", remedy=remedy)
+        raise InputError("is a conversation", path, line, "prompt", remedy)
 
 
 def dialogue_in(text: str) -> list[dict] | None:

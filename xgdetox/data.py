@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple, NoReturn
-from .chat import conversation_pair, conversation_text
+from .chat import check_plain, conversation_pair, conversation_text
 from .files import InputError, read_jsonl, read_lines, read_rows, visible_files
 from .languages import LANGUAGES, file_language, normalise_language
 from xgdetox.layouts import (
@@ -133,11 +133,13 @@ class _PairFilter(NamedTuple):
         return max(map(len, self.tokenizer([prompt + chosen, prompt + rejected])["input_ids"]))
 
 # %% ../nbs/00_data.ipynb #c066
-def load_pairs(path, *, tokenizer=None, max_tokens=None, max_characters=None, limit=None) -> Loaded:
+def load_pairs(
+    path, *, tokenizer=None, max_tokens=None, max_characters=None, limit=None, chat=True
+) -> Loaded:
     """Preference pairs with columns prompt, chosen, rejected, of a file or of a folder's files, sorted (section 3).
 
     `max_tokens` counts `tokenizer`'s tokens of a whole text; `max_characters=256` is upstream's filter.
-    `limit` is on the pairs kept."""
+    `limit` is on the pairs kept. Pairs of messages need a chat template: without `chat`, InputError."""
     if max_tokens is not None and tokenizer is None:
         remedy = "give tokenizer=, or max_characters="
         raise InputError("needs a tokenizer", field="max_tokens", remedy=remedy)
@@ -148,12 +150,19 @@ def load_pairs(path, *, tokenizer=None, max_tokens=None, max_characters=None, li
             pair = _usable_pair(Row(values, file, line), usable, report)
             if pair is None:
                 continue
-            report.kept += 1
-            rows.add(dict(zip(rows.texts, pair)))
-            if (key := hash(pair)) in seen:
-                report.note("repeated pair")
-            seen.add(key)
+            if not chat:
+                check_plain(pair[0], file, line)
+            _keep_pair(pair, rows, seen, report)
     return finish_load(rows, report)
+
+
+def _keep_pair(pair: tuple, rows: PackedRows, seen: set, report: LoadReport) -> None:
+    "Add a pair to `rows`, and count it."
+    report.kept += 1
+    rows.add(dict(zip(rows.texts, pair)))
+    if (key := hash(pair)) in seen:
+        report.note("repeated pair")
+    seen.add(key)
 
 
 def _usable_pair(row: Row, usable: _PairFilter, report: LoadReport) -> tuple[str, str, str] | None:

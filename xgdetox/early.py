@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from pathlib import Path
 from scipy.stats import rankdata
-from .chat import THE_REPLY, read_at
+from .chat import THE_REPLY, parse_chat, read_at
 from .anatomy import batch_tokens
 from .data import load_pairs
 from .files import InputError, check_seed, write_csv
@@ -76,7 +76,7 @@ def pairs_by_language(folder, languages=None) -> dict[str, Path]:
 
 def encoded(tokenizer, path, limit: int | None, bos: str) -> list[dict]:
     "The pairs of a file or folder as token ids; `InputError` where fewer than two can be used."
-    rows = load_pairs(path, limit=limit).rows
+    rows = load_pairs(path, limit=limit, chat=bool(parse_chat(bos))).rows
     texts = zip(rows["prompt"], rows["chosen"], rows["rejected"])
     pairs = [p for p in (encode_pair(tokenizer, *t, bos=bos) for t in texts) if p]
     if len(pairs) < 2:

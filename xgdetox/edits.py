@@ -81,7 +81,7 @@ def edit_projection(
     start = parts.n_layers // 2 if first_block is None else first_block
     _check_range("rank", rank, 1, parts.d_model)
     _check_range("first_block", start, 0, parts.n_layers - 1)
-    rows, _ = load_pairs(pairs, limit=limit)
+    rows, _ = load_pairs(pairs, limit=limit, chat=bool(parse_chat(bos)))
     blocks = list(range(start, parts.n_layers))
     rejected, chosen = _states_of_sides(model, tokenizer, rows, blocks, bos)
     for i, block in enumerate(blocks):

@@ -43,8 +43,8 @@ from .stats import tidy, write_table
 
 # %% auto #0
 __all__ = ['FIGURES', 'cut_at_rude_words', 'guarded', 'rude_words_of', 'headline_table', 'quality_view', 'facts',
-           'what_is_missing', 'html_table', 'relation_view', 'controls_view', 'asset', 'page_path', 'all_headlines',
-           'make_report']
+           'what_is_missing', 'html_table', 'relation_view', 'without_places', 'public_run', 'controls_view', 'asset',
+           'page_path', 'all_headlines', 'make_report']
 
 # %% ../nbs/lib/report.ipynb #c061a
 def _rude_spans(text: str, words) -> list[tuple[int, int]]:
@@ -141,11 +141,16 @@ def _chance_cell(r: dict) -> str:
     return f"{r['falls']:.0f} of {tests:.0f}{rises}"
 
 
+def _whole(interval: str) -> str:
+    "An interval that no line breaks inside."
+    return interval.replace(" ", "\u00a0")
+
+
 def _drop_cells(r: dict, metric: str, several: bool) -> list[tuple[str, tuple[str, str]]]:
     "The cells of a relative drop: the share that is removed with its interval, and whether that is beyond chance."
     removed = (
         format_percent(r["drop"]),
-        format_interval(r["drop_low"], r["drop_high"], format_percent),
+        _whole(format_interval(r["drop_low"], r["drop_high"], format_percent)),
     )
     tested = "Falls beyond chance (Holm p < .05)" if several else "p (Holm)"
     title = f"{removed_of(metric).capitalize()} removed"
@@ -156,7 +161,7 @@ def _metric_cell(r: dict, key: str) -> tuple[str, tuple[str, str]]:
     "The cell of a `HEADLINE` metric: its title, and its values before and after with their intervals."
     before, after = (format_number(r[f"{key}_{side}"]) for side in ("before", "after"))
     ends = [format_interval(r[f"{key}_{s}_low"], r[f"{key}_{s}_high"]) for s in ("before", "after")]
-    intervals = " \u2192 ".join(e or "\u2013" for e in ends) if any(ends) else ""
+    intervals = " \u2192 ".join(_whole(e) or "\u2013" for e in ends) if any(ends) else ""
     return HEADLINE[key][0], (f"{before} \u2192 {after}", intervals)
 
 
@@ -410,6 +415,18 @@ def _lacks_paired_test(run: Run) -> bool:
     return not run.tables["quality"].metric.str.endswith("_change").any()
 
 
+def _without_numbers(run: Run) -> list[str]:
+    "Which checkpoints were not made, and which tunings of the grid have no numbers here."
+    made = dict(run.manifest.get("models", {}))
+    gone = [name for name, revision in made.items() if revision == "not made"]
+    out = [f"Not made: {', '.join(gone)}."] if gone else []
+    there = {tuning for t in run.tables.values() for tuning in t.tuning}
+    named = run.manifest.get("grid", {}).get("tunings", {})
+    if left := [tuning for tuning in named if tuning not in there]:
+        out.append(f"Without numbers here, of the grid's tunings: {', '.join(left)}.")
+    return out
+
+
 def _failures(run: Run) -> list[str]:
     "What failed, as the manifest has it."
     failed = run.manifest.get("failed", [])
@@ -430,7 +447,7 @@ def what_is_missing(run: Run) -> list[str]:
     if _lacks_paired_test(run):
         values = "the values of single prompts before and after tuning are not both there"
         out.append(f"quality: no paired test, because {values}.")
-    return out + _failures(run)
+    return out + _without_numbers(run) + _failures(run)
 
 # %% ../nbs/lib/report.ipynb #c055
 _QUOTED = ("tokens", "text", "prompt", "generated_text", "token")  # columns of generated text
@@ -512,6 +529,34 @@ def relation_view(t: pd.DataFrame) -> pd.DataFrame:
     t = t.assign(p=t["p"] if "p" in t else math.nan)
     groups = t.groupby(_RELATION_KEY, sort=False, dropna=False)
     return pd.DataFrame([_relation_row(key, d) for key, d in groups])
+
+# %% ../nbs/lib/report.ipynb #pb01
+_PLACE = re.compile(r"(?<![\w/.}])/(?:[^/\s]+/)+")
+
+
+def without_places(x):
+    "`x` (text, list, dict) with the last part alone of absolute paths; web addresses stay."
+    if isinstance(x, dict):
+        return {without_places(k): without_places(v) for k, v in x.items()}
+    if isinstance(x, list):
+        return [without_places(v) for v in x]
+    return _PLACE.sub("\u2026/", x) if isinstance(x, str) else x
+
+# %% ../nbs/lib/report.ipynb #pb03
+_LEFT_OUT = "This report is for others to read: prompts, continuations and tokens are left out."
+
+
+def public_run(run: Run) -> Run:
+    "The run without prompts, continuations and tokens, and without places on a machine; its notes say so."
+    tables = {}
+    for name, t in run.tables.items():
+        t = t.drop(columns=[c for c in _QUOTED if c in t])
+        said = [c for c in t if not pd.api.types.is_numeric_dtype(t[c])]
+        tables[name] = t.assign(**{c: t[c].map(without_places) for c in said})
+    tables["examples"] = tidy([])  # none, else the report would read generations/
+    manifest = without_places(run.manifest)
+    manifest["notes"] = [*manifest.get("notes", []), _LEFT_OUT]
+    return Run(run.folder, tables, manifest, run.missing, without_places(run.faults))
 
 # %% ../nbs/lib/report.ipynb #cv01
 _CONTROLS = {
@@ -606,24 +651,32 @@ def page_path(run: Run, name: str, output=None) -> Path:
     return output if output.suffix else output / name
 
 # %% ../nbs/lib/report.ipynb #c068a
-def _page_parts(run: Run, words, notes=()) -> dict:
-    "Everything that the template shows, by the name it has there."
-    pairs, manifest = report_sections(run), run.manifest
-    alone = lambda model: sum(other == model for other, _ in pairs) == 1
+def _opening(run: Run, notes) -> dict:
+    "What the page opens with, and the settings of its run."
+    manifest = run.manifest
     settings = manifest.get("settings", manifest.get("grid"))
-    relation, controls = run.tables.get("relation"), controls_view(run)
-    tables = [(n, html_table(t, words=words)) for n, t in run.tables.items() if n != "examples"]
     return dict(
         name=manifest.get("name", run.folder.name),
         about=manifest.get("about", ""),
         notes=list(dict.fromkeys([*notes, *manifest.get("notes", [])])),
+        settings=json.dumps(settings, indent=1, ensure_ascii=False) if settings else "",
+    )
+
+
+def _page_parts(run: Run, words, notes=()) -> dict:
+    "Everything that the template shows, by the name it has there."
+    pairs, examples = report_sections(run), _examples(run, words)
+    alone = lambda model: sum(other == model for other, _ in pairs) == 1
+    relation, controls = run.tables.get("relation"), controls_view(run)
+    tables = [(n, html_table(t, words=words)) for n, t in run.tables.items() if n != "examples"]
+    return _opening(run, notes) | dict(
         families=[_section(run, model, tuning, alone(model)) for model, tuning in pairs],
         relation="" if relation is None else html_table(relation_view(relation)),
         controls=html_table(controls) if len(controls) else "",
         vectors=_vectors(run, words),
-        examples=_examples(run, words),
+        examples=examples,
+        quoted=bool(examples) or any(c in t for t in run.tables.values() for c in _QUOTED),
         facts=facts(run),
-        settings=json.dumps(settings, indent=1, ensure_ascii=False) if settings else "",
         missing=what_is_missing(run),
         tables=tables,
     )
@@ -656,19 +709,21 @@ def make_report(
     rude_words=None,
     notes=(),
     n_resamples: int = 1000,
+    public: bool = False,
 ) -> Path:
-    """The path of a run's report, one HTML file that needs nothing beside it (default `run_dir`/report.html).
+    """The path of a run's report, one HTML file (default `run_dir`/report.html). InputError without a run.
 
-    `rude_words`: those to mask in quoted text (default: of the lexicon in the manifest; without one
-    every word is masked); `notes`: sentences for the top; `n_resamples`: of the relation's intervals.
-    The run's own report comes with tables/relation.csv and tables/summary.csv (the headline); any other
-    `output` is all that is written. InputError where there is no run."""
+    `rude_words`: those to mask in quoted text (default: of the lexicon in the manifest, else every word);
+    `notes`: sentences for the top; `n_resamples`: of the relation's intervals;
+    `public`: for others to read, without quoted text and places on this machine.
+    The run's own report comes with tables/relation.csv and tables/summary.csv (the headline);
+    any other `output` is all that is written."""
     run = load_run(run_dir)
     output = page_path(run, "report.html", output)
     keep = output.resolve() == page_path(run, "report.html").resolve()
     _relate_again(run, n_resamples, keep)
-    words = list(rude_words) if rude_words is not None else rude_words_of(run)
-    page = _render(run, words, notes)
+    words = rude_words_of(run) if rude_words is None else list(rude_words)
+    page = _render(public_run(run) if public else run, words, notes)
     with write_atomic(output) as f:
         f.write(page)
     if keep:

@@ -86,7 +86,7 @@ def _shared_start(a: list, b: list) -> int:
 def encode_pairs(tokenizer, data_dir, settings: dict):
     "All pairs of `data_dir` as token ids, and the report on what was kept and dropped."
     limits = {k: settings[k] for k in ("max_characters", "limit")}
-    rows, report = load_pairs(data_dir, **limits)
+    rows, report = load_pairs(data_dir, chat=bool(parse_chat(settings["bos"])), **limits)
     some = int(len(rows) * (settings["train_fraction"] or 1))
     if some < len(rows):  # the first ones, as upstream's train_perc
         report.drop("outside train_fraction", len(rows) - some)
@@ -109,6 +109,8 @@ def read_training_pairs(tokenizer, data_dir, settings: dict, seed: int):
     """The pairs that a run sees, as token ids, their report, and what a manifest says of a placebo.
 
     Nothing is written beside the run before its pairs and its model have been checked."""
+    if settings["labels"] and not parse_chat(settings["bos"]):
+        load_pairs(data_dir, chat=False)  # a fault is told of this file, not of the placebo's
     with tempfile.TemporaryDirectory(prefix="xgdetox-") as folder:
         file, placebo = relabel(data_dir, folder, settings["labels"], seed)
         pairs, report = encode_pairs(tokenizer, file, settings)

@@ -28,7 +28,10 @@ from .root import app
 
 # %% ../../nbs/lib/cli_tuning.ipynb #ea92df3c
 _DataDirOption = Annotated[
-    str, typer.Option("--data-dir", help="Folder of preference pairs (*.jsonl), or world.")
+    str,
+    typer.Option(
+        "--data-dir", "--pairs", help="Preference pairs: a file, a folder of files, or world."
+    ),
 ]
 _RecipeOption = Annotated[
     Optional[str],

@@ -91,7 +91,7 @@ def keep_tables(run, folder) -> list[Path]:
         if (run / "tables" / f"{name}.csv").exists():
             table = _kept(name, read_csv(run / "tables" / f"{name}.csv"))
             written.append(write_csv(folder / f"{name}.csv", table, float_format="%.6g"))
-    said = "name about versions git models seeds durations written".split()
+    said = "name about notes versions git models seeds durations written".split()
     made = {k: v for k, v in read_json(run / "manifest.json").items() if k in said}
     return [*written, write_json(folder / "manifest.json", made)]
 
