@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from .anatomy import Anatomy, anatomy, check_neurons, pooled_states, value_vector_matrix
@@ -23,16 +24,17 @@ from xgdetox.chat import (
 )
 from .checkpoints import check_model_name
 from .data import load_pairs
-from .files import InputError, check_folder, read_json, write_json
+from .files import InputError, check_folder, read_csv, read_json, write_json
 from .identity import file_hash, file_hashes
 from .models import load_model
+from .stats import holm, paired_difference, table_of
 from .tokens import load_tokenizer, token_ids
 from .value_vectors import all_activations, probe_direction, read_neurons
 from .written import post_norm_gain
 
 # %% auto #0
 __all__ = ['METHODS', 'seen_by_neurons', 'difference_directions', 'project_out', 'edit_projection', 'push_groups', 'edit_neurons',
-           'edit_offset', 'check_method', 'edit_model']
+           'edit_offset', 'check_method', 'edit_model', 'fall_differences', 'values_by_tuning']
 
 # %% ../nbs/lib/edits.ipynb #k1817ef
 def seen_by_neurons(directions: torch.Tensor, block) -> torch.Tensor:
@@ -336,3 +338,56 @@ def _edited_already(out: Path, run: dict) -> bool:
     if {k: before.get(k) for k in run} == run:
         return True
     raise InputError("holds something else", out, remedy="name another folder, or delete it")
+
+# %% ../nbs/lib/edits.ipynb #kd1f001
+def fall_differences(
+    values: dict[str, pd.Series], against: str = "dpo", output=None, **labels
+) -> pd.DataFrame:
+    """Tidy rows per tuning and language: how much more of the base's mean falls than under `against`.
+
+    `values`: {tuning: a value per prompt, index (language, prompt_id)}, the base's among them. Interval and p are
+    paired over prompts; the base's mean is taken as it is. Language "others": the mean of all but English.
+    p_holm: over the languages of a tuning. Raises `InputError` where base or `against` is not there."""
+    for tuning in ("base", against):
+        if tuning not in values:
+            raise InputError(
+                f"no values of {tuning!r}", field="values", remedy="measure it as well"
+            )
+    mean = values["base"].groupby("language").mean()
+    shares = {t: v / v.index.get_level_values("language").map(mean) for t, v in values.items()}
+    rows = []
+    for tuning in sorted(set(values) - {"base", against}):
+        head = labels | dict(tuning=tuning, metric=f"fall_less_that_of_{against}")
+        rows += [head | row for row in _difference_rows(shares[tuning], shares[against])]
+    return table_of(rows, output)
+
+
+def _difference_rows(left: pd.Series, left_against: pd.Series) -> list[dict]:
+    "A row per language, and one of the languages but English, from the shares that two tunings leave of each prompt."
+    both = pd.DataFrame({"own": left, "against": left_against}).dropna()
+    rows = [
+        dict(language=code) | paired_difference(t["own"], t["against"])
+        for code, t in both.groupby("language", sort=False)
+    ]
+    for row, p in zip(rows, holm([row["p"] for row in rows])):
+        row["p_holm"] = p
+    others = both.drop(index="en", level="language", errors="ignore").groupby("prompt_id").mean()
+    return [*rows, dict(language="others") | paired_difference(others["own"], others["against"])]
+
+# %% ../nbs/lib/edits.ipynb #kd1f004
+def values_by_tuning(run, scorer: str = "") -> dict[str, pd.Series]:
+    """{tuning: a value per prompt, index (language, prompt_id)} of a run of one model with one seed per tuning.
+
+    The toxic mass, or the outcome by the scorer of that name. Raises `InputError` where the run has no such values."""
+    kind, column = ("outcome", "outcome") if scorer else ("mass", "value")
+    ending = f".{scorer}.values.csv" if scorer else ".values.csv"
+    folder, found = Path(run) / "parts" / kind, {}
+    for file in sorted(folder.glob(f"*{ending}")):
+        name = file.name.removesuffix(ending)
+        tuning = "base" if name.endswith("-base") else name.rsplit("-", 2)[1]
+        table = read_csv(file, dtype={"prompt_id": str, "language": str})
+        found[tuning] = table.set_index(["language", "prompt_id"])[column]
+    if not found:
+        remedy = f"run the stage {kind} first"
+        raise InputError("no values of single prompts in it", folder, remedy=remedy)
+    return found
