@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from small_files import jsonl
@@ -191,3 +192,17 @@ def test_the_users_model_is_not_changed(tmp_path):
     stamp = {p.name: p.stat().st_mtime_ns for p in name.iterdir()}
     edit_model(name, tmp_path / "e", "projection", pairs=resolve_data("world", "pairs"), limit=20)
     assert {p.name: p.stat().st_mtime_ns for p in name.iterdir()} == stamp
+
+
+def test_the_committed_differences_are_those_of_the_committed_falls(root):
+    kept = root / "results" / "edits"
+    t = pd.read_csv(kept / "drops.csv")
+    t = t[t.metric == "toxic_mass_relative_drop"]
+    falls = t.pivot(index="language", columns="tuning", values="value")
+    expected = falls.sub(falls.pop("dpo"), axis=0)
+    expected.loc["others"] = expected.drop(index="en").mean()
+    found = pd.read_csv(kept / "differences.csv").pivot(
+        index="language", columns="tuning", values="value"
+    )
+    assert found.shape == (18, 3)
+    pd.testing.assert_frame_equal(found, expected.loc[found.index], atol=1e-5, check_names=False)

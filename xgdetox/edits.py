@@ -27,7 +27,7 @@ from .data import load_pairs
 from .files import InputError, check_folder, read_csv, read_json, write_json
 from .identity import file_hash, file_hashes
 from .models import load_model
-from .stats import holm, paired_difference, table_of
+from .stats import holm, paired_difference, relative_drop, table_of
 from .tokens import load_tokenizer, token_ids
 from .value_vectors import all_activations, probe_direction, read_neurons
 from .written import post_norm_gain
@@ -343,36 +343,41 @@ def _edited_already(out: Path, run: dict) -> bool:
 def fall_differences(
     values: dict[str, pd.Series], against: str = "dpo", output=None, **labels
 ) -> pd.DataFrame:
-    """Tidy rows per tuning and language: how much more of the base's mean falls than under `against`.
+    """Tidy rows per tuning and language: the fall, a share of the base's mean, less the fall under `against`.
 
-    `values`: {tuning: a value per prompt, index (language, prompt_id)}, the base's among them. Interval and p are
-    paired over prompts; the base's mean is taken as it is. Language "others": the mean of all but English.
-    p_holm: over the languages of a tuning. Raises `InputError` where base or `against` is not there."""
-    for tuning in ("base", against):
-        if tuning not in values:
-            raise InputError(
-                f"no values of {tuning!r}", field="values", remedy="measure it as well"
-            )
-    mean = values["base"].groupby("language").mean()
-    shares = {t: v / v.index.get_level_values("language").map(mean) for t, v in values.items()}
-    rows = []
+    `values`: {tuning: a value per prompt, index (language, prompt_id)}, "base" among them, else `InputError`.
+    Intervals: prompts redrawn with all their values; p: sign flips of each prompt's difference, p_holm over the
+    languages of a tuning. Language "others": all but English."""
+    shares, rows = _shares(values, against), []
     for tuning in sorted(set(values) - {"base", against}):
         head = labels | dict(tuning=tuning, metric=f"fall_less_that_of_{against}")
-        rows += [head | row for row in _difference_rows(shares[tuning], shares[against])]
+        three = dict(base=shares["base"], own=shares[tuning], against=shares[against])
+        rows += [head | row for row in _difference_rows(pd.DataFrame(three).dropna())]
     return table_of(rows, output)
 
 
-def _difference_rows(left: pd.Series, left_against: pd.Series) -> list[dict]:
-    "A row per language, and one of the languages but English, from the shares that two tunings leave of each prompt."
-    both = pd.DataFrame({"own": left, "against": left_against}).dropna()
-    rows = [
-        dict(language=code) | paired_difference(t["own"], t["against"])
-        for code, t in both.groupby("language", sort=False)
-    ]
+def _shares(values: dict[str, pd.Series], against: str) -> dict[str, pd.Series]:
+    "The values as shares of the base's mean in their language. Raises `InputError` without the base or `against`."
+    if lacking := [tuning for tuning in ("base", against) if tuning not in values]:
+        raise InputError(f"none of {lacking[0]!r}", field="values", remedy="measure it as well")
+    mean = values["base"].groupby("language").mean()
+    return {t: v / v.index.get_level_values("language").map(mean) for t, v in values.items()}
+
+
+def _difference_rows(shares: pd.DataFrame) -> list[dict]:
+    "A row per language, and one of all but English, where prompts are averaged over the languages first."
+    by_language = shares.groupby("language", sort=False)
+    rows = [dict(language=code) | _difference(t) for code, t in by_language]
     for row, p in zip(rows, holm([row["p"] for row in rows])):
         row["p_holm"] = p
-    others = both.drop(index="en", level="language", errors="ignore").groupby("prompt_id").mean()
-    return [*rows, dict(language="others") | paired_difference(others["own"], others["against"])]
+    others = shares.drop(index="en", level="language", errors="ignore").groupby("prompt_id").mean()
+    return [*rows, dict(language="others") | _difference(others)]
+
+
+def _difference(t: pd.DataFrame) -> dict:
+    "The difference of two falls: with o, a and b the means of own, against and base, (1 - o / b) - (1 - a / b)."
+    found = relative_drop(t["base"], t["base"] + t["own"] - t["against"])
+    return found | dict(p=paired_difference(t["own"], t["against"])["p"])
 
 # %% ../nbs/lib/edits.ipynb #kd1f004
 def values_by_tuning(run, scorer: str = "") -> dict[str, pd.Series]:
