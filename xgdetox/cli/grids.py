@@ -71,6 +71,13 @@ _OutputOption = Annotated[
         callback=file_to_write,
     ),
 ]
+_PublicOption = Annotated[
+    bool,
+    typer.Option(
+        "--public",
+        help="For others to read: without prompts, continuations, tokens and names of folders.",
+    ),
+]
 _ExploreOutputOption = Annotated[
     Optional[Path],
     typer.Option(
@@ -255,6 +262,7 @@ def run_and_show(grid: dict, changes, run_dir: Optional[Path], cores: int) -> in
 def report_command(
     grid: _GridOption,
     output: _OutputOption = None,
+    public: _PublicOption = False,
     set: SetOption = None,
 ):
     """One self-contained HTML file and tidy tables of what there is of a run, also of a part of it.
@@ -268,22 +276,22 @@ def report_command(
         raise InputError("no such run", folder, remedy="run the grid first: xgdetox run")
     if output:
         with mirror(folder.resolve(), own=("tables", "manifest.json", "report.html")) as copy:
-            write_report(copy, output.absolute())
+            write_report(copy, output.absolute(), public)
             say_headline(copy)
         print(f"written: {output}")
     else:
-        write_report(folder, folder / "report.html")
+        write_report(folder, folder / "report.html", public)
         show_run(folder)
 
 # %% ../../nbs/lib/cli_grids.ipynb #e719c9d0
-def write_report(folder: Path, page: Path):
-    "Write the tables of a run, in the run, and its report as `page`."
+def write_report(folder: Path, page: Path, public: bool = False):
+    "Write the tables of a run, in the run, and its report as `page`; `public` for others to read."
     from xgdetox.grid.tables import summarise
     from xgdetox.report import make_report
 
     if (folder / "parts").is_dir():
         summarise(folder)
-    make_report(folder, page)
+    make_report(folder, page, public=public)
 
 # %% ../../nbs/lib/cli_grids.ipynb #e509e63e
 @app.command("explore")
