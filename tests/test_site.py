@@ -395,14 +395,15 @@ def test_a_long_cell_folds_and_says_what_is_inside():
     told = {
         "path = Path()\ntrain(path)\n": "Code: train(...)",
         '#| label: fig-x\nplot("x")\n': "Code of the figure",
+        "display(1)\n": "Code of the table",
         "# By hand, in `steps`\nprint(1)\n": "Code: By hand, in steps",
         '#| code-summary: "Made by hand"\n#| code-fold: true\nf(1)\n': "Made by hand",
     }
     for code, summary in told.items():
-        [(source, said)] = folded(code_cell(code + lines, **{"text/markdown": "shown"}))
+        [(source, said)] = folded(code_cell(code + lines, **{"text/markdown": "<table>"}))
         assert folding.options_of(dict(source=source))["code-fold"] is True
         assert folding.options_of(dict(source=source))["code-summary"] == summary
-        assert said == "shown" and source.endswith(lines)
+        assert said == "<table>" and source.endswith(lines)
 
 
 def test_a_cell_that_calls_a_name_of_its_page_says_so():

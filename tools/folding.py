@@ -59,8 +59,8 @@ def main_call(code: str, own=()) -> str:
     calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
     calls.sort(key=lambda node: (node.lineno, node.col_offset))
     names = [call.func.id for call in calls if isinstance(call.func, ast.Name)]
-    names = [n for n in names if n not in PLAIN and not n.startswith(OPENING)]
-    return next((n for n in names if n in own), next(iter(names), ""))
+    telling = [n for n in names if n not in PLAIN and not n.startswith(OPENING)]
+    return next(iter([n for n in names if n in own] + telling), "")
 
 
 def summary_of(code: str, told: dict, own=()) -> str:
@@ -79,6 +79,12 @@ def summary_of(code: str, told: dict, own=()) -> str:
 # ---- folds
 
 
+def shows_table(cell) -> bool:
+    "Whether an output of a cell is a table."
+    shown = [output.get("data", {}).get("text/markdown", "") for output in cell["outputs"]]
+    return any("<table" in "".join(text) for text in shown)
+
+
 def fold_code(cell, own=()) -> None:
     "Fold a long cell, and one that its page folds; open any other. A summary that its page wrote is kept."
     head, code = split_cell(cell)
@@ -91,9 +97,10 @@ def fold_code(cell, own=()) -> None:
         return
     summary = told.get("code-summary", VAGUE[0])
     if summary in VAGUE:
-        summary = re.sub(
-            r'[`"]', "", summary_of(code, told, own)
-        )  # an attribute in Quarto's Markdown
+        summary = summary_of(code, told, own)
+        if summary == "Code" and shows_table(cell):
+            summary = "Code of the table"
+    summary = re.sub(r'[`"]', "", summary)  # it becomes an attribute in Quarto's Markdown
     options = f"#| code-fold: true\n#| code-summary: {json.dumps(summary, ensure_ascii=False)}\n"
     cell["source"] = options + rest + code
 
