@@ -557,6 +557,14 @@ def test_a_public_report_has_no_text_and_no_place(copied):
     assert "darn" not in page and "d***" not in page, "tokens of value vectors"
 
 
+def test_the_command_writes_a_public_report_and_leaves_the_run(copied, said, tmp_path):
+    before = {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
+    code, out, err = said("report", copied, "--public", "--output", tmp_path / "x.html")
+    assert code == 0 and "written: " in out, err
+    assert "left out" in (tmp_path / "x.html").read_text("utf-8")
+    assert {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()} == before
+
+
 PUBLISHED = sorted((Path(__file__).resolve().parents[1] / "nbs" / "reports").glob("*.html"))
 PLACE = r"(?:&#34;|[\s'(:>])/(?:home|root|work|tmp|mnt|Users|var|opt|srv)/"
 
