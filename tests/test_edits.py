@@ -12,6 +12,7 @@ from tiny_models import chat_model
 from tiny_models import model as tiny_model
 
 from xgdetox.anatomy import anatomy, neuron_hooks, pooled_states, value_vector_matrix
+from xgdetox.value_vectors import all_activations
 from xgdetox.data import load_pairs
 from xgdetox.edits import (
     _ids_of_side,
@@ -129,6 +130,29 @@ def test_directions_are_read_through_a_norm_behind_the_mlp(tmp_path):
         push = (now.float() * gain) @ torch.as_tensor(direction)
         assert changed.any() and push[changed].abs().max() < 1e-4
         assert push[~changed].abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_neurons_that_lose_their_part_are_those_that_push_along_the_probe(
+    tmp_path, family, sign
+):
+    "Not those that push away from it, whichever way the probe points, also behind a norm with gains of both signs."
+    model, tokenizer = tiny_model(family)
+    parts = anatomy(model)
+    gain = torch.ones(parts.d_model)
+    if family == "gemma3":
+        gain = torch.linspace(-1, 2, parts.d_model)
+        for block in parts.blocks:
+            with torch.no_grad():
+                block.post_feedforward_layernorm.weight.copy_(gain - 1)
+    direction = sign * np.random.default_rng(0).normal(size=parts.d_model).astype(np.float32)
+    probe, before = save_probe(tmp_path / "probe", direction[None], {}), vectors(model)
+    active = torch.as_tensor(all_activations(model, tokenizer, PROMPTS))
+    edit_neurons(model, tokenizer, probe, PROMPTS, share=0.2, direction="weight")
+    push = torch.stack([v.float() @ (gain * torch.as_tensor(direction)) for v in before]) * active
+    changed = torch.stack([(b != a).any(1) for b, a in zip(before, vectors(model))])
+    assert push[changed].min() > 0 and push[changed].min() >= push[~changed].max()
 
 
 def test_the_main_direction_is_the_one_that_differs():

@@ -42,7 +42,8 @@ def seen_by_neurons(directions: torch.Tensor, block) -> torch.Tensor:
     gain = post_norm_gain(block)
     if gain is None:
         return directions
-    return torch.linalg.qr((directions * gain.to(directions)).T).Q.T
+    axes = torch.linalg.qr((directions * gain.to(directions)).T)
+    return (axes.Q * axes.R.diagonal().sign()).T  # each points as its direction does, not away from it
 
 # %% ../nbs/lib/edits.ipynb #k976269
 def difference_directions(rejected: np.ndarray, chosen: np.ndarray, rank: int = 2) -> np.ndarray:
