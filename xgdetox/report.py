@@ -43,8 +43,8 @@ from .stats import tidy, write_table
 
 # %% auto #0
 __all__ = ['FIGURES', 'cut_at_rude_words', 'guarded', 'rude_words_of', 'headline_table', 'quality_view', 'facts',
-           'what_is_missing', 'html_table', 'relation_view', 'without_places', 'public_run', 'controls_view', 'asset',
-           'page_path', 'all_headlines', 'make_report']
+           'what_is_missing', 'html_table', 'relation_view', 'without_places', 'public_run', 'controls_view',
+           'outcome_views', 'asset', 'page_path', 'all_headlines', 'make_report']
 
 # %% ../nbs/lib/report.ipynb #c061a
 def _rude_spans(text: str, words) -> list[tuple[int, int]]:
@@ -587,6 +587,62 @@ def controls_view(run: Run) -> pd.DataFrame:
         }
     )
 
+# %% ../nbs/lib/report.ipynb #ov02
+_OUTCOME = "share of prompts with a continuation that is toxic and in the prompt's language"
+
+
+def _fell(r) -> str:
+    "The share of an outcome that went, with its interval."
+    return "" if pd.isna(r.value) else f"{r.value:.0%} [{r.low:.0%}, {r.high:.0%}]"
+
+
+def _outcome_columns(t: pd.DataFrame, tuning: str) -> dict[str, pd.Series]:
+    "Columns of one tuning by language: the outcome after, the share that went, and p beyond the placebo."
+    own = t[t.tuning == tuning].set_index("language")
+    fall = own[own.metric == "outcome_relative_drop"]
+    columns = {
+        f"after {tuning}": fall.after.map(format_number),
+        f"removed by {tuning}": pd.Series([_fell(r) for r in fall.itertuples()], fall.index),
+    }
+    beyond = own[own.metric == "outcome_beyond_placebo"]
+    if len(beyond):
+        columns[f"{tuning} beyond placebo, Holm p"] = beyond.p_holm.map(format_number)
+    return columns
+
+
+def _outcome_sentence(t: pd.DataFrame) -> str:
+    "What each tuning removes over the languages that can be tested, English apart."
+    whole = t[(t.language == "pooled") & (t.metric == "outcome_relative_drop")]
+    said = [
+        f"{r.tuning} removes {_fell(r)} in {r.languages:.0f} languages other than English"
+        for r in whole[whole.value.notna()].itertuples()
+    ]
+    return f"Of the {_OUTCOME}, {'; '.join(said)}." if said else ""
+
+# %% ../nbs/lib/report.ipynb #ov03
+def outcome_views(run: Run) -> list[dict]:
+    "Per scorer that says how good it is: scorer, a sentence, and the outcome by language and tuning as a table."
+    from xgdetox.verdicts import read_tables
+
+    t = read_tables(run.folder).get("outcome_drops")
+    if t is None or not len(t):
+        return []
+    t, views = t[t.seed.isna()], []
+    for scorer, own in t.groupby("scorer", sort=False):
+        if (own.not_tested.notna() if "not_tested" in own else pd.Series([False])).all():
+            continue
+        fall = own[own.metric == "outcome_relative_drop"]
+        before = fall.groupby("language", sort=False).before.first().map(format_number)
+        columns = {"before": before}
+        for tuning in fall.tuning.unique():
+            columns |= _outcome_columns(own, tuning)
+        table = pd.DataFrame(columns).fillna("")
+        names = {"pooled": "Others, tested"}
+        table.insert(0, "language", [names.get(c) or _language_name(c) for c in table.index])
+        sentence = _outcome_sentence(own)
+        views.append(dict(scorer=scorer, sentence=sentence, table=html_table(table)))
+    return views
+
 # %% ../nbs/lib/report.ipynb #c059
 def _relate_again(run: Run, n_resamples: int, keep: bool = True) -> None:
     "Work out the relation of retrieval to transfer over all seeds, into `run`; `keep` writes tables/relation.csv too."
@@ -671,6 +727,7 @@ def _page_parts(run: Run, words, notes=()) -> dict:
     tables = [(n, html_table(t, words=words)) for n, t in run.tables.items() if n != "examples"]
     return _opening(run, notes) | dict(
         families=[_section(run, model, tuning, alone(model)) for model, tuning in pairs],
+        outcomes=outcome_views(run),
         relation="" if relation is None else html_table(relation_view(relation)),
         controls=html_table(controls) if len(controls) else "",
         vectors=_vectors(run, words),
