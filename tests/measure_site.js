@@ -75,9 +75,17 @@ function stops() {                                                   // many tab
   return before.length < 6 || every[0].classList.contains('skip-link') ? [] : [`${before.length} stops before the content`];
 }
 
+function small() {                                                   // text of a figure in the page, on a phone
+  if (innerWidth > 400) return [];
+  const size = e => { const m = e.getScreenCTM(); return parseFloat(getComputedStyle(e).fontSize) * Math.hypot(m.a, m.b); };
+  const tiny = e => shown(e) && e.textContent.trim() && size(e) < 10.9;
+  const drawn = all('svg[role=img], figure svg, [role=img] svg').filter(s => [...s.querySelectorAll('text')].some(tiny));
+  return drawn.map(s => `${Math.min(...[...s.querySelectorAll('text')].filter(e => e.textContent.trim()).map(size)).toFixed(1)} ${s.getAttribute('aria-label') ?? 'svg'}`.slice(0, 80));
+}
+
 const cells = test => all('main td, main th').filter(e => test(e.textContent.trim())).map(name);
 return {
-  wide: wide(), cut: cut(), faint: faint(), headings: headings(), nameless: nameless(), pictures: pictures(), 'plain links': plainLinks(),
+  small: small(), wide: wide(), cut: cut(), faint: faint(), headings: headings(), nameless: nameless(), pictures: pictures(), 'plain links': plainLinks(),
   skip: stops(), scope: all('th:not([scope])').map(name), 'cut cells': cells(t => /(\.\.\.|…)$/.test(t) && t.length > 20),
   nan: cells(t => /^(NaN|nan|None|NaT|<NA>|-?inf)$/.test(t)),
 };

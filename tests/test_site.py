@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from html import unescape
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
@@ -40,7 +41,12 @@ KINDS = {
     "links": "links or anchors that lead nowhere",
     "console": "complaints in the console",
     "foreign": "asks another host for something",
+    "small": "text in a figure under 11 pixels on a phone",
 }
+LEAST_TEXT = 11  # pixels
+PICTURES = (
+    "[...document.querySelectorAll('main img')].map(e => [e.src, e.getBoundingClientRect().width])"
+)
 
 
 def quarto_render():
@@ -56,6 +62,26 @@ NEEDS = {"preview": "pandoc", "quarto": "quarto"}
 WHERE = {"preview": "apt-get install pandoc", "quarto": f"the site is for Quarto {site.QUARTO}"}
 
 
+def drawn_sizes(picture):
+    "The sizes of the text in an SVG, as a share of its width; empty for other pictures, or where no text is."
+    text = picture.read_text("utf-8") if picture.suffix == ".svg" else ""
+    written = re.findall(r"<text\b[^>]*?font(?:-size)?[:=] ?\"?([\d.]+)px", text)
+    width = re.search(r'viewBox="\S+ \S+ (\S+) ', text)
+    return [float(size) / float(width[1]) for size in written]
+
+
+def small_in_files(browser):
+    "Which pictures that are files have text under 11 pixels in the page as it is open: a picture shrinks whole."
+    found = set()
+    for address, width in browser.run(PICTURES):
+        if not address.startswith("file:"):
+            continue
+        sizes = [size * width for size in drawn_sizes(Path(unquote(urlsplit(address).path)))]
+        if sizes and min(sizes) < LEAST_TEXT - 0.1:
+            found.add(f"{min(sizes):.1f} {address.rsplit('/', 1)[-1]}")
+    return found
+
+
 def looked_at(page, browser):
     "What is wrong with a page, by kind: both widths, then dark."
     found = defaultdict(set)
@@ -64,6 +90,7 @@ def looked_at(page, browser):
         browser.open(page.as_uri())
         for kind, where in browser.run(MEASURE).items():
             found[kind] |= {f"{width}{' dark' if dark else ''}: {w}" for w in where}
+        found["small"] |= small_in_files(browser) if width == 390 else set()
         found["console"] |= set(browser.errors())
         here = ("file:", "data:", "blob:", "about:")
         found["foreign"] |= {u for u in browser.asked_for() if not u.startswith(here)}
@@ -167,6 +194,15 @@ def test_a_figure_takes_the_ink_of_its_page():
     made = site.themed(drawn)
     assert 'stroke="currentColor"' in made and 'fill="#0072B2"' in made
     assert "prefers-color-scheme:dark" in made and site.themed(made) == made
+
+
+def test_the_text_of_a_picture_is_measured(tmp_path):
+    picture = tmp_path / "x.svg"
+    style = '<text style="font: 10px sans-serif">a</text><text style="font-size: 20px">b</text>'
+    picture.write_text(f'<svg viewBox="0 0 400 200">{style}<text font-size="8px">c</text></svg>')
+    assert drawn_sizes(picture) == [0.025, 0.05, 0.02]
+    (tmp_path / "x.png").write_bytes(b"")
+    assert drawn_sizes(tmp_path / "x.png") == []
 
 
 def test_words_in_mathematics_are_words():

@@ -10,7 +10,8 @@ import pandas as pd
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from .figures import BLUE, ORANGE, is_control
+from .charts import SIGNS, chart
+from .figures import is_control
 from .files import InputError, write_atomic
 from .languages import LANGUAGES, file_language
 from .report import asset, cut_at_rude_words, page_path, rude_words_of
@@ -20,7 +21,7 @@ from .value_vectors import read_neurons
 from .verdicts import read_tables
 
 # %% auto #0
-__all__ = ['METRIC_TITLES', 'explorer_rows', 'explorer_texts', 'chart', 'write_explorer']
+__all__ = ['METRIC_TITLES', 'explorer_rows', 'explorer_texts', 'write_explorer']
 
 # %% ../nbs/explorer.ipynb #c005
 METRIC_TITLES = {
@@ -171,95 +172,6 @@ def explorer_texts(run: Run, words=None, prompts: int = 4, samples: int = 2) -> 
                 found = _language_texts(base, read_all(tuned), read_all(pushed), words)
                 out.setdefault(model, {})[language] = found
     return out
-
-# %% ../nbs/explorer.ipynb #c021
-_SIGNS = [
-    ("base", ORANGE, "circle", "base"),
-    ("tuned", BLUE, "square", "tuned"),
-    ("placebo", "#8a8a8a", "triangle-right", "placebo: tuned the same way on shuffled labels"),
-    ("pushed", "#009E73", "triangle-down", "base, pushed by the offset"),
-    ("greedy", "#CC79A7", "diamond", "base, greedy (offset 0)"),
-    ("random", "#8a8a8a", "cross", "random neurons"),
-    ("random, tuned", "#8a8a8a", "triangle-up", "random neurons, tuned"),
-]  # state, colour, shape, what the key says
-
-
-def _field(name: str, title: str | None, kind: str, **more) -> dict:
-    "A column of the rows as Vega-Lite encodes it."
-    return dict(field=name, type=kind, title=title, **more)
-
-
-def _sign(rank: int, signs, key: dict | None) -> dict:
-    "How the state becomes a colour (rank 1) or a shape (rank 2); `key`: the legend, if there is one."
-    scale = dict(domain=[s[0] for s in signs], range=[s[rank] for s in signs])
-    return dict(field="state", type="nominal", title=None, scale=scale, legend=key)
-
-
-def _axes(name: str, title: str | None, order=None) -> tuple[dict, dict]:
-    "The x axis (languages in `order`, or offsets) and the y axis of a picture."
-    x = _field("offset", "offset added to the activation", "quantitative")
-    if name != "offsets":
-        x = _field("language", None, "nominal", axis=dict(labelAngle=0, labelOverlap=False))
-        x |= dict(sort=order) if order else {}
-    scale = dict(zero=name != "loss")
-    if name == "fluency":
-        scale = dict(type="log", nice=False, padding=10)
-    return x, _field("value", title, "quantitative", scale=scale, axis=dict(tickCount=5))
-
-# %% ../nbs/explorer.ipynb #c021l
-_DOT = dict(type="point", filled=True, size=32, opacity=1)
-_ARM = dict(type="rule", opacity=0.7)
-
-
-def _chosen(kind: str, opacity: float, x: dict) -> dict:
-    "The chosen language or offset, marked behind everything."
-    mark = dict(type=kind, color="#8a8a8a", opacity=opacity)
-    return dict(transform=[dict(filter="datum.chosen")], mark=mark, encoding=dict(x=x))
-
-
-def _layers(name: str, x: dict, y: dict, signs=_SIGNS, key: dict | None = None) -> list[dict]:
-    "What is chosen; before it intervals, or a curve over offsets; before them dots, of which `key` is the legend."
-    colour, shape = (_sign(rank, signs, key) for rank in (1, 2))
-    ends = dict(y=_field("low", y["title"], "quantitative"), y2=dict(field="high"))
-    if name == "offsets":
-        place, behind = dict(x=x, color=colour), _chosen("rule", 0.6, x)
-        behind = [behind, dict(mark="line", encoding=place | dict(y=y))]
-    else:
-        side = dict(field="state", type="nominal", sort=None, scale=dict(paddingOuter=0.6))
-        place, behind = dict(x=x, xOffset=side, color=colour), [_chosen("rect", 0.25, x)]
-    arms = dict(mark=_ARM, encoding=place | ends)
-    return [*behind, arms, dict(mark=_DOT, encoding=place | dict(y=y, shape=shape))]
-
-# %% ../nbs/explorer.ipynb #c016
-_FONT = "system-ui, sans-serif"
-_SIZE = 11  # of the smallest text, in pixels
-_AXIS = dict.fromkeys(("labelColor", "titleColor", "tickColor", "domainColor"), "currentColor") | {
-    "gridColor": "#8a8a8a",
-    "gridOpacity": 0.3,
-    "titleFontWeight": "normal",
-    "labelFont": _FONT,
-    "titleFont": _FONT,
-    "labelFontSize": _SIZE,
-    "titleFontSize": _SIZE,
-}
-
-
-def _specification(layers: list[dict], size: dict, data: dict) -> dict:
-    "A picture in Vega-Lite: `size` is its width, height and autosize, `data` the rows that it draws."
-    config = dict(view=dict(stroke=None), axis=_AXIS, aria=False)
-    return dict(background=None, data=data, layer=layers, config=config) | size
-
-
-def chart(name: str, title: str | None = None) -> dict:
-    """One picture as Vega: dots by language with intervals, or a curve over offsets where `name` is offsets.
-
-    `title` names the y axis; the picture has no data of its own, they are called rows."""
-    import vl_convert
-
-    fit = dict(type="fit", contains="padding")
-    size = dict(width="container", height=180, autosize=fit)
-    spec = _specification(_layers(name, *_axes(name, title)), size, dict(name="rows"))
-    return vl_convert.vegalite_to_vega(spec, vl_version="6.4")
 
 # %% ../nbs/explorer.ipynb #c022
 _ARMS = "with 95% intervals over prompts"
@@ -460,7 +372,7 @@ def _page_data(part: _Part) -> dict:
         captions=_CAPTIONS,
         pictures=_PICTURES,
         charts=_charts(),
-        key=_SIGNS,
+        key=SIGNS,
     )
 
 

@@ -27,8 +27,8 @@ from xgdetox.runs import (
 from .stats import chance, correlation, tidy
 
 # %% auto #0
-__all__ = ['BLUE', 'ORANGE', 'GREY', 'svg', 'ReaderTable', 'reader_table', 'Figure', 'figure_languages', 'retrieval_points',
-           'label_shifts', 'figure_retrieval', 'is_control', 'with_control', 'figure_intervention',
+__all__ = ['BLUE', 'ORANGE', 'GREY', 'svg', 'inline_svg', 'ReaderTable', 'reader_table', 'Figure', 'figure_languages',
+           'retrieval_points', 'label_shifts', 'figure_retrieval', 'is_control', 'with_control', 'figure_intervention',
            'figure_activations', 'figure_probe']
 
 # %% ../nbs/lib/figures.ipynb #c024
@@ -39,7 +39,6 @@ _LOOK = dict.fromkeys(_COLOURED, _INK) | {
     "svg.fonttype": "none",
     "svg.hashsalt": "xgdetox",
     "font.family": "sans-serif",
-    "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
@@ -48,18 +47,19 @@ _LOOK = dict.fromkeys(_COLOURED, _INK) | {
 def svg(draw, alt: str, height: float = 3.2, width: float = 4.9) -> str:
     """Inline SVG of `width` x `height` inches of what `draw` puts on an Axes.
 
-    Its text stays text, in the page's colour; `alt` is its accessible name."""
+    Its text stays text, in the page's colour, and grows with `width`, so that it is as large on a phone, where
+    every picture is as wide as the page; `alt` is its accessible name."""
     import matplotlib as mpl
     from matplotlib.figure import Figure as Canvas
 
-    with mpl.rc_context(_LOOK):
+    with mpl.rc_context(_LOOK | {"font.size": 2.45 * width}):
         canvas, out = Canvas(figsize=(width, height), layout="constrained"), io.StringIO()
         draw(canvas.subplots())
         canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(out.getvalue(), alt)
+    return inline_svg(out.getvalue(), alt)
 
 # %% ../nbs/lib/figures.ipynb #c025
-def _inline(text: str, alt: str) -> str:
+def inline_svg(text: str, alt: str) -> str:
     "Matplotlib's SVG made fit for a page: no prologue, no metadata, an accessible name, its own ids."
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
@@ -265,7 +265,7 @@ def _draw_retrieval(ax, points: pd.DataFrame, removed: str) -> None:
     x, y = points.retrieval, points["drop"]
     ax.plot(x, y, "o", color=BLUE, markersize=4.5)
     for code, place, shift in zip(points.index, points.to_numpy(), label_shifts(x, y)):
-        ax.annotate(code, place, shift, textcoords="offset points", fontsize=8)
+        ax.annotate(code, place, shift, textcoords="offset points", fontsize="small")
     ax.set_xlabel("retrieval (top-1, untuned model)")
     ax.set_ylabel(f"share of {removed} removed")
 
@@ -402,7 +402,7 @@ def _draw_activations(ax, means: dict, codes: list[str]) -> None:
             ax.plot(x, means[key].reindex(codes), linestyle="none", markersize=4.5, **style)
     ax.set_xticks(x, codes)
     ax.set_ylabel("mean activation")
-    ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
+    ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
 
 
 def _random_means(means: dict) -> str:

@@ -625,8 +625,10 @@ def draw_quality(table, panels=None, order=None):
 
     panels, tunings = panels or PANELS, list(dict.fromkeys(table.tuning))
     languages = order or [c for c in LANGUAGES if c in set(table.language)]
-    shape = (2, -(-len(panels) // 2))
-    figure, axes = plt.subplots(*shape, figsize=(7.2, 8.4), sharey=True, layout="constrained")
+    shape = (-(-len(panels) // 2), 2)
+    figure, axes = plt.subplots(
+        *shape, figsize=(4.4, 4.2 * shape[0]), sharey=True, layout="constrained"
+    )
     for ax, (metric, title) in zip(axes.flat, panels.items()):
         some = table[table.metric == metric]
         for k, tuning in enumerate(tunings):
@@ -634,12 +636,11 @@ def draw_quality(table, panels=None, order=None):
             _draw_tuning(ax, t, k, len(tunings), tuning)
         if metric == "perplexity" and t.value.max() > 20 * some.value.min():
             ax.set_xscale("log")
-        ax.set_title(title, fontsize=10)
-        ax.grid(alpha=0.25)
+        ax.set_title(title, fontsize="medium")
         ax.set_yticks(range(len(languages)), languages)
     axes.flat[0].invert_yaxis()
     names = axes.flat[0].get_legend_handles_labels()
-    figure.legend(*names, loc="outside lower center", ncols=len(tunings), frameon=False)
+    figure.legend(*names, loc="outside upper center", ncols=len(tunings), frameon=False)
     return figure
 
 
@@ -648,6 +649,7 @@ def _draw_tuning(ax, t: pd.DataFrame, k: int, tunings: int, label: str):
     y, colour = np.arange(len(t)) + (k - (tunings - 1) / 2) * 0.25, _COLOURS[k % 5]
     ax.hlines(y, t.low, t.high, color=colour, lw=1, alpha=0.6)
     ax.plot(t.value, y, "osD^v"[k % 5], ms=4, color=colour, label=label)
+    ax.grid(alpha=0.25)
 
 # %% ../nbs/04_quality.ipynb #c077
 def confusion(texts) -> pd.DataFrame:
@@ -663,21 +665,21 @@ def confusion(texts) -> pd.DataFrame:
 
 # %% ../nbs/04_quality.ipynb #c078
 def draw_confusion(tables: dict):
-    "Confusion matrices side by side; `tables`: {title: `confusion`}."
+    "Confusion matrices below each other, off the diagonal in %; `tables`: {title: `confusion`}."
     import matplotlib.pyplot as plt
 
-    size = (3.9 * len(tables), 3.9)
-    figure, axes = plt.subplots(1, len(tables), figsize=size, squeeze=False, layout="constrained")
+    size = (4.4, 4.6 * len(tables))
+    figure, axes = plt.subplots(len(tables), 1, figsize=size, squeeze=False, layout="constrained")
     for ax, (title, t) in zip(axes.flat, tables.items()):
         picture = ax.imshow(t.to_numpy(), vmin=0, vmax=1, cmap="cividis")
-        ax.set_xticks(range(t.shape[1]), t.columns, fontsize=7)
-        ax.set_yticks(range(t.shape[0]), t.index, fontsize=7)
+        ax.set_xticks(range(t.shape[1]), t.columns)
+        ax.set_yticks(range(t.shape[0]), t.index)
         ax.set_xlabel("language of the continuation")
-        ax.set_title(title, fontsize=10)
+        ax.set_title(title, fontsize="medium")
         off_diagonal = t.columns.to_numpy()[None] != t.index.to_numpy()[:, None]
-        style = dict(color="white", fontsize=5, ha="center", va="center")
+        style = dict(color="white", fontsize="medium", ha="center", va="center")
         for i, j in zip(*np.nonzero((t.to_numpy() >= 0.05) & off_diagonal)):
-            ax.text(j, i, f"{t.iat[i, j]:.2f}"[1:], **style)
-    axes.flat[0].set_ylabel("language of the prompt")
-    figure.colorbar(picture, ax=axes, shrink=0.7)
+            ax.text(j, i, f"{100 * t.iat[i, j]:.0f}", **style)
+    figure.supylabel("language of the prompt", fontsize="medium")
+    figure.colorbar(picture, ax=axes, shrink=0.7, location="bottom", pad=0.02)
     return figure
