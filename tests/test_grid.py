@@ -187,6 +187,24 @@ def test_a_lora_folder_is_a_checkpoint_of_a_grid(tmp_path):
     assert checkpoint_revision(str(tmp_path)).startswith("adapter_model.safetensors")
 
 
+def test_a_tuned_checkpoint_of_another_shape_is_refused_before_anything_runs(tmp_path):
+    "Where a stage compares neurons; two models of different shapes may still be scored side by side."
+    from transformers import GPT2Config, GPT2LMHeadModel
+    from xgdetox.tokens import load_tokenizer
+    from xgdetox.world import resolve_model
+
+    tokenizer = load_tokenizer(resolve_model("world"))
+    size = dict(n_layer=1, n_head=1, n_embd=8, vocab_size=len(tokenizer))
+    GPT2LMHeadModel(GPT2Config(**size)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    check_at_hand(load_grid(comparison("world", "world-tuned")))
+    other = comparison("world", str(tmp_path))
+    said = r"models\.world\.tuned\.tuned: the base has 4 layers .* the tuned model 1 layers of 32 neurons"
+    with pytest.raises(InputError, match=said):
+        check_at_hand(load_grid(other))
+    check_at_hand(load_grid(other | {"stages": ["generate", "score", "report"]}))
+
+
 def test_languages_per_job():
     grid = load_grid(TINY, ["languages_per_job=1"])
     assert sum(j.stage == "generate" for j in jobs(grid)) == 6
@@ -761,6 +779,11 @@ def test_a_tuning_has_seeds_of_its_own(own_pairs):
 
 REFUSED = [  # --set, what the line says
     ("generat.n=3", "generat: unknown key; did you mean generate?"),
+    (
+        "models={m: gemma-3-270m}",
+        "models.m: should be a table of keys; write it as {path: gemma-3-270m}",
+    ),
+    ("generate=3", "generate: should be a table of keys; write it as {key: value}"),
     ("generate.nn=3", "generate.nn: unknown key; did you mean n?"),
     ("generate.options={dtyp: float32}", "generate.options.dtyp: unknown key; did you mean dtype?"),
     ("generate.options={n: 3}", "write it as generate.n"),

@@ -96,11 +96,11 @@ def read_activations(
     return {r: make[r]() for r in readings}
 
 # %% ../nbs/08_activations.ipynb #c063
-def same_shape(base, tuned):
-    """The anatomy of `base`.
+def same_shape(base, tuned, out_projection=None):
+    """The anatomy of `base`; `out_projection` as in `anatomy`.
 
     `InputError` where `tuned` has other layers or neurons: then no neuron of one is one of the other."""
-    one, two = anatomy(base), anatomy(tuned)
+    one, two = (anatomy(m, out_projection=out_projection) for m in (base, tuned))
     shapes = [f"{p.n_layers} layers of {p.n_neurons} neurons" for p in (one, two)]
     if shapes[0] != shapes[1]:
         raise InputError(

@@ -9,7 +9,7 @@ import os
 from pydantic import ValidationError
 from ..files import InputError, check_name
 from .checkpoints import checkpoints
-from .jobs import jobs
+from .jobs import jobs, lacks_of
 from .schema import OPTIONS, SETTINGS, explain_fault, nearest
 from .stages import DATA, STAGES, readers_of, stages_that
 from .steps import labelled_files, locate
@@ -308,6 +308,8 @@ def check_at_hand(grid: dict):
         for model in grid["models"].values():
             find_source_map(model["data"]["prompts"])
     read_all(grid)
+    for name, model in grid["models"].items():
+        _check_shapes(name, model, stages)
 
 
 def _check_one_at_hand(name: str, model: dict, stages: set[str]):
@@ -374,6 +376,27 @@ def _check_projection(model: dict, field: str):
     except InputError as e:
         remedy = e.remedy or "name the path in a block, such as fc2"
         raise InputError(e.problem, e.path or name, None, field, remedy) from None
+
+# %% ../../nbs/lib/grid_checks.ipynb #kp4k2
+def _check_shapes(name: str, model: dict, stages: set[str]):
+    """InputError for a tuned checkpoint that has other layers or neurons than its base.
+
+    Only where a stage compares their neurons; two models of different shapes may be scored side by side."""
+    from xgdetox.activations import same_shape
+    from xgdetox.checkpoints import adapter_base, empty_model
+
+    compared = {"activations", "explain"} & stages
+    if not (model["path"] and model["tuned"]) or not compared - set(lacks_of(model)):
+        return
+    empty = lambda path: empty_model(adapter_base(locate(path)) or locate(path))
+    base = empty(model["path"])
+    for tuning, path in model["tuned"].items():
+        try:
+            same_shape(base, empty(path), model["out_projection"])
+        except InputError as e:
+            raise InputError(
+                e.problem, path, None, f"models.{name}.tuned.{tuning}", e.remedy
+            ) from None
 
 # %% ../../nbs/lib/grid_checks.ipynb #eba551c6
 def read_all(grid: dict):

@@ -163,6 +163,25 @@ def _within(raw, loc) -> list[str]:
         place.append(str(part))
     return place
 
+# %% ../../nbs/lib/grid_schema.ipynb #edf80061
+def _as_table(fault: dict) -> str:
+    "How to write what stands where a table of keys should, such as a model given by its path alone."
+    value, of_a_model = fault["input"], len(fault["loc"]) == 2 and fault["loc"][0] == "models"
+    if of_a_model and isinstance(value, str):
+        return f"write it as {{path: {value[:80]}}}"
+    return "write it as {key: value}"
+
+
+def _said_of(fault: dict, place: list[str], known) -> tuple[str, str]:
+    "(problem, remedy) of one of pydantic's faults, whose last key is that of `place`."
+    if fault["type"] == "extra_forbidden":
+        return "unknown key", nearest(place[-1], known or _known_keys(fault["loc"][:-1]))
+    if fault["type"] == "missing":
+        return "missing", "add it"
+    if fault["type"] in ("model_type", "dict_type"):
+        return "should be a table of keys", _as_table(fault)
+    return fault["msg"].removeprefix("Input ").removeprefix("Value error, "), "change the value"
+
 # %% ../../nbs/lib/grid_schema.ipynb #edf80060
 def explain_fault(
     error: ValidationError, raw: dict, path, above: str = "", known=None
@@ -174,14 +193,7 @@ def explain_fault(
     places = [tuple(_within(raw, f["loc"]) or map(str, f["loc"])) for f in faults]
     fault, more = faults[0], len(set(places)) - 1
     place = list(map(str, fault["loc"])) if fault["type"] == "missing" else list(places[0])
-    if fault["type"] == "extra_forbidden":
-        problem = "unknown key"
-        remedy = nearest(place[-1], known or _known_keys(fault["loc"][:-1]))
-    elif fault["type"] == "missing":
-        problem, remedy = "missing", "add it"
-    else:
-        problem = fault["msg"].removeprefix("Input ").removeprefix("Value error, ")
-        remedy = "change the value"
+    problem, remedy = _said_of(fault, place, known)
     others = f" (and {more} more fault{'s' * (more > 1)})" if more else ""
     field = ".".join([*([above] if above else []), *place])
     return InputError(problem[:1].lower() + problem[1:] + others, path, field=field, remedy=remedy)
