@@ -32,8 +32,8 @@ ORDER = """
     scoring toxicity mass fluency quality capability
     losses recipes training pair_trainer trainer
     written probe value_vectors intervention activations retrieval
-    runs relation prediction figures charts report
-    style pairs outcome harness patching held dose edits early matrix verdicts explorer cards paper_figures
+    runs relation prediction figures charts
+    style pairs outcome harness patching held dose edits early matrix verdicts report explorer cards paper_figures
     grid.stage grid.steps grid.checkpoints grid.changes
     grid.stages_evidence grid.stages_making grid.stages_texts grid.stages_mechanism grid.stages
     grid.execute grid.notebook grid.forks
