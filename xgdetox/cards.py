@@ -270,11 +270,11 @@ def missing_arms(folder) -> str:
     seeds = drops["seeds"] if "seeds" in drops else pd.Series(0, index=drops.index)
     counted = drops.assign(seeds=seeds.fillna(0)).groupby("tuning").seeds.max()
     missing = [] if "placebo" in counted else ["placebo missing"]
-    for tuning, what in (("dpo", "arm"), ("placebo", "placebo")):
+    for tuning, what, name in (("dpo", "arm", "DPO"), ("placebo", "placebo", "the placebo")):
         n = int(counted.get(tuning, 0))
         if tuning == "dpo" or n:
             short = n < SEEDS[what]
-            missing += [f"{n} of {SEEDS[what]} seeds of {tuning}"] if short else []
+            missing += [f"only {n} of {SEEDS[what]} seeds of {name} run"] if short else []
     return ", ".join(missing)
 
 # %% ../nbs/lib/cards.ipynb #k033
@@ -307,7 +307,8 @@ REAL_CLAIMS = {
     "carries": (
         TRANSFERS[0],
         TRANSFERS[0],
-        "{} of the outcome in the other languages removed",
+        "{} of toxicity (share of prompts with a toxic continuation) removed in the other "
+        "languages that can be tested",
         "outcome_drops",
     ),
     "cause": (
@@ -652,7 +653,7 @@ def _draw_falls(ax, table: pd.DataFrame) -> None:
     ax.axvline(1, color=GREY, linewidth=1, linestyle="--")
     colours = [GREY if beside else BLUE for beside in table.beside]
     ax.hlines(at, table.others, 1, color=colours, linewidth=1.2)
-    ax.scatter(table.others, at, color=colours, s=28, zorder=3, label="16 other languages")
+    ax.scatter(table.others, at, color=colours, s=28, zorder=3, label="other languages")
     ax.scatter(table.english, at, color=ORANGE, s=24, marker="s", zorder=3, label="English")
     ax.set_yticks([p for _, p in places], [g.replace(", ", ",\n") for g, _ in places])
     ax.tick_params(axis="y", length=0)
@@ -668,8 +669,8 @@ def figure_falls(table: pd.DataFrame) -> Figure:
         return Figure("Falls per model", missing="no model was measured before and after")
     said = []
     for group, rows in table.groupby("group", sort=False):
-        ends = f"{format_number(rows.others.min())} to {format_number(rows.others.max())}"
-        said.append(f"{group} {ends} (n = {len(rows)})")
+        ends = dict.fromkeys(map(format_number, (rows.others.min(), rows.others.max())))
+        said.append(f"{group} {' to '.join(ends)} (n = {len(rows)})")
     text = f"Left in the other languages: {'; '.join(said)}."
     height = 1.3 + 0.17 * (len(table) + table.group.nunique())
     drawn = svg(lambda ax: _draw_falls(ax, table), text, height=height, width=4.1)

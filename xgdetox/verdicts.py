@@ -224,7 +224,7 @@ def neurons_cause(tables: dict, run) -> list[dict]:
 # %% ../nbs/lib/verdicts.ipynb #v013
 def retrieval_correlates(tables: dict, run) -> list[dict]:
     "The line on the r of retrieval with the fall: no verdict hangs on it."
-    claim, paper = "Retrieval goes with the fall (r)", "r .59 to .78 in six models"
+    claim, paper = "Retrieval goes with the fall (r)", "r .59 to .78 in four models"
     why = "no evidence alone: the verdict follows the transfer matrix"
     try:
         table = placebo_correlation(run)
