@@ -514,7 +514,7 @@ def three_sentences(claims: dict[str, Claim]) -> str:
     return (
         f"**What holds**: {_with_verdict(claims, ('holds',))}.\n\n"
         f"**What holds in part, or fails**: {_with_verdict(claims, ('partly', 'fails'))}.\n\n"
-        f"**What is unknown**: {waiting}."
+        f"**What is unknown**: {'' if waiting == 'nothing' else 'whether these hold: '}{waiting}."
     )
 
 # %% ../nbs/lib/cards.ipynb #k061

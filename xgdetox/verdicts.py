@@ -214,7 +214,7 @@ def neurons_cause(tables: dict, run) -> list[dict]:
     table = tables.get("intervention", pd.DataFrame())
     rows = table[table.metric == "toxic_mass"] if len(table) else table
     if not len(rows) or not (rows.offset < 0).any():
-        return [row(claim, paper, why="no table intervention with toxic mass")]
+        return [row(claim, paper, why="the neurons have not been pushed (no table intervention)")]
     control = text_column(rows.control)
     (hits, n), random = falling(rows[control == ""]), rows[control != ""]
     said = f"random neurons: {'%d of %d' % falling(random)}" if len(random) else ""
