@@ -15,6 +15,7 @@ from xgdetox.files import InputError, write_json
 from xgdetox.languages import LANGUAGES
 from xgdetox.runs import (
     OPTIONAL_TABLES,
+    Run,
     TABLES,
     family,
     format_interval,
@@ -23,7 +24,7 @@ from xgdetox.runs import (
     load_run,
     summary_table,
 )
-from xgdetox.report import asset, guarded, make_report, relation_view
+from xgdetox.report import asset, guarded, make_report, outcome_views, relation_view
 from xgdetox.figures import is_control
 from xgdetox.stats import tidy, write_table
 
@@ -811,3 +812,31 @@ def test_the_committed_explorer_in_a_browser(root, tmp_path, width, dark):
           document.querySelectorAll('#language option').length]""",
     )
     assert found["said"][1] == 17 and "***" in found["said"][0]
+
+
+def test_the_outcome_in_a_report_is_that_of_the_table(root):
+    "Each fall stands in the row of its language, in its tuning's column, as the table has it; others are absent."
+    kept = root / "results" / "gemma"
+    t = pd.read_csv(kept / "outcome_drops.csv")
+    t = t[(t.metric == "outcome_relative_drop") & t.seed.isna() & t.scorer.str.startswith("judge")]
+    (view,) = outcome_views(load_run(kept))
+    head, *rows = re.findall(r"<tr>(.*?)</tr>", str(view["table"]), flags=re.S)
+    columns = re.findall(r"<th[^>]*>(.*?)</th>", head)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
+    shown = pd.DataFrame(cells, columns=columns)
+    for tuning, own in t.groupby("tuning"):
+        said = [f"{r.value:.0%} [{r.low:.0%}, {r.high:.0%}]" for r in own.itertuples()]
+        names = [LANGUAGES[c].name if c in LANGUAGES else "Others, tested" for c in own.language]
+        assert shown.set_index("language")[f"removed by {tuning}"][names].tolist() == said
+        (pooled,) = [text for name, text in zip(names, said) if name == "Others, tested"]
+        assert f"{tuning} removes {pooled}" in view["sentence"]
+    assert len(shown) == t.language.nunique()
+
+
+@pytest.mark.parametrize("scorer, views", [("lexicon", 0), ("judge", 1)])
+def test_only_a_scorer_that_states_its_auc_heads_a_report(tmp_path, root, scorer, views):
+    t = pd.read_csv(root / "results" / "gemma" / "outcome_drops.csv")
+    (tmp_path / "tables").mkdir()
+    file = tmp_path / "tables" / "outcome_drops.csv"
+    t[t.scorer.str.startswith(scorer)].to_csv(file, index=False)
+    assert len(outcome_views(Run(tmp_path))) == views
