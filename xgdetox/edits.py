@@ -43,9 +43,8 @@ def seen_by_neurons(directions: torch.Tensor, block) -> torch.Tensor:
     if gain is None:
         return directions
     axes = torch.linalg.qr((directions * gain.to(directions)).T)
-    return (
-        axes.Q * axes.R.diagonal().sign()
-    ).T  # each points as its direction does, not away from it
+    # a QR leaves signs open: each axis shall point as its direction does, not away from it
+    return (axes.Q * axes.R.diagonal().sign()).T
 
 # %% ../nbs/lib/edits.ipynb #k976269
 def difference_directions(rejected: np.ndarray, chosen: np.ndarray, rank: int = 2) -> np.ndarray:
